@@ -1,0 +1,263 @@
+"""Callbacks: what one is, and how it is asked.
+
+A callback is a pure function with declarations: at which phases it is consulted, which facts it
+`needs`, and its initial memory. It is given the state (and its memory, if it has one) and answers
+with a `Transition`, or None when it has nothing to say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+import attrs
+
+from .errors import CallbackError
+from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Phase
+from .state import Counters, State
+from .transition import NOTHING, Transition
+from .values import EMPTY, FrozenMap, unsaveable
+
+M = TypeVar("M")
+P = ParamSpec("P")
+
+
+def _phases(at: object) -> tuple[Phase, ...]:
+    phases = tuple(at) if isinstance(at, Iterable) and not isinstance(at, str) else (at,)
+    for phase in phases:
+        if not isinstance(phase, Phase):
+            known = {p.value: p.name for p in CONSULTED}
+            advice = f"write Phase.{known[phase]}" if phase in known else "the phases are " + ", ".join(known)
+            raise TypeError(f"{phase!r} is no phase: {advice}")
+    return tuple(dict.fromkeys(phases))
+
+
+def _facts(needs: object) -> frozenset[str]:
+    names = tuple(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"needs={needs!r}: give a set of names of facts, for example {{'loss'}}")
+    return frozenset(cast(tuple[str, ...], names))
+
+
+@attrs.frozen
+class Callback(Generic[M]):
+    """A pure function that is consulted at some phases, and what it declares.
+
+    Attributes:
+        name: under which it has its memory and answers in the log; unique in a run.
+        at: the phases at which it is consulted.
+        decide: the pure function, of the state and the callback's memory.
+        memory: its memory before it was ever consulted: an immutable value that survives JSON.
+        needs: the facts it reads that cost something to measure.
+        every: it is consulted only when the number of finished batches (at EPOCH_BEGIN, EPOCH_END,
+            VALID_BEGIN and VALID_END: of epochs) is a multiple of this. It does not apply outside
+            of epochs, from SETUP to TRAIN_BEGIN and from TRAIN_END to TEARDOWN.
+        order: commands of a phase are carried out in ascending order; nothing else depends on it.
+        params: what it was made with: logged and shown.
+    """
+
+    name: str = attrs.field(validator=attrs.validators.instance_of(str))
+    at: tuple[Phase, ...] = attrs.field(converter=_phases)
+    decide: Callable[[State, M], Transition | None] = attrs.field(eq=False, repr=False)
+    memory: M = cast(M, None)
+    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_facts)
+    every: int = 1
+    order: int = 0
+    params: Mapping[str, object] = attrs.field(default=EMPTY, converter=FrozenMap)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("a callback without a name: pass name=")
+        if not any(phase in CONSULTED for phase in self.at):
+            raise ValueError(
+                f"callback {self.name!r} would never be consulted: name at least one of the phases "
+                + ", ".join(phase.name for phase in CONSULTED)
+            )
+        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+            raise ValueError(f"callback {self.name!r}: every={self.every!r}, but it counts batches or epochs from 1")
+        if not callable(self.decide):
+            raise TypeError(f"callback {self.name!r}: decide={self.decide!r} is not a function")
+        if why := unsaveable(self.memory):
+            raise TypeError(f"callback {self.name!r}: {why}")
+
+    def __call__(self, state: State, memory: M | None = None) -> Transition | None:
+        """What the callback decides about this state, to try it out.
+
+        Its memory is `memory` if one is given, else the one in the state, else its initial memory.
+        """
+        if memory is None:
+            memory = cast(M, state.memory.get(self.name, self.memory))
+        return self.decide(state, memory)
+
+
+class _OfState(Protocol):
+    __name__: str
+
+    def __call__(self, state: State, /) -> Transition | None: ...
+
+
+class _OfStateAndMemory(Protocol[M]):
+    __name__: str
+
+    def __call__(self, state: State, memory: M, /) -> Transition | None: ...
+
+
+class _On(Protocol):
+    def __call__(self, function: _OfState, /) -> Callback[None]: ...
+
+
+class _OnWithMemory(Protocol[M]):
+    def __call__(self, function: _OfStateAndMemory[M], /) -> Callback[M]: ...
+
+
+@overload
+def on(
+    *phases: Phase, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None
+) -> _On: ...
+@overload
+def on(
+    *phases: Phase, memory: M, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None
+) -> _OnWithMemory[M]: ...
+def on(
+    *phases: Phase,
+    memory: Any = None,
+    needs: Iterable[str] = (),
+    every: int = 1,
+    order: int = 0,
+    name: str | None = None,
+) -> Any:
+    """Make a callback of a function of the state, or of the state and its memory.
+
+    >>> from fsm_train import Flag, Phase, Transition, on
+    >>> @on(Phase.EPOCH_END)
+    ... def stop_when_good(state):
+    ...     if state.metrics["valid_accuracy"] > 0.99:
+    ...         return Transition(flags=Flag.STOP_TRAINING, reason="good enough")
+
+    Args:
+        phases: when it is consulted. A function for several phases tells them apart by `match state.phase`.
+        memory: the initial memory of a function with two parameters.
+        needs: the facts it reads that cost something to measure.
+        every: consult it only each so many batches, or epochs.
+        order: the place of its commands among those of others.
+        name: how it is called; the function's name if nothing is said.
+
+    Raises:
+        TypeError: something is not a phase, the memory cannot be saved, or the function does not
+            take the state, or the state and a memory.
+    """
+    if len(phases) == 1 and callable(phases[0]) and not isinstance(phases[0], Phase):
+        raise TypeError("on is given the phases first: @on(Phase.EPOCH_END)")
+
+    def decorate(function: Callable[..., Transition | None]) -> Callback[Any]:
+        called = name or function.__name__
+        parameters = [
+            p
+            for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
+        ]
+        if len(parameters) not in (1, 2):
+            raise TypeError(f"callback {called!r} is a function of (state) or of (state, memory), not of {len(parameters)}")
+        if len(parameters) == 1 and memory is not None:
+            raise TypeError(f"callback {called!r} has a memory, but its function has no parameter for it: (state, memory)")
+        decide = function if len(parameters) == 2 else _ignoring_memory(function)
+        return Callback(called, phases, decide, memory, needs, every, order)  # type: ignore[arg-type]
+
+    return decorate
+
+
+def _ignoring_memory(function: Callable[..., Transition | None]) -> Callable[[State, object], Transition | None]:
+    @functools.wraps(function)
+    def decide(state: State, memory: object) -> Transition | None:
+        return function(state)
+
+    return decide
+
+
+def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
+    """Let the callbacks that `make` makes record the arguments they were made with as `params`.
+
+    A `name` among the arguments becomes the callback's name.
+    """
+    signature = inspect.signature(make)
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Callback[M]:
+        callback = make(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        params = dict(bound.arguments)
+        for parameter in signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                params.update(params.pop(parameter.name))
+            elif parameter.kind is parameter.VAR_POSITIONAL:
+                params[parameter.name] = tuple(params[parameter.name])
+        name = params.pop("name", None) or callback.name
+        return attrs.evolve(callback, name=cast(str, name), params=params)
+
+    return made
+
+
+def ask(callback: Callback[Any], state: State) -> Transition:
+    """What the callback decides, checked: its answer is a Transition, with a memory that can be saved.
+
+    Raises:
+        CallbackError: it raised, or answered something else.
+    """
+    try:
+        answer = callback.decide(state, state.memory[callback.name] if callback.name in state.memory else callback.memory)
+    except Exception as error:
+        raise blame(callback, state, f"it raised {type(error).__name__}: {error}") from error
+    if answer is None:
+        return NOTHING
+    if type(answer) is not Transition:
+        raise blame(
+            callback,
+            state,
+            f"it returned a {type(answer).__name__}, {answer!r:.80}: return a Transition, "
+            "for example Transition(flags=Flag.STOP_TRAINING), or None when there is nothing to say",
+        )
+    return answer
+
+
+def is_due(callback: Callback[Any], phase: Phase, at: Counters) -> bool:
+    """Whether the callback's `every` lets it be consulted this time, at one of its phases."""
+    if phase in BATCH_PHASES:
+        return at.iteration % callback.every == 0
+    return phase not in EPOCH_PHASES or at.epoch % callback.every == 0
+
+
+def blame(callback: Callback[Any], state: State, message: str) -> CallbackError:
+    """The error that says what this callback did wrong, and when."""
+    return CallbackError(
+        message,
+        callback=callback.name,
+        phase=state.phase,
+        epoch=state.epoch,
+        batch=state.batch,
+        iteration=state.iteration,
+        step=state.step,
+    )
+
+
+def check_names(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]:
+    """The callbacks as a tuple, when they are callbacks and their names are unique.
+
+    Raises:
+        TypeError: something in the list is no callback.
+        ValueError: two of them have the same name.
+    """
+    checked = tuple(callbacks)
+    names: set[str] = set()
+    for callback in checked:
+        if not isinstance(callback, Callback):
+            hint = " (call it: it is a factory)" if callable(callback) else ""
+            raise TypeError(f"{callback!r} is no callback{hint}: decorate a function with @on(Phase.…)")
+        if callback.name in names:
+            raise ValueError(
+                f"two callbacks are called {callback.name!r}, and would share one memory: pass name= to one of them"
+            )
+        names.add(callback.name)
+    return checked

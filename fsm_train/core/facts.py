@@ -1,0 +1,62 @@
+"""Which facts there are, where each can be known, and who needs which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+
+from .phase import CONSULTED, Phase
+
+KNOWN_AT: Mapping[str, frozenset[Phase]] = {
+    "batch_size": frozenset(CONSULTED),
+    "loss": frozenset(
+        {
+            Phase.LOSS_END,
+            Phase.BACKWARD_END,
+            Phase.STEP_BEGIN,
+            Phase.STEP_END,
+            Phase.BATCH_END,
+            Phase.VALID_BATCH_END,
+        }
+    ),
+    "grad_norm": frozenset({Phase.STEP_BEGIN}),
+    "stepped": frozenset({Phase.STEP_END}),
+    "elapsed": frozenset(CONSULTED),
+}
+"""The facts that every workload can measure, and where.
+
+`batch_size` (samples of the batch fetched last) is always there. `loss` is that of the batch, unscaled,
+and missing where a batch was skipped before it was computed. `grad_norm` is the common norm of all
+gradients, unscaled and before clipping. `stepped` is 1.0, or 0.0 when a gradient scaler held the step
+back. `elapsed` is in seconds, added up over the calls of `run` that went before.
+"""
+
+
+def check_needs(who: str, needs: Iterable[str], at: Iterable[Phase], sensors: Set[str]) -> None:
+    """Refuse to need a fact that does not exist, or that cannot be known wherever one is consulted.
+
+    Raises:
+        ValueError: with the facts that there are, or the phases at which this one is known.
+    """
+    phases = tuple(at)
+    for name in sorted(needs):
+        if name in sensors:
+            continue
+        if name not in KNOWN_AT:
+            there_are = ", ".join(sorted({*KNOWN_AT, *sensors}))
+            raise ValueError(
+                f"{who} needs the fact {name!r}, which nobody can measure: there are {there_are}; "
+                "a workload adds others with sensors={…}"
+            )
+        if not KNOWN_AT[name].intersection(phases):
+            known = ", ".join(phase.value for phase in Phase if phase in KNOWN_AT[name])
+            asked = ", ".join(phase.value for phase in phases)
+            raise ValueError(f"{who} needs the fact {name!r} at {asked}, but it is known only at {known}")
+
+
+def measurable(needs: Set[str], phase: Phase, sensors: Set[str]) -> frozenset[str]:
+    """Those of the needed facts that have to be measured at this phase."""
+    return frozenset(
+        name
+        for name in needs
+        if name != "batch_size" and (name in sensors or (name in KNOWN_AT and phase in KNOWN_AT[name]))
+    )

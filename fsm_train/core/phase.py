@@ -1,0 +1,120 @@
+"""The vocabulary of the machine: where it can stand, what it can do, and what can be asked of it.
+
+Rule of this file: names only. What leads where is in `table.py`.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Phase(enum.Enum):
+    """Where the machine stands when callbacks are consulted; the value is the hook's name.
+
+    READY and the final phases DONE, SUSPENDED and FAILED belong to the state before and after a
+    run: nobody is consulted there.
+    """
+
+    READY = "ready"
+    SETUP = "setup"
+    TRAIN_BEGIN = "train_begin"
+    EPOCH_BEGIN = "epoch_begin"
+    BATCH_BEGIN = "batch_begin"
+    LOSS_BEGIN = "loss_begin"
+    LOSS_END = "loss_end"
+    BACKWARD_END = "backward_end"
+    STEP_BEGIN = "step_begin"
+    STEP_END = "step_end"
+    BATCH_END = "batch_end"
+    VALID_BEGIN = "valid_begin"
+    VALID_BATCH_BEGIN = "valid_batch_begin"
+    VALID_BATCH_END = "valid_batch_end"
+    VALID_END = "valid_end"
+    EPOCH_END = "epoch_end"
+    TRAIN_END = "train_end"
+    SUSPEND = "suspend"
+    TEARDOWN = "teardown"
+    DONE = "done"
+    SUSPENDED = "suspended"
+    FAILED = "failed"
+
+    # Identity is equality for members of an enum; the default hash goes through Python code.
+    __hash__ = object.__hash__
+
+
+class Junction(enum.Enum):
+    """Where the machine only decides which way to go on: nobody is consulted there."""
+
+    FETCHED = "fetched"  # a training batch was asked for, and came or did not come
+    BATCHES_OVER = "batches_over"  # no further training batch in this epoch
+    VALID_FETCHED = "valid_fetched"  # the same for a batch of the validation
+    RESUMED = "resumed"  # stands for the place in `State.resume_at`, entered as if never left
+
+    __hash__ = object.__hash__
+
+
+Place = Phase | Junction
+
+FINAL = (Phase.DONE, Phase.SUSPENDED, Phase.FAILED)
+EPOCH_PHASES = frozenset({Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.VALID_BEGIN, Phase.VALID_END})
+BATCH_PHASES = frozenset(
+    {
+        Phase.BATCH_BEGIN,
+        Phase.LOSS_BEGIN,
+        Phase.LOSS_END,
+        Phase.BACKWARD_END,
+        Phase.STEP_BEGIN,
+        Phase.STEP_END,
+        Phase.BATCH_END,
+        Phase.VALID_BATCH_BEGIN,
+        Phase.VALID_BATCH_END,
+    }
+)
+CONSULTED = tuple(phase for phase in Phase if phase is not Phase.READY and phase not in FINAL)
+
+
+class Operation(enum.Enum):
+    """What the real world does while an edge is crossed; the value is the workload's method."""
+
+    PREPARE = "prepare"  # this call of `run` begins: seed, device, what was asked of the workload
+    REPOSITION = "reposition"  # go back to where the training was suspended
+    OPEN = "open"  # begin an epoch: train mode, a new pass over the training data
+    FETCH = "fetch"  # the next training batch; its size, or None when there is none left
+    FORWARD = "forward"
+    LOSS = "loss"
+    BACKWARD = "backward"
+    UNSCALE = "unscale"  # bring the gradients of mixed precision back to their true size
+    STEP = "step"  # the optimizer's step; False when a gradient scaler held it back
+    ZERO = "zero"
+    OPEN_VALID = "open_valid"  # begin a validation: eval mode, a new pass over the validation data
+    FETCH_VALID = "fetch_valid"
+    EVALUATE = "evaluate"
+    MEASURE_VALID = "measure_valid"  # end a validation: its metrics, and everything as it was
+    ABANDON = "abandon"  # end a validation without metrics, and everything as it was
+    MEASURE = "measure"  # the training metrics of the epoch
+    FINISH = "finish"  # this call of `run` ends: undo what was put in place
+
+    __hash__ = object.__hash__
+
+
+class Flag(enum.Flag):
+    """What a callback can ask of the machine: it raises a flag, and only the machine lowers it."""
+
+    NONE = 0
+    SKIP_BATCH = enum.auto()  # straight to BATCH_END: no forward, backward, step or zero
+    SKIP_BACKWARD = enum.auto()  # this batch contributes no gradient: on to BATCH_END
+    SKIP_STEP = enum.auto()  # no optimizer step
+    SKIP_ZERO = enum.auto()  # keep the gradients
+    VALIDATE = enum.auto()  # validate now, in the middle of the epoch
+    SKIP_VALID = enum.auto()  # no validation at the end of this epoch
+    STOP_VALID = enum.auto()  # no further batch in this validation
+    STOP_EPOCH = enum.auto()  # no further batch in this epoch
+    STOP_TRAINING = enum.auto()  # finish this batch, close the epoch, end
+    SUSPEND = enum.auto()  # leave at once, at the end of this batch, so as to go on later
+
+
+# How long a flag stays up, if nothing lowers it sooner; table.py says on which edges each scope ends.
+BATCH_FLAGS = Flag.SKIP_BATCH | Flag.SKIP_BACKWARD | Flag.SKIP_STEP | Flag.SKIP_ZERO
+EPOCH_FLAGS = Flag.SKIP_VALID | Flag.STOP_EPOCH
+VALID_FLAGS = Flag.VALIDATE | Flag.STOP_VALID
+STOP_FLAGS = Flag.STOP_TRAINING | Flag.SUSPEND  # those whose reason the state keeps

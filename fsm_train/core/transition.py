@@ -1,0 +1,112 @@
+"""What a callback answers: a `Transition`, and the commands in it.
+
+Rule of this file: answers are data. Making one changes nothing and executes nothing; a command is
+carried out by the interpreter, on the workload, after all callbacks of the phase have answered.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+import attrs
+
+from .phase import Flag
+from .state import Hyper, check_hyper
+from .values import EMPTY, FrozenMap
+
+
+class Command:
+    """An effect described as data: subclass it with a frozen attrs record.
+
+    Attributes:
+        last: whether it is carried out after all commands that are not, whatever their order.
+    """
+
+    __slots__ = ()
+    last: ClassVar[bool] = False
+
+
+class _Unchanged:
+    def __repr__(self) -> str:
+        return "UNCHANGED"
+
+    def __reduce__(self) -> str:
+        return "UNCHANGED"
+
+
+UNCHANGED: Final = _Unchanged()
+"""The memory of a Transition that leaves the callback's memory as it is."""
+
+
+def _flags(value: object) -> Flag:
+    if not isinstance(value, Flag):
+        raise TypeError(f"flags={value!r}: raise flags with Flag, for example Flag.SKIP_STEP | Flag.SKIP_ZERO")
+    return value
+
+
+def _hyper(value: object) -> Mapping[str, Hyper]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"hyper={value!r}: give a mapping, for example {{'lr': 0.1}}")
+    return FrozenMap({name: check_hyper(name, wanted) for name, wanted in value.items()}) if value else EMPTY
+
+
+def _commands(value: object) -> tuple[Command, ...]:
+    if isinstance(value, Command):
+        raise TypeError(f"commands={value!r}: give a tuple, also for a single command: ({value!r},)")
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"commands={value!r}: give a tuple of commands")
+    for command in value:
+        if not isinstance(command, Command):
+            raise TypeError(f"{command!r} is no command: a command is a frozen record that inherits from fsm_train.Command")
+    return tuple(value)
+
+
+@attrs.frozen
+class Transition:
+    """What a callback asks for.
+
+    Attributes:
+        flags: flags to raise.
+        hyper: hyper-parameters to set: one value, or a tuple with one per parameter group.
+        memory: what to remember until the next time; UNCHANGED keeps what there is.
+        commands: effects to carry out on the workload.
+        reason: why, for whoever reads the log, and for the final state where the training stops.
+    """
+
+    flags: Flag = attrs.field(default=Flag.NONE, converter=_flags)
+    hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=_hyper)
+    memory: object = UNCHANGED
+    commands: tuple[Command, ...] = attrs.field(default=(), converter=_commands)
+    reason: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+
+
+NOTHING = Transition()
+
+
+def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not value > 0 or math.isinf(value):
+        raise ValueError(f"{attribute.name}={value!r}: it must be a positive number")
+
+
+@attrs.frozen
+class ClipGradNorm(Command):
+    """Scale all gradients so that their common norm is at most `max_norm`."""
+
+    max_norm: float = attrs.field(validator=_positive)
+    norm_type: float = 2.0
+
+
+@attrs.frozen
+class ScaleLoss(Command):
+    """Multiply the loss that goes into backward; the loss that is measured stays as it is."""
+
+    factor: float = attrs.field(validator=_positive)
+
+
+@attrs.frozen
+class ScaleGradients(Command):
+    """Multiply all gradients."""
+
+    factor: float = attrs.field(validator=_positive)

@@ -1,0 +1,113 @@
+"""Immutable values: the mappings inside a State, and what may be kept as a callback's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Never, NoReturn, TypeVar, cast
+
+import attrs
+
+from .errors import FactError
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_SCALARS = frozenset({int, float, str, bool, type(None)})
+
+
+class FrozenMap(dict[K, V]):
+    """A dictionary that cannot be written to.
+
+    It is a `dict`, because that is read at the speed of C, and JSON encoders and `==` know it.
+    """
+
+    __slots__ = ()
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError("this mapping is part of an immutable record: make a new one instead of writing to it")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
+    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (dict(self),))
+
+    def __copy__(self) -> FrozenMap[K, V]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> FrozenMap[K, V]:
+        return self
+
+    def __repr__(self) -> str:
+        return dict.__repr__(self)
+
+
+EMPTY: FrozenMap[Any, Never] = FrozenMap()
+
+
+def frozen_map(mapping: Mapping[K, V]) -> FrozenMap[K, V]:
+    """The mapping itself if it is frozen already, else a frozen copy."""
+    if type(mapping) is FrozenMap:
+        return mapping
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"a mapping was expected, not {mapping!r}")
+    return FrozenMap(mapping)
+
+
+class Facts(FrozenMap[str, float]):
+    """What was measured at this phase, by name.
+
+    Facts that cost something are measured only for a callback that `needs` them, so reading
+    another one is an error that says how to ask for it.
+    """
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> Never:
+        known = ", ".join(sorted(self)) or "nothing"
+        raise FactError(
+            f"the fact {name!r} is not here: nobody asked for it at this phase, or it could not be measured "
+            f"(measured: {known}). Write needs={{{name!r}}} at the callback that reads it, and consult it where "
+            "the fact is known; where it may be missing (a skipped batch has no loss), read it with .get()"
+        )
+
+
+NO_FACTS = Facts()
+
+
+def as_facts(mapping: Mapping[str, float]) -> Facts:
+    return mapping if type(mapping) is Facts else Facts(mapping)
+
+
+def unsaveable(value: object, path: str = "memory") -> str | None:
+    """Why `value` is not an immutable value that survives JSON, or None if it is one.
+
+    Such a value is None, a bool, a number, a string, a tuple of such values, or a frozen attrs
+    record of them.
+    """
+    kind = type(value)
+    if kind in _SCALARS:
+        return None
+    if kind is tuple:
+        parts: Iterator[tuple[str, object]] = ((f"{path}[{i}]", part) for i, part in enumerate(cast(tuple[object, ...], value)))
+    elif attrs.has(kind):
+        if kind.__setattr__ is object.__setattr__:
+            return f"{path} is a {kind.__name__}, which can be written to: decorate it with attrs.frozen"
+        parts = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(kind))
+    else:
+        advice = _ADVICE.get(kind.__name__, "use numbers, strings, tuples and frozen attrs records of them")
+        return f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"
+    return next(filter(None, (unsaveable(part, where) for where, part in parts)), None)
+
+
+_ADVICE = {
+    "list": "use a tuple",
+    "dict": "use a frozen attrs record, or a tuple of pairs",
+    "set": "use a sorted tuple",
+    "frozenset": "use a sorted tuple",
+    "ndarray": "use a tuple of floats",
+    "Tensor": "keep what was measured, as a float, and leave tensors to the workload",
+}

@@ -1,0 +1,327 @@
+"""The interpreter: the one loop, in which pure and impure lines alternate.
+
+measure → decide → do → record. It decides nothing itself: where to go stands in the table, what to
+do in the answers of the callbacks. It knows no torch: what is done is done by the workload.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, cast
+
+import attrs
+
+from .core.callback import Callback, check_names, is_due
+from .core.errors import CallbackError
+from .core.facts import check_needs, measurable
+from .core.merge import consult, decide
+from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Junction, Operation, Phase, Place
+from .core.state import Counters, Plan, State, counters_of, state_at
+from .core.fuse import Way, ways
+from .core.table import MEASURES, ROWS, Outcome, Predicate, failed, reads, ready, with_metrics
+from .core.values import NO_FACTS, Facts, FrozenMap
+from .signals import interrupts
+from .sinks.base import Guarded, Sink
+from .workloads.base import Workload
+
+
+def start(
+    workload: Workload, *, epochs: int | None = None, max_steps: int | None = None, seed: int | None = None
+) -> State:
+    """The state of a training that has not begun.
+
+    Args:
+        workload: what is to be trained.
+        epochs: passes over the training data.
+        max_steps: optimizer steps; the training ends with whichever of the two is reached first.
+        seed: seeds the generators of Python, NumPy and torch when the training begins; None
+            leaves them as they are.
+
+    Raises:
+        ValueError: neither epochs nor max_steps is given, or one of the numbers makes no sense.
+    """
+    return State(
+        Phase.READY,
+        Plan(epochs, max_steps, seed),
+        hyper=workload.hyper(),
+        has_valid=workload.has_valid,
+        workload=workload,
+    )
+
+
+def run(state: State, callbacks: Iterable[Callback[Any]] = (), *, sinks: Iterable[Sink] = ()) -> State:
+    """Train, and return the last state.
+
+    Args:
+        state: from `start`, or one that an earlier `run` returned: a suspended training goes on
+            where it was, a finished one if its plan is larger now (`extend`).
+        callbacks: pure functions that decide what happens; their order does not matter.
+        sinks: watch, and influence nothing.
+
+    Returns:
+        A state at DONE, or at SUSPENDED after SIGTERM, the first Ctrl-C or the flag SUSPEND.
+
+    Raises:
+        CallbackError: a callback raised, or answered something that is no answer.
+        ConflictError: two callbacks set a hyper-parameter to different values.
+        Exception: what the model, the optimizer, the loss or the data raised, with a note that
+            says when.
+    """
+    last = state
+    with interrupts(_workload_of(state)):
+        for last in iterate(state, callbacks, sinks=sinks):
+            pass
+    return last
+
+
+def evaluate(workload: Workload) -> Mapping[str, float]:
+    """Validate once, and return the metrics: valid_loss, valid_accuracy, …
+
+    The model is as before afterwards, module by module, and so are the random generators.
+
+    Raises:
+        ValueError: the workload has no validation data.
+    """
+    if not workload.has_valid:
+        raise ValueError("there is no validation data: give the workload some (valid=…)")
+    state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)
+    workload.open_valid(state)
+    try:
+        while workload.fetch_valid() is not None:
+            workload.evaluate()
+    except BaseException:
+        workload.abandon(state)
+        raise
+    return FrozenMap(workload.measure_valid(state))
+
+
+def iterate(
+    state: State,
+    callbacks: Iterable[Callback[Any]] = (),
+    *,
+    sinks: Iterable[Sink] = (),
+    at: Iterable[Phase] = (),
+) -> Iterator[State]:
+    """Train step by step: yield the state at each phase where a callback was consulted, and the last one.
+
+    What `run` does, for a notebook or a loop of one's own, without touching signal handlers.
+    Leaving the loop early ends the training as a failure does: TEARDOWN is consulted and what was
+    put in place is undone.
+
+    Args:
+        at: further phases to yield the state at.
+    """
+    work = _workload_of(state)
+    watch = _Watch(check_names(callbacks), tuple(sinks), tuple(at), work)
+    course = _Course(_with_memories(ready(state), watch.callbacks), work, watch)
+    watch.tell_all("open", course.state, watch.callbacks)
+    try:
+        while course.place not in FINAL:
+            course.cross()
+            if course.look():
+                yield course.state
+    except BaseException as error:
+        course.fail(error)
+        raise
+    finally:
+        watch.tell_all("close")
+    elapsed = work.read({"elapsed"}, course.now()).get("elapsed", 0.0)
+    yield attrs.evolve(course.now(), workload=work, elapsed=elapsed)
+
+
+class _Bound:
+    """A way through the table, with the methods of the workload that carry it out."""
+
+    __slots__ = ("flags", "holds", "measures", "moves", "onward", "resumes", "target", "watched")
+
+    def __init__(self, way: Way, course: _Course) -> None:
+        self.holds = _all_of(way.predicates)
+        self.moves = [(op, course.method(op) if op else None, effect) for op, effect in way.moves]
+        self.measures = next((op for op, _ in way.moves if op in MEASURES), None)
+        self.flags = way.flags.value
+        self.target = way.target
+        self.resumes = way.target is Junction.RESUMED
+        self.onward = course.onward[way.target]
+        self.watched = course.watch.at.get(way.target)
+
+
+class _Course:
+    """Where a training is, and how it gets from there to the next place that somebody watches."""
+
+    def __init__(self, state: State, work: Workload, watch: _Watch) -> None:
+        self.state = state  # the last one that was made; what changes from batch to batch is newer here:
+        self.place: Place = state.phase
+        self.flags: int = state.flags.value
+        self.counters = counters_of(state)
+        self.work = work
+        self.watch = watch
+        self.watched: _Watched | None = None  # who watches this place
+        self.onward: dict[Place, dict[int, list[_Bound]]] = {place: {} for place in ROWS}
+        self.ahead = self.onward[self.place]  # the ways from this place, by the flags that are raised
+        self.doing: Operation | None = None  # the operation under way
+
+    def now(self, facts: Facts = NO_FACTS) -> State:
+        """The state of this moment."""
+        phase = self.place if isinstance(self.place, Phase) else self.state.phase
+        return state_at(phase, self.counters, Flag(self.flags), facts, self.state)
+
+    def method(self, operation: Operation) -> Callable[[], Outcome]:
+        """The workload's method for this operation, given the state if it wants it."""
+        method: Callable[..., Outcome] = getattr(self.work, operation.value)
+        return (lambda: method(self.now())) if operation in self.work.informed else method
+
+    def cross(self) -> None:
+        """Go on as far as nobody watches and no counter decides: choose the way, and walk it."""
+        if self.work.interrupt is not None and Flag.SUSPEND in reads(self.place):
+            self.suspend()
+        found = self.ahead.get(self.flags)
+        if found is None:
+            found = [_Bound(way, self) for way in ways(self.place, Flag(self.flags), self.watch.at.keys())]
+            self.ahead[self.flags] = found
+        counters = self.counters
+        for way in found:  # the last one always holds
+            if way.holds is None or way.holds(counters):
+                break
+        resume_at, outcome = counters.resume_at, None
+        for self.doing, do, effect in way.moves:
+            if do is not None:
+                outcome = do()
+            if effect is not None:
+                effect(counters, outcome)
+        self.doing = None
+        self.place, self.flags, self.ahead, self.watched = way.target, way.flags, way.onward, way.watched
+        if way.measures is not None:
+            self.state = with_metrics(self.now(), way.measures, cast(Mapping[str, float], outcome))
+        elif way.resumes:
+            assert resume_at is not None
+            self.place, self.ahead = resume_at, self.onward[resume_at]  # as if never left: nobody is consulted
+
+    def suspend(self) -> None:
+        """Somebody outside asks to leave, here where the table lets one leave."""
+        self.flags |= Flag.SUSPEND.value
+        self.state = attrs.evolve(self.state, reason=f"interrupted by {self.work.interrupt}")
+        self.work.interrupt = None
+
+    def look(self) -> bool:
+        """Where somebody watches: measure, decide, do, record. Whether a callback was consulted."""
+        watched = self.watched
+        if watched is None:
+            return False
+        callbacks, sinks = watched.due(self.counters)
+        if not (callbacks or sinks or watched.yields):
+            return False
+        self.state = self.measured(watched.needs(callbacks, sinks))
+        answers = consult(callbacks, self.state)
+        if answers:
+            self.state, decision = decide(self.state, answers, self.watch.positions)
+            self.flags = self.state.flags.value
+            if decision.hyper:
+                self.work.set_hyper({name: self.state.hyper[name] for name in decision.hyper})
+            for _, command in decision.commands:
+                self.work.carry_out(command, self.state)
+        for sink in sinks:
+            sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
+        return bool(callbacks) or watched.yields
+
+    def measured(self, needs: Set[str]) -> State:
+        """The state of this moment, with the facts that somebody needs."""
+        facts: dict[str, float] = {"batch_size": self.counters.batch_size}
+        if needs:
+            facts.update(self.work.read(needs, self.now()))
+        return self.now(Facts(facts))
+
+    def fail(self, error: BaseException) -> None:
+        """Leave in good order: TEARDOWN is consulted, everything undone, and the error says where it was."""
+        if not isinstance(error, (CallbackError, GeneratorExit)):
+            error.add_note(_where(self.now(), self.doing))
+        torn_down, finished = self.place is Phase.TEARDOWN, self.doing is Operation.FINISH
+        self.state = failed(self.now(), error)
+        self.place, self.flags, self.counters = Phase.TEARDOWN, 0, counters_of(self.state)
+        self.ahead, self.watched = self.onward[self.place], self.watch.at.get(self.place)
+        for leave in (*(self.look,) * (not torn_down), *(self.cross,) * (not finished), self.look):
+            try:
+                leave()
+            except Exception as another:
+                error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
+
+
+class _Watched:
+    """Who watches one place."""
+
+    def __init__(self, place: Phase, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded], yields: bool) -> None:
+        self.place = place
+        self.callbacks = callbacks
+        self.sinks = sinks
+        self.yields = yields
+        self.periodic = any(callback.every > 1 for callback in callbacks)
+        self.sensors: Set[str] = frozenset()
+
+    def due(self, counters: Counters) -> tuple[Sequence[Callback[Any]], Sequence[Guarded]]:
+        """Those who want to look this time."""
+        callbacks, sinks = self.callbacks, self.sinks
+        if self.periodic:
+            callbacks = [c for c in callbacks if is_due(c, self.place, counters)]
+        if sinks and self.place in BATCH_PHASES:
+            sinks = [sink for sink in sinks if sink.due(time.monotonic())]
+        return callbacks, sinks
+
+    def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
+        """The facts that they need and that can be measured here."""
+        needs = frozenset[str]().union(*(c.needs for c in callbacks), *(s.sink.needs for s in sinks))
+        return measurable(needs, self.place, self.sensors) if needs else needs
+
+
+class _Watch:
+    """Who watches what, worked out once per call of `run`, and everything about it that can be refused."""
+
+    def __init__(
+        self, callbacks: tuple[Callback[Any], ...], sinks: Sequence[Sink], at: Sequence[Phase], work: Workload
+    ) -> None:
+        for callback in callbacks:
+            check_needs(f"callback {callback.name!r}", callback.needs, callback.at, work.sensors)
+        for sink in sinks:
+            check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
+        self.callbacks = callbacks
+        self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
+        self.sinks = [Guarded(sink) for sink in sinks]
+        self.at: dict[Place, _Watched] = {}
+        for phase in (*CONSULTED, *FINAL):
+            here = [c for c in callbacks if phase in c.at and phase in CONSULTED]
+            watching = [s for s in self.sinks if phase in s.sink.at]
+            if here or watching or phase in at:
+                self.at[phase] = _Watched(phase, here, watching, phase in at)
+                self.at[phase].sensors = work.sensors
+
+    def tell_all(self, method: str, *args: object) -> None:
+        for sink in self.sinks:
+            sink.tell(method, *args)
+
+
+def _workload_of(state: State) -> Workload:
+    if state.workload is None:
+        raise ValueError(
+            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned"
+        )
+    return state.workload
+
+
+def _with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> State:
+    """The state with the initial memory of each callback that has none in it yet."""
+    initial = {callback.name: callback.memory for callback in callbacks}
+    return attrs.evolve(state, memory=FrozenMap({**initial, **state.memory}))
+
+
+def _all_of(predicates: Sequence[Predicate]) -> Predicate | None:
+    """One predicate that holds when all of these do; None when there are none."""
+    if len(predicates) <= 1:
+        return predicates[0] if predicates else None
+    return lambda at: all(predicate(at) for predicate in predicates)
+
+
+def _where(state: State, doing: Operation | None) -> str:
+    what = f"by {doing.value}, after {state.phase.value}" if doing else f"at {state.phase.value}"
+    return (
+        f"Raised {what} of epoch {state.epoch}, batch {state.batch}, step {state.step}. "
+        "Model and optimizer are as this left them; start(workload, …) begins a new training with them."
+    )

@@ -1,0 +1,75 @@
+"""What a sink is: someone who watches and can influence nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Protocol
+
+from ..core.callback import Callback
+from ..core.phase import Phase
+from ..core.state import State
+from ..core.transition import Transition
+
+
+class Sink(Protocol):
+    """Watches a training.
+
+    Attributes:
+        at: the phases it is told about; final phases are allowed here.
+        needs: the facts it shows that cost something to measure.
+        interval: at least so many seconds between two calls of `see` at phases of a batch. Between
+            them nothing is measured and no state is made for it, so that it costs next to nothing.
+    """
+
+    @property
+    def at(self) -> Sequence[Phase]: ...
+
+    @property
+    def needs(self) -> Set[str]: ...
+
+    @property
+    def interval(self) -> float: ...
+
+    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        """A call of `run` begins."""
+        ...
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        """A phase is over: this is the state after it, and what the callbacks answered, by name."""
+        ...
+
+    def close(self) -> None:
+        """The call of `run` ended, in whatever way."""
+        ...
+
+
+class Guarded:
+    """A sink that is told things no more often than it wants, and switched off when it raises."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.sink = sink
+        self.on = True
+        self.not_before = 0.0
+
+    def due(self, now: float) -> bool:
+        """Whether its interval is over; `now` is in seconds, of any clock that does not go back."""
+        if not self.on or now < self.not_before:
+            return False
+        self.not_before = now + self.sink.interval
+        return True
+
+    def tell(self, method: str, *args: object) -> None:
+        """Call a method of the sink. If it raises, warn once and never call it again."""
+        if not self.on:
+            return
+        try:
+            getattr(self.sink, method)(*args)
+        except Exception as error:
+            self.on = False
+            warnings.warn(
+                f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
+                "it is switched off, and the training goes on",
+                RuntimeWarning,
+                stacklevel=2,
+            )
