@@ -13,7 +13,7 @@ from .core.errors import CallbackError, ConflictError, FactError, FsmTrainError,
 from .core.phase import Flag, Operation, Phase
 from .core.state import Plan, State, extend
 from .core.table import TABLE, Edge
-from .core.transition import UNCHANGED, ClipGradNorm, Command, ScaleGradients, ScaleLoss, Transition
+from .core.transition import UNCHANGED, ClipGradNorm, Command, Transition, WeighLoss
 from .core.values import Facts
 from .interpreter import evaluate, iterate, run, start
 from .workloads.scripted import Scripted
@@ -37,12 +37,11 @@ __all__ = [
     "Operation",
     "Phase",
     "Plan",
-    "ScaleGradients",
-    "ScaleLoss",
     "Scripted",
     "State",
     "Supervised",
     "Transition",
+    "WeighLoss",
     "WorkloadError",
     "evaluate",
     "extend",

@@ -7,6 +7,7 @@ do in the answers of the callbacks. It knows no torch: what is done is done by t
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
@@ -15,10 +16,10 @@ import attrs
 from .core.callback import Callback, check_names, is_due
 from .core.errors import CallbackError
 from .core.facts import check_needs, measurable
+from .core.fuse import Way, ways
 from .core.merge import consult, decide
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Junction, Operation, Phase, Place
 from .core.state import Counters, Plan, State, counters_of, state_at
-from .core.fuse import Way, ways
 from .core.table import MEASURES, ROWS, Outcome, Predicate, failed, reads, ready, with_metrics
 from .core.values import NO_FACTS, Facts, FrozenMap
 from .signals import interrupts
@@ -68,10 +69,8 @@ def run(state: State, callbacks: Iterable[Callback[Any]] = (), *, sinks: Iterabl
         Exception: what the model, the optimizer, the loss or the data raised, with a note that
             says when.
     """
-    last = state
     with interrupts(_workload_of(state)):
-        for last in iterate(state, callbacks, sinks=sinks):
-            pass
+        (last,) = deque(iterate(state, callbacks, sinks=sinks), maxlen=1)
     return last
 
 
@@ -192,7 +191,7 @@ class _Course:
         self.doing = None
         self.place, self.flags, self.ahead, self.watched = way.target, way.flags, way.onward, way.watched
         if way.measures is not None:
-            self.state = with_metrics(self.now(), way.measures, cast(Mapping[str, float], outcome))
+            self.state = with_metrics(self.now(), way.measures, cast("Mapping[str, float]", outcome))
         elif way.resumes:
             assert resume_at is not None
             self.place, self.ahead = resume_at, self.onward[resume_at]  # as if never left: nobody is consulted
@@ -249,7 +248,9 @@ class _Course:
 class _Watched:
     """Who watches one place."""
 
-    def __init__(self, place: Phase, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded], yields: bool) -> None:
+    def __init__(
+        self, place: Phase, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded], yields: bool
+    ) -> None:
         self.place = place
         self.callbacks = callbacks
         self.sinks = sinks

@@ -34,9 +34,7 @@ def interrupts(workload: Workload) -> Iterator[None]:
         workload.interrupt = signal.Signals(number).name
 
     before = {
-        number: handler
-        for number in SIGNALS
-        if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+        number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
     }
     try:
         for number in before:

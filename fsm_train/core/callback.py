@@ -21,6 +21,7 @@ from .transition import NOTHING, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 M = TypeVar("M")
+M_contra = TypeVar("M_contra", contravariant=True)
 P = ParamSpec("P")
 
 
@@ -38,7 +39,7 @@ def _facts(needs: object) -> frozenset[str]:
     names = tuple(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else (None,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"needs={needs!r}: give a set of names of facts, for example {{'loss'}}")
-    return frozenset(cast(tuple[str, ...], names))
+    return frozenset(cast("tuple[str, ...]", names))
 
 
 @attrs.frozen
@@ -61,7 +62,7 @@ class Callback(Generic[M]):
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
     at: tuple[Phase, ...] = attrs.field(converter=_phases)
     decide: Callable[[State, M], Transition | None] = attrs.field(eq=False, repr=False)
-    memory: M = cast(M, None)
+    memory: M = attrs.field(default=cast("M", None))
     needs: frozenset[str] = attrs.field(default=frozenset(), converter=_facts)
     every: int = 1
     order: int = 0
@@ -88,7 +89,7 @@ class Callback(Generic[M]):
         Its memory is `memory` if one is given, else the one in the state, else its initial memory.
         """
         if memory is None:
-            memory = cast(M, state.memory.get(self.name, self.memory))
+            memory = cast("M", state.memory.get(self.name, self.memory))
         return self.decide(state, memory)
 
 
@@ -98,10 +99,10 @@ class _OfState(Protocol):
     def __call__(self, state: State, /) -> Transition | None: ...
 
 
-class _OfStateAndMemory(Protocol[M]):
+class _OfStateAndMemory(Protocol[M_contra]):
     __name__: str
 
-    def __call__(self, state: State, memory: M, /) -> Transition | None: ...
+    def __call__(self, state: State, memory: M_contra, /) -> Transition | None: ...
 
 
 class _On(Protocol):
@@ -113,9 +114,7 @@ class _OnWithMemory(Protocol[M]):
 
 
 @overload
-def on(
-    *phases: Phase, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None
-) -> _On: ...
+def on(*phases: Phase, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None) -> _On: ...
 @overload
 def on(
     *phases: Phase, memory: M, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None
@@ -159,11 +158,15 @@ def on(
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
         ]
         if len(parameters) not in (1, 2):
-            raise TypeError(f"callback {called!r} is a function of (state) or of (state, memory), not of {len(parameters)}")
+            raise TypeError(
+                f"callback {called!r} is a function of (state) or of (state, memory), not of {len(parameters)}"
+            )
         if len(parameters) == 1 and memory is not None:
-            raise TypeError(f"callback {called!r} has a memory, but its function has no parameter for it: (state, memory)")
+            raise TypeError(
+                f"callback {called!r} has a memory, but its function has no parameter for it: (state, memory)"
+            )
         decide = function if len(parameters) == 2 else _ignoring_memory(function)
-        return Callback(called, phases, decide, memory, needs, every, order)  # type: ignore[arg-type]
+        return Callback(called, phases, decide, memory, needs, every, order)
 
     return decorate
 
@@ -195,7 +198,7 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 params[parameter.name] = tuple(params[parameter.name])
         name = params.pop("name", None) or callback.name
-        return attrs.evolve(callback, name=cast(str, name), params=params)
+        return attrs.evolve(callback, name=cast("str", name), params=params)
 
     return made
 
@@ -207,7 +210,7 @@ def ask(callback: Callback[Any], state: State) -> Transition:
         CallbackError: it raised, or answered something else.
     """
     try:
-        answer = callback.decide(state, state.memory[callback.name] if callback.name in state.memory else callback.memory)
+        answer = callback.decide(state, state.memory.get(callback.name, callback.memory))
     except Exception as error:
         raise blame(callback, state, f"it raised {type(error).__name__}: {error}") from error
     if answer is None:

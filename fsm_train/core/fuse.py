@@ -38,10 +38,9 @@ class Way:
 
     def then(self, onward: Way) -> Way:
         """Both ways, one after the other; the second must not depend on the counters."""
-        assert onward.edges[0].source is self.target and not onward.predicates
-        return Way(
-            self.edges + onward.edges, self.predicates, self.moves + onward.moves, onward.flags, onward.target
-        )
+        assert onward.edges[0].source is self.target
+        assert not onward.predicates
+        return Way(self.edges + onward.edges, self.predicates, self.moves + onward.moves, onward.flags, onward.target)
 
 
 # Every cycle of the table passes a place where an interrupt may come in, so ways are finite.

@@ -52,7 +52,9 @@ def decision_of(callback: Callback[Any], answer: Transition, state: State, posit
         commands=tuple(
             ((command.last, callback.order, position, i), command) for i, command in enumerate(answer.commands)
         ),
-        reasons={callback.name: f"{callback.name}: {answer.reason}" if answer.reason else callback.name} if stops else {},
+        reasons={callback.name: f"{callback.name}: {answer.reason}" if answer.reason else callback.name}
+        if stops
+        else {},
     )
 
 
@@ -102,7 +104,8 @@ def _refusal(answer: Transition, state: State) -> str | None:
         return "it raised VALIDATE, but there is no validation data: give the workload some (valid=…)"
     for name, value in answer.hyper.items():
         if name not in state.hyper:
-            return f"it sets {name!r}, which is no hyper-parameter of this optimizer: it has {', '.join(state.hyper) or 'none'}"
+            there_are = ", ".join(state.hyper) or "none"
+            return f"it sets {name!r}, which is no hyper-parameter of this optimizer: there are {there_are}"
         now = state.hyper[name]
         groups = len(now) if isinstance(now, tuple) else 1
         if isinstance(value, tuple) and len(value) != groups:
@@ -142,6 +145,3 @@ def _like(now: Hyper, value: Hyper) -> Hyper:
     if isinstance(now, tuple):
         return value if isinstance(value, tuple) else (value,) * len(now)
     return value[0] if isinstance(value, tuple) else value
-
-
-

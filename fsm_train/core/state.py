@@ -39,7 +39,9 @@ def _positive_or_none(plan: Plan, attribute: attrs.Attribute[int | None], value:
 
 def _seed(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise ValueError(f"seed={value!r}: a seed is a whole number from 0, or None to leave the generators as they are")
+        raise ValueError(
+            f"seed={value!r}: a seed is a whole number from 0, or None to leave the generators as they are"
+        )
 
 
 @attrs.frozen
@@ -139,7 +141,14 @@ class State:
     elapsed: float = attrs.field(default=0.0, eq=False)
 
     def __attrs_post_init__(self) -> None:
-        if self.epoch < 0 or self.batch < 0 or self.iteration < 0 or self.step < 0 or self.samples < 0 or self.pending < 0:
+        if (
+            self.epoch < 0
+            or self.batch < 0
+            or self.iteration < 0
+            or self.step < 0
+            or self.samples < 0
+            or self.pending < 0
+        ):
             name = next(name for name in _COUNTED if getattr(self, name) < 0)
             raise ValueError(f"{name}={getattr(self, name)}: a state counts from 0")
 
@@ -259,7 +268,9 @@ def check_hyper(name: str, value: object) -> Hyper:
 
 def _finite(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name}={value!r}: a hyper-parameter is a number, or a tuple with one number per parameter group")
+        raise TypeError(
+            f"{name}={value!r}: a hyper-parameter is a number, or a tuple with one number per parameter group"
+        )
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a hyper-parameter is finite")
     return float(value)

@@ -25,7 +25,7 @@ Predicate = Callable[[Counters], bool]
 Term = Flag | Predicate
 Effect = Callable[[Counters, "Outcome"], None]
 Outcome = object
-"""What an operation answers: a batch size or None from a fetch, whether it stepped from a step, metrics from a measure."""
+"""What an operation answers: a fetch the batch size or None, a step whether it stepped, a measure its metrics."""
 
 
 # ---------------------------------------------------------------------------------------- guards
@@ -90,10 +90,7 @@ class Edge:
 
 
 def _table() -> tuple[Edge, ...]:
-    from .phase import Flag as F
-    from .phase import Junction as J
-    from .phase import Operation as O
-    from .phase import Phase as P
+    F, J, O, P = Flag, Junction, Operation, Phase  # noqa: N806 - short names keep a row on a line
 
     rows: list[tuple[Place, tuple[Term, ...], tuple[Operation, ...], Place]] = [
         # A call of run begins; a training begins, or goes on where it was.

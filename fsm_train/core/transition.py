@@ -59,7 +59,9 @@ def _commands(value: object) -> tuple[Command, ...]:
         raise TypeError(f"commands={value!r}: give a tuple of commands")
     for command in value:
         if not isinstance(command, Command):
-            raise TypeError(f"{command!r} is no command: a command is a frozen record that inherits from fsm_train.Command")
+            raise TypeError(
+                f"{command!r} is no command: a command is a frozen record that inherits from fsm_train.Command"
+            )
     return tuple(value)
 
 
@@ -90,6 +92,11 @@ def _positive(instance: object, attribute: attrs.Attribute[float], value: float)
         raise ValueError(f"{attribute.name}={value!r}: it must be a positive number")
 
 
+def _share(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"share={value!r}: it must be a number from 0")
+
+
 @attrs.frozen
 class ClipGradNorm(Command):
     """Scale all gradients so that their common norm is at most `max_norm`."""
@@ -99,14 +106,13 @@ class ClipGradNorm(Command):
 
 
 @attrs.frozen
-class ScaleLoss(Command):
-    """Multiply the loss that goes into backward; the loss that is measured stays as it is."""
+class WeighLoss(Command):
+    """Let the loss of this batch count as this share of the gradient.
 
-    factor: float = attrs.field(validator=_positive)
+    The loss that goes into backward is multiplied by it; the loss that is measured stays as it is.
+    Before a step, the gradients are divided by the sum of the shares of the batches that took part,
+    so that shares which do not add up to one, in a leftover window or with a batch skipped, still
+    give the weighted mean.
+    """
 
-
-@attrs.frozen
-class ScaleGradients(Command):
-    """Multiply all gradients."""
-
-    factor: float = attrs.field(validator=_positive)
+    share: float = attrs.field(validator=_share)

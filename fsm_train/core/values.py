@@ -26,8 +26,8 @@ class FrozenMap(dict[K, V]):
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
         raise TypeError("this mapping is part of an immutable record: make a new one instead of writing to it")
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]
-    clear = pop = popitem = setdefault = update = _refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
 
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
@@ -48,7 +48,7 @@ class FrozenMap(dict[K, V]):
 EMPTY: FrozenMap[Any, Never] = FrozenMap()
 
 
-def frozen_map(mapping: Mapping[K, V]) -> FrozenMap[K, V]:
+def frozen_map(mapping: Mapping[str, Any]) -> FrozenMap[str, Any]:
     """The mapping itself if it is frozen already, else a frozen copy."""
     if type(mapping) is FrozenMap:
         return mapping
@@ -92,14 +92,18 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
     if kind in _SCALARS:
         return None
     if kind is tuple:
-        parts: Iterator[tuple[str, object]] = ((f"{path}[{i}]", part) for i, part in enumerate(cast(tuple[object, ...], value)))
+        parts: Iterator[tuple[str, object]] = (
+            (f"{path}[{i}]", part) for i, part in enumerate(cast("tuple[object, ...]", value))
+        )
     elif attrs.has(kind):
         if kind.__setattr__ is object.__setattr__:
             return f"{path} is a {kind.__name__}, which can be written to: decorate it with attrs.frozen"
         parts = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(kind))
     else:
         advice = _ADVICE.get(kind.__name__, "use numbers, strings, tuples and frozen attrs records of them")
-        return f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"
+        return (
+            f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"
+        )
     return next(filter(None, (unsaveable(part, where) for where, part in parts)), None)
 
 

@@ -13,7 +13,6 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.transition import Command
 
-
 BRACKETS = frozenset(
     {
         Operation.PREPARE,

@@ -27,7 +27,7 @@ class _Reader:
         self.script = script
         self.items: Iterator[float] | None = None
         self.taken = 0
-        if isinstance(script, str) or not isinstance(script, (int, float, Sequence)) and not callable(script):
+        if isinstance(script, str) or (not isinstance(script, (int, float, Sequence)) and not callable(script)):
             raise TypeError(f"{name}={script!r}: give a number, a sequence of numbers, or a function of the state")
         if isinstance(script, Sequence):
             self.items = iter(script)
@@ -79,7 +79,7 @@ class Scripted(Workload):
         batch_size: Script = 32,
         loss: Script = 0.0,
         hyper: Mapping[str, Hyper] | None = None,
-        valid_batches: int = 1,
+        valid_batches: Script = 1,
         **metrics: Script,
     ) -> None:
         hyper = {"lr": 0.1} if hyper is None else hyper
@@ -87,7 +87,7 @@ class Scripted(Workload):
         self._batches = _Reader("batches", batches)
         self._batch_size = _Reader("batch_size", batch_size)
         self._losses = _Reader("loss", loss)
-        self._valid_batches = valid_batches
+        self._valid_batches = _Reader("valid_batches", valid_batches)
         readers = {name: _Reader(name, script) for name, script in metrics.items()}
         self._valid = {name: reader for name, reader in readers.items() if name.startswith("valid_")}
         self._train = {name: reader for name, reader in readers.items() if name.startswith("train_")}
@@ -180,7 +180,7 @@ class Scripted(Workload):
         """Nothing to do."""
 
     def open_valid(self, state: State) -> None:
-        self._valid_left = self._valid_batches
+        self._valid_left = int(self._valid_batches.next(state))
 
     def fetch_valid(self, state: State | None = None) -> int | None:
         if self._valid_left == 0:

@@ -1,0 +1,73 @@
+"""Accumulation: several small batches give the gradient of one large one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..core.callback import Callback, factory, on
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition, WeighLoss
+from .stopping import check_count
+
+
+@factory
+def accumulate(
+    every: int | Mapping[int, int],
+    *,
+    drop_last: bool = False,
+    weight: str = "batch_size",
+    name: str | None = None,
+) -> Callback[float]:
+    """Take a step only every so many batches, with the gradient of the one batch that is their union.
+
+    Each batch is weighted by its size, so the gradient is that of the union (to rounding) for batches
+    of unequal size too, for a leftover window at the end of an epoch, and with a batch skipped inside
+    a window. The loss is to be a mean over the batch. Windows do not cross epochs.
+
+    At LOSS_END, where the loss is weighed and the step is held back until the window is full.
+
+    >>> from fsm_train.testing import simulate
+    >>> simulate([accumulate(4)], batches=10, epochs=1).step  # 4 + 4 + the leftover 2
+    3
+
+    Args:
+        every: batches per step; or from which epoch on how many, such as {0: 1, 5: 4}.
+        drop_last: drop a leftover window instead of taking a step for it.
+        weight: the fact that a batch is weighted by. For a loss that is a mean over tokens it is
+            their number, which a sensor of the workload measures.
+        name: the callback's name, if the function's will not do.
+    """
+    from_epoch = dict(every) if isinstance(every, Mapping) else {0: every}
+    for epoch, batches in from_epoch.items():
+        check_count("the epoch in every", epoch)
+        check_count("every", batches, least=1)
+    if 0 not in from_epoch:
+        raise ValueError(f"every={every!r}: say how many batches a step has from epoch 0 on")
+
+    def window(epoch: int) -> int:
+        return from_epoch[max(first for first in from_epoch if first <= epoch)]
+
+    phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)
+
+    @on(*phases, memory=1.0, needs={weight} - {"batch_size"})
+    def accumulate(state: State, first: float) -> Transition | None:
+        if state.phase is Phase.STEP_BEGIN:
+            return Transition(flags=Flag.SKIP_STEP) if state.draining else None
+        batches = window(state.epoch)
+        if batches == 1:
+            return None
+
+        # In proportion to the first batch of the window rather than as they are: shares near 1/every
+        # keep a loss in half precision from overflowing.
+        mine = state.facts[weight]
+        if state.pending == 0:
+            first = mine or 1.0
+        full = state.pending + 1 == batches
+        return Transition(
+            flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
+            memory=first,
+            commands=(WeighLoss(mine / (first * batches)),),
+        )
+
+    return accumulate

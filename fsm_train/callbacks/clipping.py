@@ -1,0 +1,38 @@
+"""Clipping: keep a step from going too far.
+
+Once a step, on the gradient of the whole accumulated window, after unscaling.
+"""
+
+from __future__ import annotations
+
+from ..core.callback import Callback, factory, on
+from ..core.phase import Phase
+from ..core.state import State
+from ..core.transition import ClipGradNorm, Transition
+
+
+@factory
+def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str | None = None) -> Callback[None]:
+    """Scale the gradients before a step so that their common norm is at most `max_norm`.
+
+    At STEP_BEGIN. The norm before clipping is the fact `grad_norm`; with an infinite gradient it is
+    infinite, and no clipping can mend that step. The method is that of Pascanu, Mikolov and Bengio,
+    "On the difficulty of training recurrent neural networks" (2013).
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> clip_grad_norm(1.0)(at(Phase.STEP_BEGIN)).commands
+    (ClipGradNorm(max_norm=1.0, norm_type=2.0),)
+
+    Args:
+        max_norm: the largest norm that stays as it is.
+        norm_type: the p of the p-norm; math.inf for the largest absolute value.
+        name: the callback's name, if the function's will not do.
+    """
+    clip = Transition(commands=(ClipGradNorm(max_norm, norm_type),))
+
+    @on(Phase.STEP_BEGIN)
+    def clip_grad_norm(state: State) -> Transition:
+        return clip
+
+    return clip_grad_norm

@@ -1,0 +1,91 @@
+"""Hyper-parameters as functions of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from ..core.callback import Callback, factory, on
+from ..core.phase import Phase
+from ..core.state import Hyper, State
+from ..core.transition import Transition
+from ..schedules import Absolute
+
+Bases = tuple[tuple[str, Hyper], ...]
+
+_CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
+    "step": (Phase.STEP_BEGIN, lambda state: state.step),
+    "iteration": (Phase.BATCH_BEGIN, lambda state: state.iteration),
+    "epoch": (Phase.EPOCH_BEGIN, lambda state: state.epoch),
+}
+
+
+@factory
+def schedule(
+    *,
+    by: Literal["step", "iteration", "epoch"] = "step",
+    name: str | None = None,
+    **schedules: Callable[[int], float],
+) -> Callback[Bases]:
+    """Set hyper-parameters as functions of progress.
+
+    A schedule gives a factor of the optimizer's own value, so that each parameter group keeps its
+    proportion; `absolute(…)` around it makes it the value itself. The optimizer's own values are
+    those at the first SETUP.
+
+    >>> from fsm_train.schedules import cosine, warmup
+    >>> from fsm_train.testing import simulate
+    >>> final = simulate([schedule(lr=warmup(2, start=0.5).then(cosine(8)))], hyper={"lr": 0.1}, epochs=7)
+    >>> round(final.hyper["lr"], 3)  # the rate that step 6 used: half-way down the cosine
+    0.05
+
+    Args:
+        by: "step": the step with index i uses f(i), also with accumulation, and with steps skipped
+            or held back; "iteration": set at BATCH_BEGIN, before each mini-batch; "epoch": set at
+            EPOCH_BEGIN.
+        name: the callback's name, if the function's will not do.
+        **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
+
+    Raises:
+        LookupError: at SETUP, if the optimizer has no such hyper-parameter.
+    """
+    if by not in _CLOCKS:
+        raise ValueError(f"by={by!r}: 'step', 'iteration' or 'epoch'")
+    if not schedules:
+        raise ValueError("schedule what? for example schedule(lr=cosine(1000))")
+    for key, function in schedules.items():
+        if not callable(function):
+            raise TypeError(
+                f"{key}={function!r} is no function of progress; for a fixed value write absolute({function!r})"
+            )
+    phase, progress = _CLOCKS[by]
+    unknown: Bases = ()
+
+    @on(Phase.SETUP, phase, memory=unknown)
+    def schedule(state: State, bases: Bases) -> Transition:
+        if not bases:
+            bases = tuple((key, _own_value(state, key)) for key in schedules)
+        if state.phase is Phase.SETUP:
+            return Transition(memory=bases)
+        now = progress(state)
+        hyper = {key: _scheduled(key, schedules[key], now, base) for key, base in bases if key in schedules}
+        return Transition(hyper=hyper, memory=bases)
+
+    return schedule
+
+
+def _own_value(state: State, key: str) -> Hyper:
+    if key not in state.hyper:
+        there_are = ", ".join(state.hyper)
+        raise LookupError(f"there is no hyper-parameter {key!r} to schedule: the optimizer has {there_are}")
+    return state.hyper[key]
+
+
+def _scheduled(key: str, function: Callable[[int], float], progress: int, base: Hyper) -> Hyper:
+    value = function(progress)
+    if not math.isfinite(value):
+        raise ValueError(f"the schedule of {key}, {function!r}, is {value!r} at {progress}")
+    if isinstance(function, Absolute):
+        return value
+    return tuple(own * value for own in base) if isinstance(base, tuple) else base * value

@@ -1,0 +1,121 @@
+"""Batches: what a loader may be, how a batch is taken apart, measured and moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import WorkloadError
+
+Split = Callable[[Any], tuple[Any, Any]]
+Forward = Callable[[nn.Module, Any], Any]
+
+
+def check_loader(loader: object, which: str) -> Iterable[Any]:
+    """The loader, when each epoch can begin a new pass over it.
+
+    It is not iterated here: making the iterator of a DataLoader already draws random numbers.
+
+    Raises:
+        WorkloadError: it is an iterator, empty, or cannot be iterated.
+    """
+    if isinstance(loader, Iterator):
+        raise WorkloadError(
+            f"{which} is an iterator ({type(loader).__name__}), which would be empty in the second epoch: "
+            "pass the DataLoader, the list, or an object whose __iter__ begins anew"
+        )
+    if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+        raise WorkloadError(
+            f"{which} is a {type(loader).__name__}, but batches are to come from it: pass a DataLoader or a list"
+        )
+    if _length(loader) == 0:
+        raise WorkloadError(
+            f"{which} has no batches: is the dataset empty, or smaller than one batch with drop_last=True?"
+        )
+    return loader  # type: ignore[return-value]
+
+
+def _length(loader: object) -> int | None:
+    if not isinstance(loader, Sized):
+        return None
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):  # a DataLoader over an IterableDataset without a length
+        return None
+
+
+def pair(batch: Any) -> tuple[Any, Any]:
+    """The (inputs, target) of a batch that is such a pair.
+
+    Raises:
+        WorkloadError: it is something else.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    if isinstance(batch, Mapping):
+        found = f"a mapping with the keys {', '.join(map(repr, batch))}"
+        advice = "split=lambda batch: (batch['…'], batch['…'])"
+    elif isinstance(batch, (tuple, list)):
+        found = f"a {type(batch).__name__} of {len(batch)}"
+        advice = "split=lambda batch: (batch[:-1], batch[-1])"
+    else:
+        found, advice = f"a {type(batch).__name__}", "split=…"
+    raise WorkloadError(f"a batch is to be a pair (inputs, target), but the loader gave {found}: pass {advice}")
+
+
+def samples(inputs: Any) -> int:
+    """How many samples a batch has: the first dimension of its first tensor.
+
+    Raises:
+        WorkloadError: there is no tensor in it that has a first dimension.
+    """
+    if isinstance(inputs, torch.Tensor):
+        if inputs.dim() == 0:
+            raise WorkloadError("the inputs of a batch are a single number: is the loader batched? (batch_size=…)")
+        return inputs.size(0)
+    first = next(tensors(inputs), None)
+    if first is None:
+        raise WorkloadError(
+            f"there is no tensor in the inputs of a batch, a {type(inputs).__name__}: pass split=… to make the pair "
+            "(inputs, target) out of it"
+        )
+    return samples(first)
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in nested tuples, lists and mappings."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for part in value.values():
+            yield from tensors(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from tensors(part)
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """The value with its tensors on the device; without waiting for those in pinned memory."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=value.is_pinned())
+    if isinstance(value, Mapping):
+        return {key: moved(part, device) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(moved(part, device) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(moved(part, device) for part in value)
+    return value.to(device) if hasattr(value, "to") else value
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """The model's output: a tuple or list of inputs is passed by position, a mapping by keyword."""
+    if isinstance(inputs, torch.Tensor):
+        return model(inputs)
+    if isinstance(inputs, (tuple, list)):
+        return model(*inputs)
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(inputs)

@@ -1,0 +1,153 @@
+"""Means and metrics of an epoch, gathered on the device and read once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+Measure = Callable[[Any, Any], "torch.Tensor | float"]
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A metric that is updated batch by batch, as torchmetrics has them."""
+
+    def update(self, output: Any, target: Any, /) -> None: ...
+    def compute(self) -> Any: ...
+    def reset(self) -> None: ...
+
+
+class Mean:
+    """The weighted mean of scalars that stay on their device until it is asked for.
+
+    Adding one is appending to a list: no kernel is launched and nothing waits. Every BLOCK scalars
+    are put into one tensor, so that memory does not grow by an allocation a batch.
+    """
+
+    BLOCK = 1024
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._latest: list[torch.Tensor] = []
+        self._blocks: list[torch.Tensor] = []
+        self._weights: list[int] = []
+
+    def add(self, value: torch.Tensor, weight: int) -> None:
+        self._latest.append(value)
+        self._weights.append(weight)
+        if len(self._latest) == self.BLOCK:
+            self._blocks.append(torch.stack(self._latest).float())
+            self._latest = []
+
+    def result(self) -> float | None:
+        """The mean, summed exactly in double precision; None if nothing was added."""
+        if not self._weights:
+            return None
+        blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
+        values: list[float] = torch.cat(blocks).tolist()
+        total = sum(self._weights)
+        products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
+        return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
+
+
+class FunctionMetric:
+    """The mean over samples of a function of (output, target)."""
+
+    def __init__(self, function: Measure) -> None:
+        self.function = function
+        self.mean = Mean()
+
+    def add(self, output: Any, target: Any, samples: int) -> None:
+        value = self.function(output, target)
+        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
+
+    def results(self, name: str) -> Iterator[tuple[str, float]]:
+        result = self.mean.result()
+        if result is not None:
+            yield name, result
+
+    def reset(self) -> None:
+        self.mean.reset()
+
+
+class ObjectMetric:
+    """A metric with update, compute and reset. One that computes a mapping gives one metric for each of its keys."""
+
+    def __init__(self, metric: Metric, device: torch.device) -> None:
+        self.metric = copy.deepcopy(metric)  # each split has its own
+        if hasattr(self.metric, "to"):
+            self.metric = self.metric.to(device)
+        self.updated = False
+
+    def add(self, output: Any, target: Any, samples: int) -> None:
+        self.metric.update(output, target)
+        self.updated = True
+
+    def results(self, name: str) -> Iterator[tuple[str, float]]:
+        if not self.updated:
+            return
+        computed = self.metric.compute()
+        if isinstance(computed, Mapping):
+            yield from ((f"{name}_{key}", float(value)) for key, value in computed.items())
+        else:
+            yield name, float(computed)
+
+    def reset(self) -> None:
+        self.metric.reset()
+        self.updated = False
+
+
+class Meters:
+    """The loss and the metrics of one split."""
+
+    def __init__(self, split: str, metrics: Mapping[str, Measure | Metric], device: torch.device) -> None:
+        self.split = split
+        self.loss = Mean()
+        self.metrics: dict[str, FunctionMetric | ObjectMetric] = {
+            name: ObjectMetric(metric, device) if isinstance(metric, Metric) else FunctionMetric(metric)
+            for name, metric in metrics.items()
+        }
+
+    def add(self, loss: torch.Tensor, output: Any, target: Any, samples: int) -> None:
+        self.loss.add(loss, samples)
+        if self.metrics:
+            with torch.no_grad():
+                for metric in self.metrics.values():
+                    metric.add(output, target, samples)
+
+    def results(self) -> dict[str, float]:
+        """The metrics by name, such as valid_loss; those of which nothing was measured are left out."""
+        loss = self.loss.result()
+        found = {} if loss is None else {f"{self.split}_loss": loss}
+        for name, metric in self.metrics.items():
+            found.update(metric.results(f"{self.split}_{name}"))
+        return found
+
+    def reset(self) -> None:
+        self.loss.reset()
+        for metric in self.metrics.values():
+            metric.reset()
+
+
+def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:
+    """The metrics, when each is one.
+
+    Raises:
+        TypeError: one is neither a function nor an object with update, compute and reset.
+        ValueError: one is called "loss", which is measured anyway.
+    """
+    for name, metric in metrics.items():
+        if not isinstance(metric, Metric) and not callable(metric):
+            raise TypeError(
+                f"the metric {name!r} is a {type(metric).__name__}: give a function of (output, target), "
+                "or an object with update, compute and reset"
+            )
+        if name == "loss":
+            raise ValueError("a metric cannot be called 'loss': train_loss and valid_loss are measured anyway")
+    return dict(metrics)

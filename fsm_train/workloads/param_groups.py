@@ -1,0 +1,80 @@
+"""Hyper-parameters: the numbers in an optimizer's parameter groups, read and written by name.
+
+A pair of betas is two hyper-parameters, `beta1` and `beta2`, since a tuple means one value per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import WorkloadError
+from ..core.state import Hyper
+
+_BETAS = {"beta1": 0, "beta2": 1}
+
+
+def read_groups(optimizer: torch.optim.Optimizer) -> dict[str, Hyper]:
+    """The numbers that all groups have: one value with a single group, else a tuple with one per group."""
+    numbers = [_numbers(group) for group in optimizer.param_groups]
+    names = [name for name in numbers[0] if all(name in group for group in numbers)]
+    return {name: numbers[0][name] if len(numbers) == 1 else tuple(g[name] for g in numbers) for name in names}
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in group.items():
+        if name == "betas":
+            found |= {beta: float(value[i]) for beta, i in _BETAS.items()}
+        elif isinstance(value, torch.Tensor) and value.dim() == 0:
+            found[name] = value.item()
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and name != "initial_lr":
+            found[name] = float(value)
+    return found
+
+
+def write_groups(optimizer: torch.optim.Optimizer, changes: Mapping[str, Hyper]) -> None:
+    """Set the named numbers in each group."""
+    for i, group in enumerate(optimizer.param_groups):
+        for name, value in changes.items():
+            number = value[i] if isinstance(value, tuple) else value
+            if name in _BETAS:
+                betas = list(group["betas"])
+                betas[_BETAS[name]] = number
+                group["betas"] = tuple(betas)
+            elif isinstance(group[name], torch.Tensor):
+                group[name].fill_(number)  # a captured step reads this very tensor
+            else:
+                group[name] = type(group[name])(number) if isinstance(group[name], int) else number
+
+
+def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
+    """Refuse a model and an optimizer that have nothing to do with one another.
+
+    Raises:
+        WorkloadError: the model has no parameters, or the optimizer has some that belong neither
+            to the model nor to the loss.
+    """
+    if not isinstance(model, nn.Module):
+        raise WorkloadError(f"model is a {type(model).__name__}, not a torch.nn.Module")
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise WorkloadError(
+            f"optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer: did the arguments change places?"
+        )
+    if not callable(loss_fn):
+        raise WorkloadError(f"loss_fn is a {type(loss_fn).__name__}: give a function of (output, target)")
+    known = {id(parameter) for parameter in model.parameters()}
+    if not known:
+        raise WorkloadError("the model has no parameters: there is nothing to train")
+    if isinstance(loss_fn, nn.Module):
+        known |= {id(parameter) for parameter in loss_fn.parameters()}
+    optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    strangers = [parameter for parameter in optimized if id(parameter) not in known]
+    if strangers:
+        raise WorkloadError(
+            f"{len(strangers)} of the optimizer's {len(optimized)} parameters are not the model's: "
+            "make the optimizer from model.parameters(), after the model is what it is to be"
+        )

@@ -1,0 +1,345 @@
+"""The real thing: a model, an optimizer, a loss and loaders.
+
+Each method does one operation and decides nothing. With no callbacks the operations are those of
+the five-line loop, in its order, so that the weights are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import WorkloadError
+from ..core.facts import KNOWN_AT
+from ..core.phase import Operation
+from ..core.state import Hyper, State
+from ..core.transition import Command
+from .base import BRACKETS, Workload
+from .batches import Forward, Split, call, check_loader, moved, pair, samples
+from .effects import effect_of
+from .generators import Generators, generators_of, seed_all
+from .meters import Measure, Meters, Metric, check_metrics
+from .param_groups import check_parameters, read_groups, write_groups
+
+_END = object()
+
+Sensor = Callable[["Supervised"], "torch.Tensor | float"]
+
+
+class Supervised(Workload):
+    """Trains `model` to bring `loss_fn(model(inputs), target)` down, over batches of (inputs, target).
+
+    Args:
+        model: its parameters are what the optimizer changes.
+        optimizer: any of torch.optim that steps without a closure.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        train: anything that can be iterated anew each epoch and gives batches: a DataLoader, a list.
+        valid: the same for validation; None for a training without.
+        metrics: by name, a function of (output, target) that is averaged over the samples, or an
+            object with update, compute and reset (torchmetrics). Measured on both splits.
+        sensors: by name, a function of this workload that measures a fact of one's own. It may look
+            at `model`, `optimizer`, `inputs`, `target`, `output`.
+        device: where to train; the model is moved there. By default, where the model is.
+        forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
+            position, those in a mapping by keyword.
+        split: of a batch, its (inputs, target). By default a batch is that pair.
+
+    Raises:
+        WorkloadError: the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Callable[[Any, Any], torch.Tensor],
+        train: Iterable[Any],
+        valid: Iterable[Any] | None = None,
+        *,
+        metrics: Mapping[str, Measure | Metric] | None = None,
+        sensors: Mapping[str, Sensor] | None = None,
+        device: torch.device | str | None = None,
+        forward: Forward | None = None,
+        split: Split | None = None,
+    ) -> None:
+        check_parameters(model, optimizer, loss_fn)
+        if device is not None:
+            model.to(device)
+        self.model = model
+        self.optimizer = optimizer
+        self.loss_fn = loss_fn
+        self.train = check_loader(train, "train")
+        self.valid = None if valid is None else check_loader(valid, "valid")
+        self.device = next(model.parameters()).device
+        self.inputs: Any = None
+        self.target: Any = None
+        self.output: Any = None
+        self.batch_size = 0
+        self.interrupt: str | None = None
+        self._sensors = _check_sensors(sensors or {})
+        self._forward = forward
+        self._split = split
+        self._moves = self.device.type != "cpu"
+        checked = check_metrics(metrics or {})
+        self._train_meters = Meters("train", checked, self.device)
+        self._valid_meters = Meters("valid", checked, self.device)
+        self.parameters = list(model.parameters())
+        self._batches: Iterator[Any] = iter(())
+        self._valid_batches: Iterator[Any] = iter(())
+        self._fetched = 0
+        self._loss: torch.Tensor | None = None
+        self._for_backward: torch.Tensor | None = None
+        self._loss_checked = False
+        self._share = 0.0  # of the batch under way, in the window
+        self._shares = 0.0  # of the batches whose gradients wait for a step
+        self._divided_by = 1.0  # what their gradients were divided by already
+        self._grad_norm: tuple[float, torch.Tensor] | None = None
+        self._stepped = False
+        self._modes: list[tuple[nn.Module, bool]] = []
+        self._generators: Generators | None = None
+        self._suspended: tuple[State, Generators] | None = None
+        self._elapsed_before = 0.0
+        self._since = time.perf_counter()
+
+    # ---------------------------------------------------------------- what the interpreter asks
+
+    @property
+    def informed(self) -> Set[Operation]:
+        return BRACKETS
+
+    @property
+    def has_valid(self) -> bool:
+        return self.valid is not None
+
+    @property
+    def sensors(self) -> Set[str]:
+        return self._sensors.keys()
+
+    def hyper(self) -> Mapping[str, Hyper]:
+        return read_groups(self.optimizer)
+
+    def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
+        write_groups(self.optimizer, changes)
+
+    def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+        found: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
+        if "loss" in names and self._loss is not None:
+            found["loss"] = self._loss
+        if "grad_norm" in names:
+            found["grad_norm"] = self.grad_norm()
+        if "stepped" in names:
+            found["stepped"] = float(self._stepped)
+        if "elapsed" in names:
+            found["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
+        return _in_one_transfer(found)
+
+    def carry_out(self, command: Command, state: State) -> None:
+        effect_of(type(command))(self, command)
+
+    # ------------------------------------------------------------------------- a call of run
+
+    def prepare(self, state: State) -> None:
+        self._elapsed_before, self._since = state.elapsed, time.perf_counter()
+        self._loss_checked = False
+        self.set_hyper(state.hyper)
+        if state.plan.seed is not None and state.iteration == 0 and state.resume_at is None:
+            seed_all(state.plan.seed)
+
+    def reposition(self, state: State) -> None:
+        """Go on in the pass over the data that was left, with the generators as they were then."""
+        if self._suspended is None or self._suspended[0].iteration != state.iteration:
+            now_at = "in no suspended training" if self._suspended is None else f"at {self._suspended[0].iteration}"
+            raise WorkloadError(
+                f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
+                f"{now_at}: go on from the state that the last run returned"
+            )
+        self._suspended[1].put_back()
+        self._suspended = None
+
+    def finish(self, state: State) -> None:
+        if state.resume_at is not None and not state.error:
+            self._suspended = state, Generators.now(generators_of(self.train))
+        else:
+            self._batches = iter(())  # let workers go
+        self.inputs = self.target = self.output = self._loss = self._for_backward = None
+
+    # ------------------------------------------------------------------------------ training
+
+    def open(self, state: State) -> None:
+        for sampler in (getattr(self.train, "sampler", None), getattr(self.train, "batch_sampler", None)):
+            if set_epoch := getattr(sampler, "set_epoch", None):
+                set_epoch(state.epoch)
+        self._train_meters.reset()
+        self._fetched = 0
+        self.model.train()
+        self._batches = iter(self.train)
+
+    def fetch(self) -> int | None:
+        self._loss, self._share = None, 0.0
+        batch = next(self._batches, _END)
+        if batch is _END:
+            if self._fetched == 0:
+                raise WorkloadError(
+                    "train gave no batch in this epoch: it is empty, or its __iter__ does not begin anew each time"
+                )
+            return None
+        self._fetched += 1
+        return self._take(batch)
+
+    def _take(self, batch: Any) -> int:
+        self.inputs, self.target = inputs, _ = pair(batch) if self._split is None else self._split_up(batch)
+        if self._moves:
+            self.inputs, self.target = moved((inputs, self.target), self.device)
+        self.batch_size = samples(inputs)
+        return self.batch_size
+
+    def _split_up(self, batch: Any) -> tuple[Any, Any]:
+        assert self._split is not None
+        parts = self._split(batch)
+        if not isinstance(parts, tuple) or len(parts) != 2:
+            raise WorkloadError(
+                f"split returned a {type(parts).__name__}, but it is to return the pair (inputs, target)"
+            )
+        return parts
+
+    def forward(self) -> None:
+        if self._forward is None:
+            self.output = call(self.model, self.inputs)
+        else:
+            self.output = self._forward(self.model, self.inputs)
+
+    def loss(self) -> None:
+        loss = self.loss_fn(self.output, self.target)
+        if not self._loss_checked:
+            self._check_loss(loss)
+        self._for_backward = loss
+        self._loss = detached = loss.detach()
+        self._train_meters.add(detached, self.output, self.target, self.batch_size)
+
+    def _check_loss(self, loss: object) -> None:
+        if not isinstance(loss, torch.Tensor):
+            raise WorkloadError(
+                f"loss_fn returned a {type(loss).__name__}, {loss!r:.40}: it is to return a scalar tensor"
+            )
+        if loss.dim() != 0:
+            raise WorkloadError(
+                f"loss_fn returned a tensor of shape {tuple(loss.shape)}, but a loss is a scalar: "
+                "take its mean (reduction='mean')"
+            )
+        if not loss.requires_grad:
+            raise WorkloadError(
+                "the loss has no gradient: are all parameters frozen, or is something detached or in no_grad "
+                "on the way from the model to the loss?"
+            )
+        self._loss_checked = True
+
+    def weigh_loss(self, share: float) -> None:
+        """Let this batch count as this share of the window's gradient."""
+        if self._for_backward is not None:
+            self._for_backward = self._for_backward * share
+            self._share = share
+
+    def backward(self) -> None:
+        assert self._for_backward is not None
+        if self._divided_by != 1.0:  # the window goes on after all: back to the size of its sum
+            torch._foreach_mul_(self.gradients(), self._divided_by)
+            self._divided_by = 1.0
+        self._for_backward.backward()  # type: ignore[no-untyped-call]
+        self._shares += self._share
+        self._share = 0.0
+        self._grad_norm = None
+
+    def unscale(self) -> None:
+        """Bring the gradients of an accumulated window to the weighted mean of its batches."""
+        if self._shares > 0.0 and not math.isclose(self._shares, 1.0, rel_tol=1e-12):
+            torch._foreach_div_(self.gradients(), self._shares)
+            self._divided_by = self._shares
+
+    def step(self) -> bool:
+        self.optimizer.step()
+        self._stepped = True
+        return True
+
+    def zero(self) -> None:
+        self.optimizer.zero_grad()
+        self._shares, self._divided_by = 0.0, 1.0
+        self._grad_norm = None
+
+    def measure(self, state: State) -> Mapping[str, float]:
+        found = self._train_meters.results()
+        self._train_meters.reset()
+        return found
+
+    def gradients(self) -> list[torch.Tensor]:
+        """The gradients of all parameters that have one."""
+        return [p.grad for p in self.parameters if p.grad is not None]
+
+    def grad_norm(self, norm_type: float = 2.0) -> torch.Tensor:
+        """The norm of all gradients together, computed once a step."""
+        if self._grad_norm is None or self._grad_norm[0] != norm_type:
+            self._grad_norm = norm_type, torch.nn.utils.get_total_norm(self.gradients(), norm_type)
+        return self._grad_norm[1]
+
+    # ---------------------------------------------------------------------------- validation
+
+    def open_valid(self, state: State) -> None:
+        assert self.valid is not None
+        self._generators = Generators.now({*generators_of(self.valid), *generators_of(self.train)})
+        self._modes = [(module, module.training) for module in self.model.modules()]
+        self._valid_meters.reset()
+        self.model.eval()
+        self._valid_batches = iter(self.valid)
+
+    def fetch_valid(self) -> int | None:
+        batch = next(self._valid_batches, _END)
+        return None if batch is _END else self._take(batch)
+
+    def evaluate(self) -> None:
+        with torch.no_grad():
+            self.forward()
+            self._loss = self.loss_fn(self.output, self.target).detach()
+            self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
+
+    def measure_valid(self, state: State) -> Mapping[str, float]:
+        found = self._valid_meters.results()
+        self.abandon(state)
+        if not found:
+            raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
+        return found
+
+    def abandon(self, state: State) -> None:
+        """Put modes and generators back, so that whether one validates does not change what one trains."""
+        self._valid_meters.reset()
+        self._valid_batches = iter(())
+        self._loss = None
+        for module, mode in self._modes:
+            module.training = mode
+        if self._generators is not None:
+            self._generators.put_back()
+
+
+def _in_one_transfer(found: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
+    """The values as floats; those on a device are read back together."""
+    on_device = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if len(on_device) > 1:
+        values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
+    else:
+        values = [value.item() for value in on_device.values()]
+    return {
+        **{n: float(v) for n, v in found.items() if n not in on_device},
+        **dict(zip(on_device, values, strict=True)),
+    }
+
+
+def _check_sensors(sensors: Mapping[str, Sensor]) -> Mapping[str, Sensor]:
+    for name, sensor in sensors.items():
+        if name in KNOWN_AT:
+            raise WorkloadError(f"a sensor cannot be called {name!r}: that fact is measured anyway")
+        if not callable(sensor):
+            raise WorkloadError(f"the sensor {name!r} is a {type(sensor).__name__}: give a function of the workload")
+    return dict(sensors)

@@ -1,0 +1,14 @@
+"""A command of somebody's own, which nothing carries out."""
+
+from __future__ import annotations
+
+import attrs
+
+from fsm_train import Command
+
+
+@attrs.frozen
+class Shake(Command):
+    """Shake the weights a little."""
+
+    strength: float = 0.1

@@ -1,0 +1,187 @@
+"""What holds for every sink: it is told in order, no more often than it wants, and it can do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Any
+
+import pytest
+
+from fsm_train import Callback, CallbackError, Flag, Phase, Scripted, State, Transition, on, run, start
+from fsm_train.sinks import Sink
+
+Clock = Callable[[float, float], float]
+
+
+class Recorder:
+    """A sink that writes down what it is told."""
+
+    def __init__(self, *at: Phase, needs: Iterable[str] = (), interval: float = 0.0) -> None:
+        self.at = at
+        self.needs = frozenset(needs)
+        self.interval = interval
+        self.told: list[str] = []
+        self.seen: list[State] = []
+
+    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        self.told.append("open")
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        self.told.append(state.phase.value)
+        self.seen.append(state)
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+class Broken(Recorder):
+    """A sink that writes down what it is told, and raises."""
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        super().see(state, answers)
+        raise OSError("the disk is full")
+
+
+class Shut(Recorder):
+    """A sink that cannot be opened."""
+
+    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        raise PermissionError("no such luck")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Lets so many seconds pass before it gives a value: time does not pass otherwise."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def after(seconds: float, value: float) -> float:
+        now[0] += seconds
+        return value
+
+    return after
+
+
+@on(Phase.LOSS_END, needs={"loss"}, memory=0.0)
+def slow_down_when_worse(state: State, best: float) -> Transition:
+    """A callback that decides by what it measures and remembers, so that any influence would show."""
+    if state.facts["loss"] < best:
+        return Transition(memory=state.facts["loss"])
+    return Transition(flags=Flag.SKIP_STEP, hyper={"lr": 0.1 / (1 + state.iteration)})
+
+
+def a_training() -> State:
+    return start(Scripted(batches=3, loss=lambda state: 1 - state.iteration % 5, valid_loss=0.5), epochs=2, seed=0)
+
+
+def test_sink_is_told_in_order() -> None:
+    """A sink is opened first, told the phases it asked for in their order, the final one too, and closed last."""
+    sink = Recorder(Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.DONE)
+
+    run(a_training(), sinks=[sink])
+
+    assert sink.told == ["open", "epoch_begin", "epoch_end", "epoch_begin", "epoch_end", "done", "close"]
+
+
+def test_raising_sink_is_switched_off_with_one_warning() -> None:
+    """A sink that raises is named in one warning and told nothing more, and the training ends as ever."""
+    sink = Broken(Phase.BATCH_END)
+
+    with pytest.warns(
+        RuntimeWarning, match=r"the sink Broken raised OSError: the disk is full; it is switched off"
+    ) as caught:
+        final = run(a_training(), sinks=[sink])
+
+    assert len(caught) == 1
+    assert sink.told[:2] == ["open", "batch_end"]
+    assert sink.told.count("batch_end") == 1
+    assert final == run(a_training())
+
+
+def test_sink_that_cannot_be_opened_is_not_told_anything() -> None:
+    """A sink whose `open` raises is switched off before it sees the first phase."""
+    sink = Shut(Phase.BATCH_END)
+
+    with pytest.warns(RuntimeWarning, match="the sink Shut raised PermissionError"):
+        run(a_training(), sinks=[sink])
+
+    assert sink.seen == []
+
+
+def test_raising_sink_leaves_the_others_alone() -> None:
+    """What one sink raises, the next one does not notice."""
+    sink = Recorder(Phase.EPOCH_END)
+
+    with pytest.warns(RuntimeWarning):
+        run(a_training(), sinks=[Broken(Phase.EPOCH_END), sink])
+
+    assert sink.told == ["open", "epoch_end", "epoch_end", "close"]
+
+
+@pytest.mark.parametrize(
+    "phases", [(), (Phase.BATCH_END,), tuple(phase for phase in Phase if phase is not Phase.READY)]
+)
+def test_sinks_influence_nothing(phases: tuple[Phase, ...]) -> None:
+    """The final state is the same with a sink as without, wherever it looks and whatever it needs."""
+    sink = Recorder(*phases, needs={"loss"} if phases else ())
+
+    final = run(a_training(), [slow_down_when_worse], sinks=[sink])
+
+    assert final == run(a_training(), [slow_down_when_worse])
+
+
+def test_sink_is_closed_when_a_callback_raised() -> None:
+    """A training that fails tells its sinks so, and closes them."""
+
+    @on(Phase.EPOCH_END)
+    def wrong(state: State) -> Transition:
+        raise ZeroDivisionError
+
+    sink = Recorder(Phase.FAILED)
+
+    with pytest.raises(CallbackError):
+        run(a_training(), [wrong], sinks=[sink])
+
+    assert sink.told == ["open", "failed", "close"]
+
+
+def test_interval_throttles_batches(clock: Clock) -> None:
+    """Of batches of a second each, a sink with an interval of three seconds sees every third one."""
+    sink = Recorder(Phase.BATCH_END, interval=3.0)
+
+    run(start(Scripted(batches=10, loss=lambda state: clock(1.0, 0.0)), epochs=1), sinks=[sink])
+
+    assert [state.iteration for state in sink.seen] == [1, 4, 7, 10]
+
+
+def test_interval_does_not_throttle_epochs(clock: Clock) -> None:
+    """A sink sees the end of every epoch, however quickly they follow each other."""
+    sink = Recorder(Phase.EPOCH_END, interval=3.0)
+
+    run(start(Scripted(), epochs=4), sinks=[sink])
+
+    assert [state.epoch for state in sink.seen] == [1, 2, 3, 4]
+
+
+def test_nothing_is_measured_between_two_looks(clock: Clock) -> None:
+    """What a sink needs is read from the device only when it looks."""
+    read: list[int] = []
+
+    class Counting(Scripted):
+        def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+            read.extend([state.iteration] * ("loss" in names))
+            return super().read(names, state)
+
+    work = Counting(batches=10, loss=lambda state: clock(1.0, 0.5))
+
+    run(start(work, epochs=1), sinks=[Recorder(Phase.BATCH_END, needs={"loss"}, interval=3.0)])
+
+    assert read == [1, 4, 7, 10]
+
+
+def test_impossible_need_is_refused_before_the_training_begins() -> None:
+    """A sink that needs what cannot be known where it looks is an error of whoever wrote it."""
+    sink: Sink = Recorder(Phase.EPOCH_END, needs={"loss"})
+
+    with pytest.raises(ValueError, match="the sink Recorder needs the fact 'loss' at epoch_end"):
+        run(a_training(), sinks=[sink])

@@ -1,0 +1,121 @@
+"""SIGTERM and Ctrl-C: a suspended state, never a lost one, and handlers as they were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from fsm_train import Phase, Scripted, State, run, start
+from fsm_train.signals import interrupts
+
+
+def _at(iteration: int, *signals: signal.Signals) -> Any:
+    """A loss that sends this process signals in the middle of a batch."""
+
+    def loss(state: State) -> float:
+        if state.iteration == iteration:
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return 1.0
+
+    return loss
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_suspends_at_the_end_of_the_batch(number: signal.Signals) -> None:
+    """The batch is finished, the state says which signal it was, and can be run again in this process."""
+    handler = signal.getsignal(number)
+    work = Scripted(batches=3, loss=_at(4, number), valid_loss=1.0)
+
+    suspended = run(start(work, epochs=3))
+    final = run(suspended)
+
+    assert (suspended.phase, suspended.iteration) == (Phase.SUSPENDED, 5)
+    assert suspended.reason == f"interrupted by {number.name}"
+    assert (final.phase, final.iteration, final.reason) == (Phase.DONE, 9, "")
+    assert signal.getsignal(number) is handler
+
+
+def test_a_signal_in_validation_suspends_there() -> None:
+    """It is noticed within a validation batch; the validation is done anew afterwards."""
+
+    class Validates(Scripted):
+        def evaluate(self, state: State | None = None) -> None:
+            if not self.commands:
+                self.commands.append(None)  # type: ignore[arg-type]
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    work = Validates(batches=2, valid_batches=3, valid_loss=1.0)
+    suspended = run(start(work, epochs=1))
+    final = run(suspended)
+
+    assert (suspended.phase, suspended.valid_batch, suspended.history) == (Phase.SUSPENDED, 1, ())
+    assert len(final.history) == 1
+
+
+def test_a_second_ctrl_c_is_keyboard_interrupt_at_once() -> None:
+    """Whoever presses it twice does not wait for the batch; handlers are back all the same."""
+    handler = signal.getsignal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(start(Scripted(loss=_at(1, signal.SIGINT, signal.SIGINT)), epochs=1))
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_handlers_are_back_after_a_failure() -> None:
+    """An exception in the training does not leave our handlers behind."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+    with pytest.raises(ZeroDivisionError):
+        run(start(Scripted(loss=lambda state: 1 / 0), epochs=1))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    """Outside of the main thread a run trains without touching handlers."""
+    handlers: list[Any] = []
+    work = Scripted(loss=lambda state: handlers.append(signal.getsignal(signal.SIGTERM)) or 1.0)  # type: ignore[func-returns-value]
+    before = signal.getsignal(signal.SIGTERM)
+
+    thread = threading.Thread(target=lambda: run(start(work, epochs=1)))
+    thread.start()
+    thread.join()
+
+    assert handlers == [before] * 3
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    """Under nohup, say, a signal that is ignored is not made to suspend."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        final = run(start(Scripted(loss=_at(1, signal.SIGTERM)), epochs=1))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert final.phase is Phase.DONE
+
+
+def test_a_signal_that_comes_too_late_is_not_lost() -> None:
+    """One that the machine could not act on any more is delivered again, to whoever handled it before."""
+    code = (
+        "import os, signal; from fsm_train import Scripted, run, start\n"
+        "class Late(Scripted):\n"
+        "    def finish(self, state): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run(start(Late(), epochs=1))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGTERM
+
+
+def test_an_old_interrupt_does_not_linger() -> None:
+    """What was asked of the run before is not asked of this one."""
+    work = Scripted()
+    work.interrupt = "SIGTERM"
+
+    with interrupts(work):
+        assert work.interrupt is None
