@@ -39,10 +39,10 @@ def main() -> State:
     callbacks = [
         accumulate(2),  # 45 batches of 32 an epoch: 22 steps of 64 and a leftover one
         clip_grad_norm(1.0),
-        schedule(lr=warmup(50).then(cosine(600))),
-        early_stopping("valid_loss", patience=4),
+        schedule(lr=warmup(30).then(cosine(320))),
+        early_stopping("valid_loss", patience=3),
     ]
-    final = run(start(workload(), epochs=30, seed=0), callbacks, sinks=[progress()])
+    final = run(start(workload(), epochs=15, seed=0), callbacks, sinks=[progress()])
     print(f"valid_accuracy {final.metrics['valid_accuracy']:.3f} after {final.epoch} epochs, {final.step} steps")
     print(f"stopped because: {final.reason or 'all epochs are done'}")
     return final

@@ -6,6 +6,7 @@ do in the answers of the callbacks. It knows no torch: what is done is done by t
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -114,8 +115,8 @@ def iterate(
     work = _workload_of(state)
     watch = _Watch(check_names(callbacks), tuple(sinks), tuple(at), work)
     course = _Course(_with_memories(ready(state), watch.callbacks), work, watch)
-    watch.tell_all("open", course.state, watch.callbacks)
     try:
+        watch.tell_all("open", course.state, watch.callbacks)
         while course.place not in FINAL:
             course.cross()
             if course.look():
@@ -199,7 +200,8 @@ class _Course:
     def suspend(self) -> None:
         """Somebody outside asks to leave, here where the table lets one leave."""
         self.flags |= Flag.SUSPEND.value
-        self.state = attrs.evolve(self.state, reason=f"interrupted by {self.work.interrupt}")
+        reason = "; ".join(filter(None, (self.state.reason, f"interrupted by {self.work.interrupt}")))
+        self.state = attrs.evolve(self.state, reason=reason)
         self.work.interrupt = None
 
     def look(self) -> bool:
@@ -225,7 +227,7 @@ class _Course:
 
     def measured(self, needs: Set[str]) -> State:
         """The state of this moment, with the facts that somebody needs."""
-        facts: dict[str, float] = {"batch_size": self.counters.batch_size}
+        facts: dict[str, float] = {"batch_size": self.counters.fetched}
         if needs:
             facts.update(self.work.read(needs, self.now()))
         return self.now(Facts(facts))
@@ -263,8 +265,9 @@ class _Watched:
         callbacks, sinks = self.callbacks, self.sinks
         if self.periodic:
             callbacks = [c for c in callbacks if is_due(c, self.place, counters)]
-        if sinks and self.place in BATCH_PHASES:
-            sinks = [sink for sink in sinks if sink.due(time.monotonic())]
+        if sinks:
+            now = time.monotonic() if self.place in BATCH_PHASES else math.inf
+            sinks = [sink for sink in sinks if sink.due(now)]
         return callbacks, sinks
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:

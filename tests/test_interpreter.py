@@ -184,6 +184,20 @@ def test_suspended_training_goes_on_where_it_was(phase: Phase) -> None:
     assert attrs.evolve(final, memory={}) == attrs.evolve(expected, memory={})
 
 
+def test_reason_of_a_stop_survives_a_suspension() -> None:
+    """A training that was to stop, and was suspended before it could, still says why it stops."""
+
+    @on(Phase.BATCH_END)
+    def stop(state: State) -> Transition | None:
+        flags = Flag.STOP_TRAINING | Flag.SUSPEND
+        return Transition(flags=flags, reason="enough") if state.iteration == 1 else None
+
+    suspended = run(start(Scripted(batches=3), epochs=3), [stop])
+    final = run(suspended, [stop])
+
+    assert (final.phase, final.epoch, final.iteration, final.reason) == (Phase.DONE, 1, 1, "stop: enough")
+
+
 def test_training_suspended_in_validation_validates_anew() -> None:
     """A validation that was left is done as if it had not begun; the epoch ends once."""
 

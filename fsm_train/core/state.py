@@ -80,8 +80,8 @@ class Counters:
     validated_at: int = NEVER
     resume_at: Place | None = None
     error: str = ""
-    batch_size: int = 0  # of the batch that was fetched last
-    exhausted: bool = False  # whether the last fetch found no further batch
+    fetched: int = 0
+    exhausted: bool = False
 
 
 @attrs.frozen
@@ -113,6 +113,8 @@ class State:
         validated_at: the `iteration` after which these weights were validated, or -1.
         resume_at: where a suspended training goes on.
         error: what went wrong, in a failed training.
+        fetched: samples of the batch that was fetched last.
+        exhausted: whether the last fetch found no further batch.
         elapsed: seconds of training in the calls of `run` that have ended.
     """
 
@@ -138,6 +140,8 @@ class State:
     validated_at: int = NEVER
     resume_at: Place | None = None
     error: str = ""
+    fetched: int = 0
+    exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -185,6 +189,8 @@ def counters_of(state: State) -> Counters:
         state.validated_at,
         state.resume_at,
         state.error,
+        state.fetched,
+        state.exhausted,
     )
 
 
@@ -216,6 +222,8 @@ def state_at(phase: Phase, counters: Counters, flags: Flag, facts: Facts, last: 
         counters.validated_at,
         counters.resume_at,
         counters.error,
+        counters.fetched,
+        counters.exhausted,
         last.elapsed,
     )
 

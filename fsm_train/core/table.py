@@ -177,7 +177,7 @@ ROWS: Mapping[Place, tuple[Edge, ...]] = {
 def _fetched(at: Counters, outcome: Outcome) -> None:
     at.exhausted = outcome is None
     if isinstance(outcome, int):
-        at.batch_size = outcome
+        at.fetched = outcome
 
 
 def _backward(at: Counters, outcome: Outcome) -> None:
@@ -213,7 +213,7 @@ def _epoch_begins(at: Counters, _: Outcome) -> None:
 def _batch_ends(at: Counters, _: Outcome) -> None:
     at.batch += 1
     at.iteration += 1
-    at.samples += at.batch_size
+    at.samples += at.fetched
 
 
 def _batches_are_over(at: Counters, _: Outcome) -> None:
@@ -379,8 +379,9 @@ def ready(state: State) -> State:
             f"this state was taken at {state.phase.value}, in the middle of a run: a run begins with the state of "
             "start(), of restore(), or one that a run returned"
         )
-    over = Flag.SUSPEND if state.resume_at else ~Flag.NONE
-    return attrs.evolve(state, phase=Phase.READY, flags=state.flags & ~over, reason="", facts=NO_FACTS, workload=None)
+    flags = state.flags & ~Flag.SUSPEND if state.resume_at else Flag.NONE
+    reason = state.reason if Flag.STOP_TRAINING in flags else ""
+    return attrs.evolve(state, phase=Phase.READY, flags=flags, reason=reason, facts=NO_FACTS, workload=None)
 
 
 # ------------------------------------------------------------------------- questions about the table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import warnings
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Protocol
@@ -53,10 +55,11 @@ class Guarded:
         self.not_before = 0.0
 
     def due(self, now: float) -> bool:
-        """Whether its interval is over; `now` is in seconds, of any clock that does not go back."""
+        """Whether its interval is over; `now` is in seconds, and infinite where no interval applies."""
         if not self.on or now < self.not_before:
             return False
-        self.not_before = now + self.sink.interval
+        if now < math.inf:
+            self.not_before = now + self.sink.interval
         return True
 
     def tell(self, method: str, *args: object) -> None:
@@ -67,6 +70,9 @@ class Guarded:
             getattr(self.sink, method)(*args)
         except Exception as error:
             self.on = False
+            if method != "close":
+                with contextlib.suppress(Exception):
+                    self.sink.close()  # so that a display, say, gives the terminal back
             warnings.warn(
                 f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
                 "it is switched off, and the training goes on",

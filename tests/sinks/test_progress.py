@@ -326,6 +326,14 @@ def test_short_epochs_draw_no_bar_between_two_looks(clock: Clock, terminal: Cons
     assert not [line for line in bars(written(terminal)) if "validating" in line]
 
 
+def test_bar_leaves_room_at_the_edge(terminal: Console) -> None:
+    """The bar ends two columns before the edge, so that a ^C does not tear it apart."""
+    run(start(Scripted(), epochs=1), sinks=[progress(console=terminal)])
+
+    drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written(terminal)).replace("\n", "\r").split("\r")
+    assert {len(line) for line in drawn if "━" in line} == {98}
+
+
 def test_many_epochs_scroll(terminal: Console) -> None:
     """What is live is one line, whatever the number of epochs, and the header stands at the top alone."""
     run(start(Scripted(), epochs=200), sinks=[progress(console=terminal)])
@@ -380,14 +388,13 @@ def test_skipped_batches_have_no_loss(clock: Clock, terminal: Console) -> None:
 
 def test_resumed_training_goes_on_in_its_epoch(clock: Clock, terminal: Console) -> None:
     """A training that is resumed within its third epoch knows from its state alone how long an epoch is."""
-    suspended = run(start(Scripted(batches=4), epochs=3), [suspend_after(9)])
+    suspended = run(start(Scripted(batches=5), epochs=3), [suspend_after(13)])
 
     run(suspended, sinks=[progress(console=terminal, interval=0)])
 
     assert [line.split(" loss")[0] for line in bars(written(terminal))] == [
-        "epoch 3/3 | 2/4",
-        "epoch 3/3 | 3/4",
-        "epoch 3/3 | 4/4",
+        "epoch 3/3 | 4/5",
+        "epoch 3/3 | 5/5",
     ]
     assert screen(written(terminal))[1].startswith("  3/3  ")
 
