@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .core.callback import Callback, on
+from .core.commands import ClipGradNorm, WeighLoss
 from .core.errors import CallbackError, ConflictError, FactError, FsmTrainError, WorkloadError
 from .core.phase import Flag, Operation, Phase
 from .core.state import Plan, State, extend
 from .core.table import TABLE, Edge
-from .core.transition import UNCHANGED, ClipGradNorm, Command, Transition, WeighLoss
+from .core.transition import UNCHANGED, Command, Transition
 from .core.values import Facts
 from .interpreter import evaluate, iterate, run, start
 from .workloads.scripted import Scripted

@@ -4,8 +4,45 @@ A file per concern. All of it can be tested, and is, without torch.
 """
 
 from .accumulation import accumulate
-from .clipping import clip_grad_norm
+from .averaging import ema, swa
+from .clipping import clip_grad_norm, clip_grad_value
+from .freezing import freeze
+from .keeping import checkpoint, restore_best
+from .limits import limit, record, stop_after, stop_at, suspend_after, validate_every
+from .mixing import cutmix, mixup
+from .nonfinite import skip_nonfinite, stop_on_nonfinite
+from .plateau import reduce_on_plateau
+from .precision import mixed_precision, parallel
+from .regularisation import grad_noise, weight_penalty
 from .scheduling import schedule
 from .stopping import early_stopping
+from .torch_schedulers import torch_scheduler
 
-__all__ = ["accumulate", "clip_grad_norm", "early_stopping", "schedule"]
+__all__ = [
+    "accumulate",
+    "checkpoint",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "cutmix",
+    "early_stopping",
+    "ema",
+    "freeze",
+    "grad_noise",
+    "limit",
+    "mixed_precision",
+    "mixup",
+    "parallel",
+    "record",
+    "reduce_on_plateau",
+    "restore_best",
+    "schedule",
+    "skip_nonfinite",
+    "stop_after",
+    "stop_at",
+    "stop_on_nonfinite",
+    "suspend_after",
+    "swa",
+    "torch_scheduler",
+    "validate_every",
+    "weight_penalty",
+]

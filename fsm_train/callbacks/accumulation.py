@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..core.callback import Callback, factory, on
+from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
-from ..core.transition import Transition, WeighLoss
+from ..core.transition import Transition
 from .stopping import check_count
 
 
@@ -50,7 +51,14 @@ def accumulate(
 
     phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)
 
-    @on(*phases, memory=1.0, needs={weight} - {"batch_size"})
+    @on(
+        *phases,
+        memory=1.0,
+        needs={weight} - {"batch_size"},
+        raises=Flag.SKIP_STEP | Flag.SKIP_ZERO,
+        sets=(),
+        commands={WeighLoss},
+    )
     def accumulate(state: State, first: float) -> Transition | None:
         if state.phase is Phase.STEP_BEGIN:
             return Transition(flags=Flag.SKIP_STEP) if state.draining else None

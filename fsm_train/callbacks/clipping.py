@@ -6,9 +6,10 @@ Once a step, on the gradient of the whole accumulated window, after unscaling.
 from __future__ import annotations
 
 from ..core.callback import Callback, factory, on
-from ..core.phase import Phase
+from ..core.commands import ClipGradNorm, ClipGradValue
+from ..core.phase import Flag, Phase
 from ..core.state import State
-from ..core.transition import ClipGradNorm, Transition
+from ..core.transition import Transition
 
 
 @factory
@@ -31,8 +32,32 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str | None 
     """
     clip = Transition(commands=(ClipGradNorm(max_norm, norm_type),))
 
-    @on(Phase.STEP_BEGIN)
+    @on(Phase.STEP_BEGIN, raises=Flag.NONE, sets=(), commands={ClipGradNorm})
     def clip_grad_norm(state: State) -> Transition:
         return clip
 
     return clip_grad_norm
+
+
+@factory
+def clip_grad_value(value: float, *, name: str | None = None) -> Callback[None]:
+    """Bring each element of the gradients to between -value and value before a step.
+
+    At STEP_BEGIN. It changes the direction of the gradient, which clipping by norm does not.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> clip_grad_value(0.5)(at(Phase.STEP_BEGIN)).commands
+    (ClipGradValue(value=0.5),)
+
+    Args:
+        value: the largest element that stays as it is.
+        name: the callback's name, if the function's will not do.
+    """
+    clip = Transition(commands=(ClipGradValue(value),))
+
+    @on(Phase.STEP_BEGIN, raises=Flag.NONE, sets=(), commands={ClipGradValue})
+    def clip_grad_value(state: State) -> Transition:
+        return clip
+
+    return clip_grad_value

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ..core.callback import Callback, factory, on
-from ..core.phase import Phase
+from ..core.phase import Flag, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from ..schedules import Absolute
@@ -62,7 +62,7 @@ def schedule(
     phase, progress = _CLOCKS[by]
     unknown: Bases = ()
 
-    @on(Phase.SETUP, phase, memory=unknown)
+    @on(Phase.SETUP, phase, memory=unknown, raises=Flag.NONE, sets=schedules, commands=())
     def schedule(state: State, bases: Bases) -> Transition:
         if not bases:
             bases = tuple((key, _own_value(state, key)) for key in schedules)

@@ -68,7 +68,7 @@ def early_stopping(
         raise ValueError(f"on_nonfinite={on_nonfinite!r}: 'stop' or 'wait'")
     by = f"by more than {min_delta:g} " if min_delta else ""
 
-    @on(Phase.EPOCH_END, memory=Best())
+    @on(Phase.EPOCH_END, memory=Best(), raises=Flag.STOP_TRAINING, sets=(), commands=())
     def early_stopping(state: State, best: Best) -> Transition | None:
         if monitor not in state.metrics and best != Best():
             return None

@@ -15,9 +15,9 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 import attrs
 
 from .errors import CallbackError
-from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Phase
+from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Counters, State
-from .transition import NOTHING, Transition
+from .transition import NOTHING, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 M = TypeVar("M")
@@ -42,6 +42,14 @@ def _facts(needs: object) -> frozenset[str]:
     return frozenset(cast("tuple[str, ...]", names))
 
 
+def _keys(sets: Iterable[str] | None) -> frozenset[str] | None:
+    return None if sets is None else frozenset(sets)
+
+
+def _kinds(commands: Iterable[type[Command]] | None) -> frozenset[type[Command]] | None:
+    return None if commands is None else frozenset(commands)
+
+
 @attrs.frozen
 class Callback(Generic[M]):
     """A pure function that is consulted at some phases, and what it declares.
@@ -57,6 +65,11 @@ class Callback(Generic[M]):
             of epochs, from SETUP to TRAIN_BEGIN and from TRAIN_END to TEARDOWN.
         order: commands of a phase are carried out in ascending order; nothing else depends on it.
         params: what it was made with: logged and shown.
+        raises: the flags it may raise; None if it does not say.
+        sets: the hyper-parameters it may set; None if it does not say.
+        commands: the types of command it may give; None if it does not say. What a callback
+            declares here is shown by `describe`, checked against the others and the workload before
+            a run, and an answer that goes beyond it is an error.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -67,6 +80,9 @@ class Callback(Generic[M]):
     every: int = 1
     order: int = 0
     params: Mapping[str, object] = attrs.field(default=EMPTY, converter=FrozenMap)
+    raises: Flag | None = None
+    sets: frozenset[str] | None = attrs.field(default=None, converter=_keys)
+    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_kinds)
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -114,10 +130,27 @@ class _OnWithMemory(Protocol[M]):
 
 
 @overload
-def on(*phases: Phase, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None) -> _On: ...
+def on(
+    *phases: Phase,
+    needs: Iterable[str] = ...,
+    every: int = ...,
+    order: int = ...,
+    name: str | None = ...,
+    raises: Flag | None = ...,
+    sets: Iterable[str] | None = ...,
+    commands: Iterable[type[Command]] | None = ...,
+) -> _On: ...
 @overload
 def on(
-    *phases: Phase, memory: M, needs: Iterable[str] = (), every: int = 1, order: int = 0, name: str | None = None
+    *phases: Phase,
+    memory: M,
+    needs: Iterable[str] = ...,
+    every: int = ...,
+    order: int = ...,
+    name: str | None = ...,
+    raises: Flag | None = ...,
+    sets: Iterable[str] | None = ...,
+    commands: Iterable[type[Command]] | None = ...,
 ) -> _OnWithMemory[M]: ...
 def on(
     *phases: Phase,
@@ -126,6 +159,9 @@ def on(
     every: int = 1,
     order: int = 0,
     name: str | None = None,
+    raises: Flag | None = None,
+    sets: Iterable[str] | None = None,
+    commands: Iterable[type[Command]] | None = None,
 ) -> Any:
     """Make a callback of a function of the state, or of the state and its memory.
 
@@ -142,6 +178,9 @@ def on(
         every: consult it only each so many batches, or epochs.
         order: the place of its commands among those of others.
         name: how it is called; the function's name if nothing is said.
+        raises: the flags it may raise, if it wants to say so.
+        sets: the hyper-parameters it may set, if it wants to say so.
+        commands: the types of command it may give, if it wants to say so.
 
     Raises:
         TypeError: something is not a phase, the memory cannot be saved, or the function does not
@@ -166,7 +205,7 @@ def on(
                 f"callback {called!r} has a memory, but its function has no parameter for it: (state, memory)"
             )
         decide = function if len(parameters) == 2 else _ignoring_memory(function)
-        return Callback(called, phases, decide, memory, needs, every, order)
+        return Callback(called, phases, decide, memory, needs, every, order, EMPTY, raises, sets, commands)
 
     return decorate
 

@@ -21,6 +21,7 @@ from .transition import NOTHING, UNCHANGED, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 Answer = tuple[Callback[Any], Transition]
+Ordered = tuple[tuple[int, int, int, int], Command]
 
 
 @attrs.frozen
@@ -38,7 +39,7 @@ class Decision:
     flags: Flag = Flag.NONE
     hyper: Mapping[str, tuple[Hyper, str]] = EMPTY
     memory: Mapping[str, object] = EMPTY
-    commands: tuple[tuple[tuple[int, int, int, int], Command], ...] = ()
+    commands: tuple[Ordered, ...] = ()
     reasons: Mapping[str, str] = EMPTY
 
 
@@ -49,7 +50,7 @@ def decision_of(callback: Callback[Any], answer: Transition, state: State, posit
         flags=answer.flags,
         hyper={name: (_like(state.hyper[name], value), callback.name) for name, value in answer.hyper.items()},
         memory={} if answer.memory is UNCHANGED else {callback.name: answer.memory},
-        commands=tuple(
+        commands=_sorted(
             ((command.last, callback.order, position, i), command) for i, command in enumerate(answer.commands)
         ),
         reasons={callback.name: f"{callback.name}: {answer.reason}" if answer.reason else callback.name}
@@ -64,7 +65,7 @@ def merge(a: Decision, b: Decision, phase: Phase) -> Decision:
     Raises:
         ConflictError: both want a hyper-parameter, and not the same value.
     """
-    for name in a.hyper.keys() & b.hyper.keys():
+    for name in sorted(a.hyper.keys() & b.hyper.keys()):
         (value, writer), (other, other_writer) = sorted((a.hyper[name], b.hyper[name]), key=lambda w: w[1])
         if value != other:
             raise ConflictError(
@@ -75,7 +76,7 @@ def merge(a: Decision, b: Decision, phase: Phase) -> Decision:
         flags=a.flags | b.flags,
         hyper={**a.hyper, **{k: min(v, a.hyper.get(k, v), key=lambda w: w[1]) for k, v in b.hyper.items()}},
         memory={**a.memory, **b.memory},
-        commands=tuple(sorted(a.commands + b.commands, key=lambda command: command[0])),
+        commands=_sorted(a.commands + b.commands),
         reasons={**a.reasons, **b.reasons},
     )
 
@@ -118,18 +119,19 @@ def _refusal(answer: Transition, state: State) -> str | None:
 def decide(state: State, answers: Iterable[Answer], positions: Mapping[str, int] = EMPTY) -> tuple[State, Decision]:
     """The state after the answers, and the one decision that they make together.
 
-    `positions` are the places of the callbacks in the list, by name.
+    `positions` are the places of the callbacks in the list, by name; without them, those of the answers.
 
     Raises:
         ConflictError: two of them want a hyper-parameter to be different things.
     """
     decision = Decision()
-    for callback, answer in answers:
-        mine = decision_of(callback, answer, state, positions.get(callback.name, 0))
+    # By name, so that among three that disagree the same two are blamed in whatever order they come.
+    for i, (callback, answer) in sorted(enumerate(answers), key=lambda numbered: numbered[1][0].name):
+        mine = decision_of(callback, answer, state, positions.get(callback.name, i))
         decision = merge(decision, mine, state.phase)
     hyper = {name: value for name, (value, _) in decision.hyper.items()}
     reasons = [state.reason] if state.reason else []
-    reasons += sorted(reason for reason in decision.reasons.values() if reason not in state.reason)
+    reasons += sorted(reason for reason in decision.reasons.values() if f"; {reason};" not in f"; {state.reason};")
     after = attrs.evolve(
         state,
         flags=state.flags | decision.flags,
@@ -138,6 +140,10 @@ def decide(state: State, answers: Iterable[Answer], positions: Mapping[str, int]
         reason="; ".join(reasons),
     )
     return after, decision
+
+
+def _sorted(commands: Iterable[Ordered]) -> tuple[Ordered, ...]:
+    return tuple(sorted(commands, key=lambda command: command[0]))
 
 
 def _like(now: Hyper, value: Hyper) -> Hyper:

@@ -48,6 +48,7 @@ class Junction(enum.Enum):
     FETCHED = "fetched"  # a training batch was asked for, and came or did not come
     BATCHES_OVER = "batches_over"  # no further training batch in this epoch
     VALID_FETCHED = "valid_fetched"  # the same for a batch of the validation
+    VALID_ABANDONED = "valid_abandoned"  # where a validation that was abandoned begins anew
     RESUMED = "resumed"  # stands for the place in `State.resume_at`, entered as if never left
 
     __hash__ = object.__hash__

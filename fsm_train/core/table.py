@@ -13,6 +13,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
@@ -142,6 +143,7 @@ def _table() -> tuple[Edge, ...]:
         (P.VALID_BATCH_END, (F.SUSPEND,), (O.ABANDON,), P.SUSPEND),
         (P.VALID_BATCH_END, (F.STOP_VALID,), (O.MEASURE_VALID,), P.VALID_END),
         (P.VALID_BATCH_END, (), (O.FETCH_VALID,), J.VALID_FETCHED),
+        (J.VALID_ABANDONED, (), (O.OPEN_VALID,), P.VALID_BEGIN),
         (P.VALID_END, (F.SUSPEND,), (), P.SUSPEND),
         (P.VALID_END, (batches_over,), (O.MEASURE,), P.EPOCH_END),
         (P.VALID_END, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
@@ -253,16 +255,14 @@ ON_ENTRY: Mapping[Place, Effect] = {
 """What arriving somewhere does to the counters."""
 
 
+@functools.cache  # one function for one place, so that effects can be compared
 def _suspended_after(place: Place) -> Effect:
+    resume_at = Junction.VALID_ABANDONED if place is Phase.VALID_BATCH_END else place
+
     def suspended(at: Counters, _: Outcome) -> None:
-        at.resume_at = place
+        at.resume_at = resume_at
 
     return suspended
-
-
-def _validation_abandoned(at: Counters, _: Outcome) -> None:
-    """It is begun anew, from where it was begun."""
-    at.resume_at = Junction.BATCHES_OVER if at.batches_over else Phase.BATCH_END
 
 
 def effects(edge: Edge) -> Iterator[tuple[Operation | None, Effect | None]]:
@@ -270,7 +270,7 @@ def effects(edge: Edge) -> Iterator[tuple[Operation | None, Effect | None]]:
     for operation in edge.operations:
         yield operation, AFTER.get(operation)
     if edge.target is Phase.SUSPEND:
-        yield None, _validation_abandoned if edge.source is Phase.VALID_BATCH_END else _suspended_after(edge.source)
+        yield None, _suspended_after(edge.source)
     if edge.target in ON_ENTRY:
         yield None, ON_ENTRY[edge.target]
 
@@ -289,7 +289,7 @@ def falling(edge: Edge) -> Flag:
     if edge.target is Phase.VALID_END:
         flags |= VALID_FLAGS
     if edge.operations == (Operation.ABANDON,):
-        flags |= Flag.STOP_VALID  # but not VALIDATE: the validation is still to be done
+        flags |= Flag.STOP_VALID  # or the validation would be over as soon as it begins anew
     return flags
 
 

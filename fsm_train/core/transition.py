@@ -1,4 +1,4 @@
-"""What a callback answers: a `Transition`, and the commands in it.
+"""What a callback answers: a `Transition`. The commands that may be in it are in `commands.py`.
 
 Rule of this file: answers are data. Making one changes nothing and executes nothing; a command is
 carried out by the interpreter, on the workload, after all callbacks of the phase have answered.
@@ -6,7 +6,6 @@ carried out by the interpreter, on the workload, after all callbacks of the phas
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Final
 
@@ -22,10 +21,12 @@ class Command:
 
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
+        changes_hyper: whether carrying it out changes hyper-parameters, which are then read anew.
     """
 
     __slots__ = ()
     last: ClassVar[bool] = False
+    changes_hyper: ClassVar[bool] = False
 
 
 class _Unchanged:
@@ -85,34 +86,3 @@ class Transition:
 
 
 NOTHING = Transition()
-
-
-def _positive(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not value > 0 or math.isinf(value):
-        raise ValueError(f"{attribute.name}={value!r}: it must be a positive number")
-
-
-def _share(instance: object, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"share={value!r}: it must be a number from 0")
-
-
-@attrs.frozen
-class ClipGradNorm(Command):
-    """Scale all gradients so that their common norm is at most `max_norm`."""
-
-    max_norm: float = attrs.field(validator=_positive)
-    norm_type: float = 2.0
-
-
-@attrs.frozen
-class WeighLoss(Command):
-    """Let the loss of this batch count as this share of the gradient.
-
-    The loss that goes into backward is multiplied by it; the loss that is measured stays as it is.
-    Before a step, the gradients are divided by the sum of the shares of the batches that took part,
-    so that shares which do not add up to one, in a leftover window or with a batch skipped, still
-    give the weighted mean.
-    """
-
-    share: float = attrs.field(validator=_share)

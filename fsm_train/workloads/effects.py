@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from ..core.commands import ClipGradNorm, WeighLoss
 from ..core.errors import WorkloadError
-from ..core.transition import ClipGradNorm, Command, WeighLoss
+from ..core.transition import Command
 
 if TYPE_CHECKING:
     from .supervised import Supervised

@@ -1,0 +1,46 @@
+"""Freezing parameters, for fine-tuning."""
+
+from __future__ import annotations
+
+from ..core.callback import Callback, factory, on
+from ..core.commands import Freeze, Unfreeze
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition
+from .stopping import check_count
+
+
+@factory
+def freeze(pattern: str, *, until_epoch: int | None = None, name: str | None = None) -> Callback[None]:
+    """Let the parameters whose names match `pattern` stay as they are, for good or until an epoch begins.
+
+    Put in place at SETUP, taken back at EPOCH_BEGIN. Frozen parameters have no gradient, so that
+    weight decay and momentum do not move them either. Several of these unfreeze gradually: a
+    parameter is frozen while any pattern that matches it is. Statistics of batch norm are no
+    parameters: they go on unless the module is in eval mode.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> freeze("encoder.*", until_epoch=2)(at(Phase.EPOCH_BEGIN, epoch=2)).commands
+    (Unfreeze(pattern='encoder.*'),)
+
+    Args:
+        pattern: of names in model.named_parameters(), with * and ? as in file names.
+        until_epoch: the first epoch, from 0, in which they are trained.
+        name: the callback's name; "freeze " and the pattern if nothing is said.
+    """
+    if not isinstance(pattern, str) or not pattern:
+        raise ValueError(f"pattern={pattern!r}: give a pattern of parameter names, such as 'encoder.*'")
+    if until_epoch is not None:
+        check_count("until_epoch", until_epoch, least=1)
+    phases = (Phase.SETUP,) if until_epoch is None else (Phase.SETUP, Phase.EPOCH_BEGIN)
+
+    @on(*phases, name=f"freeze {pattern}", raises=Flag.NONE, sets=(), commands={Freeze, Unfreeze})
+    def freeze(state: State) -> Transition | None:
+        if state.phase is Phase.EPOCH_BEGIN:
+            return Transition(commands=(Unfreeze(pattern),)) if state.epoch == until_epoch else None
+        if until_epoch is not None and state.epoch >= until_epoch:
+            return None
+        return Transition(commands=(Freeze(pattern),))
+
+    return freeze

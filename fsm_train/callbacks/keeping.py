@@ -1,0 +1,198 @@
+"""Which weights to keep: the best in memory, and checkpoints on disk.
+
+Which file is written and which is dropped is decided here, purely; the workload only does it.
+"""
+
+from __future__ import annotations
+
+import math
+from os import PathLike, fspath
+
+import attrs
+
+from ..core.callback import Callback, factory, on
+from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition
+from .stopping import Mode, check_count, check_monitor, is_better, monitored, short
+
+
+@factory
+def restore_best(
+    monitor: str = "valid_loss", *, mode: Mode = "min", min_delta: float = 0.0, name: str | None = None
+) -> Callback[float | None]:
+    """End the training with the weights that had the best metric.
+
+    They are copied at EPOCH_END when the metric is better than ever, and put back at TRAIN_END; so
+    are averages of the weights, if there are any. A value that is not finite is never the best.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at, drive
+    >>> curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (2.0, 1.0, 1.5)]
+    >>> [len(answer.commands) for answer in drive(restore_best(), curve)]
+    [1, 1, 0]
+
+    Args:
+        monitor: the metric to watch.
+        mode: "min" if smaller is better, else "max".
+        min_delta: how much better a value must be to count, in the metric's own unit.
+        name: the callback's name, if the function's will not do.
+
+    Raises:
+        LookupError: at the first check, if there is no such metric.
+    """
+    check_monitor(monitor, mode)
+    if not min_delta >= 0:
+        raise ValueError(f"min_delta={min_delta!r}: an improvement is a number from 0, also with mode='max'")
+    called = name or "restore_best"
+    never: float | None = None
+
+    @on(
+        *(Phase.EPOCH_END, Phase.TRAIN_END),
+        memory=never,
+        order=-10,  # before an average is made final
+        raises=Flag.NONE,
+        sets=(),
+        commands={KeepWeights, RestoreWeights},
+    )
+    def restore_best(state: State, best: float | None) -> Transition | None:
+        if state.phase is Phase.TRAIN_END:
+            if best is None:
+                return None
+            return Transition(commands=(RestoreWeights(called),), reason=f"{monitor} was {short(best)}")
+        if monitor not in state.metrics and any(monitor in metrics for metrics in state.history):
+            return None
+        value = monitored(state, monitor)
+        if not is_better(value, best, mode, min_delta):
+            return None
+        return Transition(commands=(KeepWeights(called),), memory=value)
+
+    return restore_best
+
+
+@attrs.frozen
+class Kept:
+    """The checkpoints there are: each with its name and score, in the order in which they were written."""
+
+    files: tuple[tuple[str, float], ...] = ()
+    steps: int = 0  # so many times every_steps were over at the last save
+    seconds: float = 0.0  # of training, at the last save
+
+
+@factory
+def checkpoint(
+    folder: str | PathLike[str],
+    *,
+    every_epochs: int | None = 1,
+    every_steps: int | None = None,
+    every_seconds: float | None = None,
+    monitor: str | None = None,
+    mode: Mode = "min",
+    keep: int = 3,
+    name: str | None = None,
+) -> Callback[Kept]:
+    """Write checkpoints into a folder, and keep the best or the last of them.
+
+    At EPOCH_END every so many epochs, at BATCH_END every so many steps or seconds, and always at
+    SUSPEND. Without a monitor the last `keep` stay. With one the best `keep` do: a further one is
+    written while there are fewer, and then when it is strictly better than the worst, which is
+    dropped. A metric that is not finite counts as the worst. What is written at SUSPEND, or between
+    epochs, is there to go on from, and is dropped for the next of its kind.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at, drive
+    >>> curve = [at(Phase.EPOCH_END, epoch=i + 1, valid_loss=loss) for i, loss in enumerate((2.0, 1.0, 3.0))]
+    >>> for answer in drive(checkpoint("runs", monitor="valid_loss", keep=1), curve):
+    ...     print([(command.name, command.drop) for command in answer.commands])
+    [('epoch-00001', ())]
+    [('epoch-00002', ('epoch-00001',))]
+    []
+
+    Args:
+        folder: where they are written; made if it is not there.
+        every_epochs: write after each so many epochs; None for not at all.
+        every_steps: write also after each so many optimizer steps.
+        every_seconds: write also when so many seconds of training have gone by since the last.
+        monitor: the metric that says which are the best.
+        mode: "min" if smaller is better, else "max".
+        keep: how many stay.
+        name: the callback's name, if the function's will not do.
+
+    Raises:
+        LookupError: at the first check, if there is no such metric.
+    """
+    for setting, value in (("every_epochs", every_epochs), ("every_steps", every_steps), ("keep", keep)):
+        if value is not None:
+            check_count(setting, value, least=1)
+    if every_seconds is not None and not every_seconds > 0:
+        raise ValueError(f"every_seconds={every_seconds!r}: it is a positive number")
+    if every_epochs is None and every_steps is None and every_seconds is None:
+        raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
+    check_monitor(monitor or "none", mode)
+    folder = fspath(folder)
+    phases = [Phase.EPOCH_END, Phase.SUSPEND]
+    if every_steps is not None or every_seconds is not None:
+        phases.append(Phase.BATCH_END)
+
+    @on(
+        *phases,
+        memory=Kept(),
+        needs=() if every_seconds is None else {"elapsed"},
+        raises=Flag.NONE,
+        sets=(),
+        commands={SaveCheckpoint},
+    )
+    def checkpoint(state: State, kept: Kept) -> Transition | None:
+        if state.phase is Phase.EPOCH_END:
+            if every_epochs is None or state.epoch % every_epochs:
+                return None
+            return _save(f"epoch-{state.epoch:05d}", _score(state, monitor, mode), kept)
+        if state.phase is Phase.SUSPEND:
+            return _save(f"step-{state.step:08d}-suspended", -math.inf, kept)
+        steps = 0 if every_steps is None else state.step // every_steps
+        seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
+        if steps <= kept.steps and (every_seconds is None or seconds - kept.seconds < every_seconds):
+            return None
+        return _save(f"step-{state.step:08d}", -math.inf, attrs.evolve(kept, steps=steps, seconds=seconds))
+
+    def _save(called: str, score: float, kept: Kept) -> Transition | None:
+        in_between = score == -math.inf and not called.startswith("epoch")
+        files = tuple(file for file in kept.files if file[0] != called)
+        drop = _to_drop(called, score, files, keep, ranked=monitor is not None, in_between=in_between)
+        if drop is None:
+            return None
+        left = tuple(file for file in files if file[0] not in drop)
+        return Transition(
+            commands=(SaveCheckpoint(folder, called, drop),),
+            memory=attrs.evolve(kept, files=(*left, (called, score))),
+        )
+
+    return checkpoint
+
+
+def _score(state: State, monitor: str | None, mode: Mode) -> float:
+    """How good this epoch is: larger is better, and -inf the worst."""
+    if monitor is None:
+        return 0.0
+    if monitor not in state.metrics and any(monitor in metrics for metrics in state.history):
+        return -math.inf
+    value = monitored(state, monitor)
+    return (-value if mode == "min" else value) if math.isfinite(value) else -math.inf
+
+
+def _to_drop(
+    called: str, score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool, in_between: bool
+) -> tuple[str, ...] | None:
+    """The names to drop once `called` is there; None if it is not worth writing."""
+    between = tuple(name for name, _ in files if name.startswith("step"))
+    if in_between:
+        return between
+    epochs = [file for file in files if not file[0].startswith("step")]
+    if len(epochs) < keep:
+        return between
+    # Of several that are equally bad the oldest goes.
+    worst = min(epochs, key=lambda file: file[1]) if ranked else epochs[0]
+    if ranked and not score > worst[1]:
+        return None
+    return (*between, worst[0])

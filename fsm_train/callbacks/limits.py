@@ -1,0 +1,230 @@
+"""How long, how much, how often: ends that are known beforehand."""
+
+from __future__ import annotations
+
+from ..core.callback import Callback, factory, on
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition
+from .stopping import Mode, check_count, check_monitor, monitored, short
+
+_SMALLER = ("loss", "error", "perplexity", "mae", "mse", "rmse")
+_LARGER = ("accuracy", "acc", "f1", "auc", "auroc", "precision", "recall", "score", "iou", "r2")
+
+
+@factory
+def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str | None = None) -> Callback[None]:
+    """Stop the training when a metric has reached its target.
+
+    At EPOCH_END; an epoch without the metric is no check.
+
+    >>> from fsm_train.testing import simulate
+    >>> simulate([stop_at("valid_accuracy", 0.98)], valid_accuracy=[0.9, 0.985, 0.99]).reason
+    'stop_at: valid_accuracy is 0.985, the target was 0.98'
+
+    Args:
+        monitor: the metric to watch.
+        target: the value to reach.
+        mode: "min" if smaller is better, "max" if larger is. Known for the usual names (…loss,
+            …error, …accuracy, …f1, …); needed for others.
+        name: the callback's name, if the function's will not do.
+    """
+    if mode is None:
+        mode = "min" if monitor.endswith(_SMALLER) else "max" if monitor.endswith(_LARGER) else None
+    if mode is None:
+        raise ValueError(f"is smaller or larger better for {monitor!r}? pass mode='min' or mode='max'")
+    check_monitor(monitor, mode)
+    if not isinstance(target, (int, float)) or target != target:
+        raise ValueError(f"target={target!r}: a target is a number")
+
+    @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING, sets=(), commands=())
+    def stop_at(state: State) -> Transition | None:
+        if monitor not in state.metrics and any(monitor in metrics for metrics in state.history):
+            return None
+        value = monitored(state, monitor)
+        if not (value <= target if mode == "min" else value >= target):
+            return None
+        return Transition(
+            flags=Flag.STOP_TRAINING, reason=f"{monitor} is {short(value)}, the target was {short(target)}"
+        )
+
+    return stop_at
+
+
+@factory
+def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str | None = None) -> Callback[None]:
+    """Stop the training at the end of the batch in which it has had so many steps, or seconds.
+
+    At BATCH_END. Seconds are those of training, added up over resumptions.
+
+    >>> from fsm_train.testing import simulate
+    >>> simulate([stop_after(steps=3)], epochs=9).reason
+    'stop_after: 3 steps were taken'
+
+    Args:
+        steps: optimizer steps.
+        seconds: of training.
+        name: the callback's name, if the function's will not do.
+    """
+    return _after("stop_after", Flag.STOP_TRAINING, steps, seconds)
+
+
+@factory
+def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]:
+    """Suspend the training when this call of `run` has had so many seconds: for time slices of a scheduler.
+
+    At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END.
+
+    >>> from fsm_train.testing import simulate
+    >>> final = simulate([suspend_after(seconds=60)], batches=9, elapsed=lambda state: 25.0 * state.iteration)
+    >>> final.iteration, final.reason
+    (3, 'suspend_after: 75.0 seconds are over')
+
+    Args:
+        seconds: since the call of `run` began.
+        name: the callback's name, if the function's will not do.
+    """
+    _check_seconds(seconds)
+
+    @on(
+        *(Phase.SETUP, Phase.BATCH_END, Phase.VALID_BATCH_END),
+        memory=0.0,
+        needs={"elapsed"},
+        raises=Flag.SUSPEND,
+        sets=(),
+        commands=(),
+    )
+    def suspend_after(state: State, since: float) -> Transition | None:
+        elapsed = state.facts["elapsed"]
+        if state.phase is Phase.SETUP:
+            return Transition(memory=elapsed)
+        if elapsed - since < seconds:
+            return None
+        return Transition(flags=Flag.SUSPEND, reason=f"{short(elapsed - since)} seconds are over")
+
+    return suspend_after
+
+
+def _after(name: str, flag: Flag, steps: int | None, seconds: float | None) -> Callback[None]:
+    if steps is None and seconds is None:
+        raise ValueError(f"{name} what? give steps=, seconds=, or both")
+    if steps is not None:
+        check_count("steps", steps, least=1)
+    if seconds is not None:
+        _check_seconds(seconds)
+
+    @on(
+        Phase.BATCH_END,
+        needs=() if seconds is None else {"elapsed"},
+        name=name,
+        raises=flag,
+        sets=(),
+        commands=(),
+    )
+    def after(state: State) -> Transition | None:
+        if steps is not None and state.step >= steps:
+            return Transition(flags=flag, reason=f"{state.step} steps were taken")
+        if seconds is not None and state.facts["elapsed"] >= seconds:
+            return Transition(flags=flag, reason=f"{short(state.facts['elapsed'])} seconds are over")
+        return None
+
+    return after
+
+
+def _check_seconds(seconds: float) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+        raise ValueError(f"seconds={seconds!r}: it is a positive number")
+
+
+@factory
+def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
+    """Validate in the middle of an epoch, each time so many more steps were taken.
+
+    At BATCH_END.
+
+    >>> from fsm_train.testing import simulate
+    >>> final = simulate([validate_every(steps=4)], batches=8, epochs=1, valid_loss=[3.0, 2.0])
+    >>> final.metrics["valid_loss"]  # after steps 4 and 8; the end of the epoch needs no third time
+    2.0
+
+    Args:
+        steps: optimizer steps from one validation to the next.
+        name: the callback's name, if the function's will not do.
+    """
+    check_count("steps", steps, least=1)
+
+    @on(Phase.BATCH_END, memory=0, raises=Flag.VALIDATE, sets=(), commands=())
+    def validate_every(state: State, times: int) -> Transition | None:
+        if state.step // steps <= times:
+            return None
+        return Transition(flags=Flag.VALIDATE, memory=state.step // steps)
+
+    return validate_every
+
+
+@factory
+def limit(*, batches: int | None = None, valid_batches: int | None = None, name: str | None = None) -> Callback[None]:
+    """Take only the first so many batches of each epoch, and of each validation.
+
+    At BATCH_END and VALID_BATCH_END. For a dry run of everything: `limit(batches=2, valid_batches=2)`
+    and epochs=1.
+
+    >>> from fsm_train.testing import simulate
+    >>> simulate([limit(batches=2)], batches=100, epochs=3).iteration
+    6
+
+    Args:
+        batches: training batches per epoch.
+        valid_batches: batches per validation.
+        name: the callback's name, if the function's will not do.
+    """
+    limits = {
+        phase: (most, flag)
+        for phase, most, flag in (
+            (Phase.BATCH_END, batches, Flag.STOP_EPOCH),
+            (Phase.VALID_BATCH_END, valid_batches, Flag.STOP_VALID),
+        )
+        if most is not None
+    }
+    if not limits:
+        raise ValueError("limit what? give batches=, valid_batches=, or both")
+    for most, _ in limits.values():
+        check_count("batches", most, least=1)
+
+    @on(*limits, raises=Flag.STOP_EPOCH | Flag.STOP_VALID, sets=(), commands=())
+    def limit(state: State) -> Transition | None:
+        most, flag = limits[state.phase]
+        done = state.batch if state.phase is Phase.BATCH_END else state.valid_batch
+        return Transition(flags=flag) if done >= most else None
+
+    return limit
+
+
+@factory
+def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[None]:
+    """Ask for facts, so that the log holds them; decide nothing.
+
+    Each fact is asked for where it is known first: the loss at LOSS_END, grad_norm at STEP_BEGIN,
+    stepped at STEP_END, all others at BATCH_END.
+
+    >>> record("loss", "grad_norm", every=50).at
+    (<Phase.LOSS_END: 'loss_end'>, <Phase.STEP_BEGIN: 'step_begin'>)
+
+    Args:
+        *facts: the names of facts.
+        every: ask only each so many batches.
+        name: the callback's name, if the function's will not do.
+    """
+    if not facts:
+        raise ValueError("record what? for example record('loss')")
+    check_count("every", every, least=1)
+    phases = sorted({_FIRST_KNOWN.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
+
+    @on(*phases, needs=facts, every=every, raises=Flag.NONE, sets=(), commands=())
+    def record(state: State) -> None:
+        return None
+
+    return record
+
+
+_FIRST_KNOWN = {"loss": Phase.LOSS_END, "grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}

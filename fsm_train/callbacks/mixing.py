@@ -1,0 +1,74 @@
+"""Mixing samples: a network that sees only things in between has less to learn by heart.
+
+What is drawn is drawn here, from `state.random`, and stands in the command: a replay draws the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from ..core.callback import Callback, factory, on
+from ..core.commands import CutMix, MixUp
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Command, Transition
+
+
+@factory
+def mixup(alpha: float = 0.4, *, name: str | None = None) -> Callback[None]:
+    """Train on convex combinations of pairs of samples, and of the losses for their targets.
+
+    At BATCH_BEGIN. The weight is drawn from Beta(alpha, alpha), once per batch, and is at least one
+    half, so that a sample is mostly itself; metrics are measured against its own target. Zhang et al.,
+    "mixup: Beyond Empirical Risk Minimization" (2018).
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> (command,) = mixup()(at(Phase.BATCH_BEGIN)).commands
+    >>> 0.5 <= command.weight <= 1
+    True
+
+    Args:
+        alpha: the smaller, the less is mixed.
+        name: the callback's name, if the function's will not do.
+    """
+    return _mixing("mixup", alpha, lambda weight, draw: MixUp(weight, seed=draw.getrandbits(32)))
+
+
+@factory
+def cutmix(alpha: float = 1.0, *, name: str | None = None) -> Callback[None]:
+    """Replace a random box of each image by that of another, and weigh the losses for both targets by area.
+
+    At BATCH_BEGIN. The part that stays is drawn from Beta(alpha, alpha), once per batch, and is at least
+    one half. For inputs of shape (batch, …, height, width). Yun et al., "CutMix: Regularization Strategy
+    to Train Strong Classifiers with Localizable Features" (2019).
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> (command,) = cutmix()(at(Phase.BATCH_BEGIN)).commands
+    >>> 0 <= command.x < 1
+    True
+
+    Args:
+        alpha: the smaller, the smaller the boxes.
+        name: the callback's name, if the function's will not do.
+    """
+
+    def command(weight: float, draw: Random) -> CutMix:
+        return CutMix(weight, x=draw.random(), y=draw.random(), seed=draw.getrandbits(32))
+
+    return _mixing("cutmix", alpha, command)
+
+
+def _mixing(name: str, alpha: float, command: Callable[[float, Random], Command]) -> Callback[None]:
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < float("inf"):
+        raise ValueError(f"alpha={alpha!r}: it is a positive number")
+
+    @on(Phase.BATCH_BEGIN, name=name, raises=Flag.NONE, sets=(), commands={MixUp, CutMix})
+    def mixing(state: State) -> Transition:
+        draw = state.random(name)
+        weight = draw.betavariate(alpha, alpha)
+        return Transition(commands=(command(max(weight, 1 - weight), draw),))
+
+    return mixing

@@ -1,0 +1,93 @@
+"""Lower the learning rate when a metric no longer improves."""
+
+from __future__ import annotations
+
+import attrs
+
+from ..core.callback import Callback, factory, on
+from ..core.phase import Flag, Phase
+from ..core.state import Hyper, State
+from ..core.transition import Transition
+from .stopping import Mode, check_count, check_monitor, is_better, monitored
+
+
+@attrs.frozen
+class Plateau:
+    """The best value so far, the checks since then, and those to come that do not count."""
+
+    best: float | None = None
+    bad: int = 0
+    cooldown: int = 0
+
+
+@factory
+def reduce_on_plateau(
+    monitor: str = "valid_loss",
+    *,
+    factor: float = 0.1,
+    patience: int = 10,
+    min_delta: float = 0.0,
+    mode: Mode = "min",
+    cooldown: int = 0,
+    min_lr: float = 0.0,
+    name: str | None = None,
+) -> Callback[Plateau]:
+    """Multiply the learning rate by `factor` when more than `patience` checks in a row brought no new best.
+
+    At EPOCH_END; an epoch without the metric is no check. As torch's ReduceLROnPlateau with
+    threshold_mode="abs", which reduces one check later than Keras and fastai do. (Its relative
+    threshold never reduces on a constant negative metric.) A value that is not finite is a bad one.
+
+    >>> from fsm_train.testing import simulate
+    >>> final = simulate([reduce_on_plateau(patience=2)], valid_loss=[1.0] * 4, hyper={"lr": 1.0})
+    >>> final.hyper["lr"]
+    0.1
+
+    Args:
+        monitor: the metric to watch.
+        factor: what the rate of each parameter group is multiplied by.
+        patience: so many checks in a row without an improvement are put up with.
+        min_delta: how much better a value must be to count, in the metric's own unit.
+        mode: "min" if smaller is better, else "max".
+        cooldown: so many checks after a reduction count for nothing.
+        min_lr: no group's rate is brought below this.
+        name: the callback's name, if the function's will not do.
+
+    Raises:
+        LookupError: at the first check, if there is no such metric.
+    """
+    check_monitor(monitor, mode)
+    check_count("patience", patience)
+    check_count("cooldown", cooldown)
+    if not 0 < factor < 1:
+        raise ValueError(f"factor={factor!r}: a rate is reduced by a factor between 0 and 1")
+    if not min_delta >= 0:
+        raise ValueError(f"min_delta={min_delta!r}: an improvement is a number from 0, also with mode='max'")
+    if not min_lr >= 0:
+        raise ValueError(f"min_lr={min_lr!r}: a rate is a number from 0")
+
+    @on(Phase.EPOCH_END, memory=Plateau(), raises=Flag.NONE, sets={"lr"}, commands=())
+    def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
+        if monitor not in state.metrics and seen != Plateau():
+            return None
+        value = monitored(state, monitor)
+        better = is_better(value, seen.best, mode, min_delta)
+        best = value if better else seen.best
+        bad = 0 if better or seen.cooldown else seen.bad + 1
+        if bad <= patience:
+            return Transition(memory=Plateau(best, bad, max(seen.cooldown - 1, 0)))
+        rate = scaled(state.hyper["lr"], factor, min_lr)
+        return Transition(
+            memory=Plateau(best, 0, cooldown),
+            hyper={"lr": rate},
+            reason=f"{monitor} has not improved on {best} for {bad} epochs",
+        )
+
+    return reduce_on_plateau
+
+
+def scaled(value: Hyper, factor: float, least: float = 0.0) -> Hyper:
+    """The value of each group multiplied by the factor, but not brought below `least`."""
+    if isinstance(value, tuple):
+        return tuple(min(own, max(own * factor, least)) for own in value)
+    return min(value, max(value * factor, least))

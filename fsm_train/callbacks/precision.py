@@ -1,0 +1,78 @@
+"""How the model computes: in half precision, and through a parallel wrapper.
+
+Both are put in place at SETUP, in every call of `run`, and undone at TEARDOWN, also after a failure.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..core.callback import Callback, factory, on
+from ..core.commands import UseMixedPrecision, UseParallel
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition
+
+
+@factory
+def mixed_precision(
+    dtype: Literal["bfloat16", "float16"] = "bfloat16",
+    *,
+    initial_scale: float = 2.0**16,
+    growth_interval: int = 2000,
+    name: str | None = None,
+) -> Callback[None]:
+    """Compute forward and loss in half precision; for float16 with a gradient scaler. On CPU too.
+
+    At SETUP. A step that the scaler holds back is the fact `stepped`, and does not count in
+    `state.step`, so that schedules by step wait with it. Gradients are unscaled before STEP_BEGIN:
+    clipping sees their true size. Micikevicius et al., "Mixed Precision Training" (2018).
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> mixed_precision("float16")(at(Phase.SETUP)).commands
+    (UseMixedPrecision(dtype='float16', initial_scale=65536.0, growth_interval=2000),)
+
+    Args:
+        dtype: "bfloat16" has the range of float32 and needs no scaler; "float16" is more exact.
+        initial_scale: what the scaler multiplies the loss by at first.
+        growth_interval: after so many steps in a row that were not held back the scale is doubled.
+        name: the callback's name, if the function's will not do.
+    """
+    if dtype not in ("bfloat16", "float16"):
+        raise ValueError(f"dtype={dtype!r}: 'bfloat16' or 'float16'")
+    use = Transition(commands=(UseMixedPrecision(dtype, initial_scale, growth_interval),))
+
+    @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseMixedPrecision})
+    def mixed_precision(state: State) -> Transition:
+        return use
+
+    return mixed_precision
+
+
+@factory
+def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str | None = None) -> Callback[None]:
+    """Train on several devices: call the model through torch's DataParallel or DistributedDataParallel.
+
+    At SETUP, before all others. The model itself stays what it is: only calls go through the
+    wrapper. "ddp" needs a process group (`torch.distributed.init_process_group`), one process per
+    device, and a loader with a DistributedSampler, whose epoch is set for it.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> parallel("ddp")(at(Phase.SETUP)).commands
+    (UseParallel(kind='ddp'),)
+
+    Args:
+        kind: "data_parallel" for one process, "ddp" for one process per device.
+        name: the callback's name, if the function's will not do.
+    """
+    if kind not in ("data_parallel", "ddp"):
+        raise ValueError(f"kind={kind!r}: 'data_parallel' or 'ddp'")
+    use = Transition(commands=(UseParallel(kind),))
+
+    @on(Phase.SETUP, order=-100, raises=Flag.NONE, sets=(), commands={UseParallel})
+    def parallel(state: State) -> Transition:
+        return use
+
+    return parallel

@@ -1,0 +1,65 @@
+"""For a scheduler of torch that has no pure form here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from ..core.callback import Callback, factory, on
+from ..core.commands import StepScheduler, UseScheduler
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition
+from .stopping import monitored
+
+
+@factory
+def torch_scheduler(
+    make: Callable[[Any], Any],
+    *,
+    by: Literal["step", "epoch"] = "step",
+    monitor: str | None = None,
+    name: str | None = None,
+) -> Callback[None]:
+    """Let one of torch's own schedulers set the hyper-parameters.
+
+    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END). What it sets
+    is read from the optimizer afterwards, since nothing pure could know it; prefer `schedule` where
+    there is a form of it in `fsm_train.schedules`.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> plateau = torch_scheduler(lambda optimizer: ..., by="epoch", monitor="valid_loss")
+    >>> plateau(at(Phase.EPOCH_END, valid_loss=2.0)).commands
+    (StepScheduler(name='torch_scheduler', metric=2.0),)
+
+    Args:
+        make: of the optimizer, the scheduler: lambda optimizer: MultiplicativeLR(optimizer, …).
+        by: "step" or "epoch".
+        monitor: the metric that its `step` is given, as ReduceLROnPlateau wants it; only by epoch.
+        name: the callback's name, if the function's will not do.
+    """
+    if not callable(make):
+        raise TypeError(f"make={make!r}: give a function that makes a scheduler of the optimizer")
+    if by not in ("step", "epoch"):
+        raise ValueError(f"by={by!r}: 'step' or 'epoch'")
+    if monitor is not None and by != "epoch":
+        raise ValueError(f"monitor={monitor!r}: metrics are there at the end of an epoch, so pass by='epoch'")
+    called = name or "torch_scheduler"
+    phase = Phase.STEP_END if by == "step" else Phase.EPOCH_END
+
+    @on(
+        *(Phase.SETUP, phase),
+        needs={"stepped"} if by == "step" else (),
+        raises=Flag.NONE,
+        sets=(),
+        commands={UseScheduler, StepScheduler},
+    )
+    def torch_scheduler(state: State) -> Transition | None:
+        if state.phase is Phase.SETUP:
+            return Transition(commands=(UseScheduler(called, make),))
+        if by == "step" and not state.facts["stepped"]:
+            return None
+        return Transition(commands=(StepScheduler(called, monitored(state, monitor) if monitor else None),))
+
+    return torch_scheduler

@@ -1,0 +1,220 @@
+"""The commands of the library: effects as data, which can be compared, logged and replayed.
+
+Rule of this file: records with checks. How each is carried out on a real model stands in
+`workloads/`; where one draws random numbers there, the command brings the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import attrs
+
+from .transition import Command
+
+
+def _positive(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f"{attribute.name}={value!r}: it must be a positive number")
+
+
+def _not_negative(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{attribute.name}={value!r}: it must be a number from 0")
+
+
+def _part(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{attribute.name}={value!r}: it must be a number from 0 to 1")
+
+
+# ------------------------------------------------------------------------------- the gradient
+
+
+@attrs.frozen
+class ClipGradNorm(Command):
+    """Scale all gradients so that their common norm is at most `max_norm`."""
+
+    max_norm: float = attrs.field(validator=_positive)
+    norm_type: float = 2.0
+
+
+@attrs.frozen
+class ClipGradValue(Command):
+    """Bring each element of the gradients to between -value and value."""
+
+    value: float = attrs.field(validator=_positive)
+
+
+@attrs.frozen
+class AddGradNoise(Command):
+    """Add normally distributed noise with this standard deviation to the gradients."""
+
+    std: float = attrs.field(validator=_not_negative)
+    seed: int
+
+
+@attrs.frozen
+class WeighLoss(Command):
+    """Let the loss of this batch count as this share of the gradient.
+
+    The loss that goes into backward is multiplied by it; the loss that is measured stays as it is.
+    Before a step, the gradients are divided by the sum of the shares of the batches that took part,
+    so that shares which do not add up to one, in a leftover window or with a batch skipped, still
+    give the weighted mean.
+    """
+
+    share: float = attrs.field(validator=_not_negative)
+
+
+@attrs.frozen
+class AddPenalty(Command):
+    """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward."""
+
+    l1: float = attrs.field(default=0.0, validator=_not_negative)
+    l2: float = attrs.field(default=0.0, validator=_not_negative)
+
+
+# ----------------------------------------------------------------------------------- the batch
+
+
+@attrs.frozen
+class MixUp(Command):
+    """Mix each sample of the batch with another: `weight` of itself, and the rest of its partner.
+
+    The loss is that mean of the losses for both targets. The partners are a permutation drawn from `seed`.
+    """
+
+    weight: float = attrs.field(validator=_part)
+    seed: int
+
+
+@attrs.frozen
+class CutMix(Command):
+    """Replace a box of each image by that of its partner, and weigh the losses by what is left of each.
+
+    `weight` is the part of the image that stays; the middle of the box is at (`x`, `y`), as parts
+    of width and height. The partners are a permutation drawn from `seed`.
+    """
+
+    weight: float = attrs.field(validator=_part)
+    x: float = attrs.field(validator=_part)
+    y: float = attrs.field(validator=_part)
+    seed: int
+
+
+# ------------------------------------------------------------------------- how the model computes
+
+
+@attrs.frozen
+class UseMixedPrecision(Command):
+    """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN."""
+
+    dtype: Literal["bfloat16", "float16"]
+    initial_scale: float = attrs.field(default=2.0**16, validator=_positive)
+    growth_interval: int = 2000
+
+
+@attrs.frozen
+class UseParallel(Command):
+    """Call the model through a parallel wrapper, until TEARDOWN."""
+
+    kind: Literal["data_parallel", "ddp"]
+
+
+@attrs.frozen
+class Freeze(Command):
+    """Let the parameters whose names match this pattern stay as they are: no gradient, no decay."""
+
+    pattern: str
+
+
+@attrs.frozen
+class Unfreeze(Command):
+    """Take back what `Freeze` of this pattern did."""
+
+    pattern: str
+
+
+# ------------------------------------------------------------------------------ sets of weights
+
+
+@attrs.frozen
+class KeepAverage(Command):
+    """Have an average of the weights under this name: exponential with a decay, else the plain mean."""
+
+    name: str
+    decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(_part))
+
+
+@attrs.frozen
+class UpdateAverage(Command):
+    """Take the present weights into the average of this name; the first time, the average is a copy of them."""
+
+    name: str
+
+
+@attrs.frozen
+class UseAverage(Command):
+    """Exchange the weights for the average of this name, or, with on=False, back. Doing it twice does it once."""
+
+    name: str
+    on: bool
+
+
+@attrs.frozen
+class FinishAverage(Command):
+    """Let the model have the average of this name for good; with `batch_norm`, with statistics that fit it."""
+
+    name: str
+    batch_norm: bool = False
+
+
+@attrs.frozen
+class KeepWeights(Command):
+    """Keep a copy of the weights and averages, in memory, under this name."""
+
+    name: str
+
+
+@attrs.frozen
+class RestoreWeights(Command):
+    """Go back to the weights and averages that were kept under this name."""
+
+    name: str
+
+
+@attrs.frozen
+class SaveCheckpoint(Command):
+    """Write a checkpoint of this name into the folder; when it is safely there, remove those in `drop`.
+
+    It is carried out after all other commands of its phase, so that what it saves is what they left.
+    """
+
+    folder: str
+    name: str
+    drop: tuple[str, ...] = ()
+    last: ClassVar[bool] = True
+
+
+# ------------------------------------------------------------------------- torch's own schedulers
+
+
+@attrs.frozen
+class UseScheduler(Command):
+    """Have a scheduler of torch under this name: the one there is, or the one that `make` makes of the optimizer."""
+
+    name: str
+    make: Callable[[Any], Any]
+    changes_hyper: ClassVar[bool] = True
+
+
+@attrs.frozen
+class StepScheduler(Command):
+    """Call `step` of the scheduler of this name, with the metric if it takes one."""
+
+    name: str
+    metric: float | None = None
+    changes_hyper: ClassVar[bool] = True
