@@ -1,7 +1,7 @@
 """Training PyTorch models as an explicit finite state machine.
 
-Importing this package does not import torch: `Supervised`, the one public name that needs it, is
-loaded when it is first used.
+Importing this package does not import torch: the public names that need it, and others that are
+not always needed, are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .core.callback import Callback, on
 from .core.commands import ClipGradNorm, WeighLoss
+from .core.description import describe
 from .core.errors import CallbackError, ConflictError, FactError, FsmTrainError, WorkloadError
 from .core.phase import Flag, Operation, Phase
 from .core.state import Plan, State, extend
@@ -20,11 +21,15 @@ from .interpreter import evaluate, iterate, run, start
 from .workloads.scripted import Scripted
 
 if TYPE_CHECKING:
+    from .ablation import Ablation, ablate
+    from .lr_finder import LrFound, find_lr
+    from .workloads.effects import carries_out
     from .workloads.supervised import Supervised
 
 __all__ = [
     "TABLE",
     "UNCHANGED",
+    "Ablation",
     "Callback",
     "CallbackError",
     "ClipGradNorm",
@@ -35,6 +40,7 @@ __all__ = [
     "Facts",
     "Flag",
     "FsmTrainError",
+    "LrFound",
     "Operation",
     "Phase",
     "Plan",
@@ -44,8 +50,12 @@ __all__ = [
     "Transition",
     "WeighLoss",
     "WorkloadError",
+    "ablate",
+    "carries_out",
+    "describe",
     "evaluate",
     "extend",
+    "find_lr",
     "iterate",
     "on",
     "run",
@@ -53,12 +63,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "Supervised":
-        from .workloads.supervised import Supervised
+_LAZY = {
+    "Ablation": ".ablation",
+    "LrFound": ".lr_finder",
+    "Supervised": ".workloads.supervised",
+    "ablate": ".ablation",
+    "carries_out": ".workloads.effects",
+    "find_lr": ".lr_finder",
+}
 
-        return Supervised
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name], __name__), name)
 
 
 def __dir__() -> list[str]:

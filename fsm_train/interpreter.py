@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import attrs
 
-from .core.callback import Callback, check_names, is_due
+from .core.callback import Callback, is_due
+from .core.description import check_callbacks, check_commands
 from .core.errors import CallbackError
 from .core.facts import check_needs, measurable
 from .core.fuse import Way, ways
@@ -113,7 +114,7 @@ def iterate(
         at: further phases to yield the state at.
     """
     work = _workload_of(state)
-    watch = _Watch(check_names(callbacks), tuple(sinks), tuple(at), work)
+    watch = _Watch(check_callbacks(callbacks), tuple(sinks), tuple(at), work)
     course = _Course(_with_memories(ready(state), watch.callbacks), work, watch)
     try:
         watch.tell_all("open", course.state, watch.callbacks)
@@ -221,6 +222,8 @@ class _Course:
                 self.work.set_hyper({name: self.state.hyper[name] for name in decision.hyper})
             for _, command in decision.commands:
                 self.work.carry_out(command, self.state)
+                if command.changes_hyper:
+                    self.state = attrs.evolve(self.state, hyper=self.work.hyper())
         for sink in sinks:
             sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
         return bool(callbacks) or watched.yields
@@ -238,11 +241,17 @@ class _Course:
             error.add_note(_where(self.now(), self.doing))
         torn_down, finished = self.place is Phase.TEARDOWN, self.doing is Operation.FINISH
         self.state = failed(self.now(), error)
-        self.place, self.flags, self.counters = Phase.TEARDOWN, 0, counters_of(self.state)
-        self.ahead, self.watched = self.onward[self.place], self.watch.at.get(self.place)
-        for leave in (*(self.look,) * (not torn_down), *(self.cross,) * (not finished), self.look):
+        self.flags, self.counters = 0, counters_of(self.state)
+        leaving = (
+            (Phase.TEARDOWN, self.look, torn_down),
+            (Phase.TEARDOWN, self.cross, finished),
+            (Phase.FAILED, self.look, False),
+        )
+        for self.place, leave, done in leaving:
+            self.ahead, self.watched = self.onward[self.place], self.watch.at.get(self.place)
             try:
-                leave()
+                if not done:
+                    leave()
             except Exception as another:
                 error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
 
@@ -284,6 +293,7 @@ class _Watch:
     ) -> None:
         for callback in callbacks:
             check_needs(f"callback {callback.name!r}", callback.needs, callback.at, work.sensors)
+            check_commands(callback, work.carries)
         for sink in sinks:
             check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
         self.callbacks = callbacks

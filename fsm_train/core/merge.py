@@ -16,7 +16,7 @@ from .callback import Callback, ask, blame
 from .errors import ConflictError
 from .phase import STOP_FLAGS, Flag, Phase
 from .state import Hyper, State
-from .table import READABLE, too_late
+from .table import READABLE, term_name, too_late
 from .transition import NOTHING, UNCHANGED, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
@@ -91,9 +91,23 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
     answers = [(callback, ask(callback, state)) for callback in callbacks]
     answers = [(callback, answer) for callback, answer in answers if answer is not NOTHING]
     for callback, answer in answers:
-        if why := _refusal(answer, state):
+        if why := _beyond_declared(callback, answer) or _refusal(answer, state):
             raise blame(callback, state, why)
     return answers
+
+
+def _beyond_declared(callback: Callback[Any], answer: Transition) -> str | None:
+    """What in this answer the callback did not declare, if it declared anything."""
+    if callback.raises is not None and (flags := answer.flags & ~callback.raises):
+        return f"it raised {term_name(flags)}, which is not in its raises={term_name(callback.raises) or 'Flag.NONE'}"
+    if callback.sets is not None and (keys := sorted(answer.hyper.keys() - callback.sets)):
+        return f"it set {', '.join(keys)}, which is not in its sets={sorted(callback.sets)}"
+    if callback.commands is not None:
+        for command in answer.commands:
+            if type(command) not in callback.commands:
+                names = sorted(kind.__name__ for kind in callback.commands)
+                return f"it gave the command {command!r}, which is not among its commands={names}"
+    return None
 
 
 def _refusal(answer: Transition, state: State) -> str | None:

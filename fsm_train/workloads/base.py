@@ -7,7 +7,7 @@ table, and what a callback wants is carried out as it was said.
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..core.phase import Operation
 from ..core.state import Hyper, State
@@ -67,6 +67,18 @@ class Workload(Protocol):
 
     def carry_out(self, command: Command, state: State) -> None:
         """Do what the command says."""
+        ...
+
+    def carries(self, kind: type[Command]) -> bool:
+        """Whether commands of this type can be carried out."""
+        return True
+
+    def snapshot(self) -> object:
+        """All that a training changes, to be given to `put_back`."""
+        ...
+
+    def put_back(self, snapshot: Any) -> None:
+        """Be again as when the snapshot was taken; it can be put back more than once."""
         ...
 
     def prepare(self, state: State) -> None: ...

@@ -97,17 +97,24 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors(part)
 
 
+def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The value with its tensors changed, in nested tuples, lists and mappings; what is none of these stays."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(part, change) for key, part in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(part, change) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(part, change) for part in value)
+    return value
+
+
 def moved(value: Any, device: torch.device) -> Any:
     """The value with its tensors on the device; without waiting for those in pinned memory."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=value.is_pinned())
-    if isinstance(value, Mapping):
-        return {key: moved(part, device) for key, part in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(moved(part, device) for part in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(moved(part, device) for part in value)
-    return value.to(device) if hasattr(value, "to") else value
+    if hasattr(value, "to") and not isinstance(value, torch.Tensor):
+        return value.to(device)
+    return mapped(value, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -119,3 +126,35 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(inputs)
+
+
+def split_up(batch: Any, split: Split) -> tuple[Any, Any]:
+    """The pair (inputs, target) that the user's `split` makes of a batch.
+
+    Raises:
+        WorkloadError: it makes something else.
+    """
+    parts = split(batch)
+    if not isinstance(parts, tuple) or len(parts) != 2:
+        raise WorkloadError(f"split returned a {type(parts).__name__}, but it is to return the pair (inputs, target)")
+    return parts
+
+
+def check_loss(loss: object) -> None:
+    """Refuse what backward cannot begin with.
+
+    Raises:
+        WorkloadError: it is no scalar tensor, or has no gradient.
+    """
+    if not isinstance(loss, torch.Tensor):
+        raise WorkloadError(f"loss_fn returned a {type(loss).__name__}, {loss!r:.40}: it is to return a scalar tensor")
+    if loss.dim() != 0:
+        raise WorkloadError(
+            f"loss_fn returned a tensor of shape {tuple(loss.shape)}, but a loss is a scalar: "
+            "take its mean (reduction='mean')"
+        )
+    if not loss.requires_grad:
+        raise WorkloadError(
+            "the loss has no gradient: are all parameters frozen, or is something detached or in no_grad "
+            "on the way from the model to the loss?"
+        )

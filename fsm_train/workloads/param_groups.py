@@ -78,3 +78,10 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
             f"{len(strangers)} of the optimizer's {len(optimized)} parameters are not the model's: "
             "make the optimizer from model.parameters(), after the model is what it is to be"
         )
+
+
+def all_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The model's parameters, and those of the loss that the optimizer has too."""
+    found = {id(parameter): parameter for parameter in model.parameters()}
+    found |= {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
+    return list(found.values())

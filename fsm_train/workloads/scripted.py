@@ -7,7 +7,7 @@ function of the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
@@ -25,12 +25,9 @@ class _Reader:
     def __init__(self, name: str, script: Script) -> None:
         self.name = name
         self.script = script
-        self.items: Iterator[float] | None = None
-        self.taken = 0
+        self.taken = 0  # items of a sequence
         if isinstance(script, str) or (not isinstance(script, (int, float, Sequence)) and not callable(script)):
             raise TypeError(f"{name}={script!r}: give a number, a sequence of numbers, or a function of the state")
-        if isinstance(script, Sequence):
-            self.items = iter(script)
 
     def next(self, state: State | None) -> float:
         if isinstance(self.script, (int, float)):
@@ -38,15 +35,13 @@ class _Reader:
         assert state is not None, "a script that is no number makes its operation an informed one"
         if callable(self.script):
             return self.script(state)
-        assert self.items is not None
-        self.taken += 1
-        try:
-            return next(self.items)
-        except StopIteration:
+        if self.taken == len(self.script):
             raise WorkloadError(
-                f"the script of {self.name} has {self.taken - 1} values, but a further one is asked for at "
+                f"the script of {self.name} has {self.taken} values, but a further one is asked for at "
                 f"{state.phase.value} of epoch {state.epoch}: give more, or fewer epochs"
-            ) from None
+            )
+        self.taken += 1
+        return self.script[self.taken - 1]
 
 
 class Scripted(Workload):
@@ -101,6 +96,7 @@ class Scripted(Workload):
             operation for operation, reader in per_batch.items() if not isinstance(reader.script, (int, float))
         }
         self._steps = per_batch[Operation.STEP]
+        self._readers = [self._batches, self._batch_size, self._losses, self._valid_batches, *readers.values()]
         self.interrupt: str | None = None
         self.commands: list[Command] = []
         self._left = self._size = self._valid_left = 0
@@ -139,6 +135,17 @@ class Scripted(Workload):
 
     def carry_out(self, command: Command, state: State) -> None:
         self.commands.append(command)
+
+    def carries(self, kind: type[Command]) -> bool:
+        return True
+
+    def snapshot(self) -> tuple[dict[str, Hyper], list[int]]:
+        return dict(self._hyper), [reader.taken for reader in self._readers]
+
+    def put_back(self, snapshot: tuple[dict[str, Hyper], list[int]]) -> None:
+        self._hyper = dict(snapshot[0])
+        for reader, taken in zip(self._readers, snapshot[1], strict=True):
+            reader.taken = taken
 
     def prepare(self, state: State) -> None:
         self._hyper.update(state.hyper)

@@ -20,11 +20,15 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.transition import Command
 from .base import BRACKETS, Workload
-from .batches import Forward, Split, call, check_loader, moved, pair, samples
+from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
 from .effects import effect_of
+from .frozen import Frozen
 from .generators import Generators, generators_of, seed_all
+from .kept import Kept, Snapshot
 from .meters import Measure, Meters, Metric, check_metrics
-from .param_groups import check_parameters, read_groups, write_groups
+from .mixing import Mix
+from .param_groups import all_parameters, check_parameters, read_groups, write_groups
+from .precision import Precision
 
 _END = object()
 
@@ -71,37 +75,51 @@ class Supervised(Workload):
         if device is not None:
             model.to(device)
         self.model = model
+        self.called: nn.Module = model  # the model, or a parallel wrapper around it
         self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
         self.valid = None if valid is None else check_loader(valid, "valid")
         self.device = next(model.parameters()).device
-        self.inputs: Any = None
-        self.target: Any = None
-        self.output: Any = None
-        self.batch_size = 0
+        self.parameters = all_parameters(model, optimizer)
         self.interrupt: str | None = None
         self._sensors = _check_sensors(sensors or {})
         self._forward = forward
         self._split = split
         self._moves = self.device.type != "cpu"
+
+        # The batch under way.
+        self.inputs: Any = None
+        self.target: Any = None
+        self.output: Any = None
+        self.batch_size = 0
+        self.mix: Mix | None = None
+        self._loss: torch.Tensor | None = None
+        self._for_backward: torch.Tensor | None = None
+        self._share = 0.0  # in the window of accumulation
+
+        # The window whose gradients wait for a step.
+        self._shares = 0.0
+        self._divided_by = 1.0
+        self._grad_norm: tuple[float, torch.Tensor] | None = None
+        self._stepped = False
+
+        # The pass over the data under way.
         checked = check_metrics(metrics or {})
         self._train_meters = Meters("train", checked, self.device)
         self._valid_meters = Meters("valid", checked, self.device)
-        self.parameters = list(model.parameters())
         self._batches: Iterator[Any] = iter(())
         self._valid_batches: Iterator[Any] = iter(())
         self._fetched = 0
-        self._loss: torch.Tensor | None = None
-        self._for_backward: torch.Tensor | None = None
-        self._loss_checked = False
-        self._share = 0.0  # of the batch under way, in the window
-        self._shares = 0.0  # of the batches whose gradients wait for a step
-        self._divided_by = 1.0  # what their gradients were divided by already
-        self._grad_norm: tuple[float, torch.Tensor] | None = None
-        self._stepped = False
         self._modes: list[tuple[nn.Module, bool]] = []
         self._generators: Generators | None = None
+
+        # This call of run, and what goes on from one to the next.
+        self.precision: Precision | None = None
+        self.frozen = Frozen(model)
+        self.kept = Kept()
+        self._undo: list[Callable[[], None]] = []
+        self._loss_checked = False
         self._suspended: tuple[State, Generators] | None = None
         self._elapsed_before = 0.0
         self._since = time.perf_counter()
@@ -141,14 +159,22 @@ class Supervised(Workload):
     def carry_out(self, command: Command, state: State) -> None:
         effect_of(type(command))(self, command)
 
+    def carries(self, kind: type[Command]) -> bool:
+        try:
+            return effect_of(kind) is not None
+        except WorkloadError:
+            return False
+
     # ------------------------------------------------------------------------- a call of run
 
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self._loss_checked = False
         self.set_hyper(state.hyper)
-        if state.plan.seed is not None and state.iteration == 0 and state.resume_at is None:
-            seed_all(state.plan.seed)
+        if state.iteration == 0 and state.resume_at is None:
+            self.kept = Kept()
+            if state.plan.seed is not None:
+                seed_all(state.plan.seed)
 
     def reposition(self, state: State) -> None:
         """Go on in the pass over the data that was left, with the generators as they were then."""
@@ -161,12 +187,28 @@ class Supervised(Workload):
         self._suspended[1].put_back()
         self._suspended = None
 
+    def undo_at_finish(self, undo: Callable[[], None]) -> None:
+        """Have this called when this call of run ends, in whatever way; the last that was put in place first."""
+        self._undo.append(undo)
+
     def finish(self, state: State) -> None:
+        while self._undo:
+            self._undo.pop()()
         if state.resume_at is not None and not state.error:
             self._suspended = state, Generators.now(generators_of(self.train))
         else:
             self._batches = iter(())  # let workers go
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot.of(self.model, self.optimizer, Generators.now(self._own_generators()))
+
+    def put_back(self, snapshot: Snapshot) -> None:
+        snapshot.put_back(self.model, self.optimizer)
+        self.kept = Kept()
+
+    def _own_generators(self) -> set[torch.Generator]:
+        return {*generators_of(self.train), *generators_of(self.valid)}
 
     # ------------------------------------------------------------------------------ training
 
@@ -192,81 +234,87 @@ class Supervised(Workload):
         return self._take(batch)
 
     def _take(self, batch: Any) -> int:
-        self.inputs, self.target = inputs, _ = pair(batch) if self._split is None else self._split_up(batch)
+        inputs, target = pair(batch) if self._split is None else split_up(batch, self._split)
         if self._moves:
-            self.inputs, self.target = moved((inputs, self.target), self.device)
+            inputs, target = moved(inputs, self.device), moved(target, self.device)
+        self.inputs, self.target, self.mix = inputs, target, None
         self.batch_size = samples(inputs)
         return self.batch_size
 
-    def _split_up(self, batch: Any) -> tuple[Any, Any]:
-        assert self._split is not None
-        parts = self._split(batch)
-        if not isinstance(parts, tuple) or len(parts) != 2:
-            raise WorkloadError(
-                f"split returned a {type(parts).__name__}, but it is to return the pair (inputs, target)"
-            )
-        return parts
-
     def forward(self) -> None:
-        if self._forward is None:
-            self.output = call(self.model, self.inputs)
+        if self.precision is None:
+            self.output = self.call(self.inputs)
         else:
-            self.output = self._forward(self.model, self.inputs)
+            with self.precision.compute():
+                self.output = self.call(self.inputs)
+
+    def call(self, inputs: Any) -> Any:
+        """The output of the model, as it is called in this training."""
+        return call(self.called, inputs) if self._forward is None else self._forward(self.called, inputs)
 
     def loss(self) -> None:
-        loss = self.loss_fn(self.output, self.target)
+        loss = self._compute_loss()
         if not self._loss_checked:
-            self._check_loss(loss)
+            check_loss(loss)
+            self._loss_checked = True
         self._for_backward = loss
         self._loss = detached = loss.detach()
         self._train_meters.add(detached, self.output, self.target, self.batch_size)
 
-    def _check_loss(self, loss: object) -> None:
-        if not isinstance(loss, torch.Tensor):
-            raise WorkloadError(
-                f"loss_fn returned a {type(loss).__name__}, {loss!r:.40}: it is to return a scalar tensor"
-            )
-        if loss.dim() != 0:
-            raise WorkloadError(
-                f"loss_fn returned a tensor of shape {tuple(loss.shape)}, but a loss is a scalar: "
-                "take its mean (reduction='mean')"
-            )
-        if not loss.requires_grad:
-            raise WorkloadError(
-                "the loss has no gradient: are all parameters frozen, or is something detached or in no_grad "
-                "on the way from the model to the loss?"
-            )
-        self._loss_checked = True
+    def _compute_loss(self) -> torch.Tensor:
+        if self.precision is not None:
+            with self.precision.compute():
+                return self._mixed_loss()
+        return self._mixed_loss()
+
+    def _mixed_loss(self) -> torch.Tensor:
+        if self.mix is not None:
+            return self.mix.loss(self.loss_fn, self.output, self.target)
+        return self.loss_fn(self.output, self.target)
+
+    def add_to_loss(self, penalty: torch.Tensor) -> None:
+        """Add something to the loss that goes into backward; what is measured stays without it."""
+        assert self._for_backward is not None
+        self._for_backward = self._for_backward + penalty
 
     def weigh_loss(self, share: float) -> None:
         """Let this batch count as this share of the window's gradient."""
-        if self._for_backward is not None:
-            self._for_backward = self._for_backward * share
-            self._share = share
+        assert self._for_backward is not None
+        self._for_backward = self._for_backward * share
+        self._share = share
 
     def backward(self) -> None:
-        assert self._for_backward is not None
+        loss = self._for_backward
+        assert loss is not None
         if self._divided_by != 1.0:  # the window goes on after all: back to the size of its sum
             torch._foreach_mul_(self.gradients(), self._divided_by)
             self._divided_by = 1.0
-        self._for_backward.backward()  # type: ignore[no-untyped-call]
+        if self.precision is not None:
+            loss = self.precision.scaled(loss, self.gradients())
+        loss.backward()  # type: ignore[no-untyped-call]
         self._shares += self._share
-        self._share = 0.0
         self._grad_norm = None
 
     def unscale(self) -> None:
-        """Bring the gradients of an accumulated window to the weighted mean of its batches."""
+        """Bring the gradients to their true size: without the scaler's scale, the mean over a window."""
+        if self.precision is not None:
+            self.precision.unscale(self.optimizer)
         if self._shares > 0.0 and not math.isclose(self._shares, 1.0, rel_tol=1e-12):
             torch._foreach_div_(self.gradients(), self._shares)
             self._divided_by = self._shares
 
     def step(self) -> bool:
-        self.optimizer.step()
-        self._stepped = True
-        return True
+        if self.precision is None:
+            self.optimizer.step()
+            self._stepped = True
+        else:
+            self._stepped = self.precision.step(self.optimizer)
+        return self._stepped
 
     def zero(self) -> None:
         self.optimizer.zero_grad()
+        if self.precision is not None:
+            self.precision.zero()
         self._shares, self._divided_by = 0.0, 1.0
         self._grad_norm = None
 
@@ -279,6 +327,12 @@ class Supervised(Workload):
         """The gradients of all parameters that have one."""
         return [p.grad for p in self.parameters if p.grad is not None]
 
+    def passes_over_train(self) -> Iterator[Any]:
+        """The inputs of each training batch, in a pass of its own."""
+        for batch in self.train:
+            self._take(batch)
+            yield self.inputs
+
     def grad_norm(self, norm_type: float = 2.0) -> torch.Tensor:
         """The norm of all gradients together, computed once a step."""
         if self._grad_norm is None or self._grad_norm[0] != norm_type:
@@ -289,7 +343,7 @@ class Supervised(Workload):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._generators = Generators.now({*generators_of(self.valid), *generators_of(self.train)})
+        self._generators = Generators.now(self._own_generators())
         self._modes = [(module, module.training) for module in self.model.modules()]
         self._valid_meters.reset()
         self.model.eval()
@@ -302,7 +356,7 @@ class Supervised(Workload):
     def evaluate(self) -> None:
         with torch.no_grad():
             self.forward()
-            self._loss = self.loss_fn(self.output, self.target).detach()
+            self._loss = self._compute_loss().detach()
             self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
 
     def measure_valid(self, state: State) -> Mapping[str, float]:

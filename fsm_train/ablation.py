@@ -1,0 +1,123 @@
+"""Which tweak earns its place: everything on, each one off, none."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from .core.callback import Callback, check_names
+from .core.state import State
+from .interpreter import run
+
+
+@attrs.frozen
+class Row:
+    """One variant: what was left out, and the metric at the end, for each seed.
+
+    Attributes:
+        variant: "all", "without NAME", or "none".
+        values: the metric, in the order of the seeds.
+        difference: of the mean to that of "all"; positive is worse if smaller is better.
+    """
+
+    variant: str
+    values: tuple[float, ...]
+    difference: float
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation over seeds; 0 for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+@attrs.frozen
+class Ablation:
+    """What each callback contributes. Printed, it is a table.
+
+    Attributes:
+        monitor: the metric that is compared.
+        mode: "min" if smaller is better, else "max".
+        seeds: one training of each variant for each of them.
+        rows: "all" first, "none" last.
+    """
+
+    monitor: str
+    mode: Literal["min", "max"]
+    seeds: tuple[int, ...]
+    rows: tuple[Row, ...]
+
+    def verdict(self, row: Row) -> str:
+        """What leaving this out did, measured by the spread over seeds."""
+        worse = row.difference if self.mode == "min" else -row.difference
+        noise = max(row.spread, self.rows[0].spread)
+        if row is self.rows[0]:
+            return ""
+        if abs(worse) <= noise:
+            return "within the spread"
+        return "worse without" if worse > 0 else "better without"
+
+    def __str__(self) -> str:
+        width = max(len(row.variant) for row in self.rows)
+        head = f"{self.monitor}, mean and spread over {len(self.seeds)} seeds"
+        lines = [
+            f"{row.variant:<{width}}  {row.mean:10.4f} ± {row.spread:.4f}  {row.difference:+10.4f}  {self.verdict(row)}"
+            for row in self.rows
+        ]
+        return "\n".join(line.rstrip() for line in [head, *lines])
+
+
+def ablate(
+    make_state: Callable[[int], State],
+    callbacks: Iterable[Callback[Any]],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    monitor: str = "valid_loss",
+    mode: Literal["min", "max"] = "min",
+    progress: bool = True,
+) -> Ablation:
+    """Train with all callbacks, with each one left out, and with none; compare a metric.
+
+    Args:
+        make_state: of a seed, a new state: a new model, optimizer and loaders each time.
+        callbacks: those whose worth is in question.
+        seeds: one training of each variant for each; the first number of the spread is two.
+        monitor: the metric at the end of the training.
+        mode: "min" if smaller is better, else "max"; only the verdicts depend on it.
+        progress: whether to show a bar.
+
+    Raises:
+        ValueError: there are no callbacks or no seeds.
+        LookupError: a training ended without the metric.
+    """
+    everyone = check_names(callbacks)
+    if not everyone or not seeds:
+        raise ValueError("an ablation takes at least one callback and one seed")
+    variants: dict[str, list[Callback[Any]]] = {"all": list(everyone)}
+    if len(everyone) > 1:
+        variants |= {f"without {c.name}": [other for other in everyone if other is not c] for c in everyone}
+    variants["none"] = []
+    jobs = [(variant, seed) for variant in variants for seed in seeds]
+    values: dict[str, list[float]] = {variant: [] for variant in variants}
+    for variant, seed in _shown(jobs) if progress else jobs:
+        final = run(make_state(seed), variants[variant])
+        if monitor not in final.metrics:
+            raise LookupError(f"{variant!r} ended without {monitor!r}: there are {', '.join(final.metrics) or 'none'}")
+        values[variant].append(final.metrics[monitor])
+    base = statistics.fmean(values["all"])
+    rows = tuple(Row(v, tuple(found), statistics.fmean(found) - base) for v, found in values.items())
+    return Ablation(monitor, mode, tuple(seeds), rows)
+
+
+def _shown(jobs: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """The jobs, with a bar on stderr while they are done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(jobs, description="ablation", console=Console(stderr=True), transient=True)

@@ -1,0 +1,94 @@
+"""What can be said of callbacks before they run: who does what when, and what cannot go well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from .callback import Callback, check_names
+from .errors import ConflictError
+from .facts import KNOWN_AT
+from .phase import CONSULTED, Flag, Phase
+from .table import READABLE, term_name
+from .transition import Command
+
+
+def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]:
+    """The callbacks as a tuple, when nothing that they declare rules out that they work together.
+
+    Raises:
+        TypeError: something in the list is no callback.
+        ValueError: two of them have the same name, or one may raise a flag only where it comes too late.
+        ConflictError: two of them set the same hyper-parameter at the same phase.
+    """
+    checked = check_names(callbacks)
+    for callback in checked:
+        for flag in callback.raises or Flag.NONE:
+            if not set(READABLE[flag]).intersection(callback.at):
+                where = ", ".join(phase.value for phase in READABLE[flag])
+                raise ValueError(
+                    f"callback {callback.name!r} raises {flag.name} where nothing reads it any more: "
+                    f"it has to be consulted at one of {where}"
+                )
+    for i, one in enumerate(checked):
+        for other in checked[i + 1 :]:
+            keys = sorted((one.sets or frozenset()) & (other.sets or frozenset()))
+            phases = [phase for phase in one.at if phase in other.at]
+            if keys and phases:
+                raise ConflictError(
+                    f"{one.name!r} and {other.name!r} both set {', '.join(keys)} at {phases[-1].value}: leave one out"
+                )
+    return checked
+
+
+def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], bool]) -> None:
+    """Refuse a callback that declares commands which nothing carries out.
+
+    Raises:
+        ValueError: with how to register what carries it out.
+    """
+    for kind in sorted(callback.commands or (), key=lambda kind: kind.__name__):
+        if not carries(kind):
+            raise ValueError(
+                f"callback {callback.name!r} gives the command {kind.__name__}, which nothing carries out: decorate a "
+                f"function of (workload, command) with @carries_out({kind.__name__}), from fsm_train"
+            )
+
+
+def describe(callbacks: Iterable[Callback[Any]]) -> str:
+    """Who is consulted when, what each may raise, set and command, in which order, and what it needs.
+
+    >>> from fsm_train.callbacks import clip_grad_norm, early_stopping
+    >>> print(describe([early_stopping(), clip_grad_norm(1.0)]))
+    step_begin
+      clip_grad_norm   commands ClipGradNorm
+    epoch_end
+      early_stopping   raises STOP_TRAINING
+
+    Raises:
+        TypeError, ValueError, ConflictError: as a run with these callbacks would.
+    """
+    checked = check_callbacks(callbacks)
+    lines: list[str] = []
+    for phase in CONSULTED:
+        here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)
+        if here:
+            lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
+    return "\n".join(lines) or "nobody is consulted"
+
+
+def _line(callback: Callback[Any], phase: Phase, here: Sequence[Callback[Any]]) -> str:
+    width = max(len(other.name) for other in here)
+    flags = [flag for flag in callback.raises or Flag.NONE if phase in READABLE[flag]]
+    needs = [name for name in sorted(callback.needs) if phase in KNOWN_AT.get(name, CONSULTED)]
+    silent = callback.raises is None and callback.sets is None and callback.commands is None
+    parts = [
+        f"raises {', '.join(term_name(flag) for flag in flags)}" if flags else "",
+        f"sets {', '.join(sorted(callback.sets))}" if callback.sets else "",
+        f"commands {', '.join(sorted(kind.__name__ for kind in callback.commands))}" if callback.commands else "",
+        f"needs {', '.join(needs)}" if needs else "",
+        f"every {callback.every}" if callback.every > 1 else "",
+        f"order {callback.order}" if callback.order else "",
+        "says nothing of what it does" if silent else "",
+    ]
+    return f"  {callback.name:<{width}}   {'; '.join(filter(None, parts))}".rstrip()

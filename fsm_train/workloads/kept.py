@@ -1,0 +1,61 @@
+"""What a workload has beside model and optimizer, and all that a training changes, taken down at once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from .averages import Average, StateDict, copied
+from .generators import Generators
+
+
+@attrs.define
+class Kept:
+    """What goes on from one call of run to the next, and ends with the training.
+
+    Attributes:
+        scaler: the state of the gradient scaler when the last call of run ended.
+        averages: of the weights, by name.
+        weights: copies to go back to, with those of the averages.
+        schedulers: torch's own.
+    """
+
+    scaler: StateDict | None = None
+    averages: dict[str, Average] = attrs.field(factory=dict)
+    weights: dict[str, tuple[StateDict, dict[str, StateDict]]] = attrs.field(factory=dict)
+    schedulers: dict[str, Any] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Snapshot:
+    """Weights, buffers, modes, gradients, optimizer and generators at one moment."""
+
+    model: StateDict
+    modes: tuple[bool, ...]
+    gradients: tuple[torch.Tensor | None, ...]
+    optimizer: StateDict
+    generators: Generators
+
+    @staticmethod
+    def of(model: nn.Module, optimizer: torch.optim.Optimizer, generators: Generators) -> Snapshot:
+        return Snapshot(
+            model=copied(model.state_dict()),
+            modes=tuple(module.training for module in model.modules()),
+            gradients=tuple(None if p.grad is None else p.grad.clone() for p in model.parameters()),
+            optimizer=copy.deepcopy(optimizer.state_dict()),
+            generators=generators,
+        )
+
+    def put_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        model.load_state_dict(self.model)
+        for module, mode in zip(model.modules(), self.modes, strict=True):
+            module.training = mode
+        for parameter, gradient in zip(model.parameters(), self.gradients, strict=True):
+            parameter.grad = None if gradient is None else gradient.clone()
+        # The optimizer keeps the tensors that it is given, so it gets copies.
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        self.generators.put_back()

@@ -1,0 +1,64 @@
+"""Mixed precision: autocast for what is computed, a gradient scaler for float16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from ..core.commands import UseMixedPrecision
+
+
+class Precision:
+    """How forward and loss are computed, and how gradients get their true size again.
+
+    A scaler wants exactly one `unscale_` between two `update`s. Where the machine unscales and then
+    skips the step, the scaler is updated all the same: after a zero, so that an overflow lowers the
+    scale; and before the next backward of a window that goes on, whose gradients then get the scale
+    back.
+    """
+
+    def __init__(self, device: torch.device, command: UseMixedPrecision) -> None:
+        self.device = device.type
+        self.dtype = getattr(torch, command.dtype)
+        self.scaler: torch.amp.GradScaler | None = None
+        if command.dtype == "float16":
+            self.scaler = torch.amp.GradScaler(
+                self.device, init_scale=command.initial_scale, growth_interval=command.growth_interval
+            )
+        self.unscaled = False
+
+    def compute(self) -> AbstractContextManager[object]:
+        return torch.autocast(self.device, dtype=self.dtype)
+
+    def scaled(self, loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The loss for backward; `gradients` are those of the window so far."""
+        if self.scaler is None:
+            return loss
+        if self.unscaled:
+            self.scaler.update()
+            torch._foreach_mul_(list(gradients), self.scaler.get_scale())
+            self.unscaled = False
+        return self.scaler.scale(loss)
+
+    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.scaler is not None and not self.unscaled:
+            self.scaler.unscale_(optimizer)
+            self.unscaled = True
+
+    def step(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Take the step, unless the scaler holds it back. Whether it was taken."""
+        if self.scaler is None:
+            optimizer.step()
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self.unscaled = False
+        return self.scaler.get_scale() >= before  # the scaler does not say it, but it lowers its scale
+
+    def zero(self) -> None:
+        if self.scaler is not None and self.unscaled:
+            self.scaler.update()
+            self.unscaled = False
