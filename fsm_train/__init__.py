@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .ablation import Ablation, ablate
     from .lr_finder import LrFound, find_lr
     from .workloads.effects import carries_out
+    from .workloads.saving import restore
     from .workloads.supervised import Supervised
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "find_lr",
     "iterate",
     "on",
+    "restore",
     "run",
     "start",
 ]
@@ -69,6 +71,7 @@ _LAZY = {
     "Supervised": ".workloads.supervised",
     "ablate": ".ablation",
     "carries_out": ".workloads.effects",
+    "restore": ".workloads.saving",
     "find_lr": ".lr_finder",
 }
 

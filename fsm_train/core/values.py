@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Never, NoReturn, TypeVar, cast
+from typing import Any, Never, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import attrs
 
@@ -105,6 +106,40 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
             f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"
         )
     return next(filter(None, (unsaveable(part, where) for where, part in parts)), None)
+
+
+class SavedMemory(ABC):
+    """A memory as it came from a file. Only its callback knows the classes of the records in it."""
+
+    @abstractmethod
+    def made_again(self, initial: object) -> object:
+        """The memory, for a callback whose initial memory is this one."""
+
+
+def record_classes(value: object) -> dict[str, type]:
+    """The attrs classes, by name, of the records in a value, and of those that their fields may hold."""
+    found: dict[str, type] = {}
+    ahead: list[object] = [value]
+    while ahead:
+        part = ahead.pop()
+        if isinstance(part, tuple):
+            ahead.extend(part)
+            continue
+        kind = part if isinstance(part, type) else type(part)
+        if attrs.has(kind) and kind.__name__ not in found:
+            found[kind.__name__] = kind
+            if not isinstance(part, type):
+                ahead.extend(getattr(part, field.name) for field in attrs.fields(kind))
+            for annotation in get_type_hints(kind).values():
+                ahead.extend(_types_in(annotation))
+    return found
+
+
+def _types_in(annotation: object) -> Iterator[type]:
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _types_in(argument)
 
 
 _ADVICE = {

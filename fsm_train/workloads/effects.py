@@ -19,6 +19,7 @@ from .averages import Average, copied, refit_batch_norm
 from .generators import Generators, generators_of
 from .mixing import cut_mix, mix_up
 from .precision import Precision
+from .saving import save
 
 if TYPE_CHECKING:
     from .supervised import Supervised
@@ -123,7 +124,7 @@ def use_mixed_precision(work: Supervised, command: c.UseMixedPrecision) -> None:
 
     def undo() -> None:
         work.precision = None
-        work.kept.scaler = precision.scaler.state_dict() if precision.scaler else None
+        work.kept.scaler = precision.state()
 
     work.undo_at_finish(undo)
 
@@ -164,7 +165,11 @@ def keep_average(work: Supervised, command: c.KeepAverage) -> None:
     if averages and command.name not in averages:
         other = next(iter(averages))
         raise WorkloadError(f"{other!r} and {command.name!r} both want to validate with their average: leave one out")
-    average = averages.setdefault(command.name, Average(work.model, command.decay))
+    average = averages.get(command.name)
+    if average is None:
+        average = averages[command.name] = Average(work.model, command.decay)
+        if saved := work.kept.saved_averages.pop(command.name, None):
+            average.averaged.load_state_dict(saved)
     work.undo_at_finish(lambda: average.use(False))
 
 
@@ -207,10 +212,22 @@ def restore_weights(work: Supervised, command: c.RestoreWeights) -> None:
 @carries_out(c.UseScheduler)
 def use_scheduler(work: Supervised, command: c.UseScheduler) -> None:
     if command.name not in work.kept.schedulers:
-        work.kept.schedulers[command.name] = command.make(work.optimizer)
+        scheduler = work.kept.schedulers[command.name] = command.make(work.optimizer)
+        if saved := work.kept.saved_schedulers.pop(command.name, None):
+            scheduler.load_state_dict(saved)
+            assert work.state is not None
+            work.set_hyper(work.state.hyper)  # making one sets its first rate
 
 
 @carries_out(c.StepScheduler)
 def step_scheduler(work: Supervised, command: c.StepScheduler) -> None:
     scheduler = work.kept.schedulers[command.name]
     scheduler.step() if command.metric is None else scheduler.step(command.metric)
+
+
+# --------------------------------------------------------------------------------- checkpoints
+
+
+@carries_out(c.SaveCheckpoint)
+def save_checkpoint(work: Supervised, command: c.SaveCheckpoint) -> None:
+    save(work, command)

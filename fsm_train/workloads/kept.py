@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import attrs
 import torch
@@ -22,12 +22,23 @@ class Kept:
         averages: of the weights, by name.
         weights: copies to go back to, with those of the averages.
         schedulers: torch's own.
+        saved_averages, saved_schedulers: from a checkpoint, for when they are asked for again.
     """
 
     scaler: StateDict | None = None
     averages: dict[str, Average] = attrs.field(factory=dict)
     weights: dict[str, tuple[StateDict, dict[str, StateDict]]] = attrs.field(factory=dict)
     schedulers: dict[str, Any] = attrs.field(factory=dict)
+    saved_averages: dict[str, StateDict] = attrs.field(factory=dict)
+    saved_schedulers: dict[str, StateDict] = attrs.field(factory=dict)
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """What can be saved and brought back."""
+
+    def state_dict(self) -> StateDict: ...
+    def load_state_dict(self, state: Any, /) -> Any: ...
 
 
 @attrs.frozen

@@ -55,6 +55,15 @@ class Mean:
         products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
         return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
 
+    def state(self) -> list[Any]:
+        return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
+
+    def load_state(self, state: list[Any], device: torch.device) -> None:
+        latest, blocks, weights = state
+        self._latest = [] if latest is None else list(latest.to(device).unbind())
+        self._blocks = [block.to(device) for block in blocks]
+        self._weights = list(weights)
+
 
 class FunctionMetric:
     """The mean over samples of a function of (output, target)."""
@@ -74,6 +83,12 @@ class FunctionMetric:
 
     def reset(self) -> None:
         self.mean.reset()
+
+    def state(self) -> Any:
+        return self.mean.state()
+
+    def load_state(self, state: Any, device: torch.device) -> None:
+        self.mean.load_state(state, device)
 
 
 class ObjectMetric:
@@ -101,6 +116,23 @@ class ObjectMetric:
     def reset(self) -> None:
         self.metric.reset()
         self.updated = False
+
+    def state(self) -> Any:
+        """Its state_dict, in which torchmetrics puts only what is persistent; None if it has none."""
+        if not hasattr(self.metric, "state_dict"):
+            return None
+        if hasattr(self.metric, "persistent"):
+            self.metric.persistent(True)
+        return [self.updated, getattr(self.metric, "_update_count", 0), dict(self.metric.state_dict())]
+
+    def load_state(self, state: Any, device: torch.device) -> None:
+        if state is None:
+            return
+        self.updated, count, values = state
+        if hasattr(self.metric, "persistent"):
+            self.metric.persistent(True)
+            self.metric._update_count = count  # type: ignore[attr-defined]
+        self.metric.load_state_dict(values)  # type: ignore[attr-defined]
 
 
 class Meters:
@@ -133,6 +165,18 @@ class Meters:
         self.loss.reset()
         for metric in self.metrics.values():
             metric.reset()
+
+    def state(self) -> tuple[dict[str, Any], list[str]]:
+        """What they have gathered so far, and the names of those that cannot say."""
+        states = {name: metric.state() for name, metric in self.metrics.items()}
+        unsaved = [name for name, state in states.items() if state is None]
+        return {"loss": self.loss.state(), "metrics": states}, unsaved
+
+    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self.loss.load_state(state["loss"], device)
+        for name, metric in self.metrics.items():
+            if name in state["metrics"]:
+                metric.load_state(state["metrics"][name], device)
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -29,6 +30,10 @@ class Precision:
             )
         self.unscaled = False
 
+    def state(self) -> dict[str, Any] | None:
+        """The state of the scaler, if there is one. It has no word for gradients that were unscaled: `go_on` first."""
+        return self.scaler.state_dict() if self.scaler else None
+
     def compute(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device, dtype=self.dtype)
 
@@ -36,11 +41,15 @@ class Precision:
         """The loss for backward; `gradients` are those of the window so far."""
         if self.scaler is None:
             return loss
-        if self.unscaled:
+        self.go_on(gradients)
+        return self.scaler.scale(loss)
+
+    def go_on(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Give the gradients of a window that goes on their scale back."""
+        if self.scaler is not None and self.unscaled:
             self.scaler.update()
             torch._foreach_mul_(list(gradients), self.scaler.get_scale())
             self.unscaled = False
-        return self.scaler.scale(loss)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         if self.scaler is not None and not self.unscaled:

@@ -6,7 +6,6 @@ the five-line loop, in its order, so that the weights are the same to the last b
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 from torch import nn
 
 from ..core.errors import WorkloadError
-from ..core.facts import KNOWN_AT
 from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.transition import Command
@@ -24,15 +22,16 @@ from .batches import Forward, Split, call, check_loader, check_loss, moved, pair
 from .effects import effect_of
 from .frozen import Frozen
 from .generators import Generators, generators_of, seed_all
-from .kept import Kept, Snapshot
+from .kept import Kept, Snapshot, Stateful
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import all_parameters, check_parameters, read_groups, write_groups
+from .position import find_again
 from .precision import Precision
+from .sensors import Sensor, check_sensors, in_one_transfer
+from .window import Window
 
 _END = object()
-
-Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 
 
 class Supervised(Workload):
@@ -52,6 +51,7 @@ class Supervised(Workload):
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.
+        extra: by name, what else with state_dict and load_state_dict belongs in a checkpoint.
 
     Raises:
         WorkloadError: the parts do not fit together.
@@ -70,6 +70,7 @@ class Supervised(Workload):
         device: torch.device | str | None = None,
         forward: Forward | None = None,
         split: Split | None = None,
+        extra: Mapping[str, Stateful] | None = None,
     ) -> None:
         check_parameters(model, optimizer, loss_fn)
         if device is not None:
@@ -83,7 +84,7 @@ class Supervised(Workload):
         self.device = next(model.parameters()).device
         self.parameters = all_parameters(model, optimizer)
         self.interrupt: str | None = None
-        self._sensors = _check_sensors(sensors or {})
+        self._sensors = check_sensors(sensors or {})
         self._forward = forward
         self._split = split
         self._moves = self.device.type != "cpu"
@@ -96,17 +97,15 @@ class Supervised(Workload):
         self.mix: Mix | None = None
         self._loss: torch.Tensor | None = None
         self._for_backward: torch.Tensor | None = None
-        self._share = 0.0  # in the window of accumulation
 
         # The window whose gradients wait for a step.
-        self._shares = 0.0
-        self._divided_by = 1.0
+        self.window = Window()
         self._grad_norm: tuple[float, torch.Tensor] | None = None
         self._stepped = False
 
         # The pass over the data under way.
         checked = check_metrics(metrics or {})
-        self._train_meters = Meters("train", checked, self.device)
+        self.train_meters = Meters("train", checked, self.device)
         self._valid_meters = Meters("valid", checked, self.device)
         self._batches: Iterator[Any] = iter(())
         self._valid_batches: Iterator[Any] = iter(())
@@ -115,12 +114,16 @@ class Supervised(Workload):
         self._generators: Generators | None = None
 
         # This call of run, and what goes on from one to the next.
+        self.state: State | None = None  # in which commands are carried out
         self.precision: Precision | None = None
         self.frozen = Frozen(model)
         self.kept = Kept()
         self._undo: list[Callable[[], None]] = []
         self._loss_checked = False
+        self.epoch_start: Generators | None = None
+        self.extra = dict(extra or {})
         self._suspended: tuple[State, Generators] | None = None
+        self._restored = False  # whether the pass over the data is still to be found again
         self._elapsed_before = 0.0
         self._since = time.perf_counter()
 
@@ -154,9 +157,10 @@ class Supervised(Workload):
             found["stepped"] = float(self._stepped)
         if "elapsed" in names:
             found["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
-        return _in_one_transfer(found)
+        return in_one_transfer(found)
 
     def carry_out(self, command: Command, state: State) -> None:
+        self.state = state
         effect_of(type(command))(self, command)
 
     def carries(self, kind: type[Command]) -> bool:
@@ -184,8 +188,16 @@ class Supervised(Workload):
                 f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
                 f"{now_at}: go on from the state that the last run returned"
             )
+        if self._restored:
+            self._set_epoch(state.epoch)
+            self._batches = find_again(self, state)
+            self._fetched, self._restored = state.batch, False
         self._suspended[1].put_back()
         self._suspended = None
+
+    def go_on_from(self, state: State, now: Generators, epoch_start: Generators | None) -> None:
+        """Be as when this state was saved, once the run begins; all but data and generators is so already."""
+        self._suspended, self.epoch_start, self._restored = (state, now), epoch_start, True
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Have this called when this call of run ends, in whatever way; the last that was put in place first."""
@@ -195,34 +207,39 @@ class Supervised(Workload):
         while self._undo:
             self._undo.pop()()
         if state.resume_at is not None and not state.error:
-            self._suspended = state, Generators.now(generators_of(self.train))
+            self._suspended = state, Generators.now(self.own_generators())
         else:
             self._batches = iter(())  # let workers go
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self.model, self.optimizer, Generators.now(self._own_generators()))
+        return Snapshot.of(self.model, self.optimizer, Generators.now(self.own_generators()))
 
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self.model, self.optimizer)
         self.kept = Kept()
 
-    def _own_generators(self) -> set[torch.Generator]:
-        return {*generators_of(self.train), *generators_of(self.valid)}
+    def own_generators(self) -> list[torch.Generator]:
+        """The generators that the loaders were given, each once."""
+        return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))
 
     # ------------------------------------------------------------------------------ training
 
     def open(self, state: State) -> None:
-        for sampler in (getattr(self.train, "sampler", None), getattr(self.train, "batch_sampler", None)):
-            if set_epoch := getattr(sampler, "set_epoch", None):
-                set_epoch(state.epoch)
-        self._train_meters.reset()
+        self._set_epoch(state.epoch)
+        self.train_meters.reset()
         self._fetched = 0
         self.model.train()
+        self.epoch_start = Generators.now(self.own_generators())
         self._batches = iter(self.train)
 
+    def _set_epoch(self, epoch: int) -> None:
+        for sampler in (getattr(self.train, "sampler", None), getattr(self.train, "batch_sampler", None)):
+            if set_epoch := getattr(sampler, "set_epoch", None):
+                set_epoch(epoch)
+
     def fetch(self) -> int | None:
-        self._loss, self._share = None, 0.0
+        self._loss, self.window.share = None, 0.0
         batch = next(self._batches, _END)
         if batch is _END:
             if self._fetched == 0:
@@ -259,7 +276,7 @@ class Supervised(Workload):
             self._loss_checked = True
         self._for_backward = loss
         self._loss = detached = loss.detach()
-        self._train_meters.add(detached, self.output, self.target, self.batch_size)
+        self.train_meters.add(detached, self.output, self.target, self.batch_size)
 
     def _compute_loss(self) -> torch.Tensor:
         if self.precision is not None:
@@ -280,28 +297,25 @@ class Supervised(Workload):
     def weigh_loss(self, share: float) -> None:
         """Let this batch count as this share of the window's gradient."""
         assert self._for_backward is not None
-        self._for_backward = self._for_backward * share
-        self._share = share
+        self._for_backward = self.window.weigh(self._for_backward, share)
 
     def backward(self) -> None:
         loss = self._for_backward
         assert loss is not None
-        if self._divided_by != 1.0:  # the window goes on after all: back to the size of its sum
-            torch._foreach_mul_(self.gradients(), self._divided_by)
-            self._divided_by = 1.0
+        if self.window.divided_by != 1.0:
+            self.window.go_on(self.gradients())
         if self.precision is not None:
             loss = self.precision.scaled(loss, self.gradients())
         loss.backward()  # type: ignore[no-untyped-call]
-        self._shares += self._share
+        self.window.add()
         self._grad_norm = None
 
     def unscale(self) -> None:
         """Bring the gradients to their true size: without the scaler's scale, the mean over a window."""
         if self.precision is not None:
             self.precision.unscale(self.optimizer)
-        if self._shares > 0.0 and not math.isclose(self._shares, 1.0, rel_tol=1e-12):
-            torch._foreach_div_(self.gradients(), self._shares)
-            self._divided_by = self._shares
+        if self.window.shares:
+            self.window.bring_to_mean(self.gradients())
 
     def step(self) -> bool:
         if self.precision is None:
@@ -315,12 +329,12 @@ class Supervised(Workload):
         self.optimizer.zero_grad()
         if self.precision is not None:
             self.precision.zero()
-        self._shares, self._divided_by = 0.0, 1.0
+        self.window.clear()
         self._grad_norm = None
 
     def measure(self, state: State) -> Mapping[str, float]:
-        found = self._train_meters.results()
-        self._train_meters.reset()
+        found = self.train_meters.results()
+        self.train_meters.reset()
         return found
 
     def gradients(self) -> list[torch.Tensor]:
@@ -343,7 +357,7 @@ class Supervised(Workload):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._generators = Generators.now(self._own_generators())
+        self._generators = Generators.now(self.own_generators())
         self._modes = [(module, module.training) for module in self.model.modules()]
         self._valid_meters.reset()
         self.model.eval()
@@ -375,25 +389,3 @@ class Supervised(Workload):
             module.training = mode
         if self._generators is not None:
             self._generators.put_back()
-
-
-def _in_one_transfer(found: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
-    """The values as floats; those on a device are read back together."""
-    on_device = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
-    if len(on_device) > 1:
-        values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
-    else:
-        values = [value.item() for value in on_device.values()]
-    return {
-        **{n: float(v) for n, v in found.items() if n not in on_device},
-        **dict(zip(on_device, values, strict=True)),
-    }
-
-
-def _check_sensors(sensors: Mapping[str, Sensor]) -> Mapping[str, Sensor]:
-    for name, sensor in sensors.items():
-        if name in KNOWN_AT:
-            raise WorkloadError(f"a sensor cannot be called {name!r}: that fact is measured anyway")
-        if not callable(sensor):
-            raise WorkloadError(f"the sensor {name!r} is a {type(sensor).__name__}: give a function of the workload")
-    return dict(sensors)

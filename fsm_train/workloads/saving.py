@@ -1,0 +1,195 @@
+"""Saving a training, and going on from what was saved.
+
+What could not be saved or brought back exactly is said: in `State.notes`, and in the log.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import orjson
+
+from ..core.commands import SaveCheckpoint
+from ..core.errors import WorkloadError
+from ..core.phase import Flag, Phase
+from ..core.state import Plan, State
+from ..core.values import NO_FACTS, FrozenMap, SavedMemory, record_classes
+from ..eventlog.encoding import ENUMS, CannotDecodeError, decode, encode
+from . import checkpoint as files
+from .checkpoint import CheckpointError
+from .position import keeps_its_place
+from .saved import as_generators, bring_back, parts_of
+
+if TYPE_CHECKING:
+    from .supervised import Supervised
+
+RESUMABLE = {
+    Phase.BATCH_END: Phase.BATCH_END,
+    Phase.VALID_END: Phase.VALID_END,
+    Phase.EPOCH_END: Phase.EPOCH_END,
+    Phase.TRAIN_END: None,  # to be extended
+    Phase.SUSPEND: None,  # it says itself where to go on
+}
+"""The phases at which a checkpoint can be written, and where a training goes on from it."""
+
+_PLAIN = ("epoch", "batch", "iteration", "step", "samples", "pending", "valid_batch", "validated_at", "fetched")
+
+
+@attrs.frozen
+class FromFile(SavedMemory):
+    """A memory as JSON."""
+
+    json: Any
+
+    def made_again(self, initial: object) -> object:
+        return decode(self.json, record_classes(initial))
+
+
+def save(work: Supervised, command: SaveCheckpoint) -> None:
+    """Write a checkpoint, and then drop those that are not needed any more.
+
+    When the disk does not let it, that is a warning: the training goes on, and what was there stays.
+    """
+    state = work.state
+    assert state is not None
+    if state.phase not in RESUMABLE:
+        allowed = ", ".join(phase.value for phase in RESUMABLE)
+        raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training goes on from {allowed}")
+    if work.precision is not None:
+        work.precision.go_on(work.gradients())
+    parts, notes = parts_of(work)
+    if found := files.unsafe(parts):
+        raise WorkloadError(
+            f"{found}, which cannot be saved: a checkpoint holds tensors and plain values, so that loading it "
+            "runs no code"
+        )
+    elapsed = work.read({"elapsed"}, state)["elapsed"]
+    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
+    folder = Path(command.folder)
+    try:
+        files.write(folder, command.name, control, parts, iteration=state.iteration, step=state.step, now=time.time())
+    except OSError as error:
+        warnings.warn(
+            f"the checkpoint {command.name} could not be written to {folder}: {error}; the training goes on, "
+            "and the checkpoints that were there are untouched",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return
+    for name in command.drop:
+        files.drop(folder, name)
+
+
+def restore(path: str | PathLike[str], workload: Supervised) -> State:
+    """The state to go on from, with model, optimizer and all else in the workload as they were saved.
+
+    Args:
+        path: a checkpoint, or a folder of them, of which the newest good one is taken. One that is
+            damaged is named in a warning.
+        workload: made as the one that was saved: the same model, optimizer and loaders.
+
+    Raises:
+        CheckpointError: there is no good checkpoint, or the one that was named is damaged.
+        RuntimeError: the model or the optimizer is another one; torch says what differs.
+    """
+    chosen = Path(path)
+    if (chosen / files.MANIFEST).exists() or not chosen.is_dir():
+        control, parts = files.read(files.manifest_of(chosen))
+    else:
+        control, parts = _newest_good(chosen)
+    state = state_of(control)
+    bring_back(workload, parts)
+    own = workload.own_generators()
+    now = as_generators(parts["generators"], own)
+    start = None if parts["epoch_start"] is None else as_generators(parts["epoch_start"], own)
+    if parts["loader"] is not None and keeps_its_place(workload.train):
+        workload.train.load_state_dict(parts["loader"])  # type: ignore[attr-defined]
+    workload.go_on_from(state, now, start)
+    return attrs.evolve(state, workload=workload)
+
+
+def _newest_good(folder: Path) -> tuple[bytes, dict[str, Any]]:
+    trouble = []
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and not path.name.startswith("."):
+            try:
+                files.manifest_of(path)
+            except CheckpointError as error:
+                trouble.append(str(error))
+    for candidate in files.find(folder):
+        try:
+            found = files.read(candidate)
+        except CheckpointError as error:
+            trouble.append(str(error))
+            continue
+        if trouble:
+            warnings.warn(f"{'; '.join(trouble)}: going on from {candidate.path}", RuntimeWarning, stacklevel=3)
+        return found
+    raise CheckpointError("; ".join(trouble) or f"there is no checkpoint in {folder}")
+
+
+def control_of(state: State) -> bytes:
+    """The state as JSON, exactly, without what belongs to one moment only."""
+    resume_at = state.resume_at or RESUMABLE.get(state.phase)
+    return orjson.dumps(
+        {
+            **{name: getattr(state, name) for name in _PLAIN},
+            "reason": encode(state.reason),
+            "plan": attrs.asdict(state.plan),
+            "flags": state.flags.value,
+            "metrics": encode(dict(state.metrics)),
+            "history": encode(tuple(dict(metrics) for metrics in state.history)),
+            "hyper": encode(dict(state.hyper)),
+            "memory": {name: _memory(value) for name, value in state.memory.items()},
+            "resume_at": None if resume_at is None else encode(resume_at),
+            "has_valid": state.has_valid,
+            "batches_over": state.batches_over,
+            "elapsed": encode(state.elapsed),
+            "notes": encode(state.notes),
+        },
+        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2,
+    )
+
+
+def _memory(value: object) -> Any:
+    return value.json if isinstance(value, FromFile) else encode(value)  # of a callback that is not here
+
+
+def state_of(control: bytes) -> State:
+    """The state that `control_of` was given, as one between two runs.
+
+    Memories wait for their callbacks: only those know the classes of their records.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    try:
+        said: Mapping[str, Any] = orjson.loads(control)
+        resume_at = None if said["resume_at"] is None else decode(said["resume_at"])
+        if resume_at is not None and type(resume_at) not in ENUMS.values():
+            raise CannotDecodeError(f"it resumes at {resume_at!r}")
+        return State(
+            Phase.DONE if resume_at is None else Phase.SUSPENDED,
+            Plan(**said["plan"]),
+            **{name: said[name] for name in _PLAIN},
+            reason=decode(said["reason"]),
+            flags=Flag(said["flags"]),
+            facts=NO_FACTS,
+            metrics=FrozenMap(decode(said["metrics"])),
+            history=tuple(FrozenMap(metrics) for metrics in decode(said["history"], depth=1000)),
+            hyper=FrozenMap(decode(said["hyper"])),
+            memory=FrozenMap({name: FromFile(value) for name, value in said["memory"].items()}),
+            has_valid=said["has_valid"],
+            batches_over=said["batches_over"],
+            resume_at=resume_at,
+            elapsed=decode(said["elapsed"]),
+            notes=decode(said["notes"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the control state is damaged: {type(error).__name__}: {error}") from error
