@@ -20,7 +20,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import attrs
 import torch
@@ -93,7 +93,7 @@ def write(
         with _written(unfinished / STATE, files) as file:
             file.write(state)
         with _written(unfinished / TENSORS, files) as file:
-            torch.save(parts, file)
+            torch.save(parts, cast("IO[bytes]", file))
         body = {"format": FORMAT, "iteration": iteration, "step": step, "written": now, "files": files}
         text = json.dumps(body, sort_keys=True).encode()
         with _written(unfinished / MANIFEST, {}) as file:
