@@ -30,6 +30,8 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str | None 
         norm_type: the p of the p-norm; math.inf for the largest absolute value.
         name: the callback's name, if the function's will not do.
     """
+    if not norm_type > 0:
+        raise ValueError(f"norm_type={norm_type!r}: it is a positive number, or math.inf")
     clip = Transition(commands=(ClipGradNorm(max_norm, norm_type),))
 
     @on(Phase.STEP_BEGIN, raises=Flag.NONE, sets=(), commands={ClipGradNorm})
@@ -43,7 +45,7 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str | None 
 def clip_grad_value(value: float, *, name: str | None = None) -> Callback[None]:
     """Bring each element of the gradients to between -value and value before a step.
 
-    At STEP_BEGIN. It changes the direction of the gradient, which clipping by norm does not.
+    At STEP_BEGIN, before clipping by norm. It changes the direction of the gradient, which that does not.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -56,7 +58,7 @@ def clip_grad_value(value: float, *, name: str | None = None) -> Callback[None]:
     """
     clip = Transition(commands=(ClipGradValue(value),))
 
-    @on(Phase.STEP_BEGIN, raises=Flag.NONE, sets=(), commands={ClipGradValue})
+    @on(Phase.STEP_BEGIN, order=-10, raises=Flag.NONE, sets=(), commands={ClipGradValue})
     def clip_grad_value(state: State) -> Transition:
         return clip
 

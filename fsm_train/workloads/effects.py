@@ -61,11 +61,13 @@ def effect_of(kind: type[Command]) -> Callable[[Supervised, Any], None]:
 def clip_grad_norm(work: Supervised, command: c.ClipGradNorm) -> None:
     norm = work.grad_norm(command.norm_type)
     nn.utils.clip_grads_with_norm_(work.parameters, command.max_norm, norm)
+    work.gradients_changed()
 
 
 @carries_out(c.ClipGradValue)
 def clip_grad_value(work: Supervised, command: c.ClipGradValue) -> None:
     nn.utils.clip_grad_value_(work.parameters, command.value)
+    work.gradients_changed()
 
 
 @carries_out(c.AddGradNoise)
@@ -74,6 +76,7 @@ def add_grad_noise(work: Supervised, command: c.AddGradNoise) -> None:
     for gradient in work.gradients():
         noise = torch.empty_like(gradient).normal_(0.0, command.std, generator=generator)
         gradient.add_(noise)
+    work.gradients_changed()
 
 
 @carries_out(c.WeighLoss)

@@ -80,8 +80,11 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
         )
 
 
-def all_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The model's parameters, and those of the loss that the optimizer has too."""
-    found = {id(parameter): parameter for parameter in model.parameters()}
-    found |= {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
-    return list(found.values())
+def stepped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters that the optimizer has: the model's, in the model's order, then those of the loss.
+
+    Others of the model may have gradients too, but nobody zeroes them, so they count for nothing.
+    """
+    stepped = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
+    ours = {id(parameter): parameter for parameter in model.parameters() if id(parameter) in stepped}
+    return list((ours | stepped).values())

@@ -25,7 +25,7 @@ from .generators import Generators, generators_of, seed_all
 from .kept import Kept, Snapshot, Stateful
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
-from .param_groups import all_parameters, check_parameters, read_groups, write_groups
+from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
 from .position import find_again
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
@@ -82,7 +82,7 @@ class Supervised(Workload):
         self.train = check_loader(train, "train")
         self.valid = None if valid is None else check_loader(valid, "valid")
         self.device = next(model.parameters()).device
-        self.parameters = all_parameters(model, optimizer)
+        self.parameters = stepped_parameters(model, optimizer)
         self.interrupt: str | None = None
         self._sensors = check_sensors(sensors or {})
         self._forward = forward
@@ -316,6 +316,7 @@ class Supervised(Workload):
             self.precision.unscale(self.optimizer)
         if self.window.shares:
             self.window.bring_to_mean(self.gradients())
+        self.gradients_changed()
 
     def step(self) -> bool:
         if self.precision is None:
@@ -330,7 +331,6 @@ class Supervised(Workload):
         if self.precision is not None:
             self.precision.zero()
         self.window.clear()
-        self._grad_norm = None
 
     def measure(self, state: State) -> Mapping[str, float]:
         found = self.train_meters.results()
@@ -348,10 +348,14 @@ class Supervised(Workload):
             yield self.inputs
 
     def grad_norm(self, norm_type: float = 2.0) -> torch.Tensor:
-        """The norm of all gradients together, computed once a step."""
+        """The norm of all gradients together, before a step; computed again only when they have changed."""
         if self._grad_norm is None or self._grad_norm[0] != norm_type:
             self._grad_norm = norm_type, torch.nn.utils.get_total_norm(self.gradients(), norm_type)
         return self._grad_norm[1]
+
+    def gradients_changed(self) -> None:
+        """To be called by whatever changes gradients in place."""
+        self._grad_norm = None
 
     # ---------------------------------------------------------------------------- validation
 

@@ -1,0 +1,98 @@
+"""A training of a small model on real patients, for the tests of callbacks and the loops they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+
+from fsm_train import Callback, Phase, State, Supervised, on, run, start
+from tests.worlds import diabetes
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def batches(*sizes: int, skip: int = 0) -> list[Batch]:
+    """The next patients, in batches of these sizes."""
+    inputs, target = (tensor[skip : skip + sum(sizes)] for tensor in diabetes().tensors)
+    return list(zip(inputs.split(sizes), target.split(sizes), strict=True))
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Linear(10, 1)
+
+
+def net() -> nn.Sequential:
+    """Two layers, with the statistics of batch norm between them."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
+
+
+def plain(model: nn.Module) -> torch.optim.Optimizer:
+    """Gradient descent: what a step does to a weight is its gradient."""
+    return torch.optim.SGD(model.parameters(), lr=1.0)
+
+
+@attrs.frozen
+class Trained:
+    """What a training has left."""
+
+    work: Supervised
+    final: State
+
+    @property
+    def model(self) -> nn.Module:
+        return self.work.model
+
+    @property
+    def weights(self) -> torch.Tensor:
+        return weights_of(self.work.model)
+
+
+def weights_of(model: nn.Module) -> torch.Tensor:
+    """All parameters in one vector."""
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def workload(
+    data: Iterable[Any] | None = None,
+    *,
+    model: nn.Module | None = None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
+    loss_fn: Any = None,
+    **settings: Any,
+) -> Supervised:
+    model = linear() if model is None else model
+    return Supervised(model, optimizer(model), loss_fn or nn.MSELoss(), data or batches(8, 8, 8, 6), **settings)
+
+
+def trained(
+    callbacks: Iterable[Callback[Any]],
+    data: Iterable[Any] | None = None,
+    *,
+    epochs: int | None = 1,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> Trained:
+    work = workload(data, **settings)
+    return Trained(work, run(start(work, epochs=epochs, max_steps=max_steps, seed=seed), callbacks))
+
+
+def looking(phase: Phase, look: Callable[[State], object], **settings: Any) -> tuple[Callback[Any], list[Any]]:
+    """A callback that writes down what `look` sees in the state at this phase, and what it has written."""
+    seen: list[Any] = []
+
+    @on(phase, name=f"look at {phase.value}", **settings)
+    def looker(state: State) -> None:
+        seen.append(look(state))
+
+    return looker, seen
