@@ -1,5 +1,7 @@
 """For tests of callbacks: whole trainings in milliseconds, without torch."""
 
-from .simulation import at, drive, simulate
+from .differences import differences
+from .simulation import SimulatedError, at, drive, simulate
+from .trace import Event, Trace
 
-__all__ = ["at", "drive", "simulate"]
+__all__ = ["Event", "SimulatedError", "Trace", "at", "differences", "drive", "simulate"]

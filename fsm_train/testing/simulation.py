@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, cast
 
 import attrs
 
 from ..core.callback import Callback, ask, is_due
 from ..core.facts import KNOWN_AT
-from ..core.phase import Phase
+from ..core.phase import CONSULTED, Operation, Phase
 from ..core.state import Hyper, Plan, State, counters_of
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap
-from ..interpreter import run, start
+from ..interpreter import iterate, run, start
 from ..sinks.base import Sink
+from ..workloads.base import Workload
 from ..workloads.scripted import Script, Scripted
+from .trace import Trace
+
+When = Phase | Callable[[State], bool]
+"""A phase, the first time it is reached, or a question about the state at each phase."""
+
+
+class SimulatedError(Exception):
+    """What `simulate(fail_at=…)` lets go wrong."""
 
 
 def simulate(
@@ -27,6 +37,10 @@ def simulate(
     hyper: Mapping[str, Hyper] | None = None,
     seed: int | None = None,
     sinks: Iterable[Sink] = (),
+    until: When | None = None,
+    interrupt_at: When | None = None,
+    fail_at: When | Operation | None = None,
+    trace: Trace | None = None,
     **values: Script,
 ) -> State:
     """Run the callbacks on a training without a model, and return the last state.
@@ -34,6 +48,13 @@ def simulate(
     >>> from fsm_train.callbacks import early_stopping
     >>> simulate([early_stopping(patience=1)], valid_loss=[1.0, 1.1]).epoch
     2
+    >>> simulate([], batches=9, until=lambda state: state.step == 4).phase
+    <Phase.STEP_END: 'step_end'>
+    >>> suspended = simulate([], batches=9, interrupt_at=lambda state: state.iteration == 4)
+    >>> suspended.batch, suspended.reason
+    (4, 'interrupted by a signal')
+    >>> run(suspended).batch  # goes on where it was
+    9
 
     Args:
         callbacks: as for `run`.
@@ -44,14 +65,75 @@ def simulate(
         hyper: the hyper-parameters; {"lr": 0.1} if nothing is said.
         seed: of the plan; what `state.random` draws depends on it.
         sinks: as for `run`.
+        until: return the state at this phase, after its answers, instead of the last one.
+        interrupt_at: interrupt the training there, as SIGTERM does, and return the suspended state.
+        fail_at: let something go wrong there: at a phase, or the first time an operation is carried out.
+        trace: an empty `Trace`, to be filled with what happens.
         **values: what is measured (loss, valid_loss, grad_norm, …; see `Scripted`): values,
             sequences, or functions of the state.
+
+    Raises:
+        SimulatedError: what `fail_at` asks for, after the training was torn down.
+        AssertionError: until, interrupt_at or fail_at never happened.
     """
     if epochs is None and max_steps is None:
         per_epoch = [len(v) for name, v in values.items() if _is_metric(name) and isinstance(v, Sequence)]
         epochs = min(per_epoch, default=1)
-    work = Scripted(batches=batches, hyper=hyper, **values)
-    return run(start(work, epochs=epochs, max_steps=max_steps, seed=seed), callbacks, sinks=sinks)
+    work: Workload = Scripted(batches=batches, hyper=hyper, **values)
+    if isinstance(fail_at, Operation):
+        setattr(work, fail_at.value, _failing(fail_at))
+    if trace is not None:
+        work, sinks = trace.watching(work), (*sinks, trace)
+    state = start(work, epochs=epochs, max_steps=max_steps, seed=seed)
+    if until is None and interrupt_at is None and fail_at is None:
+        return run(state, callbacks, sinks=sinks)
+    plan = {"until": until, "interrupt_at": interrupt_at, "fail_at": fail_at}
+    return _guided(state, callbacks, sinks, {name: when for name, when in plan.items() if when is not None}, trace)
+
+
+def _guided(
+    state: State,
+    callbacks: Iterable[Callback[Any]],
+    sinks: Iterable[Sink],
+    plan: dict[str, When | Operation],
+    trace: Trace | None,
+) -> State:
+    """Train phase by phase, and do what is planned, each thing the first time its moment has come."""
+    states = cast("Generator[State]", iterate(state, callbacks, sinks=sinks, at=CONSULTED))
+    work = state.workload
+    assert work is not None, "start() gave it one"
+    with contextlib.closing(states):
+        for state in states:
+            now = [name for name, when in plan.items() if _has_come(when, state)]
+            for name in now:
+                del plan[name]
+            if "fail_at" in now:
+                states.throw(SimulatedError(f"as planned, at {state.phase.value}"))
+            if "interrupt_at" in now:
+                work.interrupt = "a signal"
+            if "until" in now:
+                if trace is not None:
+                    trace.on = False  # what leaving the loop early does is no part of the training
+                return state
+    for name, when in plan.items():
+        raise AssertionError(
+            f"{name}={when!r} never came true: the training ended at {state.phase.value} of epoch {state.epoch}, "
+            f"after {state.iteration} batches and {state.step} steps"
+        )
+    return state
+
+
+def _has_come(when: When | Operation, state: State) -> bool:
+    if isinstance(when, (Phase, Operation)):
+        return state.phase is when
+    return when(state)
+
+
+def _failing(operation: Operation) -> Callable[..., NoReturn]:
+    def fail(*_: object) -> NoReturn:
+        raise SimulatedError(f"as planned, by {operation.value}")
+
+    return fail
 
 
 def at(phase: Phase, **fields: Any) -> State:

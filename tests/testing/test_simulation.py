@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fsm_train import CallbackError, Phase, Scripted, State, Transition, WorkloadError, on, run, start
+from fsm_train import CallbackError, Operation, Phase, Scripted, State, Transition, WorkloadError, on, run, start
 from fsm_train.callbacks import early_stopping
-from fsm_train.testing import at, drive, simulate
+from fsm_train.testing import SimulatedError, Trace, at, drive, simulate
 
 
 def test_scripts_are_values_sequences_or_functions() -> None:
@@ -160,3 +160,50 @@ def test_testing_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"
+
+
+def test_simulation_ends_where_it_is_told_to() -> None:
+    """With until= the state of that moment is returned, after the answers of its phase."""
+    state = simulate([early_stopping(patience=1)], valid_loss=[2.0, 1.0, 1.5], until=lambda state: state.epoch == 2)
+
+    assert (state.phase, state.epoch, state.memory["early_stopping"].value) == (Phase.EPOCH_END, 2, 1.0)  # type: ignore[attr-defined]
+
+
+def test_simulation_ends_at_a_phase() -> None:
+    """A phase means the first time that it is reached."""
+    assert simulate([], batches=3, until=Phase.STEP_END).step == 1
+
+
+def test_interrupted_simulation_goes_on() -> None:
+    """With interrupt_at= the suspended state is returned, and `run` goes on with it as if nothing had been."""
+    curve = {"loss": [1.0, 2.0, 3.0, 4.0]}
+    suspended = simulate([], batches=4, interrupt_at=lambda state: state.iteration == 2, **curve)
+
+    assert (suspended.phase, suspended.batch, suspended.reason) == (Phase.SUSPENDED, 2, "interrupted by a signal")
+    assert run(suspended).history == simulate([], batches=4, **curve).history
+
+
+@pytest.mark.parametrize("where", [Operation.STEP, Phase.STEP_BEGIN, lambda state: state.pending == 1])
+def test_failing_simulation_is_torn_down(where: Any) -> None:
+    """With fail_at= an error is raised there, the training is torn down, and the trace has its last state."""
+    trace = Trace()
+    with pytest.raises(SimulatedError, match="as planned") as caught:
+        simulate([], batches=2, fail_at=where, trace=trace)
+
+    assert "Raised" in caught.value.__notes__[0]
+    assert (trace.final.phase, trace.final.step, trace.operations[-1]) == (Phase.FAILED, 0, "finish")
+
+
+@pytest.mark.parametrize("planned", ["until", "interrupt_at", "fail_at"])
+def test_what_never_happens_is_no_success(planned: str) -> None:
+    """A plan that never comes true is a mistake in the test, and said."""
+    never: Any = {planned: lambda state: state.epoch == 7}
+    with pytest.raises(AssertionError, match=f"{planned}=.* never came true: the training ended at done of epoch 1"):
+        simulate([], batches=2, **never)
+
+
+def test_what_is_planned_for_one_phase_all_happens() -> None:
+    """An interrupt comes in and the state of that very moment is returned."""
+    state = simulate([], batches=2, interrupt_at=Phase.BATCH_END, until=Phase.SUSPEND)
+
+    assert (state.phase, state.batch) == (Phase.SUSPEND, 1)

@@ -1,0 +1,91 @@
+"""Where two values differ, field by field, and whether they are the same to the last bit.
+
+`==` will not do for either: NaN differs from itself, 0.0 equals -0.0 and 1 equals True, and that two
+states of twenty-five fields are unequal does not say which of the fields it is.
+"""
+
+from __future__ import annotations
+
+import struct
+import types
+from collections.abc import Iterator, Mapping, Set
+from typing import Any
+
+import attrs
+
+from ..core.state import State
+
+_ATOMS = (bool, int, str, bytes, type(None))
+_SEQUENCES = (tuple, list)
+
+
+def fingerprint(value: object) -> Any:
+    """A value of tuples that is equal for two values exactly if they are the same, NaN included.
+
+    >>> fingerprint(float("nan")) == fingerprint(float("nan"))
+    True
+    >>> fingerprint(0.0) == fingerprint(-0.0)
+    False
+    """
+    kind = type(value)
+    if isinstance(value, float):
+        return kind, struct.pack("<d", value)
+    if isinstance(value, _ATOMS):
+        return kind, value
+    if isinstance(value, Mapping):
+        return "mapping", frozenset((fingerprint(key), fingerprint(item)) for key, item in value.items())
+    if isinstance(value, _SEQUENCES):
+        return kind, tuple(map(fingerprint, value))
+    if isinstance(value, Set):
+        return "set", frozenset(map(fingerprint, value))
+    if isinstance(value, types.FunctionType):
+        return kind, value.__module__, value.__qualname__
+    if attrs.has(kind):
+        return kind, tuple(fingerprint(getattr(value, field.name)) for field in attrs.fields(kind))
+    return kind, repr(value)
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two values are the same to the last bit."""
+    return bool(fingerprint(a) == fingerprint(b))
+
+
+def differences(a: object, b: object, path: str = "", *, exactly: bool = True) -> Iterator[str]:
+    r"""Each place in which two values differ, as a line that names it and shows both.
+
+    >>> from fsm_train.testing import at
+    >>> from fsm_train import Phase
+    >>> print(*differences(at(Phase.EPOCH_END, step=3, lr=0.1), at(Phase.EPOCH_END, step=4, lr=0.2)), sep="\n")
+    step: 3 != 4
+    hyper['lr']: 0.1 != 0.2
+
+    Args:
+        a: a state, or any value in one.
+        b: another.
+        path: what the two are called.
+        exactly: to the last bit, and not only where `==` sees a difference.
+    """
+    if same(a, b) if exactly else (a is b or a == b):
+        return
+    kind: Any = type(a)
+    if kind is type(b) and attrs.has(kind):
+        # A field that does not count for `==` is no difference either, unless a memory forgot it.
+        for field in attrs.fields(kind):
+            if field.eq or not isinstance(a, State):
+                where = f"{path}.{field.name}" if path else field.name
+                yield from differences(getattr(a, field.name), getattr(b, field.name), where, exactly=exactly)
+    elif isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in dict.fromkeys((*a, *b)):
+            if key not in a or key not in b:
+                yield f"{path}[{key!r}]: " + (f"only right, {b[key]!r}" if key in b else f"only left, {a[key]!r}")
+            else:
+                yield from differences(a[key], b[key], f"{path}[{key!r}]", exactly=exactly)
+    elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        for i, (mine, other) in enumerate(zip(a, b, strict=True)):
+            yield from differences(mine, other, f"{path}[{i}]", exactly=exactly)
+    else:
+        yield f"{path or 'value'}: {_shown(a)} != {_shown(b)}"
+
+
+def _shown(value: object) -> str:
+    return str(value) if isinstance(value, types.FunctionType) else repr(value)
