@@ -15,7 +15,7 @@ from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_monitor, is_better, monitored, short
+from .stopping import Mode, check_count, check_delta, check_monitor, is_better, monitored, short
 
 
 @factory
@@ -43,8 +43,7 @@ def restore_best(
         LookupError: at the first check, if there is no such metric.
     """
     check_monitor(monitor, mode)
-    if not min_delta >= 0:
-        raise ValueError(f"min_delta={min_delta!r}: an improvement is a number from 0, also with mode='max'")
+    check_delta(min_delta)
     called = name or "restore_best"
     never: float | None = None
 
@@ -61,10 +60,8 @@ def restore_best(
             if best is None:
                 return None
             return Transition(commands=(RestoreWeights(called),), reason=f"{monitor} was {short(best)}")
-        if monitor not in state.metrics and any(monitor in metrics for metrics in state.history):
-            return None
         value = monitored(state, monitor)
-        if not is_better(value, best, mode, min_delta):
+        if value is None or not is_better(value, best, mode, min_delta):
             return None
         return Transition(commands=(KeepWeights(called),), memory=value)
 
@@ -175,10 +172,10 @@ def _score(state: State, monitor: str | None, mode: Mode) -> float:
     """How good this epoch is: larger is better, and -inf the worst."""
     if monitor is None:
         return 0.0
-    if monitor not in state.metrics and any(monitor in metrics for metrics in state.history):
-        return -math.inf
     value = monitored(state, monitor)
-    return (-value if mode == "min" else value) if math.isfinite(value) else -math.inf
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return -value if mode == "min" else value
 
 
 def _to_drop(

@@ -39,10 +39,8 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
 
     @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING, sets=(), commands=())
     def stop_at(state: State) -> Transition | None:
-        if monitor not in state.metrics and any(monitor in metrics for metrics in state.history):
-            return None
         value = monitored(state, monitor)
-        if not (value <= target if mode == "min" else value >= target):
+        if value is None or not (value <= target if mode == "min" else value >= target):
             return None
         return Transition(
             flags=Flag.STOP_TRAINING, reason=f"{monitor} is {short(value)}, the target was {short(target)}"

@@ -8,7 +8,7 @@ from ..core.callback import Callback, factory, on
 from ..core.phase import Flag, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_monitor, is_better, monitored
+from .stopping import Mode, check_count, check_delta, check_monitor, epochs, is_better, monitored, short
 
 
 @attrs.frozen
@@ -61,26 +61,25 @@ def reduce_on_plateau(
     check_count("cooldown", cooldown)
     if not 0 < factor < 1:
         raise ValueError(f"factor={factor!r}: a rate is reduced by a factor between 0 and 1")
-    if not min_delta >= 0:
-        raise ValueError(f"min_delta={min_delta!r}: an improvement is a number from 0, also with mode='max'")
+    check_delta(min_delta)
     if not min_lr >= 0:
         raise ValueError(f"min_lr={min_lr!r}: a rate is a number from 0")
 
     @on(Phase.EPOCH_END, memory=Plateau(), raises=Flag.NONE, sets={"lr"}, commands=())
     def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
-        if monitor not in state.metrics and seen != Plateau():
-            return None
         value = monitored(state, monitor)
+        if value is None:
+            return None
         better = is_better(value, seen.best, mode, min_delta)
         best = value if better else seen.best
         bad = 0 if better or seen.cooldown else seen.bad + 1
         if bad <= patience:
             return Transition(memory=Plateau(best, bad, max(seen.cooldown - 1, 0)))
-        rate = scaled(state.hyper["lr"], factor, min_lr)
+        so_far = "was never finite" if best is None else f"has not improved on {short(best)}"
         return Transition(
             memory=Plateau(best, 0, cooldown),
-            hyper={"lr": rate},
-            reason=f"{monitor} has not improved on {best} for {bad} epochs",
+            hyper={"lr": scaled(state.hyper["lr"], factor, min_lr)},
+            reason=f"{monitor} {so_far} for {epochs(bad)}",
         )
 
     return reduce_on_plateau

@@ -62,17 +62,16 @@ def early_stopping(
     """
     check_monitor(monitor, mode)
     check_count("patience", patience)
-    if not 0 <= min_delta < math.inf:
-        raise ValueError(f"min_delta={min_delta!r}: an improvement is a number from 0, also with mode='max'")
+    check_delta(min_delta)
     if on_nonfinite not in ("stop", "wait"):
         raise ValueError(f"on_nonfinite={on_nonfinite!r}: 'stop' or 'wait'")
     by = f"by more than {min_delta:g} " if min_delta else ""
 
     @on(Phase.EPOCH_END, memory=Best(), raises=Flag.STOP_TRAINING, sets=(), commands=())
     def early_stopping(state: State, best: Best) -> Transition | None:
-        if monitor not in state.metrics and best != Best():
-            return None
         value = monitored(state, monitor)
+        if value is None:
+            return None
         if not math.isfinite(value) and on_nonfinite == "stop":
             return Transition(flags=Flag.STOP_TRAINING, reason=f"{monitor} is {value}")
         if is_better(value, best.value, mode, min_delta):
@@ -85,25 +84,27 @@ def early_stopping(
         return Transition(
             flags=Flag.STOP_TRAINING,
             memory=Best(best.value, bad),
-            reason=f"{monitor} {so_far} for {bad} epoch{'s' * (bad != 1)}",
+            reason=f"{monitor} {so_far} for {epochs(bad)}",
         )
 
     return early_stopping
 
 
-def monitored(state: State, monitor: str) -> float:
-    """The metric of that name.
+def monitored(state: State, monitor: str) -> float | None:
+    """The metric of that name; None in an epoch without a validation, or whatever else has measured it before.
 
     Raises:
         LookupError: there is none; the sentence lists those that there are.
     """
-    if monitor not in state.metrics:
-        there_are = ", ".join(state.metrics) or "none"
-        advice = (
-            "; valid_… metrics need validation data" if monitor.startswith("valid_") and not state.has_valid else ""
-        )
-        raise LookupError(f"there is no metric {monitor!r} to monitor: there are {there_are}{advice}")
-    return state.metrics[monitor]
+    if monitor in state.metrics:
+        return state.metrics[monitor]
+    of_validation = monitor.startswith("valid_")
+    not_validated = of_validation and state.has_valid and not any(name.startswith("valid_") for name in state.metrics)
+    if not_validated or any(monitor in metrics for metrics in state.history):
+        return None
+    there_are = ", ".join(state.metrics) or "none"
+    advice = "; valid_… metrics need validation data" if of_validation and not state.has_valid else ""
+    raise LookupError(f"there is no metric {monitor!r} to monitor: there are {there_are}{advice}")
 
 
 def is_better(value: float, best: float | None, mode: Mode, min_delta: float = 0.0) -> bool:
@@ -113,6 +114,10 @@ def is_better(value: float, best: float | None, mode: Mode, min_delta: float = 0
     if best is None:
         return True
     return best - value > min_delta if mode == "min" else value - best > min_delta
+
+
+def epochs(number: int) -> str:
+    return f"{number} epoch{'s' * (number != 1)}"
 
 
 def short(value: float) -> str:
@@ -125,6 +130,11 @@ def check_monitor(monitor: str, mode: str) -> None:
         raise ValueError(f"monitor={monitor!r}: name a metric, for example 'valid_loss'")
     if mode not in ("min", "max"):
         raise ValueError(f"mode={mode!r}: 'min' if smaller is better, else 'max'")
+
+
+def check_delta(min_delta: float) -> None:
+    if not 0 <= min_delta < math.inf:
+        raise ValueError(f"min_delta={min_delta!r}: an improvement is a number from 0, also with mode='max'")
 
 
 def check_count(name: str, value: object, least: int = 0) -> None:
