@@ -22,8 +22,22 @@ from .workloads.scripted import Scripted
 
 if TYPE_CHECKING:
     from .ablation import Ablation, ablate
+    from .eventlog import (
+        Difference,
+        Divergence,
+        EventLog,
+        LogError,
+        Replayed,
+        WhatIf,
+        diff,
+        read_log,
+        replay,
+        sweep,
+        what_if,
+    )
     from .lr_finder import LrFound, find_lr
     from .workloads.effects import carries_out
+    from .workloads.recorded import Recorded
     from .workloads.saving import restore
     from .workloads.supervised import Supervised
 
@@ -36,36 +50,60 @@ __all__ = [
     "ClipGradNorm",
     "Command",
     "ConflictError",
+    "Difference",
+    "Divergence",
     "Edge",
+    "EventLog",
     "FactError",
     "Facts",
     "Flag",
     "FsmTrainError",
+    "LogError",
     "LrFound",
     "Operation",
     "Phase",
     "Plan",
+    "Recorded",
+    "Replayed",
     "Scripted",
     "State",
     "Supervised",
     "Transition",
     "WeighLoss",
+    "WhatIf",
     "WorkloadError",
     "ablate",
     "carries_out",
     "describe",
+    "diff",
     "evaluate",
     "extend",
     "find_lr",
     "iterate",
     "on",
+    "read_log",
+    "replay",
     "restore",
     "run",
     "start",
+    "sweep",
+    "what_if",
 ]
 
 
 _LAZY = {
+    "Difference": ".eventlog",
+    "Divergence": ".eventlog",
+    "EventLog": ".eventlog",
+    "LogError": ".eventlog",
+    "Recorded": ".workloads.recorded",
+    "Replayed": ".eventlog",
+    "WhatIf": ".eventlog",
+    "diff": ".eventlog",
+    "read_log": ".eventlog",
+    "replay": ".eventlog",
+    "sweep": ".eventlog",
+    "what_if": ".eventlog",
     "Ablation": ".ablation",
     "LrFound": ".lr_finder",
     "Supervised": ".workloads.supervised",

@@ -6,11 +6,14 @@ do in the answers of the callbacks. It knows no torch: what is done is done by t
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, cast
+from os import PathLike
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
@@ -23,10 +26,15 @@ from .core.merge import consult, decide
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Junction, Operation, Phase, Place
 from .core.state import Counters, Plan, State, counters_of, state_at
 from .core.table import MEASURES, ROWS, Outcome, Predicate, failed, reads, ready, with_metrics
-from .core.values import NO_FACTS, Facts, FrozenMap
+from .core.values import NO_FACTS, Facts, FrozenMap, SavedMemory
 from .signals import interrupts
-from .sinks.base import Guarded, Sink
+from .sinks.base import Guarded, Recorder, Sink
 from .workloads.base import Workload
+
+if TYPE_CHECKING:
+    from .eventlog.writing import EventLog
+
+_logger = logging.getLogger("fsm_train")
 
 
 def start(
@@ -53,17 +61,26 @@ def start(
     )
 
 
-def run(state: State, callbacks: Iterable[Callback[Any]] = (), *, sinks: Iterable[Sink] = ()) -> State:
+def run(
+    state: State,
+    callbacks: Iterable[Callback[Any]] = (),
+    *,
+    log: EventLog | str | PathLike[str] | None = None,
+    sinks: Iterable[Sink] = (),
+) -> State:
     """Train, and return the last state.
 
     Args:
         state: from `start`, or one that an earlier `run` returned: a suspended training goes on
             where it was, a finished one if its plan is larger now (`extend`).
         callbacks: pure functions that decide what happens; their order does not matter.
+        log: where to write the event log, or an `EventLog` with settings. A log that is there is
+            continued: a training that goes on supersedes what comes after the point it goes on from.
         sinks: watch, and influence nothing.
 
     Returns:
-        A state at DONE, or at SUSPENDED after SIGTERM, the first Ctrl-C or the flag SUSPEND.
+        A state at DONE, or at SUSPENDED after SIGTERM, the first Ctrl-C or the flag SUSPEND. Its
+        `notes` say what went wrong beside the training, such as a log that could not be written.
 
     Raises:
         CallbackError: a callback raised, or answered something that is no answer.
@@ -72,7 +89,7 @@ def run(state: State, callbacks: Iterable[Callback[Any]] = (), *, sinks: Iterabl
             says when.
     """
     with interrupts(_workload_of(state)):
-        (last,) = deque(iterate(state, callbacks, sinks=sinks), maxlen=1)
+        (last,) = deque(iterate(state, callbacks, log=log, sinks=sinks), maxlen=1)
     return last
 
 
@@ -101,6 +118,7 @@ def iterate(
     state: State,
     callbacks: Iterable[Callback[Any]] = (),
     *,
+    log: EventLog | str | PathLike[str] | None = None,
     sinks: Iterable[Sink] = (),
     at: Iterable[Phase] = (),
 ) -> Iterator[State]:
@@ -114,8 +132,9 @@ def iterate(
         at: further phases to yield the state at.
     """
     work = _workload_of(state)
-    watch = _Watch(check_callbacks(callbacks), tuple(sinks), tuple(at), work)
-    course = _Course(_with_memories(ready(state), watch.callbacks), work, watch)
+    watch = _Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
+    state = _with_memories(ready(state), watch.callbacks)
+    course = _Course(state, watch.around(work, state), watch)
     try:
         watch.tell_all("open", course.state, watch.callbacks)
         while course.place not in FINAL:
@@ -128,7 +147,7 @@ def iterate(
     finally:
         watch.tell_all("close")
     elapsed = work.read({"elapsed"}, course.now()).get("elapsed", 0.0)
-    yield attrs.evolve(course.now(), workload=work, elapsed=elapsed)
+    yield attrs.evolve(course.now(), workload=work, elapsed=elapsed, notes=watch.notes(state.notes))
 
 
 class _Bound:
@@ -165,7 +184,7 @@ class _Course:
     def now(self, facts: Facts = NO_FACTS) -> State:
         """The state of this moment."""
         phase = self.place if isinstance(self.place, Phase) else self.state.phase
-        return state_at(phase, self.counters, Flag(self.flags), facts, self.state)
+        return state_at(phase, self.counters, _flags(self.flags), facts, self.state)
 
     def method(self, operation: Operation) -> Callable[[], Outcome]:
         """The workload's method for this operation, given the state if it wants it."""
@@ -210,10 +229,10 @@ class _Course:
         watched = self.watched
         if watched is None:
             return False
-        callbacks, sinks = watched.due(self.counters)
+        callbacks, sinks, needs = watched.due(self.counters) if watched.selective else watched.everyone
         if not (callbacks or sinks or watched.yields):
             return False
-        self.state = self.measured(watched.needs(callbacks, sinks))
+        self.state = self.measured(needs)
         answers = consult(callbacks, self.state)
         if answers:
             self.state, decision = decide(self.state, answers, self.watch.positions)
@@ -230,10 +249,9 @@ class _Course:
 
     def measured(self, needs: Set[str]) -> State:
         """The state of this moment, with the facts that somebody needs."""
-        facts: dict[str, float] = {"batch_size": self.counters.fetched}
-        if needs:
-            facts.update(self.work.read(needs, self.now()))
-        return self.now(Facts(facts))
+        if not needs:
+            return self.now(_only_the_size(self.counters.fetched))
+        return self.now(Facts({"batch_size": self.counters.fetched, **self.work.read(needs, self.now())}))
 
     def fail(self, error: BaseException) -> None:
         """Leave in good order: TEARDOWN is consulted, everything undone, and the error says where it was."""
@@ -256,28 +274,42 @@ class _Course:
                 error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
 
 
+Lookers = tuple[Sequence[Callback[Any]], Sequence[Guarded], Set[str]]
+
+
 class _Watched:
     """Who watches one place."""
 
     def __init__(
-        self, place: Phase, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded], yields: bool
+        self,
+        place: Phase,
+        callbacks: Sequence[Callback[Any]],
+        sinks: Sequence[Guarded],
+        followers: Sequence[Guarded],
+        yields: bool,
+        sensors: Set[str],
     ) -> None:
         self.place = place
         self.callbacks = callbacks
         self.sinks = sinks
+        self.followers = followers  # sinks that want to look whenever a callback does
         self.yields = yields
-        self.periodic = any(callback.every > 1 for callback in callbacks)
-        self.sensors: Set[str] = frozenset()
+        self.sensors = sensors
+        self.everyone: Lookers = (callbacks, (), self.needs(callbacks, ()))
+        self.selective = bool(sinks or followers) or any(callback.every > 1 for callback in callbacks)
 
-    def due(self, counters: Counters) -> tuple[Sequence[Callback[Any]], Sequence[Guarded]]:
-        """Those who want to look this time."""
-        callbacks, sinks = self.callbacks, self.sinks
-        if self.periodic:
-            callbacks = [c for c in callbacks if is_due(c, self.place, counters)]
-        if sinks:
+    def due(self, counters: Counters) -> Lookers:
+        """Those who want to look this time, and the facts that they need."""
+        callbacks = [c for c in self.callbacks if c.every == 1 or is_due(c, self.place, counters)]
+        sinks: Sequence[Guarded] = ()
+        if self.sinks:
             now = time.monotonic() if self.place in BATCH_PHASES else math.inf
-            sinks = [sink for sink in sinks if sink.due(now)]
-        return callbacks, sinks
+            sinks = [sink for sink in self.sinks if sink.due(now)]
+        if self.followers and callbacks:
+            sinks = [*sinks, *self.followers]
+        if not sinks and len(callbacks) == len(self.callbacks):
+            return self.everyone
+        return callbacks, sinks, self.needs(callbacks, sinks)
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
         """The facts that they need and that can be measured here."""
@@ -304,8 +336,19 @@ class _Watch:
             here = [c for c in callbacks if phase in c.at and phase in CONSULTED]
             watching = [s for s in self.sinks if phase in s.sink.at]
             if here or watching or phase in at:
-                self.at[phase] = _Watched(phase, here, watching, phase in at)
-                self.at[phase].sensors = work.sensors
+                followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
+                self.at[phase] = _Watched(phase, here, watching, followers, phase in at, work.sensors)
+
+    def around(self, work: Workload, state: State) -> Workload:
+        """The workload, with what the recorders put around it."""
+        for sink in self.sinks:
+            if isinstance(sink.sink, Recorder):
+                work = sink.sink.around(work, state)
+        return work
+
+    def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
+        """The notes of the state that the run began with, and why sinks were switched off, if any were."""
+        return tuple(dict.fromkeys((*before, *(sink.trouble for sink in self.sinks if sink.trouble))))
 
     def tell_all(self, method: str, *args: object) -> None:
         for sink in self.sinks:
@@ -320,10 +363,38 @@ def _workload_of(state: State) -> Workload:
     return state.workload
 
 
+def _event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
+    if log is None:
+        return ()
+    from .eventlog.writing import EventLog  # it brings structlog along, which a run without a log does without
+
+    return (log if isinstance(log, EventLog) else EventLog(log),)
+
+
 def _with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> State:
-    """The state with the initial memory of each callback that has none in it yet."""
-    initial = {callback.name: callback.memory for callback in callbacks}
-    return attrs.evolve(state, memory=FrozenMap({**initial, **state.memory}))
+    """The state with the initial memory of each callback that has none in it yet.
+
+    Memories from a file are made again here, where their callbacks are known. Resuming with other
+    callbacks than were saved is allowed, and said.
+    """
+    memory = {callback.name: state.memory.get(callback.name, callback.memory) for callback in callbacks}
+    saved = {name for name, value in state.memory.items() if isinstance(value, SavedMemory)}
+    if saved:
+        afresh, left = sorted(memory.keys() - state.memory.keys()), sorted(saved - memory.keys())
+        if afresh:
+            _logger.warning("not in the checkpoint, begins with its initial memory: %s", ", ".join(afresh))
+        if left:
+            _logger.warning("in the checkpoint, but no callback of this run: %s", ", ".join(left))
+    again = {c.name: m.made_again(c.memory) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)}
+    return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory, **again}))
+
+
+_flags = functools.cache(Flag)
+
+
+@functools.lru_cache
+def _only_the_size(samples: int) -> Facts:
+    return Facts(batch_size=samples)
 
 
 def _all_of(predicates: Sequence[Predicate]) -> Predicate | None:

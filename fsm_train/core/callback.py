@@ -70,6 +70,7 @@ class Callback(Generic[M]):
         commands: the types of command it may give; None if it does not say. What a callback
             declares here is shown by `describe`, checked against the others and the workload before
             a run, and an answer that goes beyond it is an error.
+        factory: the name of the factory that made it with these `params`, with its module; or "".
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -83,6 +84,7 @@ class Callback(Generic[M]):
     raises: Flag | None = None
     sets: frozenset[str] | None = attrs.field(default=None, converter=_keys)
     commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_kinds)
+    factory: str = ""
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -237,7 +239,9 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 params[parameter.name] = tuple(params[parameter.name])
         name = params.pop("name", None) or callback.name
-        return attrs.evolve(callback, name=cast("str", name), params=params)
+        return attrs.evolve(
+            callback, name=cast("str", name), params=params, factory=f"{make.__module__}.{make.__qualname__}"
+        )
 
     return made
 

@@ -84,9 +84,12 @@ class Counters:
     exhausted: bool = False
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class State:
     """A training at one instant, seen from one phase.
+
+    It has no slots, unlike the other records: copying a `__dict__` makes a state four times as fast
+    as setting two dozen slots, and one is made at every phase that is watched.
 
     Attributes:
         phase: where the machine stands.
@@ -116,6 +119,8 @@ class State:
         fetched: samples of the batch that was fetched last.
         exhausted: whether the last fetch found no further batch.
         elapsed: seconds of training in the calls of `run` that have ended.
+        notes: what whoever has the last state should know and what is no part of the training: that
+            the log of it is incomplete, that a sink was switched off. Not compared.
     """
 
     phase: Phase
@@ -143,6 +148,7 @@ class State:
     fetched: int = 0
     exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
+    notes: tuple[str, ...] = attrs.field(default=(), eq=False)
 
     def __attrs_post_init__(self) -> None:
         if (
@@ -197,35 +203,45 @@ def counters_of(state: State) -> Counters:
 def state_at(phase: Phase, counters: Counters, flags: Flag, facts: Facts, last: State) -> State:
     """The state at `phase`: its counters, flags and facts, and for the rest what `last` says.
 
-    By position and without `attrs.evolve`: this is the most expensive line of a watched training.
+    This is the most expensive thing that the machine does, once for each phase that is watched. It
+    takes the values of a state and counters that were checked already, so it goes around the checks
+    and conversions of the constructor.
     """
-    return State(
-        phase,
-        counters.plan,
-        counters.epoch,
-        counters.batch,
-        counters.iteration,
-        counters.step,
-        counters.samples,
-        counters.pending,
-        flags,
-        facts,
-        last.metrics,
-        last.history,
-        last.hyper,
-        last.memory,
-        last.reason,
-        None,
-        counters.valid_batch,
-        counters.has_valid,
-        counters.batches_over,
-        counters.validated_at,
-        counters.resume_at,
-        counters.error,
-        counters.fetched,
-        counters.exhausted,
-        last.elapsed,
-    )
+    values = last.__dict__.copy()
+    values["phase"] = phase
+    values["plan"] = counters.plan
+    values["epoch"] = counters.epoch
+    values["batch"] = counters.batch
+    values["iteration"] = counters.iteration
+    values["step"] = counters.step
+    values["samples"] = counters.samples
+    values["pending"] = counters.pending
+    values["flags"] = flags
+    values["facts"] = facts
+    values["workload"] = None
+    values["valid_batch"] = counters.valid_batch
+    values["has_valid"] = counters.has_valid
+    values["batches_over"] = counters.batches_over
+    values["validated_at"] = counters.validated_at
+    values["resume_at"] = counters.resume_at
+    values["error"] = counters.error
+    values["fetched"] = counters.fetched
+    values["exhausted"] = counters.exhausted
+    return _made(values)
+
+
+def replaced(state: State, **changes: object) -> State:
+    """As attrs.evolve, several times as fast, for values that are checked already and frozen."""
+    return _made({**state.__dict__, **changes})
+
+
+def _made(values: dict[str, object]) -> State:
+    state = _new(State)
+    object.__setattr__(state, "__dict__", values)
+    return state
+
+
+_new = object.__new__
 
 
 def extend(state: State, *, epochs: int | None = None, max_steps: int | None = None) -> State:

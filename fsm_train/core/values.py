@@ -109,7 +109,13 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
 
 
 class SavedMemory(ABC):
-    """A memory as it came from a file. Only its callback knows the classes of the records in it."""
+    """A memory as it came from a file. Only its callback knows the classes of the records in it.
+
+    Attributes:
+        json: as it stands there.
+    """
+
+    json: Any
 
     @abstractmethod
     def made_again(self, initial: object) -> object:

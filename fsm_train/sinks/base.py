@@ -12,6 +12,7 @@ from ..core.callback import Callback
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
+from ..workloads.base import Workload
 
 
 class Sink(Protocol):
@@ -46,17 +47,38 @@ class Sink(Protocol):
         ...
 
 
+class Recorder(Sink):
+    """A sink that misses nothing: it is also told wherever a callback is consulted. To derive from."""
+
+    at: Sequence[Phase] = ()
+    needs: Set[str] = frozenset()
+    interval: float = 0.0
+
+    def around(self, workload: Workload, state: State) -> Workload:
+        """The workload as the interpreter is to have it, so that what it says can be noted.
+
+        Called before a run begins with this state: what this raises is an error of the run.
+        """
+        return workload
+
+    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
 class Guarded:
     """A sink that is told things no more often than it wants, and switched off when it raises."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self.on = True
+        self.trouble = ""
         self.not_before = 0.0
 
     def due(self, now: float) -> bool:
         """Whether its interval is over; `now` is in seconds, and infinite where no interval applies."""
-        if not self.on or now < self.not_before:
+        if self.trouble or now < self.not_before:
             return False
         if now < math.inf:
             self.not_before = now + self.sink.interval
@@ -64,18 +86,16 @@ class Guarded:
 
     def tell(self, method: str, *args: object) -> None:
         """Call a method of the sink. If it raises, warn once and never call it again."""
-        if not self.on:
+        if self.trouble:
             return
         try:
             getattr(self.sink, method)(*args)
         except Exception as error:
-            self.on = False
+            self.trouble = (
+                f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
+                "it is switched off, and the training goes on"
+            )
             if method != "close":
                 with contextlib.suppress(Exception):
                     self.sink.close()  # so that a display, say, gives the terminal back
-            warnings.warn(
-                f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
-                "it is switched off, and the training goes on",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            warnings.warn(self.trouble, RuntimeWarning, stacklevel=2)

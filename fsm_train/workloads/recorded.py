@@ -20,11 +20,13 @@ from ..core.transition import Command
 from ..core.values import FrozenMap
 from ..eventlog.encoding import CannotDecodeError, decode
 from ..eventlog.entries import Entry, entries
-from ..eventlog.errors import EndOfLogError, LogError
+from ..eventlog.errors import EndOfLogError, LogError, OutOfStepError
 from ..eventlog.records import HEADER, HELD_BACK, hyper_in, numbers_in, plan_in, state_in
 from .base import BRACKETS, Workload
 
 _MEASURED = frozenset({Phase.EPOCH_END.value, Phase.VALID_END.value})
+
+_WHERE = ("iteration", "epoch", "valid_batch", "step")
 
 _END = object()
 
@@ -52,14 +54,17 @@ class Recorded(Workload):
         else:
             self.path = ""
         self.interrupt: str | None = None
-        self.header: Entry | None = None
         self._entries = log
         self._coming: Entry | None = next(log, None)  # read last, and not taken in yet
+        if self._coming is None or self._coming.event != HEADER:
+            raise LogError("a recorded training begins with a header, and there is none", path=self.path)
+        self.header: Entry = self._coming
+        self.asked_beyond = False  # whether something was asked that the log does not know
         self._lines: deque[tuple[int, Entry]] = deque()  # taken in, and not passed; with the runs that lead there
         self._course: deque[list[Any]] = deque()  # what will happen: [what, times]
         self._noted = self._passed = 0  # runs of the course: taken in, and over
-        self._hyper: Mapping[str, Hyper] = {}
-        self._ended_at = 0
+        self._hyper: Mapping[str, Hyper] = self._decoded(hyper_in, self.header.body["start"].get("hyper"), self.header)
+        self._ended_at = self.header.number
 
     # ------------------------------------------------------------------------ the calls of run
 
@@ -74,12 +79,11 @@ class Recorded(Workload):
         Raises:
             LogError: there is no further call of `run`, or its header is not what it should be.
         """
-        while self._coming is not None and self._coming.event != HEADER:
-            self._coming = next(self._entries, None)
-        header = self._coming
+        header = self.next_header
         if header is None:
             raise LogError("there is no further call of run in this log", path=self.path)
         self.header = header
+        self.asked_beyond = False
         self._lines.clear()
         self._course.clear()
         self._noted = self._passed = 0
@@ -91,8 +95,6 @@ class Recorded(Workload):
             raise self._wrong(f"its start cannot be made again: {error}", header.number) from error
 
     def _state(self, start: Mapping[str, Any], last: State | None, memories: Mapping[str, Mapping[str, type]]) -> State:
-        from ..core.phase import Flag
-
         blank = State(Phase.READY, plan_in(start), has_valid=start["has_valid"], fetched=start["fetched"])
         state = state_in(start, Phase.READY, blank)
         self._hyper = state.hyper
@@ -105,17 +107,17 @@ class Recorded(Workload):
         }
         return attrs.evolve(
             state,
-            phase=Phase.SUSPENDED if state.resume_at is not None else Phase.READY if begins_anew else Phase.DONE,
-            flags=state.flags | (Flag.NONE),
             history=tuple(numbers_in(metrics) for metrics in start["history"]),
             memory=FrozenMap(memory),
             workload=self,
         )
 
     @property
-    def more(self) -> bool:
-        """Whether the log has a further call of `run`, or goes on in this one."""
-        return self._coming is not None
+    def next_header(self) -> Entry | None:
+        """The header of the next call of `run`, if there is one; what is left of this call is passed over."""
+        while self._coming is not None and self._coming.event != HEADER:
+            self._coming = next(self._entries, None)
+        return self._coming
 
     # ------------------------------------------------------------------------ where in the log
 
@@ -151,11 +153,14 @@ class Recorded(Workload):
         if run[1] == 0:
             self._course.popleft()
             self._passed += 1
-            following = self._next()
-            if type(following) is str and following != HELD_BACK:
-                self.interrupt = following
-                self._course.popleft()
-                self._passed += 1
+            self._interrupted()
+
+    def _interrupted(self) -> None:
+        following = self._next()
+        if type(following) is str and following != HELD_BACK:
+            self.interrupt = following
+            self._course.popleft()
+            self._passed += 1
 
     def upcoming(self) -> Entry | None:
         """The next line that tells of a look; None at the end of this call of `run`."""
@@ -171,22 +176,17 @@ class Recorded(Workload):
 
     def line_at(self, state: State) -> Entry | None:
         """The line that tells of the look at this state, if it has one. Lines before it are passed."""
-        while self.reached():
-            entry = self._lines[0][1]
-            if entry.event == state.phase.value and all(
-                entry.body.get(name) == getattr(state, name) for name in ("iteration", "epoch", "valid_batch", "step")
-            ):
-                return entry
-            if self._is_before(entry, state):
-                self._lines.popleft()
-            else:
+        before = 0
+        while before < len(self._lines) or self._take_in():
+            needed, entry = self._lines[before]
+            if needed > self._passed:
                 return None
+            if entry.event == state.phase.value and all(entry.body.get(n) == getattr(state, n) for n in _WHERE):
+                for _ in range(before):
+                    self._lines.popleft()
+                return entry
+            before += 1
         return None
-
-    @staticmethod
-    def _is_before(entry: Entry, state: State) -> bool:
-        """Whether the look of this line was over before that at `state`, when nothing else came in between."""
-        return True
 
     # ------------------------------------------------------------------ what the interpreter asks
 
@@ -196,11 +196,11 @@ class Recorded(Workload):
 
     @property
     def has_valid(self) -> bool:
-        return bool(self.header and self.header.body["start"].get("has_valid"))
+        return bool(self.header.body["start"].get("has_valid"))
 
     @property
     def sensors(self) -> Set[str]:
-        return frozenset(self.header.body.get("sensors", ())) if self.header else frozenset()
+        return frozenset(self.header.body["sensors"])
 
     def carries(self, kind: type[Command]) -> bool:
         return True
@@ -218,15 +218,12 @@ class Recorded(Workload):
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         """All facts of this look that were recorded, whoever asked for them then."""
         entry = self.line_at(state)
-        return {} if entry is None else self._decoded(numbers_in, entry.facts, entry)
+        facts: Mapping[str, float] = {} if entry is None else self._decoded(numbers_in, entry.facts, entry)
+        return facts
 
     def prepare(self, state: State) -> None:
         self._hyper = {**self._hyper, **state.hyper}
-        following = self._next()
-        if type(following) is str and following != HELD_BACK:
-            self.interrupt = following
-            self._course.popleft()
-            self._passed += 1
+        self._interrupted()
 
     def fetch(self) -> int | None:
         size = self._next()
@@ -247,7 +244,7 @@ class Recorded(Workload):
         entry = self._next()
         if type(entry) is not Entry:
             raise self._unexpected("the metrics", entry)
-        measured = self._decoded(numbers_in, entry.body["metrics"], entry)
+        measured: Mapping[str, float] = self._decoded(numbers_in, entry.body["metrics"], entry)
         self._happens()
         return measured
 
@@ -286,10 +283,11 @@ class Recorded(Workload):
             raise self._wrong(str(error), entry.number) from error
 
     def _unexpected(self, asked: str, found: Any) -> LogError:
+        self.asked_beyond = True
         if found is _END:
-            return EndOfLogError(f"the log ends here, and {asked} would come next", path=self.path, line=self._ended_at)
+            return EndOfLogError(asked, "the end of the log", path=self.path, line=self._ended_at)
         what = f"the metrics of {found.event}" if type(found) is Entry else _said(found)
-        return LogError(f"{asked} would come next, but in the log it is {what}", path=self.path, line=self._ended_at)
+        return OutOfStepError(asked, what, path=self.path, line=self._ended_at)
 
     def _wrong(self, what: str, line: int) -> LogError:
         return LogError(what, path=self.path, line=line)
