@@ -25,7 +25,7 @@ from .core.fuse import Way, ways
 from .core.merge import consult, decide
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Junction, Operation, Phase, Place
 from .core.state import Counters, Plan, State, counters_of, state_at
-from .core.table import MEASURES, ROWS, Outcome, Predicate, failed, reads, ready, with_metrics
+from .core.table import MEASURES, ROWS, Effect, Outcome, Predicate, failed, reads, ready, with_metrics
 from .core.values import NO_FACTS, Facts, FrozenMap, SavedMemory
 from .signals import interrupts
 from .sinks.base import Guarded, Recorder, Sink
@@ -158,6 +158,10 @@ class _Bound:
     def __init__(self, way: Way, course: _Course) -> None:
         self.holds = _all_of(way.predicates)
         self.moves = [(op, course.method(op) if op else None, effect) for op, effect in way.moves]
+        in_one_go = course.work.fused(tuple(op for op, _ in way.moves if op))
+        if in_one_go is not None:
+            effects = tuple(effect for _, effect in way.moves if effect)
+            self.moves = [(way.moves[0][0], in_one_go, _all_effects(effects))]
         self.measures = next((op for op, _ in way.moves if op in MEASURES), None)
         self.flags = way.flags.value
         self.target = way.target
@@ -256,7 +260,7 @@ class _Course:
     def fail(self, error: BaseException) -> None:
         """Leave in good order: TEARDOWN is consulted, everything undone, and the error says where it was."""
         if not isinstance(error, (CallbackError, GeneratorExit)):
-            error.add_note(_where(self.now(), self.doing))
+            error.add_note(_where(self.now(), self.work.doing or self.doing))
         torn_down, finished = self.place is Phase.TEARDOWN, self.doing is Operation.FINISH
         self.state = failed(self.now(), error)
         self.flags, self.counters = 0, counters_of(self.state)
@@ -395,6 +399,14 @@ _flags = functools.cache(Flag)
 @functools.lru_cache
 def _only_the_size(samples: int) -> Facts:
     return Facts(batch_size=samples)
+
+
+def _all_effects(effects: Sequence[Effect]) -> Effect:
+    def effect(at: Counters, outcome: Outcome) -> None:
+        for each in effects:
+            each(at, outcome)
+
+    return effect
 
 
 def _all_of(predicates: Sequence[Predicate]) -> Predicate | None:

@@ -7,6 +7,7 @@ equal-ordered commands depends on the order of the callbacks.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import attrs
 from .callback import Callback, ask, blame
 from .errors import ConflictError
 from .phase import STOP_FLAGS, Flag, Phase
-from .state import Hyper, State
+from .state import Hyper, State, replaced
 from .table import READABLE, term_name, too_late
 from .transition import NOTHING, UNCHANGED, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
@@ -45,17 +46,16 @@ class Decision:
 
 def decision_of(callback: Callback[Any], answer: Transition, state: State, position: int = 0) -> Decision:
     """One callback's answer as a decision; `position` is its place in the list."""
-    stops = answer.flags & STOP_FLAGS
+    name = callback.name
+    reasons: Mapping[str, str] = EMPTY
+    if answer.flags is not Flag.NONE and answer.flags & STOP_FLAGS:
+        reasons = FrozenMap({name: f"{name}: {answer.reason}" if answer.reason else name})
     return Decision(
-        flags=answer.flags,
-        hyper={name: (_like(state.hyper[name], value), callback.name) for name, value in answer.hyper.items()},
-        memory={} if answer.memory is UNCHANGED else {callback.name: answer.memory},
-        commands=_sorted(
-            ((command.last, callback.order, position, i), command) for i, command in enumerate(answer.commands)
-        ),
-        reasons={callback.name: f"{callback.name}: {answer.reason}" if answer.reason else callback.name}
-        if stops
-        else {},
+        answer.flags,
+        {key: (_like(state.hyper[key], value), name) for key, value in answer.hyper.items()},
+        EMPTY if answer.memory is UNCHANGED else {name: answer.memory},
+        _sorted([((command.last, callback.order, position, i), command) for i, command in enumerate(answer.commands)]),
+        reasons,
     )
 
 
@@ -88,49 +88,61 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         CallbackError: one of them raised, answered something that is no Transition or that cannot
             be done, or raised a flag too late for anything to read it.
     """
-    answers = [(callback, ask(callback, state)) for callback in callbacks]
-    answers = [(callback, answer) for callback, answer in answers if answer is not NOTHING]
-    for callback, answer in answers:
-        if why := _beyond_declared(callback, answer) or _refusal(answer, state):
-            raise blame(callback, state, why)
+    answers = []
+    for callback in callbacks:
+        answer = ask(callback, state)
+        if answer is not NOTHING:
+            if why := _refusal(callback, answer, state):
+                raise blame(callback, state, why)
+            answers.append((callback, answer))
     return answers
 
 
-def _beyond_declared(callback: Callback[Any], answer: Transition) -> str | None:
-    """What in this answer the callback did not declare, if it declared anything."""
-    if callback.raises is not None and (flags := answer.flags & ~callback.raises):
-        return f"it raised {term_name(flags)}, which is not in its raises={term_name(callback.raises) or 'Flag.NONE'}"
-    if callback.sets is not None and (keys := sorted(answer.hyper.keys() - callback.sets)):
-        return f"it set {', '.join(keys)}, which is not in its sets={sorted(callback.sets)}"
-    if callback.commands is not None:
+def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str | None:
+    """What makes this answer impossible, if anything does: by what the callback declared, or in this state."""
+    if answer.flags is not Flag.NONE and (
+        why := _refused_flags(answer.flags, callback.raises, state.phase, state.has_valid)
+    ):
+        return why
+    if answer.hyper and (why := _refused_hyper(answer.hyper, callback.sets, state.hyper)):
+        return why
+    if answer.commands and callback.commands is not None:
         for command in answer.commands:
             if type(command) not in callback.commands:
                 names = sorted(kind.__name__ for kind in callback.commands)
                 return f"it gave the command {command!r}, which is not among its commands={names}"
+    return None if answer.memory is UNCHANGED else unsaveable(answer.memory)
+
+
+@functools.lru_cache
+def _refused_flags(flags: Flag, declared: Flag | None, phase: Phase, has_valid: bool) -> str | None:
+    if declared is not None and (others := flags & ~declared):
+        return f"it raised {term_name(others)}, which is not in its raises={term_name(declared) or 'Flag.NONE'}"
+    for flag in too_late(flags, phase):
+        where = ", ".join(there.value for there in READABLE[flag])
+        return f"it raised {flag.name}, but nothing reads that any more before it falls; raise it at one of: {where}"
+    if Flag.VALIDATE in flags and not has_valid:
+        return "it raised VALIDATE, but there is no validation data: give the workload some (valid=…)"
     return None
 
 
-def _refusal(answer: Transition, state: State) -> str | None:
-    """What makes this answer impossible in this state, if anything does."""
-    for flag in too_late(answer.flags, state.phase):
-        where = ", ".join(phase.value for phase in READABLE[flag])
-        return f"it raised {flag.name}, but nothing reads that any more before it falls; raise it at one of: {where}"
-    if Flag.VALIDATE in answer.flags and not state.has_valid:
-        return "it raised VALIDATE, but there is no validation data: give the workload some (valid=…)"
-    for name, value in answer.hyper.items():
-        if name not in state.hyper:
-            there_are = ", ".join(state.hyper) or "none"
+def _refused_hyper(
+    wanted: Mapping[str, Hyper], declared: frozenset[str] | None, now: Mapping[str, Hyper]
+) -> str | None:
+    if declared is not None and (keys := sorted(wanted.keys() - declared)):
+        return f"it set {', '.join(keys)}, which is not in its sets={sorted(declared)}"
+    for name, value in wanted.items():
+        if name not in now:
+            there_are = ", ".join(now) or "none"
             return f"it sets {name!r}, which is no hyper-parameter of this optimizer: there are {there_are}"
-        now = state.hyper[name]
-        groups = len(now) if isinstance(now, tuple) else 1
+        own = now[name]
+        groups = len(own) if isinstance(own, tuple) else 1
         if isinstance(value, tuple) and len(value) != groups:
             return f"it sets {name!r} to {len(value)} values, but there are {groups} parameter groups"
-    if answer.memory is not UNCHANGED and (why := unsaveable(answer.memory)):
-        return why
     return None
 
 
-def decide(state: State, answers: Iterable[Answer], positions: Mapping[str, int] = EMPTY) -> tuple[State, Decision]:
+def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int] = EMPTY) -> tuple[State, Decision]:
     """The state after the answers, and the one decision that they make together.
 
     `positions` are the places of the callbacks in the list, by name; without them, those of the answers.
@@ -138,22 +150,31 @@ def decide(state: State, answers: Iterable[Answer], positions: Mapping[str, int]
     Raises:
         ConflictError: two of them want a hyper-parameter to be different things.
     """
-    decision = Decision()
-    # By name, so that among three that disagree the same two are blamed in whatever order they come.
-    for i, (callback, answer) in sorted(enumerate(answers), key=lambda numbered: numbered[1][0].name):
-        mine = decision_of(callback, answer, state, positions.get(callback.name, i))
-        decision = merge(decision, mine, state.phase)
-    hyper = {name: value for name, (value, _) in decision.hyper.items()}
-    reasons = [state.reason] if state.reason else []
-    reasons += sorted(reason for reason in decision.reasons.values() if f"; {reason};" not in f"; {state.reason};")
-    after = attrs.evolve(
-        state,
-        flags=state.flags | decision.flags,
-        hyper=FrozenMap({**state.hyper, **hyper}) if hyper else state.hyper,
-        memory=FrozenMap({**state.memory, **decision.memory}) if decision.memory else state.memory,
-        reason="; ".join(reasons),
-    )
-    return after, decision
+    if len(answers) == 1:
+        ((callback, answer),) = answers
+        decision = decision_of(callback, answer, state, positions.get(callback.name, 0))
+    else:
+        decision = Decision()
+        # By name, so that among three that disagree the same two are blamed in whatever order they come.
+        for i, (callback, answer) in sorted(enumerate(answers), key=lambda numbered: numbered[1][0].name):
+            mine = decision_of(callback, answer, state, positions.get(callback.name, i))
+            decision = merge(decision, mine, state.phase)
+    return _after(state, decision), decision
+
+
+def _after(state: State, decision: Decision) -> State:
+    changes: dict[str, object] = {}
+    if decision.flags is not Flag.NONE:
+        changes["flags"] = state.flags | decision.flags
+    if decision.hyper:
+        changes["hyper"] = FrozenMap({**state.hyper, **{name: value for name, (value, _) in decision.hyper.items()}})
+    if decision.memory:
+        changes["memory"] = FrozenMap({**state.memory, **decision.memory})
+    if decision.reasons:
+        said = f"; {state.reason};"
+        new = sorted(reason for reason in decision.reasons.values() if f"; {reason};" not in said)
+        changes["reason"] = "; ".join([state.reason] * bool(state.reason) + new)
+    return replaced(state, **changes) if changes else state
 
 
 def _sorted(commands: Iterable[Ordered]) -> tuple[Ordered, ...]:

@@ -113,6 +113,8 @@ class Flag(enum.Flag):
     STOP_TRAINING = enum.auto()  # finish this batch, close the epoch, end
     SUSPEND = enum.auto()  # leave at once, at the end of this batch, so as to go on later
 
+    __hash__ = object.__hash__
+
 
 # How long a flag stays up, if nothing lowers it sooner; table.py says on which edges each scope ends.
 BATCH_FLAGS = Flag.SKIP_BATCH | Flag.SKIP_BACKWARD | Flag.SKIP_STEP | Flag.SKIP_ZERO

@@ -6,11 +6,12 @@ table, and what a callback wants is carried out as it was said.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any, Protocol
 
 from ..core.phase import Operation
 from ..core.state import Hyper, State
+from ..core.table import Outcome
 from ..core.transition import Command
 
 BRACKETS = frozenset(
@@ -37,11 +38,13 @@ class Workload(Protocol):
     Attributes:
         informed: the operations that are given the state: at least `BRACKETS`.
         interrupt: the name of a signal that asks to leave, set from outside, or None.
+        doing: within a sequence that is carried out in one go, the operation under way.
         has_valid: whether there is validation data.
         sensors: the names of facts that this workload adds to the standard ones.
     """
 
     interrupt: str | None
+    doing: Operation | None = None
 
     @property
     def informed(self) -> Set[Operation]:
@@ -80,6 +83,13 @@ class Workload(Protocol):
     def put_back(self, snapshot: Any) -> None:
         """Be again as when the snapshot was taken; it can be put back more than once."""
         ...
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """One implementation for a whole sequence of operations between which nobody looks, or None.
+
+        Its answer is that of the operation among them that has one: a fetch, or a step.
+        """
+        return None
 
     def prepare(self, state: State) -> None: ...
     def reposition(self, state: State) -> None: ...

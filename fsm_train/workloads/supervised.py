@@ -16,6 +16,7 @@ from torch import nn
 from ..core.errors import WorkloadError
 from ..core.phase import Operation
 from ..core.state import Hyper, State
+from ..core.table import Outcome
 from ..core.transition import Command
 from .base import BRACKETS, Workload
 from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
@@ -29,6 +30,7 @@ from .param_groups import check_parameters, read_groups, stepped_parameters, wri
 from .position import find_again
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
+from .steps import fused
 from .window import Window
 
 _END = object()
@@ -85,7 +87,7 @@ class Supervised(Workload):
         self.parameters = stepped_parameters(model, optimizer)
         self.interrupt: str | None = None
         self._sensors = check_sensors(sensors or {})
-        self._forward = forward
+        self.own_forward = forward
         self._split = split
         self._moves = self.device.type != "cpu"
 
@@ -119,7 +121,7 @@ class Supervised(Workload):
         self.frozen = Frozen(model)
         self.kept = Kept()
         self._undo: list[Callable[[], None]] = []
-        self._loss_checked = False
+        self.loss_checked = False
         self.epoch_start: Generators | None = None
         self.extra = dict(extra or {})
         self._suspended: tuple[State, Generators] | None = None
@@ -169,11 +171,19 @@ class Supervised(Workload):
         except WorkloadError:
             return False
 
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        return fused(self, operations)
+
+    def note_step(self, loss: torch.Tensor) -> None:
+        """Note what a whole step in one go leaves behind."""
+        self._loss, self._stepped, self._grad_norm = loss, True, None
+        self.train_meters.add(loss, self.output, self.target, self.batch_size)
+
     # ------------------------------------------------------------------------- a call of run
 
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
-        self._loss_checked = False
+        self.loss_checked = False
         self.set_hyper(state.hyper)
         if state.iteration == 0 and state.resume_at is None:
             self.kept = Kept()
@@ -267,13 +277,13 @@ class Supervised(Workload):
 
     def call(self, inputs: Any) -> Any:
         """The output of the model, as it is called in this training."""
-        return call(self.called, inputs) if self._forward is None else self._forward(self.called, inputs)
+        return call(self.called, inputs) if self.own_forward is None else self.own_forward(self.called, inputs)
 
     def loss(self) -> None:
         loss = self._compute_loss()
-        if not self._loss_checked:
+        if not self.loss_checked:
             check_loss(loss)
-            self._loss_checked = True
+            self.loss_checked = True
         self._for_backward = loss
         self._loss = detached = loss.detach()
         self.train_meters.add(detached, self.output, self.target, self.batch_size)

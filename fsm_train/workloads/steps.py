@@ -1,0 +1,70 @@
+"""Whole sequences of operations in one go, where the machine knows that nobody looks in between.
+
+Rule of this file: a sequence does exactly what its operations do one by one, in the same order, and
+keeps `doing` up to date, so that an error still says in which of them it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..core.phase import Operation
+from .batches import check_loss
+
+if TYPE_CHECKING:
+    from .supervised import Supervised
+
+WHOLE_STEP = (
+    Operation.FORWARD,
+    Operation.LOSS,
+    Operation.BACKWARD,
+    Operation.UNSCALE,
+    Operation.STEP,
+    Operation.ZERO,
+)
+
+
+def fused(work: Supervised, operations: tuple[Operation, ...]) -> Callable[[], bool] | None:
+    """One implementation for this sequence of operations, if there is one."""
+    return (lambda: whole_step(work)) if operations == WHOLE_STEP else None
+
+
+def whole_step(work: Supervised) -> bool:
+    """The five-line loop's body; whether the step was taken."""
+    if work.mix is not None or work.precision is not None or work.window.shares:
+        return _one_by_one(work)
+    inputs = work.inputs
+    work.doing = Operation.FORWARD
+    if type(inputs) is torch.Tensor and work.own_forward is None:
+        output = work.called(inputs)
+    else:
+        output = work.call(inputs)
+    work.doing = Operation.LOSS
+    target = work.target
+    loss = work.loss_fn(output, target)
+    if not work.loss_checked:
+        check_loss(loss)
+        work.loss_checked = True
+    work.doing = Operation.BACKWARD
+    loss.backward()  # type: ignore[no-untyped-call]
+    work.doing = Operation.STEP
+    work.optimizer.step()
+    work.doing = Operation.ZERO
+    work.optimizer.zero_grad()
+    work.doing = None
+    work.output = output
+    work.note_step(loss.detach())
+    return True
+
+
+def _one_by_one(work: Supervised) -> bool:
+    work.forward()
+    work.loss()
+    work.backward()
+    work.unscale()
+    stepped = work.step()
+    work.zero()
+    return stepped
