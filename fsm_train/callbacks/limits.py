@@ -29,11 +29,11 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
             …error, …accuracy, …f1, …); needed for others.
         name: the callback's name, if the function's will not do.
     """
+    check_monitor(monitor, mode or "min")
     if mode is None:
         mode = "min" if monitor.endswith(_SMALLER) else "max" if monitor.endswith(_LARGER) else None
     if mode is None:
         raise ValueError(f"is smaller or larger better for {monitor!r}? pass mode='min' or mode='max'")
-    check_monitor(monitor, mode)
     if not isinstance(target, (int, float)) or target != target:
         raise ValueError(f"target={target!r}: a target is a number")
 
@@ -51,9 +51,11 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
 
 @factory
 def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str | None = None) -> Callback[None]:
-    """Stop the training at the end of the batch in which it has had so many steps, or seconds.
+    """Stop the training when it has had so many steps, or seconds.
 
-    At BATCH_END. Seconds are those of training, added up over resumptions.
+    Steps are counted at STEP_END, that of a leftover window included (and at TRAIN_BEGIN, for a
+    training that is extended). Seconds are looked at when a batch or an epoch is over, at BATCH_END
+    and EPOCH_END; they are those of training, added up over resumptions.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([stop_after(steps=3)], epochs=9).reason
@@ -64,14 +66,34 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
         seconds: of training.
         name: the callback's name, if the function's will not do.
     """
-    return _after("stop_after", Flag.STOP_TRAINING, steps, seconds)
+    if steps is None and seconds is None:
+        raise ValueError("stop_after what? give steps=, seconds=, or both")
+    phases: tuple[Phase, ...] = ()
+    if steps is not None:
+        check_count("steps", steps, least=1)
+        phases += (Phase.TRAIN_BEGIN, Phase.STEP_END)
+    if seconds is not None:
+        _check_seconds(seconds)
+        phases += (Phase.BATCH_END, Phase.EPOCH_END)
+    needs = () if seconds is None else {"elapsed"}
+
+    @on(*phases, needs=needs, raises=Flag.STOP_TRAINING, sets=(), commands=())
+    def stop_after(state: State) -> Transition | None:
+        if steps is not None and state.step >= steps:
+            return Transition(flags=Flag.STOP_TRAINING, reason=f"{state.step} steps were taken")
+        if seconds is not None and state.facts["elapsed"] >= seconds:
+            return Transition(flags=Flag.STOP_TRAINING, reason=f"{short(state.facts['elapsed'])} seconds are over")
+        return None
+
+    return stop_after
 
 
 @factory
 def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]:
     """Suspend the training when this call of `run` has had so many seconds: for time slices of a scheduler.
 
-    At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END.
+    At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END. A validation
+    that is suspended begins anew, so a slice has to be longer than one.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([suspend_after(seconds=60)], batches=9, elapsed=lambda state: 25.0 * state.iteration)
@@ -103,32 +125,6 @@ def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]
     return suspend_after
 
 
-def _after(name: str, flag: Flag, steps: int | None, seconds: float | None) -> Callback[None]:
-    if steps is None and seconds is None:
-        raise ValueError(f"{name} what? give steps=, seconds=, or both")
-    if steps is not None:
-        check_count("steps", steps, least=1)
-    if seconds is not None:
-        _check_seconds(seconds)
-
-    @on(
-        Phase.BATCH_END,
-        needs=() if seconds is None else {"elapsed"},
-        name=name,
-        raises=flag,
-        sets=(),
-        commands=(),
-    )
-    def after(state: State) -> Transition | None:
-        if steps is not None and state.step >= steps:
-            return Transition(flags=flag, reason=f"{state.step} steps were taken")
-        if seconds is not None and state.facts["elapsed"] >= seconds:
-            return Transition(flags=flag, reason=f"{short(state.facts['elapsed'])} seconds are over")
-        return None
-
-    return after
-
-
 def _check_seconds(seconds: float) -> None:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
         raise ValueError(f"seconds={seconds!r}: it is a positive number")
@@ -138,7 +134,7 @@ def _check_seconds(seconds: float) -> None:
 def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
     """Validate in the middle of an epoch, each time so many more steps were taken.
 
-    At BATCH_END.
+    At BATCH_END. One at the end of an epoch counts: the same weights are not validated twice.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([validate_every(steps=4)], batches=8, epochs=1, valid_loss=[3.0, 2.0])
@@ -151,11 +147,12 @@ def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
     """
     check_count("steps", steps, least=1)
 
-    @on(Phase.BATCH_END, memory=0, raises=Flag.VALIDATE, sets=(), commands=())
+    @on(Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE, sets=(), commands=())
     def validate_every(state: State, times: int) -> Transition | None:
         if state.step // steps <= times:
             return None
-        return Transition(flags=Flag.VALIDATE, memory=state.step // steps)
+        flags = Flag.VALIDATE if state.phase is Phase.BATCH_END else Flag.NONE
+        return Transition(flags=flags, memory=state.step // steps)
 
     return validate_every
 
@@ -176,6 +173,9 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
         valid_batches: batches per validation.
         name: the callback's name, if the function's will not do.
     """
+    for setting, most in (("batches", batches), ("valid_batches", valid_batches)):
+        if most is not None:
+            check_count(setting, most, least=1)
     limits = {
         phase: (most, flag)
         for phase, most, flag in (
@@ -186,8 +186,6 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     }
     if not limits:
         raise ValueError("limit what? give batches=, valid_batches=, or both")
-    for most, _ in limits.values():
-        check_count("batches", most, least=1)
 
     @on(*limits, raises=Flag.STOP_EPOCH | Flag.STOP_VALID, sets=(), commands=())
     def limit(state: State) -> Transition | None:

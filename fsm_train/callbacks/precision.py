@@ -12,6 +12,7 @@ from ..core.commands import UseMixedPrecision, UseParallel
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
+from .stopping import check_count
 
 
 @factory
@@ -41,6 +42,7 @@ def mixed_precision(
     """
     if dtype not in ("bfloat16", "float16"):
         raise ValueError(f"dtype={dtype!r}: 'bfloat16' or 'float16'")
+    check_count("growth_interval", growth_interval, least=1)
     use = Transition(commands=(UseMixedPrecision(dtype, initial_scale, growth_interval),))
 
     @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseMixedPrecision})

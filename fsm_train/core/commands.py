@@ -89,6 +89,7 @@ class MixUp(Command):
 
     weight: float = attrs.field(validator=_part)
     seed: int
+    alone: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -103,6 +104,7 @@ class CutMix(Command):
     x: float = attrs.field(validator=_part)
     y: float = attrs.field(validator=_part)
     seed: int
+    alone: ClassVar[bool] = True
 
 
 # ------------------------------------------------------------------------- how the model computes
@@ -115,6 +117,7 @@ class UseMixedPrecision(Command):
     dtype: Literal["bfloat16", "float16"]
     initial_scale: float = attrs.field(default=2.0**16, validator=_positive)
     growth_interval: int = 2000
+    alone: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -122,6 +125,15 @@ class UseParallel(Command):
     """Call the model through a parallel wrapper, until TEARDOWN."""
 
     kind: Literal["data_parallel", "ddp"]
+    alone: ClassVar[bool] = True
+
+
+@attrs.frozen
+class UseCompiledStep(Command):
+    """Train whole steps, between which nobody looks, compiled or captured, until TEARDOWN."""
+
+    mode: str
+    alone: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -147,6 +159,7 @@ class KeepAverage(Command):
 
     name: str
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(_part))
+    alone: ClassVar[bool] = True
 
 
 @attrs.frozen

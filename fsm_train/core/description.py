@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from .callback import Callback, check_names
+from .commands import UseCompiledStep
 from .errors import ConflictError
 from .facts import KNOWN_AT
 from .phase import CONSULTED, Flag, Phase
@@ -19,7 +20,8 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
     Raises:
         TypeError: something in the list is no callback.
         ValueError: two of them have the same name, or one may raise a flag only where it comes too late.
-        ConflictError: two of them set the same hyper-parameter at the same phase.
+        ConflictError: two of them set the same hyper-parameter at the same phase, or give commands
+            that only one may give.
     """
     checked = check_names(callbacks)
     for callback in checked:
@@ -38,6 +40,12 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                 raise ConflictError(
                     f"{one.name!r} and {other.name!r} both set {', '.join(keys)} at {phases[-1].value}: leave one out"
                 )
+            kinds = (one.commands or frozenset()) & (other.commands or frozenset())
+            if alone := sorted(kind.__name__ for kind in kinds if kind.alone):
+                raise ConflictError(
+                    f"{one.name!r} and {other.name!r} both give the command {' or '.join(alone)}, "
+                    "which only one callback of a run may: leave one out"
+                )
     return checked
 
 
@@ -53,6 +61,17 @@ def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], b
                 f"callback {callback.name!r} gives the command {kind.__name__}, which nothing carries out: decorate a "
                 f"function of (workload, command) with @carries_out({kind.__name__}), from fsm_train"
             )
+
+
+def looking_inside_a_step(callbacks: Iterable[Callback[Any]]) -> list[str]:
+    """Who has each step done phase by phase, when somebody wants it done in one go: their names."""
+    everyone = tuple(callbacks)
+    if not any(UseCompiledStep in (callback.commands or ()) for callback in everyone):
+        return []
+    return [callback.name for callback in everyone if not INSIDE_A_STEP.isdisjoint(callback.at)]
+
+
+INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END, Phase.STEP_BEGIN, Phase.STEP_END})
 
 
 def describe(callbacks: Iterable[Callback[Any]]) -> str:

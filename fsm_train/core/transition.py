@@ -22,11 +22,13 @@ class Command:
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
         changes_hyper: whether carrying it out changes hyper-parameters, which are then read anew.
+        alone: whether only one callback of a run may give commands of this type.
     """
 
     __slots__ = ()
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
 
 
 class _Unchanged:

@@ -16,6 +16,7 @@ from ..core import commands as c
 from ..core.errors import WorkloadError
 from ..core.transition import Command
 from .averages import Average, copied, refit_batch_norm
+from .compiled import compiled_step
 from .generators import Generators, generators_of
 from .mixing import cut_mix, mix_up
 from .precision import Precision
@@ -37,6 +38,10 @@ def carries_out(kind: type[C]) -> Callable[[Callable[[Supervised, C], None]], Ca
         return effect
 
     return register
+
+
+def is_registered(kind: type[Command]) -> bool:
+    return kind in _EFFECTS
 
 
 def effect_of(kind: type[Command]) -> Callable[[Supervised, Any], None]:
@@ -120,14 +125,11 @@ def _refuse_second_mix(work: Supervised) -> None:
 def use_mixed_precision(work: Supervised, command: c.UseMixedPrecision) -> None:
     if work.precision is not None:
         raise WorkloadError("mixed precision is in use already: leave one of the two callbacks out")
-    precision = Precision(work.device, command)
-    if precision.scaler is not None and work.kept.scaler is not None:
-        precision.scaler.load_state_dict(work.kept.scaler)
-    work.precision = precision
+    work.precision = precision = Precision(work.device, command, work.kept.scaler)
 
     def undo() -> None:
-        work.precision = None
-        work.kept.scaler = precision.state()
+        precision.go_on(work.gradients())  # those of a window that is left open
+        work.precision, work.kept.scaler = None, precision.state()
 
     work.undo_at_finish(undo)
 
@@ -135,15 +137,21 @@ def use_mixed_precision(work: Supervised, command: c.UseMixedPrecision) -> None:
 @carries_out(c.UseParallel)
 def use_parallel(work: Supervised, command: c.UseParallel) -> None:
     if command.kind == "data_parallel":
-        work.called = nn.DataParallel(work.model)
+        work.call_through(nn.DataParallel)
     elif torch.distributed.is_available() and torch.distributed.is_initialized():
         ids = [work.device] if work.device.type == "cuda" else None
-        work.called = nn.parallel.DistributedDataParallel(work.model, device_ids=ids)
+        work.call_through(lambda model: nn.parallel.DistributedDataParallel(model, device_ids=ids))
     else:
         raise WorkloadError('"ddp" needs a process group: call torch.distributed.init_process_group(…) first')
+    work.undo_at_finish(lambda: work.call_through(None))
+
+
+@carries_out(c.UseCompiledStep)
+def use_compiled_step(work: Supervised, command: c.UseCompiledStep) -> None:
+    work.compiled = compiled_step(work, command.mode)
 
     def undo() -> None:
-        work.called = work.model
+        work.compiled = None
 
     work.undo_at_finish(undo)
 
@@ -152,11 +160,13 @@ def use_parallel(work: Supervised, command: c.UseParallel) -> None:
 def freeze(work: Supervised, command: c.Freeze) -> None:
     work.frozen.add(command.pattern)
     work.undo_at_finish(work.frozen.clear)
+    work.call_through(work.wrapper)  # a parallel wrapper reduces the gradients that there were when it was made
 
 
 @carries_out(c.Unfreeze)
 def unfreeze(work: Supervised, command: c.Unfreeze) -> None:
     work.frozen.remove(command.pattern)
+    work.call_through(work.wrapper)
 
 
 # ------------------------------------------------------------------------------ sets of weights
@@ -164,13 +174,9 @@ def unfreeze(work: Supervised, command: c.Unfreeze) -> None:
 
 @carries_out(c.KeepAverage)
 def keep_average(work: Supervised, command: c.KeepAverage) -> None:
-    averages = work.kept.averages
-    if averages and command.name not in averages:
-        other = next(iter(averages))
-        raise WorkloadError(f"{other!r} and {command.name!r} both want to validate with their average: leave one out")
-    average = averages.get(command.name)
+    average = work.kept.averages.get(command.name)
     if average is None:
-        average = averages[command.name] = Average(work.model, command.decay)
+        average = work.kept.averages[command.name] = Average(work.model, command.decay)
         if saved := work.kept.saved_averages.pop(command.name, None):
             average.averaged.load_state_dict(saved)
     work.undo_at_finish(lambda: average.use(False))
@@ -183,6 +189,9 @@ def update_average(work: Supervised, command: c.UpdateAverage) -> None:
 
 @carries_out(c.UseAverage)
 def use_average(work: Supervised, command: c.UseAverage) -> None:
+    for name, other in work.kept.averages.items():
+        if command.on and other.in_use and name != command.name:
+            raise WorkloadError(f"{name!r} and {command.name!r} both validate with their average: leave one out")
     work.kept.averages[command.name].use(command.on)
 
 

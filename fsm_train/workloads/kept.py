@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import attrs
@@ -42,31 +43,44 @@ class Stateful(Protocol):
 
 
 @attrs.frozen
+class Outside:
+    """Each module's mode, and the generators: what a validation changes, and puts back."""
+
+    modes: tuple[tuple[nn.Module, bool], ...]
+    generators: Generators
+
+    @staticmethod
+    def of(model: nn.Module, own: Iterable[torch.Generator]) -> Outside:
+        return Outside(tuple((module, module.training) for module in model.modules()), Generators.now(own))
+
+    def put_back(self) -> None:
+        for module, mode in self.modes:
+            module.training = mode
+        self.generators.put_back()
+
+
+@attrs.frozen
 class Snapshot:
     """Weights, buffers, modes, gradients, optimizer and generators at one moment."""
 
     model: StateDict
-    modes: tuple[bool, ...]
     gradients: tuple[torch.Tensor | None, ...]
     optimizer: StateDict
-    generators: Generators
+    outside: Outside
 
     @staticmethod
-    def of(model: nn.Module, optimizer: torch.optim.Optimizer, generators: Generators) -> Snapshot:
+    def of(model: nn.Module, optimizer: torch.optim.Optimizer, own: Iterable[torch.Generator]) -> Snapshot:
         return Snapshot(
             model=copied(model.state_dict()),
-            modes=tuple(module.training for module in model.modules()),
             gradients=tuple(None if p.grad is None else p.grad.clone() for p in model.parameters()),
             optimizer=copy.deepcopy(optimizer.state_dict()),
-            generators=generators,
+            outside=Outside.of(model, own),
         )
 
     def put_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         model.load_state_dict(self.model)
-        for module, mode in zip(model.modules(), self.modes, strict=True):
-            module.training = mode
         for parameter, gradient in zip(model.parameters(), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
         # The optimizer keeps the tensors that it is given, so it gets copies.
         optimizer.load_state_dict(copy.deepcopy(self.optimizer))
-        self.generators.put_back()
+        self.outside.put_back()

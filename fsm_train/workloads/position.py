@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from .supervised import Supervised
 
 
+def set_epoch(loader: object, epoch: int) -> None:
+    """Tell the loader's samplers which epoch it is, where they want to know, as a DistributedSampler does."""
+    for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        if tell := getattr(sampler, "set_epoch", None):
+            tell(epoch)
+
+
 def keeps_its_place(loader: object) -> bool:
     """Whether the loader itself can say and take back where it is, as torchdata's StatefulDataLoader can."""
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")

@@ -16,11 +16,11 @@ class Precision:
 
     A scaler wants exactly one `unscale_` between two `update`s. Where the machine unscales and then
     skips the step, the scaler is updated all the same: after a zero, so that an overflow lowers the
-    scale; and before the next backward of a window that goes on, whose gradients then get the scale
-    back.
+    scale; and before the next backward of a window that goes on. Gradients that are kept then, or
+    over a step, get the scale back.
     """
 
-    def __init__(self, device: torch.device, command: UseMixedPrecision) -> None:
+    def __init__(self, device: torch.device, command: UseMixedPrecision, saved: dict[str, Any] | None = None) -> None:
         self.device = device.type
         self.dtype = getattr(torch, command.dtype)
         self.scaler: torch.amp.GradScaler | None = None
@@ -28,7 +28,11 @@ class Precision:
             self.scaler = torch.amp.GradScaler(
                 self.device, init_scale=command.initial_scale, growth_interval=command.growth_interval
             )
-        self.unscaled = False
+            if saved is not None:
+                self.scaler.load_state_dict(saved)
+                self.scaler.set_growth_interval(command.growth_interval)  # settings come from the code
+        self.unscaled = False  # the gradients have their true size
+        self.looked = False  # the scaler has looked for infinities, and waits for its update
 
     def state(self) -> dict[str, Any] | None:
         """The state of the scaler, if there is one. It has no word for gradients that were unscaled: `go_on` first."""
@@ -47,14 +51,14 @@ class Precision:
     def go_on(self, gradients: Sequence[torch.Tensor]) -> None:
         """Give the gradients of a window that goes on their scale back."""
         if self.scaler is not None and self.unscaled:
-            self.scaler.update()
+            self._update()
             torch._foreach_mul_(list(gradients), self.scaler.get_scale())
             self.unscaled = False
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         if self.scaler is not None and not self.unscaled:
             self.scaler.unscale_(optimizer)
-            self.unscaled = True
+            self.unscaled = self.looked = True
 
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
         """Take the step, unless the scaler holds it back. Whether it was taken."""
@@ -63,11 +67,14 @@ class Precision:
             return True
         before = self.scaler.get_scale()
         self.scaler.step(optimizer)
-        self.scaler.update()
-        self.unscaled = False
+        self._update()
         return self.scaler.get_scale() >= before  # the scaler does not say it, but it lowers its scale
 
     def zero(self) -> None:
-        if self.scaler is not None and self.unscaled:
+        self._update()
+        self.unscaled = False
+
+    def _update(self) -> None:
+        if self.scaler is not None and self.looked:
             self.scaler.update()
-            self.unscaled = False
+            self.looked = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -20,14 +21,15 @@ from ..core.table import Outcome
 from ..core.transition import Command
 from .base import BRACKETS, Workload
 from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
-from .effects import effect_of
+from .compiled import CapturedStep, CompiledStep
+from .effects import effect_of, is_registered
 from .frozen import Frozen
 from .generators import Generators, generators_of, seed_all
-from .kept import Kept, Snapshot, Stateful
+from .kept import Kept, Outside, Snapshot, Stateful
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
-from .position import find_again
+from .position import find_again, set_epoch
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .steps import fused
@@ -79,6 +81,7 @@ class Supervised(Workload):
             model.to(device)
         self.model = model
         self.called: nn.Module = model  # the model, or a parallel wrapper around it
+        self.wrapper: Callable[[nn.Module], nn.Module] | None = None  # what makes that
         self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
@@ -112,15 +115,15 @@ class Supervised(Workload):
         self._batches: Iterator[Any] = iter(())
         self._valid_batches: Iterator[Any] = iter(())
         self._fetched = 0
-        self._modes: list[tuple[nn.Module, bool]] = []
-        self._generators: Generators | None = None
+        self._outside: Outside | None = None  # how things stood before a validation
 
         # This call of run, and what goes on from one to the next.
         self.state: State | None = None  # in which commands are carried out
         self.precision: Precision | None = None
+        self.compiled: CapturedStep | CompiledStep | None = None
         self.frozen = Frozen(model)
         self.kept = Kept()
-        self._undo: list[Callable[[], None]] = []
+        self._undo = ExitStack()
         self.loss_checked = False
         self.epoch_start: Generators | None = None
         self.extra = dict(extra or {})
@@ -148,6 +151,8 @@ class Supervised(Workload):
 
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
         write_groups(self.optimizer, changes)
+        if self.compiled is not None:
+            self.compiled.forget()
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         found: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
@@ -166,10 +171,7 @@ class Supervised(Workload):
         effect_of(type(command))(self, command)
 
     def carries(self, kind: type[Command]) -> bool:
-        try:
-            return effect_of(kind) is not None
-        except WorkloadError:
-            return False
+        return is_registered(kind)
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
         return fused(self, operations)
@@ -199,7 +201,7 @@ class Supervised(Workload):
                 f"{now_at}: go on from the state that the last run returned"
             )
         if self._restored:
-            self._set_epoch(state.epoch)
+            set_epoch(self.train, state.epoch)
             self._batches = find_again(self, state)
             self._fetched, self._restored = state.batch, False
         self._suspended[1].put_back()
@@ -211,11 +213,10 @@ class Supervised(Workload):
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Have this called when this call of run ends, in whatever way; the last that was put in place first."""
-        self._undo.append(undo)
+        self._undo.callback(undo)
 
     def finish(self, state: State) -> None:
-        while self._undo:
-            self._undo.pop()()
+        self._undo.close()
         if state.resume_at is not None and not state.error:
             self._suspended = state, Generators.now(self.own_generators())
         else:
@@ -223,7 +224,7 @@ class Supervised(Workload):
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self.model, self.optimizer, Generators.now(self.own_generators()))
+        return Snapshot.of(self.model, self.optimizer, self.own_generators())
 
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self.model, self.optimizer)
@@ -236,17 +237,12 @@ class Supervised(Workload):
     # ------------------------------------------------------------------------------ training
 
     def open(self, state: State) -> None:
-        self._set_epoch(state.epoch)
+        set_epoch(self.train, state.epoch)
         self.train_meters.reset()
         self._fetched = 0
         self.model.train()
         self.epoch_start = Generators.now(self.own_generators())
         self._batches = iter(self.train)
-
-    def _set_epoch(self, epoch: int) -> None:
-        for sampler in (getattr(self.train, "sampler", None), getattr(self.train, "batch_sampler", None)):
-            if set_epoch := getattr(sampler, "set_epoch", None):
-                set_epoch(epoch)
 
     def fetch(self) -> int | None:
         self._loss, self.window.share = None, 0.0
@@ -278,6 +274,10 @@ class Supervised(Workload):
     def call(self, inputs: Any) -> Any:
         """The output of the model, as it is called in this training."""
         return call(self.called, inputs) if self.own_forward is None else self.own_forward(self.called, inputs)
+
+    def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
+        """Call the model through this from now on; it itself stays what it is."""
+        self.wrapper, self.called = wrapper, self.model if wrapper is None else wrapper(self.model)
 
     def loss(self) -> None:
         loss = self._compute_loss()
@@ -371,8 +371,7 @@ class Supervised(Workload):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._generators = Generators.now(self.own_generators())
-        self._modes = [(module, module.training) for module in self.model.modules()]
+        self._outside = Outside.of(self.model, self.own_generators())
         self._valid_meters.reset()
         self.model.eval()
         self._valid_batches = iter(self.valid)
@@ -399,7 +398,5 @@ class Supervised(Workload):
         self._valid_meters.reset()
         self._valid_batches = iter(())
         self._loss = None
-        for module, mode in self._modes:
-            module.training = mode
-        if self._generators is not None:
-            self._generators.put_back()
+        if self._outside is not None:
+            self._outside.put_back()
