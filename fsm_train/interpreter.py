@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from os import PathLike
@@ -17,18 +15,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.callback import Callback, is_due
-from .core.description import check_callbacks, check_commands
+from .core.callback import Callback
+from .core.description import check_callbacks
 from .core.errors import CallbackError
-from .core.facts import check_needs, measurable
 from .core.fuse import Way, ways
 from .core.merge import consult, decide
-from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Junction, Operation, Phase, Place
+from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.state import Counters, Plan, State, counters_of, state_at
 from .core.table import MEASURES, ROWS, Effect, Outcome, Predicate, failed, reads, ready, with_metrics
 from .core.values import NO_FACTS, Facts, FrozenMap, SavedMemory
 from .signals import interrupts
-from .sinks.base import Guarded, Recorder, Sink
+from .sinks.base import Sink
+from .watch import Watch, Watched
 from .workloads.base import Workload
 
 if TYPE_CHECKING:
@@ -132,7 +130,7 @@ def iterate(
         at: further phases to yield the state at.
     """
     work = _workload_of(state)
-    watch = _Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
+    watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
     state = _with_memories(ready(state), watch.callbacks)
     course = _Course(state, watch.around(work, state), watch)
     try:
@@ -173,14 +171,14 @@ class _Bound:
 class _Course:
     """Where a training is, and how it gets from there to the next place that somebody watches."""
 
-    def __init__(self, state: State, work: Workload, watch: _Watch) -> None:
+    def __init__(self, state: State, work: Workload, watch: Watch) -> None:
         self.state = state  # the last one that was made; what changes from batch to batch is newer here:
         self.place: Place = state.phase
         self.flags: int = state.flags.value
         self.counters = counters_of(state)
         self.work = work
         self.watch = watch
-        self.watched: _Watched | None = None  # who watches this place
+        self.watched: Watched | None = None  # who watches this place
         self.onward: dict[Place, dict[int, list[_Bound]]] = {place: {} for place in ROWS}
         self.ahead = self.onward[self.place]  # the ways from this place, by the flags that are raised
         self.doing: Operation | None = None  # the operation under way
@@ -276,87 +274,6 @@ class _Course:
                     leave()
             except Exception as another:
                 error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
-
-
-Lookers = tuple[Sequence[Callback[Any]], Sequence[Guarded], Set[str]]
-
-
-class _Watched:
-    """Who watches one place."""
-
-    def __init__(
-        self,
-        place: Phase,
-        callbacks: Sequence[Callback[Any]],
-        sinks: Sequence[Guarded],
-        followers: Sequence[Guarded],
-        yields: bool,
-        sensors: Set[str],
-    ) -> None:
-        self.place = place
-        self.callbacks = callbacks
-        self.sinks = sinks
-        self.followers = followers  # sinks that want to look whenever a callback does
-        self.yields = yields
-        self.sensors = sensors
-        self.everyone: Lookers = (callbacks, (), self.needs(callbacks, ()))
-        self.selective = bool(sinks or followers) or any(callback.every > 1 for callback in callbacks)
-
-    def due(self, counters: Counters) -> Lookers:
-        """Those who want to look this time, and the facts that they need."""
-        callbacks = [c for c in self.callbacks if c.every == 1 or is_due(c, self.place, counters)]
-        sinks: Sequence[Guarded] = ()
-        if self.sinks:
-            now = time.monotonic() if self.place in BATCH_PHASES else math.inf
-            sinks = [sink for sink in self.sinks if sink.due(now)]
-        if self.followers and callbacks:
-            sinks = [*sinks, *self.followers]
-        if not sinks and len(callbacks) == len(self.callbacks):
-            return self.everyone
-        return callbacks, sinks, self.needs(callbacks, sinks)
-
-    def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
-        """The facts that they need and that can be measured here."""
-        needs = frozenset[str]().union(*(c.needs for c in callbacks), *(s.sink.needs for s in sinks))
-        return measurable(needs, self.place, self.sensors) if needs else needs
-
-
-class _Watch:
-    """Who watches what, worked out once per call of `run`, and everything about it that can be refused."""
-
-    def __init__(
-        self, callbacks: tuple[Callback[Any], ...], sinks: Sequence[Sink], at: Sequence[Phase], work: Workload
-    ) -> None:
-        for callback in callbacks:
-            check_needs(f"callback {callback.name!r}", callback.needs, callback.at, work.sensors)
-            check_commands(callback, work.carries)
-        for sink in sinks:
-            check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
-        self.callbacks = callbacks
-        self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
-        self.sinks = [Guarded(sink) for sink in sinks]
-        self.at: dict[Place, _Watched] = {}
-        for phase in (*CONSULTED, *FINAL):
-            here = [c for c in callbacks if phase in c.at and phase in CONSULTED]
-            watching = [s for s in self.sinks if phase in s.sink.at]
-            if here or watching or phase in at:
-                followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
-                self.at[phase] = _Watched(phase, here, watching, followers, phase in at, work.sensors)
-
-    def around(self, work: Workload, state: State) -> Workload:
-        """The workload, with what the recorders put around it."""
-        for sink in self.sinks:
-            if isinstance(sink.sink, Recorder):
-                work = sink.sink.around(work, state)
-        return work
-
-    def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
-        """The notes of the state that the run began with, and why sinks were switched off, if any were."""
-        return tuple(dict.fromkeys((*before, *(sink.trouble for sink in self.sinks if sink.trouble))))
-
-    def tell_all(self, method: str, *args: object) -> None:
-        for sink in self.sinks:
-            sink.tell(method, *args)
 
 
 def _workload_of(state: State) -> Workload:

@@ -6,6 +6,7 @@ A file per concern. All of it can be tested, and is, without torch.
 from .accumulation import accumulate
 from .averaging import ema, swa
 from .clipping import clip_grad_norm, clip_grad_value
+from .compiling import compile_step
 from .freezing import freeze
 from .keeping import checkpoint, restore_best
 from .limits import limit, record, stop_after, stop_at, suspend_after, validate_every
@@ -23,6 +24,7 @@ __all__ = [
     "checkpoint",
     "clip_grad_norm",
     "clip_grad_value",
+    "compile_step",
     "cutmix",
     "early_stopping",
     "ema",

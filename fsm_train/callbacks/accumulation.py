@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from ..core.callback import Callback, factory, on
 from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
-from ..core.transition import Transition
+from ..core.transition import UNCHANGED, Transition
 from .stopping import check_count
 
 
@@ -49,6 +50,16 @@ def accumulate(
     def window(epoch: int) -> int:
         return from_epoch[max(first for first in from_epoch if first <= epoch)]
 
+    @functools.lru_cache  # nearly all batches of a training have the same answer
+    def answer(mine: float, first: float, batches: int, begins: bool, full: bool) -> Transition:
+        # In proportion to the first batch of the window rather than as they are: shares near 1/every
+        # keep a loss in half precision from overflowing.
+        return Transition(
+            flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
+            memory=first if begins else UNCHANGED,
+            commands=(WeighLoss(mine / (first * batches)),),
+        )
+
     phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)
 
     @on(
@@ -66,16 +77,10 @@ def accumulate(
         if batches == 1:
             return None
 
-        # In proportion to the first batch of the window rather than as they are: shares near 1/every
-        # keep a loss in half precision from overflowing.
         mine = state.facts[weight]
-        if state.pending == 0:
+        begins = state.pending == 0
+        if begins:
             first = mine or 1.0
-        full = state.pending + 1 == batches
-        return Transition(
-            flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
-            memory=first,
-            commands=(WeighLoss(mine / (first * batches)),),
-        )
+        return answer(mine, first, batches, begins, state.pending + 1 == batches)
 
     return accumulate

@@ -15,7 +15,7 @@ import attrs
 
 from .callback import Callback, ask, blame
 from .errors import ConflictError
-from .phase import STOP_FLAGS, Flag, Phase
+from .phase import STOP_FLAGS, Flag, Phase, union
 from .state import Hyper, State, replaced
 from .table import READABLE, term_name, too_late
 from .transition import NOTHING, UNCHANGED, Command, Transition
@@ -73,7 +73,7 @@ def merge(a: Decision, b: Decision, phase: Phase) -> Decision:
                 "leave one of them out, or let them set it at different phases"
             )
     return Decision(
-        flags=a.flags | b.flags,
+        flags=union(a.flags, b.flags),
         hyper={**a.hyper, **{k: min(v, a.hyper.get(k, v), key=lambda w: w[1]) for k, v in b.hyper.items()}},
         memory={**a.memory, **b.memory},
         commands=_sorted(a.commands + b.commands),
@@ -165,7 +165,7 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
 def _after(state: State, decision: Decision) -> State:
     changes: dict[str, object] = {}
     if decision.flags is not Flag.NONE:
-        changes["flags"] = state.flags | decision.flags
+        changes["flags"] = union(state.flags, decision.flags)
     if decision.hyper:
         changes["hyper"] = FrozenMap({**state.hyper, **{name: value for name, (value, _) in decision.hyper.items()}})
     if decision.memory:

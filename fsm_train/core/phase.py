@@ -6,6 +6,7 @@ Rule of this file: names only. What leads where is in `table.py`.
 from __future__ import annotations
 
 import enum
+import functools
 
 
 class Phase(enum.Enum):
@@ -114,6 +115,12 @@ class Flag(enum.Flag):
     SUSPEND = enum.auto()  # leave at once, at the end of this batch, so as to go on later
 
     __hash__ = object.__hash__
+
+
+@functools.cache
+def union(a: Flag, b: Flag) -> Flag:
+    """Both together: `a | b`, at the price of looking it up."""
+    return a | b
 
 
 # How long a flag stays up, if nothing lowers it sooner; table.py says on which edges each scope ends.

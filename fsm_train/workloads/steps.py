@@ -34,7 +34,12 @@ def fused(work: Supervised, operations: tuple[Operation, ...]) -> Callable[[], b
 
 def whole_step(work: Supervised) -> bool:
     """The five-line loop's body; whether the step was taken."""
-    if work.mix is not None or work.precision is not None or work.window.shares:
+    if work.mix is not None or work.window.shares:
+        return _one_by_one(work)
+    if work.compiled is not None and work.compiled.can():
+        work.note_step(work.compiled.run())
+        return True
+    if work.precision is not None:
         return _one_by_one(work)
     inputs = work.inputs
     work.doing = Operation.FORWARD

@@ -1,0 +1,46 @@
+"""Whole training steps, compiled: what the bare loop cannot do, since it does not know who looks where."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from ..core.callback import Callback, factory, on
+from ..core.commands import UseCompiledStep
+from ..core.phase import Flag, Phase
+from ..core.state import State
+from ..core.transition import Transition
+
+Mode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
+
+
+@factory
+def compile_step(mode: Mode = "default", *, name: str | None = None) -> Callback[None]:
+    """Train each step in one go, captured as a CUDA graph or through torch.compile.
+
+    At SETUP. "graph" captures forward, loss, backward and step once, and replays them on batches of
+    the same shape: a small network, whose time goes into launching kernels, is trained several times
+    as fast. The other modes are those of torch.compile, for forward and loss. Results are those of
+    the eager way up to rounding.
+
+    It works where nobody looks inside a step: a callback at LOSS_BEGIN, LOSS_END, BACKWARD_END,
+    STEP_BEGIN or STEP_END has each step done the eager way, which is said when the run begins. So is a
+    batch of another shape, said once. For a schedule use by="epoch" or by="iteration".
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> compile_step("graph")(at(Phase.SETUP)).commands
+    (UseCompiledStep(mode='graph'),)
+
+    Args:
+        mode: "graph", or a mode of torch.compile.
+        name: the callback's name, if the function's will not do.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(Mode)))}")
+    use = Transition(commands=(UseCompiledStep(mode),))
+
+    @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseCompiledStep})
+    def compile_step(state: State) -> Transition:
+        return use
+
+    return compile_step

@@ -1,0 +1,104 @@
+"""Who watches where: callbacks, sinks and whoever steps through a training, worked out once per run.
+
+Rule of this file: it decides who is asked, never what happens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence, Set
+from typing import Any
+
+from .core.callback import Callback, is_due
+from .core.description import check_commands, looking_inside_a_step
+from .core.facts import check_needs, measurable
+from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
+from .core.state import Counters, State
+from .sinks.base import Guarded, Recorder, Sink
+from .workloads.base import Workload
+
+_logger = logging.getLogger("fsm_train")
+
+Lookers = tuple[Sequence[Callback[Any]], Sequence[Guarded], Set[str]]
+
+
+class Watched:
+    """Who watches one place."""
+
+    def __init__(
+        self,
+        place: Phase,
+        callbacks: Sequence[Callback[Any]],
+        sinks: Sequence[Guarded],
+        followers: Sequence[Guarded],
+        yields: bool,
+        sensors: Set[str],
+    ) -> None:
+        self.place = place
+        self.callbacks = callbacks
+        self.sinks = sinks
+        self.followers = followers  # sinks that want to look whenever a callback does
+        self.yields = yields
+        self.sensors = sensors
+        self.everyone: Lookers = (callbacks, (), self.needs(callbacks, ()))
+        self.selective = bool(sinks or followers) or any(callback.every > 1 for callback in callbacks)
+
+    def due(self, counters: Counters) -> Lookers:
+        """Those who want to look this time, and the facts that they need."""
+        callbacks = [c for c in self.callbacks if c.every == 1 or is_due(c, self.place, counters)]
+        sinks: Sequence[Guarded] = ()
+        if self.sinks:
+            now = time.monotonic() if self.place in BATCH_PHASES else math.inf
+            sinks = [sink for sink in self.sinks if sink.due(now)]
+        if self.followers and callbacks:
+            sinks = [*sinks, *self.followers]
+        if not sinks and len(callbacks) == len(self.callbacks):
+            return self.everyone
+        return callbacks, sinks, self.needs(callbacks, sinks)
+
+    def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
+        """The facts that they need and that can be measured here."""
+        needs = frozenset[str]().union(*(c.needs for c in callbacks), *(s.sink.needs for s in sinks))
+        return measurable(needs, self.place, self.sensors) if needs else needs
+
+
+class Watch:
+    """Who watches what, worked out once per call of `run`, and everything about it that can be refused."""
+
+    def __init__(
+        self, callbacks: tuple[Callback[Any], ...], sinks: Sequence[Sink], at: Sequence[Phase], work: Workload
+    ) -> None:
+        for callback in callbacks:
+            check_needs(f"callback {callback.name!r}", callback.needs, callback.at, work.sensors)
+            check_commands(callback, work.carries)
+        for sink in sinks:
+            check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
+        if inside := looking_inside_a_step(callbacks):
+            _logger.warning("compile_step has nothing to do: %s look inside each step", ", ".join(inside))
+        self.callbacks = callbacks
+        self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
+        self.sinks = [Guarded(sink) for sink in sinks]
+        self.at: dict[Place, Watched] = {}
+        for phase in (*CONSULTED, *FINAL):
+            here = [c for c in callbacks if phase in c.at and phase in CONSULTED]
+            watching = [s for s in self.sinks if phase in s.sink.at]
+            if here or watching or phase in at:
+                followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
+                self.at[phase] = Watched(phase, here, watching, followers, phase in at, work.sensors)
+
+    def around(self, work: Workload, state: State) -> Workload:
+        """The workload, with what the recorders put around it."""
+        for sink in self.sinks:
+            if isinstance(sink.sink, Recorder):
+                work = sink.sink.around(work, state)
+        return work
+
+    def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
+        """The notes of the state that the run began with, and why sinks were switched off, if any were."""
+        return tuple(dict.fromkeys((*before, *(sink.trouble for sink in self.sinks if sink.trouble))))
+
+    def tell_all(self, method: str, *args: object) -> None:
+        for sink in self.sinks:
+            sink.tell(method, *args)
