@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
@@ -20,8 +20,9 @@ import orjson
 import structlog
 
 from ..core.callback import Callback
-from ..core.phase import FINAL, Phase
+from ..core.phase import FINAL, Operation, Phase
 from ..core.state import State
+from ..core.table import Outcome
 from ..core.transition import Transition
 from ..sinks.base import Recorder
 from ..workloads.base import Workload
@@ -198,6 +199,19 @@ class Recording:
         if not stepped:
             self._note(HELD_BACK)
         return stepped
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        in_one_go = self._workload.fused(operations)
+        if in_one_go is None or Operation.STEP not in operations:
+            return None  # one by one, so that each is noted
+
+        def step() -> Outcome:
+            stepped = in_one_go()
+            if not stepped:
+                self._note(HELD_BACK)
+            return stepped
+
+        return step
 
     def take(self) -> list[list[Any]]:
         """What happened since this was asked last."""
