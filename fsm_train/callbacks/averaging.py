@@ -1,7 +1,7 @@
 """Averages of the weights over the training, which often generalise better than the last ones.
 
 An average is updated only when a step was applied, is put in for each validation and taken out
-after it, and is what the model has at the end.
+after it, and is what the model has at the end. A training that is extended goes on with the own weights.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ class Average:
         average = None if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.in_use = False
+        self.own: StateDict | None = None  # the model's, once it has the average for good
 
     def update(self) -> None:
         self.averaged.update_parameters(self.model)
@@ -37,9 +38,17 @@ class Average:
         self.in_use = on
 
     def finish(self) -> None:
-        """Let the model have the average for good."""
+        """Let the model have the average for good. Its own weights are kept for a training that is extended."""
         self.use(False)
+        self.own = copied(self.model.state_dict())
         self.model.load_state_dict(self.averaged.module.state_dict())
+
+    def go_on(self) -> None:
+        """Give the model its own weights back, if it still has the average."""
+        own, self.own = self.own, None
+        pairs = zip(self.model.parameters(), self.averaged.module.parameters(), strict=True)
+        if own is not None and all(torch.equal(mine, average) for mine, average in pairs):
+            self.model.load_state_dict(own)
 
 
 def _values(model: nn.Module) -> list[torch.Tensor]:

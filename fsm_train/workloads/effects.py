@@ -179,6 +179,7 @@ def keep_average(work: Supervised, command: c.KeepAverage) -> None:
         average = work.kept.averages[command.name] = Average(work.model, command.decay)
         if saved := work.kept.saved_averages.pop(command.name, None):
             average.averaged.load_state_dict(saved)
+    average.go_on()
     work.undo_at_finish(lambda: average.use(False))
 
 
