@@ -126,7 +126,7 @@ def checkpoint(
         raise ValueError(f"every_seconds={every_seconds!r}: it is a positive number")
     if every_epochs is None and every_steps is None and every_seconds is None:
         raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
-    check_monitor(monitor or "none", mode)
+    check_monitor("valid_loss" if monitor is None else monitor, mode)
     folder = fspath(folder)
     phases = [Phase.EPOCH_END, Phase.SUSPEND]
     if every_steps is not None or every_seconds is not None:

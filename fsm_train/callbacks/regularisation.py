@@ -60,10 +60,11 @@ def grad_noise(std: float, *, decay: float = 0.0, name: str | None = None) -> Ca
         raise ValueError(f"std={std!r}: it is a positive number")
     if not 0 <= decay < float("inf"):
         raise ValueError(f"decay={decay!r}: it is a number from 0")
+    called = name or "grad_noise"
 
     @on(Phase.STEP_BEGIN, order=10, raises=Flag.NONE, sets=(), commands={AddGradNoise})
     def grad_noise(state: State) -> Transition:
         now = std / (1 + state.step) ** (decay / 2)
-        return Transition(commands=(AddGradNoise(now, seed=state.random("grad_noise").getrandbits(32)),))
+        return Transition(commands=(AddGradNoise(now, seed=state.random(called).getrandbits(32)),))
 
     return grad_noise

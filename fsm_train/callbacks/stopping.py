@@ -125,7 +125,7 @@ def short(value: float) -> str:
     return repr(float(f"{value:.6g}"))
 
 
-def check_monitor(monitor: str, mode: str) -> None:
+def check_monitor(monitor: str, mode: str = "min") -> None:
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"monitor={monitor!r}: name a metric, for example 'valid_loss'")
     if mode not in ("min", "max"):

@@ -10,7 +10,7 @@ from ..core.commands import StepScheduler, UseScheduler
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import monitored
+from .stopping import check_monitor, monitored
 
 
 @factory
@@ -36,15 +36,18 @@ def torch_scheduler(
     Args:
         make: of the optimizer, the scheduler: lambda optimizer: MultiplicativeLR(optimizer, …).
         by: "step" or "epoch".
-        monitor: the metric that its `step` is given, as ReduceLROnPlateau wants it; only by epoch.
+        monitor: the metric that its `step` is given, as ReduceLROnPlateau wants it; only by epoch. An
+            epoch without the metric is no step.
         name: the callback's name, if the function's will not do.
     """
     if not callable(make):
         raise TypeError(f"make={make!r}: give a function that makes a scheduler of the optimizer")
     if by not in ("step", "epoch"):
         raise ValueError(f"by={by!r}: 'step' or 'epoch'")
-    if monitor is not None and by != "epoch":
-        raise ValueError(f"monitor={monitor!r}: metrics are there at the end of an epoch, so pass by='epoch'")
+    if monitor is not None:
+        check_monitor(monitor)
+        if by != "epoch":
+            raise ValueError(f"monitor={monitor!r}: metrics are there at the end of an epoch, so pass by='epoch'")
     called = name or "torch_scheduler"
     phase = Phase.STEP_END if by == "step" else Phase.EPOCH_END
 
@@ -60,6 +63,9 @@ def torch_scheduler(
             return Transition(commands=(UseScheduler(called, make),))
         if by == "step" and not state.facts["stepped"]:
             return None
-        return Transition(commands=(StepScheduler(called, monitored(state, monitor) if monitor else None),))
+        if monitor is None:
+            return Transition(commands=(StepScheduler(called),))
+        value = monitored(state, monitor)
+        return None if value is None else Transition(commands=(StepScheduler(called, value),))
 
     return torch_scheduler
