@@ -84,9 +84,10 @@ class Watch:
         for phase in (*CONSULTED, *FINAL):
             here = [c for c in callbacks if phase in c.at and phase in CONSULTED]
             watching = [s for s in self.sinks if phase in s.sink.at]
-            if here or watching or phase in at:
+            yields = phase in at and phase in CONSULTED  # the last state is yielded anyway
+            if here or watching or yields:
                 followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
-                self.at[phase] = Watched(phase, here, watching, followers, phase in at, work.sensors)
+                self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors)
 
     def around(self, work: Workload, state: State) -> Workload:
         """The workload, with what the recorders put around it."""

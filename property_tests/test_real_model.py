@@ -102,17 +102,19 @@ class Plain:
         for phase in (Phase.BACKWARD_END, Phase.STEP_BEGIN):
             flags |= self.asked(phase)
             if Flag.SKIP_STEP in flags:
-                return None if Flag.SKIP_ZERO in flags else self.zero()
+                self.zero(flags)
+                return
         self.step()
-        flags |= self.asked(Phase.STEP_END)
-        return None if Flag.SKIP_ZERO in flags else self.zero()
+        self.zero(flags | self.asked(Phase.STEP_END))
 
     def step(self) -> None:
         self.done.append("step")
         self.optimizer.step()
         self.pending = 0
 
-    def zero(self) -> None:
+    def zero(self, flags: Flag = Flag.NONE) -> None:
+        if Flag.SKIP_ZERO in flags:
+            return
         self.done.append("zero")
         self.optimizer.zero_grad()
         self.pending = 0

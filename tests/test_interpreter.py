@@ -61,6 +61,25 @@ def _silent(state: State) -> None:
     return None
 
 
+def test_last_state_is_yielded_once() -> None:
+    """Whoever asks for the final phase too gets the one last state that there is."""
+    seen = list(iterate(start(Scripted(), epochs=0), at=Phase))
+
+    assert [state.phase.value for state in seen] == ["setup", "train_begin", "train_end", "teardown", "done"]
+
+
+def test_metrics_of_a_validation_in_the_epoch_stay_to_its_end() -> None:
+    """After a validation in the middle, an epoch that skips the one at its end has those metrics still."""
+
+    @on(Phase.BATCH_END)
+    def validate_after_the_first_batch(state: State) -> Transition | None:
+        return Transition(flags=Flag.VALIDATE | Flag.SKIP_VALID) if state.batch == 1 else None
+
+    final = simulate([validate_after_the_first_batch], epochs=2, batches=3, valid_loss=[2.0, 1.0])
+
+    assert [metrics["valid_loss"] for metrics in final.history] == [2.0, 1.0]
+
+
 def test_callbacks_cannot_reach_the_workload() -> None:
     """The workload is on the states that go in and come out, and taken off in between."""
     work = Scripted()

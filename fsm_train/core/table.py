@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import attrs
 
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, FINAL, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from .state import NEVER, Counters, State, counters_of, state_at
+from .state import Counters, State, counters_of, state_at
 from .values import NO_FACTS, FrozenMap
 
 Predicate = Callable[[Counters], bool]
@@ -190,7 +190,8 @@ def _stepped(at: Counters, outcome: Outcome) -> None:
     at.pending = 0  # also when a gradient scaler held the step back: the window is used up
     if outcome:
         at.step += 1
-        at.validated_at = NEVER
+        if at.batches_over:  # weights that a validation after the last batch has not seen
+            at.validated_at = min(at.validated_at, at.iteration - 1)
 
 
 def _zeroed(at: Counters, outcome: Outcome) -> None:
