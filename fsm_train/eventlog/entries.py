@@ -18,7 +18,7 @@ import orjson
 from ..core.phase import Phase
 from .encoding import Json
 from .errors import LogError
-from .records import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, digest
+from .records import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, canonical, digest
 from .upcasting import upcast
 
 LONGEST = 16 << 20
@@ -118,7 +118,7 @@ def entries(path: Path) -> Iterator[Entry]:
         OSError: the file cannot be read.
     """
     counting = _history(path)
-    checked = _Checked(path)
+    checked = Checked(path)
     for number, raw in raw_lines(path):
         entry = checked.entry(number, raw)
         if entry is not None:
@@ -146,7 +146,7 @@ def _history(path: Path) -> list[tuple[int, float]]:
     return parts
 
 
-class _Checked:
+class Checked:
     """Lines one after the other, and what has to hold from one to the next."""
 
     def __init__(self, path: Path) -> None:
@@ -216,12 +216,9 @@ class _Checked:
         body = raw[:cut] + raw[cut + len(b',"digest":"') + len(entry.digest) + 1 :].rstrip(b"\r\n")
         if entry.digest == digest(before, body):
             return
-        # Somebody else's logger wrote it, in another order or with bindings; or a new file began in the stream.
-        found = orjson.loads(raw)
-        ours = HEADER_KEYS if entry.event == HEADER else KEYS
-        canonical = {"seq": entry.seq, **{k: v for k, v in found.items() if k in ours}}
-        del canonical["digest"], canonical["event"]
-        body = orjson.dumps({**canonical, "event": entry.event})
+        # Another logger wrote it, with bindings or in another order; and it may have begun anew in its stream.
+        own = HEADER_KEYS if entry.event == HEADER else KEYS
+        body = canonical({name: value for name, value in orjson.loads(raw).items() if name in own and name != "digest"})
         anew = entry.event == HEADER and entry.seq == 0
         if entry.digest == digest(before, body) or (anew and entry.digest == digest("", body)):
             return

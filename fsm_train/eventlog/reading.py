@@ -118,12 +118,19 @@ def read_log(path: str | PathLike[str], *, superseded: bool = False) -> Iterator
     """
     for entry in entries(Path(path)):
         if entry.counts or superseded:
-            try:
-                yield _header(entry) if entry.event == HEADER else _line(entry)
-            except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-                raise LogError(
-                    f"it is not of the form that a log has: {error}", path=fspath(path), line=entry.number
-                ) from error
+            yield record_of(entry, fspath(path))
+
+
+def record_of(entry: Entry, path: str = "") -> Header | Line:
+    """The entry as a record.
+
+    Raises:
+        LogError: something in it is not of the form that a log has.
+    """
+    try:
+        return _header(entry) if entry.event == HEADER else _line(entry)
+    except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise LogError(f"it is not of the form that a log has: {error}", path=path, line=entry.number) from error
 
 
 def _header(entry: Entry) -> Header:

@@ -16,6 +16,8 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
+import orjson
+
 from ..core.callback import Callback
 from ..core.phase import FINAL, Junction, Phase, Place
 from ..core.state import Hyper, Plan, State
@@ -49,6 +51,11 @@ PLACES: Mapping[str, Place] = {place.value: place for place in (*Phase, *Junctio
 def digest(before: str, body: bytes) -> str:
     """The digest of a line whose other keys are `body`, after a line with the digest `before`."""
     return hashlib.blake2b(before.encode() + body, digest_size=6).hexdigest()
+
+
+def canonical(body: Mapping[str, Json]) -> bytes:
+    """A line that somebody else's logger writes, in the form that its digest is of: with sorted keys."""
+    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
 
 
 def line_of(state: State, answers: Mapping[str, Transition]) -> dict[str, Json]:

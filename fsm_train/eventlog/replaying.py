@@ -157,6 +157,7 @@ class _Call(Recorder):
         self.failed: Entry | None = None  # the line of a training that failed, where none can be decided
         self.over = False  # whether nothing is compared any more
         self.last: State | None = None
+        self.unrecorded: State | None = None
         self.lines = 0
         now = sorted(map(repr, (declared(callback_of(callback)) for callback in callbacks)))
         then = sorted(map(repr, (declared(spec) for spec in header["callbacks"])))
@@ -175,9 +176,11 @@ class _Call(Recorder):
         """
         error: Exception | None = None
         try:
-            for _ in iterate(state, self.callbacks, sinks=[self], at=self.at):
+            for now in iterate(state, self.callbacks, sinks=[self], at=self.at):
                 if self.over:
                     break
+                if now.workload is not None:  # the last one
+                    self.last = attrs.evolve(now, workload=None)
         except (OutOfStepError, CallbackError, ConflictError) as raised:
             error = raised
         if self.trouble is not None:
@@ -215,13 +218,18 @@ class _Call(Recorder):
         self.over = True
         if entry.body.get("error") and not state.error:
             self.failed = entry
+            if all(entry.body.get(name) == ours[name] for name in COUNTERS):
+                self.unrecorded = state  # a command of this very look may have failed, after it was decided
         else:
             self.divergence = self._difference(entry, state, ours)
 
     def _difference(self, entry: Entry, state: State, ours: dict[str, Json]) -> Divergence:
-        if entry.event != state.phase.value:
-            return divergence(entry, "", "phase", entry.event, state.phase.value)
         then, now = entry.body.get("answers", {}), ours.get("answers", {})
+        if entry.event != state.phase.value:
+            if now and not self.exact:  # where nobody looked, somebody would have had something to say
+                name = next(iter(now))
+                return divergence(entry, name, "answer", None, now[name])
+            return divergence(entry, "", "phase", entry.event, state.phase.value)
         order = [callback.name for callback in self.callbacks]
         for name in sorted({*then, *now}, key=lambda name: order.index(name) if name in order else -1):
             if then.get(name) != now.get(name):
@@ -260,19 +268,25 @@ class _Call(Recorder):
             return
         if entry.event != Phase.TEARDOWN.value or self.last is None:
             return
+        for last in (self.last, self.unrecorded):
+            if last is not None:
+                decided, ours = self._decided_at_teardown(entry, last)
+                if ours == entry.body:
+                    self.last = decided
+                    self.lines += 1
+                    return
+        self.divergence = self._difference(entry, decided, ours)
+
+    def _decided_at_teardown(self, entry: Entry, last: State) -> tuple[State, dict[str, Json]]:
+        """What is decided at the TEARDOWN of this line, when `last` was the last state before; and that as a line."""
         try:
-            then = state_in(entry.body, Phase.TEARDOWN, self.last)
-            facts = Facts({"batch_size": self.last.fetched, **numbers_in(entry.facts)})
+            then = state_in(entry.body, Phase.TEARDOWN, last)
+            facts = Facts({"batch_size": last.fetched, **numbers_in(entry.facts)})
         except (CannotDecodeError, KeyError) as error:
             raise LogError(str(error), path=self.recorded.path, line=entry.number) from error
         state = attrs.evolve(
-            then, flags=Flag.NONE, facts=facts, hyper=self.last.hyper, metrics=self.last.metrics, reason=then.error
+            then, flags=Flag.NONE, facts=facts, hyper=last.hyper, metrics=last.metrics, reason=then.error
         )
         answers = consult([c for c in self.callbacks if Phase.TEARDOWN in c.at], state)
         decided, _ = decide(state, answers, {callback.name: i for i, callback in enumerate(self.callbacks)})
-        ours = line_of(decided, {callback.name: answer for callback, answer in answers})
-        if ours != entry.body:
-            self.divergence = self._difference(entry, decided, ours)
-        else:
-            self.last = decided
-            self.lines += 1
+        return decided, line_of(decided, {callback.name: answer for callback, answer in answers})

@@ -19,6 +19,7 @@ from ..core.errors import CallbackError
 from ..core.facts import KNOWN_AT, measurable
 from ..core.phase import STOP_FLAGS, Flag, Phase
 from ..core.state import State, counters_of
+from ..core.table import epochs_reached, steps_reached
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import record_classes
 from ..interpreter import iterate
@@ -205,6 +206,9 @@ class _Supposed(Recorder):
             return self._answer("exact", state.epoch, f"{state.reason}{where}")
         if ended_then & ~ends_now:
             self.last = state
+            counters = counters_of(state)
+            if state.phase is Phase.EPOCH_END and (epochs_reached(counters) or steps_reached(counters)):
+                return self._answer("exact", state.epoch, "it ends with its plan fulfilled")
             return self._answer(
                 "censored", None, f"not by epoch {state.epoch}, where the recorded training ended; unknown after"
             )
@@ -267,7 +271,7 @@ class _Supposed(Recorder):
         """Nothing differs in this call of `run`."""
         assert self.last is not None
         if self.last.phase is Phase.DONE and self.recorded.next_header is None:
-            why = self.last.reason or "it ends as it was recorded, with its plan fulfilled"
+            why = self.last.reason or "it ends with its plan fulfilled"
             return self._answer("exact", self.last.epoch, why)
         if self.recorded.next_header is not None:
             return None

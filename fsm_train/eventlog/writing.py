@@ -29,7 +29,7 @@ from ..workloads.base import Workload
 from .continuing import Continuation, continuation
 from .encoding import Json, numbers
 from .errors import LogError
-from .records import ALWAYS, HEADER, HEADER_KEYS, HELD_BACK, KEYS, digest, header_of, line_of
+from .records import ALWAYS, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 
@@ -76,6 +76,7 @@ class EventLog(Recorder):
         self.needs: Set[str] = frozenset(facts)
         self._logger: Any = None if self.path else to
         self._bound = bound
+        self._form = canonical if self.path is None or bound else orjson.dumps
         self._file: BinaryIO | None = None
         self._safe = 0  # so many lines are with the operating system
 
@@ -130,8 +131,7 @@ class EventLog(Recorder):
     # ------------------------------------------------------------------------------------- how
 
     def _write(self, event: str, line: dict[str, Json]) -> None:
-        body = orjson.dumps({"seq": self._seq, **line, "event": event})
-        self._digest = digest(self._digest, body)
+        self._digest = digest(self._digest, self._form({"seq": self._seq, **line, "event": event}))
         self._info(event, seq=self._seq, **line, digest=self._digest)
         self._seq += 1
 
