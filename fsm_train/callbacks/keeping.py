@@ -50,7 +50,7 @@ def restore_best(
     @on(
         *(Phase.EPOCH_END, Phase.TRAIN_END),
         memory=never,
-        order=-10,  # before an average is made final
+        order=10,  # what is kept is what others have left
         raises=Flag.NONE,
         sets=(),
         commands={KeepWeights, RestoreWeights},
@@ -73,7 +73,7 @@ class Kept:
     """The checkpoints there are: each with its name and score, in the order in which they were written."""
 
     files: tuple[tuple[str, float], ...] = ()
-    steps: int = 0  # so many times every_steps were over at the last save
+    steps: int = 0  # so many times every_steps were over at the last save for their sake
     seconds: float = 0.0  # of training, at the last save
 
 
@@ -141,28 +141,27 @@ def checkpoint(
         commands={SaveCheckpoint},
     )
     def checkpoint(state: State, kept: Kept) -> Transition | None:
+        seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
+        steps = kept.steps
         if state.phase is Phase.EPOCH_END:
             if every_epochs is None or state.epoch % every_epochs:
                 return None
-            return _save(f"epoch-{state.epoch:05d}", _score(state, monitor, mode), kept)
-        if state.phase is Phase.SUSPEND:
-            return _save(f"step-{state.step:08d}-suspended", -math.inf, kept)
-        steps = 0 if every_steps is None else state.step // every_steps
-        seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
-        if steps <= kept.steps and (every_seconds is None or seconds - kept.seconds < every_seconds):
-            return None
-        return _save(f"step-{state.step:08d}", -math.inf, attrs.evolve(kept, steps=steps, seconds=seconds))
-
-    def _save(called: str, score: float, kept: Kept) -> Transition | None:
-        in_between = score == -math.inf and not called.startswith("epoch")
-        files = tuple(file for file in kept.files if file[0] != called)
-        drop = _to_drop(called, score, files, keep, ranked=monitor is not None, in_between=in_between)
-        if drop is None:
-            return None
-        left = tuple(file for file in files if file[0] not in drop)
+            called, score = f"epoch-{state.epoch:05d}", _score(state, monitor, mode)
+            drop = _outdone(score, kept.files, keep, ranked=monitor is not None)
+            if drop is None:
+                return None
+        elif state.phase is Phase.SUSPEND:
+            called, score, drop = f"step-{state.step:08d}-suspended", -math.inf, ()
+        else:
+            steps = 0 if every_steps is None else state.step // every_steps
+            if steps <= kept.steps and (every_seconds is None or seconds - kept.seconds < every_seconds):
+                return None
+            called, score, drop = f"step-{state.step:08d}", -math.inf, ()
+        drop = (*(name for name, _ in kept.files if name.startswith("step") and name != called), *drop)
+        left = tuple(file for file in kept.files if file[0] not in (called, *drop))
         return Transition(
             commands=(SaveCheckpoint(folder, called, drop),),
-            memory=attrs.evolve(kept, files=(*left, (called, score))),
+            memory=Kept((*left, (called, score)), steps, seconds),
         )
 
     return checkpoint
@@ -178,18 +177,11 @@ def _score(state: State, monitor: str | None, mode: Mode) -> float:
     return -value if mode == "min" else value
 
 
-def _to_drop(
-    called: str, score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool, in_between: bool
-) -> tuple[str, ...] | None:
-    """The names to drop once `called` is there; None if it is not worth writing."""
-    between = tuple(name for name, _ in files if name.startswith("step"))
-    if in_between:
-        return between
-    epochs = [file for file in files if not file[0].startswith("step")]
+def _outdone(score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool) -> tuple[str, ...] | None:
+    """Those of an epoch that go for one with this score; None if it is not worth writing."""
+    epochs = [file for file in files if file[0].startswith("epoch")]
     if len(epochs) < keep:
-        return between
+        return ()
     # Of several that are equally bad the oldest goes.
     worst = min(epochs, key=lambda file: file[1]) if ranked else epochs[0]
-    if ranked and not score > worst[1]:
-        return None
-    return (*between, worst[0])
+    return None if ranked and not score > worst[1] else (worst[0],)

@@ -179,10 +179,14 @@ class UseAverage(Command):
 
 @attrs.frozen
 class FinishAverage(Command):
-    """Let the model have the average of this name for good; with `batch_norm`, with statistics that fit it."""
+    """Let the model have the average of this name for good; with `batch_norm`, with statistics that fit it.
+
+    It is carried out after other commands of its phase, which may bring back another average.
+    """
 
     name: str
     batch_norm: bool = False
+    last: ClassVar[bool] = True
 
 
 @attrs.frozen

@@ -171,10 +171,12 @@ class State:
         """A generator of random numbers that depends on the plan's seed, the counters and `name` alone.
 
         The same state gives the same numbers, in a replay and in another process too. A plan
-        without a seed draws as one with seed 0.
+        without a seed draws as one with seed 0. Outside of a validation, how long the last one was
+        does not count, so that whether one validates does not change what one trains.
         """
         seed = self.plan.seed or 0
-        return random.Random(f"{seed}/{self.epoch}/{self.batch}/{self.iteration}/{self.step}/{self.valid_batch}/{name}")
+        validated = self.valid_batch if self.phase in (Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END) else 0
+        return random.Random(f"{seed}/{self.epoch}/{self.batch}/{self.iteration}/{self.step}/{validated}/{name}")
 
 
 _COUNTED = ("epoch", "batch", "iteration", "step", "samples", "pending")
@@ -274,6 +276,30 @@ def _sum(limit: int | None, more: int | None, so_far: int) -> int | None:
     if more is None:
         return limit
     return (so_far if limit is None else limit) + more
+
+
+def failed(state: State, error: BaseException) -> State:
+    """The state at TEARDOWN after something raised. Whatever was asked for is void."""
+    text = f"{type(error).__name__}: {error}"
+    return attrs.evolve(state, phase=Phase.TEARDOWN, error=text, reason=text, flags=Flag.NONE, facts=NO_FACTS)
+
+
+def ready(state: State) -> State:
+    """The state as a new call of `run` takes it up.
+
+    SUSPEND is over with the call that it ended, and STOP_TRAINING with the training that it ended.
+
+    Raises:
+        ValueError: the state was taken in the middle of a run.
+    """
+    if state.phase not in (Phase.READY, Phase.DONE, Phase.SUSPENDED):
+        raise ValueError(
+            f"this state was taken at {state.phase.value}, in the middle of a run: a run begins with the state of "
+            "start(), of restore(), or one that a run returned"
+        )
+    flags = state.flags & ~Flag.SUSPEND if state.resume_at else Flag.NONE
+    reason = state.reason if Flag.STOP_TRAINING in flags else ""
+    return attrs.evolve(state, phase=Phase.READY, flags=flags, reason=reason, facts=NO_FACTS, workload=None)
 
 
 def check_hyper(name: str, value: object) -> Hyper:
