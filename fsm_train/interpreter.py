@@ -20,9 +20,9 @@ from .core.description import check_callbacks
 from .core.errors import CallbackError
 from .core.fuse import Way, ways
 from .core.merge import consult, decide
-from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
-from .core.state import Counters, Plan, State, counters_of, state_at
-from .core.table import MEASURES, ROWS, Effect, Outcome, Predicate, failed, reads, ready, with_metrics
+from .core.phase import FINAL, MEASURES, Flag, Junction, Operation, Phase, Place
+from .core.state import Counters, Plan, State, counters_of, failed, ready, state_at
+from .core.table import ROWS, Effect, Outcome, Predicate, reads, with_metrics
 from .core.values import NO_FACTS, Facts, FrozenMap, SavedMemory
 from .signals import interrupts
 from .sinks.base import Sink

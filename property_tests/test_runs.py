@@ -15,8 +15,8 @@ from fsm_train.core.facts import measurable
 from fsm_train.core.fuse import EVERYWHERE, Way, ways
 from fsm_train.core.merge import consult, decide
 from fsm_train.core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.state import State, counters_of, extend
-from fsm_train.core.table import ROWS, advance, arrived_at, choose, ready
+from fsm_train.core.state import State, counters_of, extend, ready
+from fsm_train.core.table import ROWS, advance, arrived_at, choose
 from fsm_train.core.transition import Transition
 from fsm_train.interpreter import iterate, run, start
 from property_tests import strategies as our

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
-from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, FINAL, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
+from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, MEASURES, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
 from .state import Counters, State, counters_of, state_at
 from .values import NO_FACTS, FrozenMap
 
@@ -342,9 +342,6 @@ def arrived_at(edge: Edge, resume_at: Place | None) -> Place:
     return resume_at
 
 
-MEASURES = (Operation.MEASURE, Operation.MEASURE_VALID)
-
-
 def with_metrics(state: State, operation: Operation, measured: Mapping[str, float]) -> State:
     """The state with what a validation or an epoch measured.
 
@@ -361,30 +358,6 @@ def with_metrics(state: State, operation: Operation, measured: Mapping[str, floa
     return attrs.evolve(state, metrics=metrics, history=(*state.history, metrics))
 
 
-def failed(state: State, error: BaseException) -> State:
-    """The state at TEARDOWN after something raised. Whatever was asked for is void."""
-    text = f"{type(error).__name__}: {error}"
-    return attrs.evolve(state, phase=Phase.TEARDOWN, error=text, reason=text, flags=Flag.NONE, facts=NO_FACTS)
-
-
-def ready(state: State) -> State:
-    """The state as a new call of `run` takes it up.
-
-    SUSPEND is over with the call that it ended, and STOP_TRAINING with the training that it ended.
-
-    Raises:
-        ValueError: the state was taken in the middle of a run.
-    """
-    if state.phase not in (Phase.READY, Phase.DONE, Phase.SUSPENDED):
-        raise ValueError(
-            f"this state was taken at {state.phase.value}, in the middle of a run: a run begins with the state of "
-            "start(), of restore(), or one that a run returned"
-        )
-    flags = state.flags & ~Flag.SUSPEND if state.resume_at else Flag.NONE
-    reason = state.reason if Flag.STOP_TRAINING in flags else ""
-    return attrs.evolve(state, phase=Phase.READY, flags=flags, reason=reason, facts=NO_FACTS, workload=None)
-
-
 # ------------------------------------------------------------------------- questions about the table
 
 
@@ -397,26 +370,20 @@ def reads(place: Place) -> Flag:
     return flags
 
 
-def _in_time(flag: Flag, raised_at: Phase) -> bool:
-    """Whether some guard ahead of `raised_at` can read the flag before it falls."""
-    ahead: list[Place] = [raised_at]
-    seen: set[Place] = set()
-    while ahead:
-        place = ahead.pop()
-        if place in seen:
-            continue
-        seen.add(place)
-        if reads(place) & flag:
-            return True
-        ahead.extend(
-            edge.target for edge in ROWS[place] if not falling(edge) & flag and edge.target is not Junction.RESUMED
-        )
-    return False
+def _readable() -> Mapping[Flag, tuple[Phase, ...]]:
+    """Backwards from where a flag is read, along the edges on which it does not fall."""
+    edges = [(edge.source, edge.target, ~falling(edge)) for edge in TABLE if edge.target is not Junction.RESUMED]
+    found = {}
+    for flag in Flag:
+        places = {place for place in ROWS if reads(place) & flag}
+        stays = [(source, target) for source, target, kept in edges if kept & flag]
+        while before := {source for source, target in stays if target in places and source not in places}:
+            places |= before
+        found[flag] = tuple(phase for phase in CONSULTED if phase in places)
+    return found
 
 
-READABLE: Mapping[Flag, tuple[Phase, ...]] = {
-    flag: tuple(phase for phase in CONSULTED if _in_time(flag, phase)) for flag in Flag
-}
+READABLE = _readable()
 """For each flag the phases at which it can be raised in time: some guard reads it before it falls."""
 
 
@@ -433,7 +400,3 @@ def term_name(term: Term) -> str:
 
 def place_name(place: Place) -> str:
     return f"({place.name})" if isinstance(place, Junction) else place.name
-
-
-def is_final(place: Place) -> bool:
-    return place in FINAL
