@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import attrs
 
+from .callbacks.stopping import check_monitor
 from .core.callback import Callback, check_names
+from .core.phase import Phase
 from .core.state import State
 from .interpreter import run
 
@@ -29,11 +32,13 @@ class Row:
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.values)
+        return _mean(self.values)
 
     @property
     def spread(self) -> float:
-        """The standard deviation over seeds; 0 for a single one."""
+        """The standard deviation over seeds; 0 for a single one, and NaN where one is not finite."""
+        if not all(map(math.isfinite, self.values)):
+            return math.nan
         return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
 
 
@@ -59,6 +64,8 @@ class Ablation:
         noise = max(row.spread, self.rows[0].spread)
         if row is self.rows[0]:
             return ""
+        if not math.isfinite(worse):
+            return "not finite"
         if abs(worse) <= noise:
             return "within the spread"
         return "worse without" if worse > 0 else "better without"
@@ -93,10 +100,12 @@ def ablate(
         progress: whether to show a bar.
 
     Raises:
-        ValueError: there are no callbacks or no seeds.
+        ValueError: there are no callbacks or no seeds, or a setting makes no sense.
         LookupError: a training ended without the metric.
+        KeyboardInterrupt: a training was interrupted, or suspended by a callback: it is no result.
     """
     everyone = check_names(callbacks)
+    check_monitor(monitor, mode)
     if not everyone or not seeds:
         raise ValueError("an ablation takes at least one callback and one seed")
     variants: dict[str, list[Callback[Any]]] = {"all": list(everyone)}
@@ -107,12 +116,19 @@ def ablate(
     values: dict[str, list[float]] = {variant: [] for variant in variants}
     for variant, seed in _shown(jobs) if progress else jobs:
         final = run(make_state(seed), variants[variant])
+        if final.phase is Phase.SUSPENDED:
+            raise KeyboardInterrupt(f"{variant!r} was suspended: {final.reason}")
         if monitor not in final.metrics:
             raise LookupError(f"{variant!r} ended without {monitor!r}: there are {', '.join(final.metrics) or 'none'}")
         values[variant].append(final.metrics[monitor])
-    base = statistics.fmean(values["all"])
-    rows = tuple(Row(v, tuple(found), statistics.fmean(found) - base) for v, found in values.items())
+    base = _mean(values["all"])
+    rows = tuple(Row(variant, tuple(found), _mean(found) - base) for variant, found in values.items())
     return Ablation(monitor, mode, tuple(seeds), rows)
+
+
+def _mean(values: Sequence[float]) -> float:
+    """The mean, summed exactly where that can be done."""
+    return statistics.fmean(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
 
 
 def _shown(jobs: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BETA = 0.98  # of the smoothed loss
-DIVERGED = 4.0  # times the best smoothed loss
+DIVERGED = 4.0  # times the best smoothed loss; with one below zero, as far above it
 
 
 @attrs.frozen
@@ -93,8 +93,8 @@ def lr_sweep(low: float, high: float, steps: int) -> Callback[Sweep]:
         average = BETA * sweep.average + (1 - BETA) * loss
         smoothed = average / (1 - BETA ** (tried + 1))
         seen = Sweep((*sweep.rates, rate), (*sweep.losses, loss), (*sweep.smoothed, smoothed), average)
-        diverged = not math.isfinite(loss) or smoothed > DIVERGED * min(seen.smoothed)
-        if diverged:
+        best = min(seen.smoothed)
+        if not math.isfinite(loss) or smoothed > best + (DIVERGED - 1) * abs(best):
             stop = Flag.STOP_TRAINING | Flag.STOP_EPOCH | Flag.SKIP_STEP
             return Transition(flags=stop, memory=sweep, reason=f"the loss diverged at {rate:.2g}")
         return Transition(hyper={"lr": rate}, memory=seen)
@@ -118,6 +118,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
 
     Raises:
         ValueError: the numbers make no sense, or the state is not one that a training begins with.
+        KeyboardInterrupt: it was interrupted, by Ctrl-C or SIGTERM.
     """
     for setting, value in (("low", low), ("high", high)):
         check_hyper(setting, value)
@@ -131,6 +132,8 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))
     try:
         final = run(trial, [lr_sweep(low, high, steps)])
+        if final.phase is Phase.SUSPENDED:
+            raise KeyboardInterrupt(final.reason)
     finally:
         state.workload.put_back(snapshot)
     sweep = final.memory["lr_sweep"]

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from .modules import load_module, state_of_module
+
 StateDict = dict[str, Any]
 
 
@@ -42,6 +44,13 @@ class Average:
         self.use(False)
         self.own = copied(self.model.state_dict())
         self.model.load_state_dict(self.averaged.module.state_dict())
+
+    def state(self) -> StateDict:
+        return {"average": state_of_module(self.averaged), "own": self.own}
+
+    def load(self, state: StateDict) -> None:
+        load_module(self.averaged, state["average"])
+        self.own = state["own"]
 
     def go_on(self) -> None:
         """Give the model its own weights back, if it still has the average."""

@@ -14,10 +14,10 @@ import hashlib
 import io
 import json
 import os
-import pickle
 import shutil
 import uuid
 import zipfile
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
@@ -38,21 +38,37 @@ class CheckpointError(FsmTrainError):
 
 
 @attrs.frozen
+class Place:
+    """Where in a training a checkpoint is.
+
+    Attributes:
+        iteration: finished training batches when it was written.
+        step: optimizer steps.
+        written: seconds since 1970.
+        drop: the names of those that are not needed any more when this one is there.
+    """
+
+    iteration: int
+    step: int
+    written: float
+    drop: tuple[str, ...] = ()
+
+
+@attrs.frozen
 class Checkpoint:
     """A folder whose manifest could be read.
 
     Attributes:
         path: the folder.
-        iteration: finished training batches when it was written.
-        step: optimizer steps.
-        written: seconds since 1970, to tell those of one iteration apart.
+        number: each that is written into a folder has a higher one, whatever the clock says, and
+            also when a training goes on from an older one or begins anew.
+        place: where in the training it is.
         files: by name, the size in bytes and the sha256 of each.
     """
 
     path: Path
-    iteration: int
-    step: int
-    written: float
+    number: int
+    place: Place
     files: dict[str, tuple[int, str]]
 
 
@@ -74,18 +90,20 @@ class _Hashing(io.RawIOBase):
         return len(data)
 
 
-def write(
-    folder: Path, name: str, state: bytes, parts: dict[str, Any], *, iteration: int, step: int, now: float
-) -> None:
-    """Write a checkpoint of this name into the folder, which is made if it is not there.
+def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: Place) -> None:
+    """Write a checkpoint of this name into the folder, and then drop those that are not needed any more.
 
-    One of the same name is replaced. Left-overs of saves that were cut short are swept away.
+    The folder is made if it is not there; a checkpoint of the same name is replaced. What a save or a
+    drop that was cut short has left is put in order first.
 
     Raises:
         OSError: the disk is full, the folder cannot be written to. What was there before is untouched.
     """
+    if name.startswith(".") or Path(name).name != name:
+        raise ValueError(f"a checkpoint cannot be called {name!r}: it is the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
+    there = tidy(folder)
+    number = 1 + max((checkpoint.number for checkpoint in there), default=0)
     unfinished = folder / f"{_TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir()
     try:
@@ -94,7 +112,7 @@ def write(
             file.write(state)
         with _written(unfinished / TENSORS, files) as file:
             torch.save(parts, cast("IO[bytes]", file))
-        body = {"format": FORMAT, "iteration": iteration, "step": step, "written": now, "files": files}
+        body = {"format": FORMAT, "number": number, "place": attrs.asdict(place), "files": files}
         text = json.dumps(body, sort_keys=True).encode()
         with _written(unfinished / MANIFEST, {}) as file:
             file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
@@ -103,7 +121,7 @@ def write(
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    sweep(folder)
+    tidy(folder)
 
 
 @contextlib.contextmanager
@@ -133,33 +151,43 @@ def _flush_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def drop(folder: Path, name: str) -> None:
-    """Remove a checkpoint: the manifest first, so that half of one is never taken for a whole."""
-    path = folder / name
-    with contextlib.suppress(OSError):
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what saves that were cut short have left: unfinished folders, and replaced ones no longer needed."""
+def tidy(folder: Path) -> list[Checkpoint]:
+    """Put in order what was cut short: unfinished folders, replaced ones, those to be dropped. The rest is returned."""
     for path in folder.iterdir():
-        if path.name.startswith(_TEMPORARY) or (path.name.startswith(_REPLACED) and _name_of_replaced(path).exists()):
+        if path.name.startswith(_REPLACED):
+            replaced = path.with_name(path.name.removeprefix(_REPLACED).rpartition("-")[0])
+            with contextlib.suppress(OSError):
+                _remove(path) if replaced.exists() else path.rename(replaced)
+        elif path.name.startswith(_TEMPORARY):
             shutil.rmtree(path, ignore_errors=True)
+    there = find(folder)
+    superseded = {name: other.number for other in reversed(there) for name in other.place.drop}
+    for checkpoint in there:
+        # One of that name may have been written again since.
+        if checkpoint.number < superseded.get(checkpoint.path.name, 0):
+            _remove(checkpoint.path)
+    return there
 
 
-def _name_of_replaced(path: Path) -> Path:
-    return path.with_name(path.name.removeprefix(_REPLACED).rpartition("-")[0])
+def _remove(path: Path) -> None:
+    """Remove a checkpoint: renamed first, so that half of one is never taken for a whole."""
+    with contextlib.suppress(OSError):
+        shutil.rmtree(path.rename(path.with_name(f"{_TEMPORARY}{path.name}")), ignore_errors=True)
 
 
 def find(folder: Path) -> list[Checkpoint]:
     """The checkpoints in a folder, the newest first; whether their files are good is not looked at."""
     found = []
     for path in folder.iterdir():
-        if path.is_dir() and not path.name.startswith(_TEMPORARY):
+        if looks_like_one(path):
             with contextlib.suppress(CheckpointError):
                 found.append(manifest_of(path))
-    return sorted(found, key=lambda c: (c.iteration, c.step, c.written), reverse=True)
+    return sorted(found, key=lambda c: (c.number, c.place.written), reverse=True)
+
+
+def looks_like_one(path: Path) -> bool:
+    """Whether this is a folder that a checkpoint was written into, and was not left unfinished."""
+    return not path.name.startswith(_TEMPORARY) and any((path / name).exists() for name in (STATE, TENSORS, MANIFEST))
 
 
 def manifest_of(path: Path) -> Checkpoint:
@@ -170,8 +198,8 @@ def manifest_of(path: Path) -> Checkpoint:
     """
     manifest = path / MANIFEST
     try:
-        if manifest.stat().st_size > 2**20:
-            raise CheckpointError(f"{manifest} is too large for a manifest")
+        if not manifest.is_file() or manifest.stat().st_size > 2**20:
+            raise CheckpointError(f"{path} is no checkpoint: it has no manifest, or one that is too large")
         digest, _, text = manifest.read_bytes().partition(b"\n")
     except OSError as error:
         raise CheckpointError(f"{path} is no checkpoint: its manifest cannot be read ({error.strerror})") from error
@@ -182,7 +210,8 @@ def manifest_of(path: Path) -> Checkpoint:
         if body["format"] > FORMAT:
             raise CheckpointError(f"{path} was written by a newer version (format {body['format']}): update fsm-train")
         files = {name: (int(size), str(sha256)) for name, (size, sha256) in body["files"].items()}
-        checkpoint = Checkpoint(path, int(body["iteration"]), int(body["step"]), float(body["written"]), files)
+        place = Place(**{**body["place"], "drop": tuple(body["place"]["drop"])})
+        checkpoint = Checkpoint(path, int(body["number"]), place, files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
     if files.keys() != {STATE, TENSORS}:
@@ -199,6 +228,8 @@ def verify(checkpoint: Checkpoint) -> None:
     for name, (size, sha256) in checkpoint.files.items():
         path = checkpoint.path / name
         try:
+            if path.is_symlink() or not path.is_file():
+                raise CheckpointError(f"{path} is no file of its own")
             if path.stat().st_size != size:
                 raise CheckpointError(f"{path} is damaged: it has {path.stat().st_size} bytes and not {size}")
             with path.open("rb") as file:
@@ -219,8 +250,9 @@ def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
         raise CheckpointError(f"{checkpoint.path / STATE} is too large for a state: {checkpoint.files[STATE][0]} bytes")
     path = checkpoint.path / TENSORS
     try:
+        _check_archive(path)
         parts = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # there is no end to what a file that was made with intent can raise
         raise CheckpointError(
             f"{path} was refused: it holds something other than tensors and plain values ({error!s:.200})"
         ) from error
@@ -229,14 +261,32 @@ def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
     return (checkpoint.path / STATE).read_bytes(), parts
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that torch.save does not write: its records lie as they are, side by side.
+
+    Raises:
+        ValueError: something is compressed, and may be much larger than it looks, or lies elsewhere.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or ".." in entry.filename or entry.filename[0] in "/\\":
+                raise ValueError(f"the archive has a strange entry, {entry.filename!r:.60}")
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
+
+
 def unsafe(value: Any, path: str = "") -> str | None:
     """Where in a nested value something is that weights_only=True would refuse to load, if anywhere."""
-    if value is None or type(value) in (bool, int, float, str, bytes, torch.Size) or isinstance(value, torch.Tensor):
+    kind = type(value)
+    if kind in _PLAIN or (kind in _TENSORS and not vars(value)):
         return None
-    if isinstance(value, dict):
-        parts = [(f"{path}.{key}" if path else str(key), part) for key, part in value.items()]
-    elif type(value) in (list, tuple):
+    if kind in (dict, OrderedDict, Counter):
+        keys = [(f"a key in {path or 'it'}", key) for key in value]
+        parts = keys + [(f"{path}.{key}" if path else str(key), part) for key, part in value.items()]
+    elif kind in (list, tuple, set):
         parts = [(f"{path}[{i}]", part) for i, part in enumerate(value)]
     else:
-        return f"{path} is a {type(value).__module__}.{type(value).__qualname__}"
+        return f"{path} is a {kind.__module__}.{kind.__qualname__}{' with attributes' if kind in _TENSORS else ''}"
     return next(filter(None, (unsafe(part, where) for where, part in parts)), None)

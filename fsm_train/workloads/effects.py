@@ -64,15 +64,15 @@ def effect_of(kind: type[Command]) -> Callable[[Supervised, Any], None]:
 
 @carries_out(c.ClipGradNorm)
 def clip_grad_norm(work: Supervised, command: c.ClipGradNorm) -> None:
-    norm = work.grad_norm(command.norm_type)
+    norm = work.gradients.norm(command.norm_type)
     nn.utils.clip_grads_with_norm_(work.parameters, command.max_norm, norm)
-    work.gradients_changed()
+    work.gradients.changed()
 
 
 @carries_out(c.ClipGradValue)
 def clip_grad_value(work: Supervised, command: c.ClipGradValue) -> None:
     nn.utils.clip_grad_value_(work.parameters, command.value)
-    work.gradients_changed()
+    work.gradients.changed()
 
 
 @carries_out(c.AddGradNoise)
@@ -81,7 +81,7 @@ def add_grad_noise(work: Supervised, command: c.AddGradNoise) -> None:
     for gradient in work.gradients():
         noise = torch.empty_like(gradient).normal_(0.0, command.std, generator=generator)
         gradient.add_(noise)
-    work.gradients_changed()
+    work.gradients.changed()
 
 
 @carries_out(c.WeighLoss)
@@ -178,7 +178,7 @@ def keep_average(work: Supervised, command: c.KeepAverage) -> None:
     if average is None:
         average = work.kept.averages[command.name] = Average(work.model, command.decay)
         if saved := work.kept.saved_averages.pop(command.name, None):
-            average.averaged.load_state_dict(saved)
+            average.load(saved)
     average.go_on()
     work.undo_at_finish(lambda: average.use(False))
 

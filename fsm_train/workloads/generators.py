@@ -33,6 +33,11 @@ class Generators:
             own=tuple((generator, generator.get_state()) for generator in own),
         )
 
+    def same_as(self, other: Generators) -> bool:
+        """Whether those of Python, NumPy and the CPU stand where they stood then."""
+        ours, theirs = (g.numpy and (g.numpy[1].tobytes(), *g.numpy[2:]) for g in (self, other))
+        return self.python == other.python and ours == theirs and torch.equal(self.cpu, other.cpu)
+
     def put_back(self) -> None:
         random.setstate(self.python)
         if self.numpy is not None:

@@ -61,20 +61,22 @@ class Outside:
 
 @attrs.frozen
 class Snapshot:
-    """Weights, buffers, modes, gradients, optimizer and generators at one moment."""
+    """Weights, buffers, modes, gradients, optimizer, generators and what is kept at one moment."""
 
     model: StateDict
     gradients: tuple[torch.Tensor | None, ...]
     optimizer: StateDict
     outside: Outside
+    kept: Kept
 
     @staticmethod
-    def of(model: nn.Module, optimizer: torch.optim.Optimizer, own: Iterable[torch.Generator]) -> Snapshot:
+    def of(model: nn.Module, optimizer: torch.optim.Optimizer, own: Iterable[torch.Generator], kept: Kept) -> Snapshot:
         return Snapshot(
             model=copied(model.state_dict()),
             gradients=tuple(None if p.grad is None else p.grad.clone() for p in model.parameters()),
             optimizer=copy.deepcopy(optimizer.state_dict()),
             outside=Outside.of(model, own),
+            kept=kept,  # a new training has one of its own
         )
 
     def put_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -54,7 +54,16 @@ def wound_forward(loader: Iterable[Any], batches: int, at_beginning: Generators)
         stacklevel=2,
     )
     wound = iter(loader)
-    next(islice(wound, batches, batches), None)
+    next(wound, None)  # what is drawn before the first batch was drawn then too, and from the same generators
+    before = Generators.now()
+    next(islice(wound, batches - 1, batches - 1), None)
+    if not before.same_as(Generators.now()):
+        warnings.warn(
+            f"the {type(loader).__name__} draws random numbers while it is read, and now draws others than it drew "
+            "then: if its order depends on them (a shuffle buffer, say), going on in this epoch is inexact",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     return wound
 
 
@@ -106,20 +115,23 @@ class _Rest:
 
 def find_again(work: Supervised, state: State) -> Iterator[Any]:
     """The pass over the training data that was under way in this state."""
+    if keeps_its_place(work.train):
+        found = iter(work.train)  # also when it is over, or the next epoch would be taken for the rest of this one
+        return iter(()) if state.batches_over else found
     if state.batches_over or work.epoch_start is None:
         return iter(())
-    if keeps_its_place(work.train):
-        return iter(work.train)
     return wound_forward(work.train, state.batch, work.epoch_start)
 
 
-def inexact(loader: object) -> str | None:
-    """What of a pass over this loader cannot be brought back exactly, if anything."""
-    if keeps_its_place(loader) or is_reproducible(loader):
-        return None
-    if isinstance(loader, DataLoader) and loader.num_workers > 0:
-        return (
+def inexact(loader: object, state: State) -> Iterator[str]:
+    """What of a pass over this loader cannot be brought back exactly, if it was saved in this state."""
+    if keeps_its_place(loader) or not isinstance(loader, DataLoader) or loader.num_workers == 0:
+        return
+    if not getattr(loader, "in_order", True):
+        yield "the order of the batches: the loader has in_order=False"
+    wound = not isinstance(loader.dataset, IterableDataset) and state.batch > 0 and not state.batches_over
+    if (wound or loader.persistent_workers) and not is_reproducible(loader):
+        yield (
             f"random augmentation in the loader's {loader.num_workers} workers: wrap the loader in "
             "fsm_train.data.reproducible"
         )
-    return None

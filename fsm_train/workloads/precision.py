@@ -31,6 +31,8 @@ class Precision:
             if saved is not None:
                 self.scaler.load_state_dict(saved)
                 self.scaler.set_growth_interval(command.growth_interval)  # settings come from the code
+                # It makes its tensors when it first scales something, and would not unscale without them.
+                self.scaler.scale(torch.zeros((), device=device))
         self.unscaled = False  # the gradients have their true size
         self.looked = False  # the scaler has looked for infinities, and waits for its update
 
@@ -55,8 +57,9 @@ class Precision:
             torch._foreach_mul_(list(gradients), self.scaler.get_scale())
             self.unscaled = False
 
-    def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        if self.scaler is not None and not self.unscaled:
+    def unscale(self, optimizer: torch.optim.Optimizer, gradients: Sequence[torch.Tensor]) -> None:
+        if self.scaler is not None:
+            self.go_on(gradients)  # also without a backward in between, as when the training is saved there
             self.scaler.unscale_(optimizer)
             self.unscaled = self.looked = True
 

@@ -3,54 +3,66 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
+from ..core.errors import WorkloadError
 from .generators import Generators
+from .modules import load_module, state_of_module
 from .position import inexact, keeps_its_place
 
 if TYPE_CHECKING:
+    from ..core.state import State
     from .supervised import Supervised
 
 Parts = dict[str, Any]
 
 
-def parts_of(work: Supervised) -> tuple[Parts, tuple[str, ...]]:
+def parts_of(work: Supervised, state: State) -> tuple[Parts, tuple[str, ...]]:
     """All that a training changes, as tensors and plain values, and what of it cannot be brought back exactly."""
-    notes = [note] if (note := inexact(work.train)) else []
     meters, unsaved = work.train_meters.state()
-    notes += [f"the metric {name}: it has no state_dict" for name in unsaved]
+    notes = (*inexact(work.train, state), *(f"the metric {name}: it has no state_dict" for name in unsaved))
     kept = work.kept
     parts: Parts = {
-        "model": dict(work.model.state_dict()),
-        "buffers": dict(work.model.named_buffers()),  # also those that the state_dict leaves out
-        "modes": [module.training for module in work.model.modules()],
+        "modules": {name: state_of_module(module) for name, module in _modules(work).items()},
         "optimizer": work.optimizer.state_dict(),
-        "gradients": {i: p.grad for i, p in enumerate(work.parameters) if p.grad is not None},
+        "optimizer_of": _optimizer_of(work),
+        "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
         "scaler": work.precision.state() if work.precision else kept.scaler,
-        "averages": {**kept.saved_averages, **{name: a.averaged.state_dict() for name, a in kept.averages.items()}},
+        "averages": {**kept.saved_averages, **{name: a.state() for name, a in kept.averages.items()}},
         "weights": {name: [weights, averages] for name, (weights, averages) in kept.weights.items()},
         "schedulers": {**kept.saved_schedulers, **{name: s.state_dict() for name, s in kept.schedulers.items()}},
         "generators": plain(Generators.now(work.own_generators())),
         "epoch_start": plain(work.epoch_start) if work.epoch_start else None,
         "loader": work.train.state_dict() if keeps_its_place(work.train) else None,  # type: ignore[attr-defined]
+        "batches": _batches(work),
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
     }
-    return parts, tuple(notes)
+    return parts, notes
 
 
-def bring_back(work: Supervised, parts: Parts) -> None:
-    """Put everything back but the pass over the data and the generators, which wait for the run to begin."""
-    work.model.load_state_dict(parts["model"])
-    with torch.no_grad():
-        for name, buffer in work.model.named_buffers():
-            buffer.copy_(parts["buffers"][name])
-    for module, mode in zip(work.model.modules(), parts["modes"], strict=True):
-        module.training = mode
+def bring_back(work: Supervised, parts: Parts) -> tuple[str, ...]:
+    """Put everything back but the pass over the data and the generators, which wait for the run to begin.
+
+    Returns what is not as it was.
+
+    Raises:
+        RuntimeError, WorkloadError: the workload is another one than was saved.
+    """
+    if _optimizer_of(work) != parts["optimizer_of"]:
+        raise WorkloadError(
+            "the optimizer is another one than was saved, which torch would not notice: "
+            f"{_optimizer_of(work)} and {parts['optimizer_of']}, as its class and the parameters of each group"
+        )
+    for name, module in _modules(work).items():
+        if name not in parts["modules"]:
+            raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
+        load_module(module, parts["modules"][name])
     work.optimizer.load_state_dict(parts["optimizer"])
     for i, parameter in enumerate(work.parameters):
         gradient = parts["gradients"].get(i)
@@ -63,8 +75,48 @@ def bring_back(work: Supervised, parts: Parts) -> None:
     kept.saved_schedulers = parts["schedulers"]
     kept.weights = {name: (weights, averages) for name, (weights, averages) in parts["weights"].items()}
     work.kept = kept
-    for name, extra in work.extra.items():
-        extra.load_state_dict(parts["extra"][name])
+    for name in work.extra.keys() & parts["extra"].keys():
+        work.extra[name].load_state_dict(parts["extra"][name])
+    return tuple(_not_as_it_was(work, parts))
+
+
+def _not_as_it_was(work: Supervised, parts: Parts) -> Iterator[str]:
+    """What differs so that the training goes on, but not as it would have."""
+    for name in sorted(work.extra.keys() - parts["extra"].keys()):
+        yield f"extra {name!r}: it is not in the checkpoint, and begins afresh"
+    for name in sorted(parts["extra"].keys() - work.extra.keys()):
+        yield f"extra {name!r}: it is in the checkpoint, and not brought back since the workload has none of this name"
+    if parts["batches"] != _batches(work):
+        yield f"the training data: it has {_batches(work)} batches an epoch, and had {parts['batches']}"
+    if (parts["loader"] is not None) != keeps_its_place(work.train):
+        yield "the place in the training data: it was saved with a loader of another kind"
+    if len(parts["generators"]["own"]) != len(work.own_generators()):
+        yield "the generators of the loaders: there are others than there were"
+    devices, here = len(parts["generators"]["cuda"]), torch.cuda.device_count()
+    if devices > here:
+        yield f"the generators of CUDA: there were {devices} devices, and {here} are here"
+
+
+def _modules(work: Supervised) -> dict[str, nn.Module]:
+    """The model, and a loss that is a module: it may have parameters, buffers and a mode too."""
+    loss = {"loss": work.loss_fn} if isinstance(work.loss_fn, nn.Module) else {}
+    return {"model": work.model, **loss}
+
+
+def _optimizer_of(work: Supervised) -> list[Any]:
+    """The optimizer's class, and the names of the parameters in each group."""
+    names = {
+        id(p): f"{kind}.{name}" for kind, module in _modules(work).items() for name, p in module.named_parameters()
+    }
+    groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
+    return [type(work.optimizer).__name__, groups]
+
+
+def _batches(work: Supervised) -> int | None:
+    try:
+        return len(work.train)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def plain(generators: Generators) -> Parts:
@@ -92,6 +144,6 @@ def as_generators(parts: Mapping[str, Any], own: list[torch.Generator]) -> Gener
         python=(version, tuple(internal.tolist()), gauss),
         numpy=numpy,
         cpu=parts["cpu"],
-        cuda=tuple(parts["cuda"]) if torch.cuda.is_available() else (),
-        own=tuple(zip(own, parts["own"], strict=True)),
+        cuda=tuple(parts["cuda"][: torch.cuda.device_count()]),
+        own=tuple(zip(own, parts["own"], strict=False)),
     )

@@ -5,6 +5,7 @@ What could not be saved or brought back exactly is said: in `State.notes`, and i
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ import orjson
 
 from ..core.commands import SaveCheckpoint
 from ..core.errors import WorkloadError
-from ..core.phase import Flag, Phase
+from ..core.phase import Flag, Junction, Phase
 from ..core.state import Plan, State
 from ..core.values import NO_FACTS, FrozenMap, SavedMemory, record_classes
-from ..eventlog.encoding import ENUMS, CannotDecodeError, decode, encode
+from ..eventlog.encoding import CannotDecodeError, decode, encode
 from . import checkpoint as files
 from .checkpoint import CheckpointError
 from .position import keeps_its_place
@@ -28,6 +29,8 @@ from .saved import as_generators, bring_back, parts_of
 
 if TYPE_CHECKING:
     from .supervised import Supervised
+
+_logger = logging.getLogger("fsm_train")
 
 RESUMABLE = {
     Phase.BATCH_END: Phase.BATCH_END,
@@ -38,17 +41,24 @@ RESUMABLE = {
 }
 """The phases at which a checkpoint can be written, and where a training goes on from it."""
 
-_PLAIN = ("epoch", "batch", "iteration", "step", "samples", "pending", "valid_batch", "validated_at", "fetched")
+_COUNTERS = ("epoch", "batch", "iteration", "step", "samples", "pending", "valid_batch", "validated_at", "fetched")
 
 
 @attrs.frozen
 class FromFile(SavedMemory):
     """A memory as JSON."""
 
+    callback: str
     json: Any
 
     def made_again(self, initial: object) -> object:
-        return decode(self.json, record_classes(initial))
+        try:
+            return decode(self.json, record_classes(initial))
+        except CannotDecodeError as error:
+            raise CheckpointError(
+                f"the memory of the callback {self.callback!r} does not fit it any more: {error}. With another name= "
+                "it begins afresh"
+            ) from error
 
 
 def save(work: Supervised, command: SaveCheckpoint) -> None:
@@ -63,7 +73,7 @@ def save(work: Supervised, command: SaveCheckpoint) -> None:
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training goes on from {allowed}")
     if work.precision is not None:
         work.precision.go_on(work.gradients())
-    parts, notes = parts_of(work)
+    parts, notes = parts_of(work, state)
     if found := files.unsafe(parts):
         raise WorkloadError(
             f"{found}, which cannot be saved: a checkpoint holds tensors and plain values, so that loading it "
@@ -71,9 +81,9 @@ def save(work: Supervised, command: SaveCheckpoint) -> None:
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
-    folder = Path(command.folder)
+    folder, place = Path(command.folder), files.Place(state.iteration, state.step, time.time(), command.drop)
     try:
-        files.write(folder, command.name, control, parts, iteration=state.iteration, step=state.step, now=time.time())
+        files.write(folder, command.name, control, parts, place)
     except OSError as error:
         warnings.warn(
             f"the checkpoint {command.name} could not be written to {folder}: {error}; the training goes on, "
@@ -81,13 +91,12 @@ def save(work: Supervised, command: SaveCheckpoint) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
-        return
-    for name in command.drop:
-        files.drop(folder, name)
 
 
 def restore(path: str | PathLike[str], workload: Supervised) -> State:
     """The state to go on from, with model, optimizer and all else in the workload as they were saved.
+
+    What cannot be brought back exactly is in the `notes` of the state, and logged.
 
     Args:
         path: a checkpoint, or a folder of them, of which the newest good one is taken. One that is
@@ -96,7 +105,7 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
 
     Raises:
         CheckpointError: there is no good checkpoint, or the one that was named is damaged.
-        RuntimeError: the model or the optimizer is another one; torch says what differs.
+        RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
     """
     chosen = Path(path)
     if (chosen / files.MANIFEST).exists() or not chosen.is_dir():
@@ -104,20 +113,25 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     else:
         control, parts = _newest_good(chosen)
     state = state_of(control)
-    bring_back(workload, parts)
+    if state.has_valid != workload.has_valid:
+        was, now_is = ("with", "without") if state.has_valid else ("without", "with")
+        raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
+    notes = dict.fromkeys((*state.notes, *bring_back(workload, parts)))
+    for note in notes:
+        _logger.warning("what goes on is not exactly what was saved: %s", note)
     own = workload.own_generators()
     now = as_generators(parts["generators"], own)
     start = None if parts["epoch_start"] is None else as_generators(parts["epoch_start"], own)
     if parts["loader"] is not None and keeps_its_place(workload.train):
         workload.train.load_state_dict(parts["loader"])  # type: ignore[attr-defined]
     workload.go_on_from(state, now, start)
-    return attrs.evolve(state, workload=workload)
+    return attrs.evolve(state, workload=workload, notes=tuple(notes))
 
 
 def _newest_good(folder: Path) -> tuple[bytes, dict[str, Any]]:
     trouble = []
     for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.name.startswith("."):
+        if files.looks_like_one(path):
             try:
                 files.manifest_of(path)
             except CheckpointError as error:
@@ -139,7 +153,7 @@ def control_of(state: State) -> bytes:
     resume_at = state.resume_at or RESUMABLE.get(state.phase)
     return orjson.dumps(
         {
-            **{name: getattr(state, name) for name in _PLAIN},
+            **{name: getattr(state, name) for name in _COUNTERS},
             "reason": encode(state.reason),
             "plan": attrs.asdict(state.plan),
             "flags": state.flags.value,
@@ -161,6 +175,12 @@ def _memory(value: object) -> Any:
     return value.json if isinstance(value, FromFile) else encode(value)  # of a callback that is not here
 
 
+def _whole(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r:.60} is no whole number")
+    return value
+
+
 def state_of(control: bytes) -> State:
     """The state that `control_of` was given, as one between two runs.
 
@@ -172,21 +192,22 @@ def state_of(control: bytes) -> State:
     try:
         said: Mapping[str, Any] = orjson.loads(control)
         resume_at = None if said["resume_at"] is None else decode(said["resume_at"])
-        if resume_at is not None and type(resume_at) not in ENUMS.values():
+        if resume_at not in (None, Junction.VALID_ABANDONED, *RESUMABLE.values()):
             raise CannotDecodeError(f"it resumes at {resume_at!r}")
+        counters: dict[str, Any] = {name: _whole(said[name]) for name in _COUNTERS}
         return State(
             Phase.DONE if resume_at is None else Phase.SUSPENDED,
             Plan(**said["plan"]),
-            **{name: said[name] for name in _PLAIN},
+            **counters,
             reason=decode(said["reason"]),
             flags=Flag(said["flags"]),
             facts=NO_FACTS,
             metrics=FrozenMap(decode(said["metrics"])),
             history=tuple(FrozenMap(metrics) for metrics in decode(said["history"], depth=1000)),
             hyper=FrozenMap(decode(said["hyper"])),
-            memory=FrozenMap({name: FromFile(value) for name, value in said["memory"].items()}),
-            has_valid=said["has_valid"],
-            batches_over=said["batches_over"],
+            memory=FrozenMap({name: FromFile(name, value) for name, value in said["memory"].items()}),
+            has_valid=bool(said["has_valid"]),
+            batches_over=bool(said["batches_over"]),
             resume_at=resume_at,
             elapsed=decode(said["elapsed"]),
             notes=decode(said["notes"]),

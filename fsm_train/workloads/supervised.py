@@ -33,7 +33,7 @@ from .position import find_again, set_epoch
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .steps import fused
-from .window import Window
+from .window import Gradients, Window
 
 _END = object()
 
@@ -88,6 +88,7 @@ class Supervised(Workload):
         self.valid = None if valid is None else check_loader(valid, "valid")
         self.device = next(model.parameters()).device
         self.parameters = stepped_parameters(model, optimizer)
+        self.gradients = Gradients(self.parameters)
         self.interrupt: str | None = None
         self._sensors = check_sensors(sensors or {})
         self.own_forward = forward
@@ -105,7 +106,6 @@ class Supervised(Workload):
 
         # The window whose gradients wait for a step.
         self.window = Window()
-        self._grad_norm: tuple[float, torch.Tensor] | None = None
         self._stepped = False
 
         # The pass over the data under way.
@@ -159,7 +159,7 @@ class Supervised(Workload):
         if "loss" in names and self._loss is not None:
             found["loss"] = self._loss
         if "grad_norm" in names:
-            found["grad_norm"] = self.grad_norm()
+            found["grad_norm"] = self.gradients.norm()
         if "stepped" in names:
             found["stepped"] = float(self._stepped)
         if "elapsed" in names:
@@ -178,7 +178,8 @@ class Supervised(Workload):
 
     def note_step(self, loss: torch.Tensor) -> None:
         """Note what a whole step in one go leaves behind."""
-        self._loss, self._stepped, self._grad_norm = loss, True, None
+        self._loss, self._stepped = loss, True
+        self.gradients.changed()
         self.train_meters.add(loss, self.output, self.target, self.batch_size)
 
     # ------------------------------------------------------------------------- a call of run
@@ -187,8 +188,14 @@ class Supervised(Workload):
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked = False
         self.set_hyper(state.hyper)
+        if state.resume_at is None:
+            if self._restored and self._suspended is not None:
+                self._suspended[1].put_back()  # a finished training that is gone on with
+            self._suspended, self._restored = None, False
         if state.iteration == 0 and state.resume_at is None:
             self.kept = Kept()
+            self.optimizer.zero_grad()  # of a training that failed, say
+            self.window.clear()
             if state.plan.seed is not None:
                 seed_all(state.plan.seed)
 
@@ -224,11 +231,11 @@ class Supervised(Workload):
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self.model, self.optimizer, self.own_generators())
+        return Snapshot.of(self.model, self.optimizer, self.own_generators(), self.kept)
 
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self.model, self.optimizer)
-        self.kept = Kept()
+        self.kept = snapshot.kept
 
     def own_generators(self) -> list[torch.Generator]:
         """The generators that the loaders were given, each once."""
@@ -318,15 +325,15 @@ class Supervised(Workload):
             loss = self.precision.scaled(loss, self.gradients())
         loss.backward()  # type: ignore[no-untyped-call]
         self.window.add()
-        self._grad_norm = None
+        self.gradients.changed()
 
     def unscale(self) -> None:
         """Bring the gradients to their true size: without the scaler's scale, the mean over a window."""
         if self.precision is not None:
-            self.precision.unscale(self.optimizer)
+            self.precision.unscale(self.optimizer, self.gradients())
         if self.window.shares:
             self.window.bring_to_mean(self.gradients())
-        self.gradients_changed()
+        self.gradients.changed()
 
     def step(self) -> bool:
         if self.precision is None:
@@ -347,25 +354,11 @@ class Supervised(Workload):
         self.train_meters.reset()
         return found
 
-    def gradients(self) -> list[torch.Tensor]:
-        """The gradients of all parameters that have one."""
-        return [p.grad for p in self.parameters if p.grad is not None]
-
     def passes_over_train(self) -> Iterator[Any]:
         """The inputs of each training batch, in a pass of its own."""
         for batch in self.train:
             self._take(batch)
             yield self.inputs
-
-    def grad_norm(self, norm_type: float = 2.0) -> torch.Tensor:
-        """The norm of all gradients together, before a step; computed again only when they have changed."""
-        if self._grad_norm is None or self._grad_norm[0] != norm_type:
-            self._grad_norm = norm_type, torch.nn.utils.get_total_norm(self.gradients(), norm_type)
-        return self._grad_norm[1]
-
-    def gradients_changed(self) -> None:
-        """To be called by whatever changes gradients in place."""
-        self._grad_norm = None
 
     # ---------------------------------------------------------------------------- validation
 

@@ -1,4 +1,4 @@
-"""The window of accumulation: batches whose gradients wait for one step, and what each counts."""
+"""Gradients that wait for a step, and the window of accumulation: what each of its batches counts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ import math
 from collections.abc import Sequence
 
 import torch
+
+
+class Gradients:
+    """The gradients that the optimizer will step, and their common norm."""
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        self.parameters = parameters
+        self._norm: tuple[float, torch.Tensor] | None = None
+
+    def __call__(self) -> list[torch.Tensor]:
+        """Those of all parameters that have one."""
+        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+    def norm(self, norm_type: float = 2.0) -> torch.Tensor:
+        """The norm of all of them together, computed again only when they have changed."""
+        if self._norm is None or self._norm[0] != norm_type:
+            self._norm = norm_type, torch.nn.utils.get_total_norm(self(), norm_type)
+        return self._norm[1]
+
+    def changed(self) -> None:
+        """To be called by whatever changes them in place."""
+        self._norm = None
 
 
 class Window:

@@ -13,8 +13,20 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fsm_train import Phase, State, Supervised, Transition, WorkloadError, evaluate, extend, on, run, start
-from fsm_train.callbacks import clip_grad_norm
+from fsm_train import (
+    CallbackError,
+    Phase,
+    State,
+    Supervised,
+    Transition,
+    WorkloadError,
+    evaluate,
+    extend,
+    on,
+    run,
+    start,
+)
+from fsm_train.callbacks import accumulate, clip_grad_norm
 from tests.worlds import Noisy, accuracy, adam, diabetes, digits, five_lines, network, same_weights, sgd, shuffled
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
@@ -414,3 +426,40 @@ def test_clipping_is_torchs_own() -> None:
     run(start(Supervised(ours, sgd(ours), CROSS_ENTROPY, shuffled(digits())), epochs=1), [clip_grad_norm(0.1)])
 
     assert same_weights(ours, theirs)
+
+
+# --------------------------------------------------------------------------- one training after another
+
+
+def test_new_training_does_not_inherit_gradients() -> None:
+    """Those that a failed training left waiting for a step are nothing to the next one."""
+    halves = list(zip(*(tensor[:12].split((4, 4, 4)) for tensor in diabetes().tensors), strict=True))
+    models = [nn.Linear(10, 1), nn.Linear(10, 1)]
+    models[1].load_state_dict(models[0].state_dict())
+    fresh, used = (Supervised(model, sgd(model), nn.MSELoss(), halves) for model in models)
+
+    @on(Phase.BATCH_END)
+    def fail(state: State) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(CallbackError):
+        run(start(used, epochs=1), [accumulate(2), fail])
+    for work in (fresh, used):
+        run(start(work, epochs=1), [accumulate(2)])
+
+    assert same_weights(*models)
+
+
+def test_everything_is_undone_even_if_one_thing_cannot_be() -> None:
+    """An error in undoing one thing does not keep the others from being undone."""
+    work, undone = _work(), []
+
+    @on(Phase.TRAIN_BEGIN)
+    def put_in_place(state: State) -> None:
+        work.undo_at_finish(lambda: undone.append("first"))
+        work.undo_at_finish(lambda: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        run(start(work, epochs=1), [put_in_place])
+
+    assert undone == ["first"]
