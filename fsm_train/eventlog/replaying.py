@@ -183,6 +183,9 @@ class _Call(Recorder):
                     self.last = attrs.evolve(now, workload=None)
         except (OutOfStepError, CallbackError, ConflictError) as raised:
             error = raised
+        except LogError as unreadable:
+            unreadable.__notes__.clear()  # they tell of a model that is not there
+            raise
         if self.trouble is not None:
             raise self.trouble
         if self.divergence is not None:

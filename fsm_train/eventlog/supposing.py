@@ -21,7 +21,7 @@ from ..core.phase import STOP_FLAGS, Flag, Phase
 from ..core.state import State, counters_of
 from ..core.table import epochs_reached, steps_reached
 from ..core.transition import UNCHANGED, Command, Transition
-from ..core.values import record_classes
+from ..core.values import FrozenMap, record_classes
 from ..interpreter import iterate
 from ..sinks.base import Recorder
 from ..workloads.recorded import Recorded
@@ -150,6 +150,9 @@ class _Supposed(Recorder):
         self.facts = frozenset(header.body["facts"])
         self.line = header.number
         state = self.recorded.start(last, {c.name: record_classes(c.memory) for c in self.given})
+        if last is not None:
+            own = {name: memory for name, memory in last.memory.items() if name in self.given_names}
+            state = attrs.evolve(state, memory=FrozenMap({**state.memory, **own}))
         self.last = attrs.evolve(state, workload=None)
         if (unknown := self._unknown_fact()) is not None:
             return self._refused(header.number, unknown)
@@ -160,7 +163,12 @@ class _Supposed(Recorder):
                     break
         except OutOfStepError:
             pass
+        except LogError as error:
+            error.__notes__.clear()  # they tell of a model that is not there
+            raise
         except CallbackError as error:
+            if error.callback not in self.given_names:
+                raise LogError(str(error.__cause__), path=self.recorded.path, line=self.line) from error
             if not isinstance(error.__cause__, _NotRecordedError):
                 raise
             self.answer = self._refused(self.line, str(error.__cause__))
