@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,17 +11,70 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(name: str, *arguments: str) -> str:
-    """What the example prints."""
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=600).stdout
+def run(name: str, *arguments: str, seconds: float = 600) -> str:
+    """What the example prints; one thread each, since tests run side by side."""
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def numbers(shown: str, pattern: str) -> list[float]:
+    """What the groups of the pattern match, which it does somewhere."""
+    found = re.search(pattern, shown)
+    assert found is not None, shown
+    return [float(group) for group in found.groups()]
 
 
 def test_digits_reach_97_percent() -> None:
     """The small network reads at least 97% of the digits it never saw, and says why and when it stopped."""
     shown = run("digits.py")
 
-    accuracy = re.search(r"valid_accuracy (\S+) after (\d+) epochs", shown)
-    assert accuracy is not None
-    assert float(accuracy[1]) >= 0.97
+    accuracy, _ = numbers(shown, r"valid_accuracy (\S+) after (\d+) epochs")
+    assert accuracy >= 0.97
     assert "stopped because: " in shown
+
+
+def test_characters_are_better_foreseen_than_by_trigrams() -> None:
+    """One epoch at a rate that only clipping makes possible has a lower perplexity than a trigram model."""
+    shown = run("char_lm.py", "--epochs=1", seconds=300)
+
+    ours, trigram = numbers(shown, r"perplexity on unseen modules: (\S+), of a trigram model (\S+)")
+    assert 1 < ours < 0.9 * trigram
+
+
+def test_accumulated_batches_are_the_big_batch() -> None:
+    """Micro-batches of equal and of unequal size lead to the same weights; counting them alike does not."""
+    shown = run("big_batch.py", seconds=120)
+
+    (equal,) = numbers(shown, r"8 of 64 +largest difference of a weight (\S+)")
+    (unequal,) = numbers(shown, r"8 unequal ones +largest difference of a weight (\S+)")
+    (alike,) = numbers(shown, r"8 unequal ones, each counted alike +largest difference of a weight (\S+)")
+    assert equal < 1e-5
+    assert unequal < 1e-5
+    assert alike > 1e-3
+
+
+def test_ablation_names_what_earned_its_place() -> None:
+    """The table has a row for everything, each tweak left out, and nothing; those worse without are named."""
+    shown = run("ablation.py", "--seeds=2", "--epochs=2", seconds=120)
+
+    head, *rows, verdict = shown.splitlines()
+    assert head == "valid_loss, mean and spread over 2 seeds"
+    without = ["schedule", "clip_grad_norm", "mixup", "ema"]
+    names = ["all", *(f"without {name}" for name in without), "none"]
+    assert [row.split("  ")[0] for row in rows] == names
+    earned = [name for name, row in zip(without, rows[1:-1], strict=True) if row.endswith("worse without")]
+    assert verdict == f"earned its place: {', '.join(earned) or 'none of them'}"
+
+
+def test_a_command_of_ones_own_holds_its_constraint() -> None:
+    """Without it rows of weights grow beyond the limit; with it none does, and the network reads better."""
+    shown = run("custom_command.py", seconds=120)
+
+    free, accuracy = numbers(shown, r"without +longest row (\S+) +valid_accuracy (\S+)")
+    kept, better = numbers(shown, r"max_norm +longest row (\S+) +valid_accuracy (\S+)")
+    assert free > 2
+    assert kept <= 1.0001
+    assert better > accuracy
