@@ -12,11 +12,16 @@ import fsm_train
 PURE = [
     "fsm_train",
     "fsm_train.callbacks",
+    "fsm_train.ablation",
+    "fsm_train.cli",
     "fsm_train.core.diagram",
+    "fsm_train.eventlog",
     "fsm_train.interpreter",
+    "fsm_train.lr_finder",
     "fsm_train.schedules",
     "fsm_train.sinks",
     "fsm_train.testing",
+    "fsm_train.workloads.recorded",
     "fsm_train.workloads.scripted",
 ]
 
