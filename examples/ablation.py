@@ -50,8 +50,7 @@ def main() -> None:
         seeds=range(given.seeds),
     )
     print(found)
-    earned = [row.variant.removeprefix("without ") for row in found.rows[1:-1] if found.verdict(row) == "worse without"]
-    print(f"earned its place: {', '.join(earned) or 'none of them'}")
+    print(f"earned its place: {', '.join(found.earned) or 'none of them'}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .core.callback import Callback, on
+from .core.callback import Callback, factory, on
 from .core.commands import ClipGradNorm, WeighLoss
 from .core.description import describe
 from .core.errors import CallbackError, ConflictError, FactError, FsmTrainError, WorkloadError
@@ -78,6 +78,7 @@ __all__ = [
     "diff",
     "evaluate",
     "extend",
+    "factory",
     "find_lr",
     "iterate",
     "on",

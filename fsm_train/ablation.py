@@ -23,12 +23,14 @@ class Row:
     Attributes:
         variant: "all", "without NAME", or "none".
         values: the metric, in the order of the seeds.
-        difference: of the mean to that of "all"; positive is worse if smaller is better.
+        base: the metric with everything on, for the same seeds.
+        without: the name of the callback that was left out; None in the first and the last row.
     """
 
     variant: str
     values: tuple[float, ...]
-    difference: float
+    base: tuple[float, ...]
+    without: str | None = None
 
     @property
     def mean(self) -> float:
@@ -36,10 +38,22 @@ class Row:
 
     @property
     def spread(self) -> float:
-        """The standard deviation over seeds; 0 for a single one, and NaN where one is not finite."""
-        if not all(map(math.isfinite, self.values)):
-            return math.nan
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+        """The standard deviation over seeds."""
+        return _deviation(self.values)
+
+    @property
+    def difference(self) -> float:
+        """The mean difference to everything on, seed by seed; positive is worse if smaller is better."""
+        return _mean(self._differences)
+
+    @property
+    def error(self) -> float:
+        """The standard error of the difference; NaN for a single seed, which says nothing of it."""
+        return _deviation(self._differences) / math.sqrt(len(self.values))
+
+    @property
+    def _differences(self) -> tuple[float, ...]:
+        return tuple(value - base for value, base in zip(self.values, self.base, strict=True))
 
 
 @attrs.frozen
@@ -58,23 +72,32 @@ class Ablation:
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def earned(self) -> tuple[str, ...]:
+        """The callbacks that earned their place: without them it is worse."""
+        return tuple(row.without for row in self.rows if row.without and self.verdict(row) == "worse without")
+
     def verdict(self, row: Row) -> str:
-        """What leaving this out did, measured by the spread over seeds."""
-        worse = row.difference if self.mode == "min" else -row.difference
-        noise = max(row.spread, self.rows[0].spread)
+        """What leaving this out did. Variants share their seeds, so they are compared seed by seed.
+
+        A difference is taken for real when it is more than twice its standard error.
+        """
         if row is self.rows[0]:
             return ""
-        if not math.isfinite(worse):
+        if not math.isfinite(row.difference):
             return "not finite"
-        if abs(worse) <= noise:
-            return "within the spread"
-        return "worse without" if worse > 0 else "better without"
+        if math.isnan(row.error):
+            return "one seed is no evidence"
+        if abs(row.difference) <= 2 * row.error:
+            return "within the noise"
+        return "worse without" if (row.difference > 0) is (self.mode == "min") else "better without"
 
     def __str__(self) -> str:
         width = max(len(row.variant) for row in self.rows)
-        head = f"{self.monitor}, mean and spread over {len(self.seeds)} seeds"
+        head = f"{self.monitor}: mean ± spread over {len(self.seeds)} seeds, difference ± its standard error"
         lines = [
-            f"{row.variant:<{width}}  {row.mean:10.4f} ± {row.spread:.4f}  {row.difference:+10.4f}  {self.verdict(row)}"
+            f"{row.variant:<{width}}  {row.mean:10.4f} ± {row.spread:.4f}  "
+            + f"{row.difference:+10.4f} ± {row.error:.4f}  {self.verdict(row)}" * (row is not self.rows[0])
             for row in self.rows
         ]
         return "\n".join(line.rstrip() for line in [head, *lines])
@@ -94,7 +117,7 @@ def ablate(
     Args:
         make_state: of a seed, a new state: a new model, optimizer and loaders each time.
         callbacks: those whose worth is in question.
-        seeds: one training of each variant for each; the first number of the spread is two.
+        seeds: one training of each variant for each; a verdict takes at least two.
         monitor: the metric at the end of the training.
         mode: "min" if smaller is better, else "max"; only the verdicts depend on it.
         progress: whether to show a bar.
@@ -121,14 +144,20 @@ def ablate(
         if monitor not in final.metrics:
             raise LookupError(f"{variant!r} ended without {monitor!r}: there are {', '.join(final.metrics) or 'none'}")
         values[variant].append(final.metrics[monitor])
-    base = _mean(values["all"])
-    rows = tuple(Row(variant, tuple(found), _mean(found) - base) for variant, found in values.items())
+    base = tuple(values["all"])
+    left_out = {f"without {callback.name}": callback.name for callback in everyone}
+    rows = tuple(Row(variant, tuple(found), base, left_out.get(variant)) for variant, found in values.items())
     return Ablation(monitor, mode, tuple(seeds), rows)
 
 
 def _mean(values: Sequence[float]) -> float:
     """The mean, summed exactly where that can be done."""
     return statistics.fmean(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """The standard deviation; NaN where there is none."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
 def _shown(jobs: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:

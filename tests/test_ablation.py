@@ -44,25 +44,28 @@ def test_a_single_callback_is_on_or_off() -> None:
     found = ablate(make_state, TWEAKS[:1], seeds=[0], progress=False)
 
     assert [row.variant for row in found.rows] == ["all", "none"]
-    assert [row.spread for row in found.rows] == [0.0, 0.0]
+    assert found.verdict(found.rows[1]) == "one seed is no evidence"
 
 
 def rows(*values: tuple[float, ...]) -> tuple[Row, ...]:
-    means = [sum(each) / len(each) for each in values]
-    names = ["all", *(f"without {letter}" for letter in "abcdef"[: len(values) - 1])]
-    return tuple(Row(name, each, mean - means[0]) for name, each, mean in zip(names, values, means, strict=True))
+    left_out = [None, *"abcdef"][: len(values)]
+    return tuple(
+        Row(f"without {name}" if name else "all", each, values[0], name)
+        for name, each in zip(left_out, values, strict=True)
+    )
 
 
-def test_verdicts_are_measured_by_the_spread() -> None:
-    """What lies within the spread over seeds is no evidence; larger is better in mode="max"."""
-    table = rows((1.0, 1.2), (2.0, 2.2), (0.5, 0.6), (1.1, 1.3), (5.0, 0.5))
+def test_verdicts_are_measured_seed_by_seed() -> None:
+    """A difference counts by its standard error over pairs with one seed; larger is better in mode="max"."""
+    table = rows((1.0, 5.0), (1.5, 5.6), (0.5, 4.4), (1.1, 4.9), (9.0, 0.5))
 
     def verdicts(mode: Any) -> list[str]:
         found = Ablation("valid_loss", mode, (0, 1), table)
         return [found.verdict(row) for row in found.rows]
 
-    assert verdicts("min") == ["", "worse without", "better without", "within the spread", "within the spread"]
+    assert verdicts("min") == ["", "worse without", "better without", "within the noise", "within the noise"]
     assert verdicts("max")[1:3] == ["better without", "worse without"]
+    assert Ablation("valid_loss", "min", (0, 1), table).earned == ("a",)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -72,18 +75,18 @@ def test_what_is_not_finite_is_not_compared(bad: float) -> None:
     lost = Ablation("valid_loss", "min", (0, 1), rows((bad, 1.2), (2.0, 1.0)))
 
     assert found.verdict(found.rows[1]) == lost.verdict(lost.rows[1]) == "not finite"
-    assert found.verdict(found.rows[2]) == "within the spread"
+    assert found.verdict(found.rows[2]) == "within the noise"
     assert len(str(found).splitlines()) == 4
 
 
 def test_it_prints_as_a_table() -> None:
     """A head line, and a line for each variant: mean, spread, difference, verdict."""
-    found = Ablation("valid_loss", "min", (0, 1), rows((1.0, 1.2), (2.0, 2.2)))
+    found = Ablation("valid_loss", "min", (0, 1), rows((1.0, 1.2), (2.0, 2.3)))
 
     assert str(found).splitlines() == [
-        "valid_loss, mean and spread over 2 seeds",
-        "all            1.1000 ± 0.1414     +0.0000",
-        "without a      2.1000 ± 0.1414     +1.0000  worse without",
+        "valid_loss: mean ± spread over 2 seeds, difference ± its standard error",
+        "all            1.1000 ± 0.1414",
+        "without a      2.1500 ± 0.2121     +1.0500 ± 0.0500  worse without",
     ]
 
 

@@ -22,6 +22,7 @@ from .values import EMPTY, FrozenMap, unsaveable
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
+M_co = TypeVar("M_co", covariant=True)
 P = ParamSpec("P")
 
 
@@ -51,7 +52,7 @@ def _kinds(commands: Iterable[type[Command]] | None) -> frozenset[type[Command]]
 
 
 @attrs.frozen
-class Callback(Generic[M]):
+class Callback(Generic[M_co]):
     """A pure function that is consulted at some phases, and what it declares.
 
     Attributes:
@@ -75,8 +76,8 @@ class Callback(Generic[M]):
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
     at: tuple[Phase, ...] = attrs.field(converter=_phases)
-    decide: Callable[[State, M], Transition | None] = attrs.field(eq=False, repr=False)
-    memory: M = attrs.field(default=cast("M", None))
+    decide: Callable[[State, Any], Transition | None] = attrs.field(eq=False, repr=False)
+    memory: M_co = attrs.field(default=cast("M_co", None))
     needs: frozenset[str] = attrs.field(default=frozenset(), converter=_facts)
     every: int = 1
     order: int = 0
@@ -101,13 +102,13 @@ class Callback(Generic[M]):
         if why := unsaveable(self.memory):
             raise TypeError(f"callback {self.name!r}: {why}")
 
-    def __call__(self, state: State, memory: M | None = None) -> Transition | None:
+    def __call__(self, state: State, memory: object = None) -> Transition | None:
         """What the callback decides about this state, to try it out.
 
         Its memory is `memory` if one is given, else the one in the state, else its initial memory.
         """
         if memory is None:
-            memory = cast("M", state.memory.get(self.name, self.memory))
+            memory = state.memory.get(self.name, self.memory)
         return self.decide(state, memory)
 
 
@@ -127,8 +128,8 @@ class _On(Protocol):
     def __call__(self, function: _OfState, /) -> Callback[None]: ...
 
 
-class _OnWithMemory(Protocol[M]):
-    def __call__(self, function: _OfStateAndMemory[M], /) -> Callback[M]: ...
+class _OnWithMemory(Protocol[M_co]):
+    def __call__(self, function: _OfStateAndMemory[M_co], /) -> Callback[M_co]: ...
 
 
 @overload
