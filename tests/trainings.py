@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,9 +16,14 @@ from tests.worlds import diabetes
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
+@functools.cache
+def _patients() -> tuple[torch.Tensor, ...]:
+    return diabetes().tensors
+
+
 def batches(*sizes: int, skip: int = 0) -> list[Batch]:
     """The next patients, in batches of these sizes."""
-    inputs, target = (tensor[skip : skip + sum(sizes)] for tensor in diabetes().tensors)
+    inputs, target = (tensor[skip : skip + sum(sizes)] for tensor in _patients())
     return list(zip(inputs.split(sizes), target.split(sizes), strict=True))
 
 

@@ -81,6 +81,6 @@ def accumulate(
         begins = state.pending == 0
         if begins:
             first = mine or 1.0
-        return answer(mine, first, batches, begins, state.pending + 1 == batches)
+        return answer(mine, first, batches, begins, state.pending + 1 >= batches)
 
     return accumulate

@@ -24,12 +24,17 @@ class Average:
         self.in_use = False
         self.own: StateDict | None = None  # the model's, once it has the average for good
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is an average yet; one may be brought back to before it began."""
+        return bool(self.averaged.n_averaged > 0)
+
     def update(self) -> None:
         self.averaged.update_parameters(self.model)
 
     def use(self, on: bool) -> None:
         """Exchange the values, not the tensors, since optimizer, wrappers and captured steps hold on to those."""
-        if on is self.in_use:
+        if on is self.in_use or not self.begun:
             return
         with torch.no_grad():
             ours, theirs = _values(self.model), _values(self.averaged.module)

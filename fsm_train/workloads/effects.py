@@ -198,7 +198,10 @@ def use_average(work: Supervised, command: c.UseAverage) -> None:
 
 @carries_out(c.FinishAverage)
 def finish_average(work: Supervised, command: c.FinishAverage) -> None:
-    work.kept.averages[command.name].finish()
+    average = work.kept.averages[command.name]
+    if not average.begun:
+        return
+    average.finish()
     if command.batch_norm:
         before = Generators.now(generators_of(work.train))
         refit_batch_norm(work.model, work.call, work.passes_over_train())

@@ -12,6 +12,7 @@ from torch import nn
 from fsm_train import CallbackError, Flag, Phase, Scripted, State, Supervised, Transition, WeighLoss, on, run, start
 from fsm_train.callbacks import accumulate
 from fsm_train.testing import at, drive, simulate
+from tests.trainings import looking
 from tests.worlds import diabetes
 
 
@@ -125,6 +126,19 @@ def test_gradient_goes_on_after_a_step_that_was_not_taken() -> None:
 
     three = _cut(inputs, target, (2, 3, 4))
     assert _step(three, [accumulate(2), not_yet]).allclose(_step([(inputs, target)], []), rtol=1e-5)
+
+
+def test_window_that_is_overdue_is_full() -> None:
+    """Where a step was not taken at the end of a window, the next batch brings it, and not the end of the epoch."""
+
+    @on(Phase.STEP_BEGIN)
+    def not_yet(state: State) -> Transition | None:
+        return Transition(flags=Flag.SKIP_STEP | Flag.SKIP_ZERO) if state.iteration == 1 else None
+
+    look, steps = looking(Phase.STEP_END, lambda state: state.iteration)
+    simulate([accumulate(2), not_yet, look], batches=7)
+
+    assert steps == [2, 4, 6]
 
 
 def test_weight_that_nobody_measures_is_refused() -> None:
