@@ -113,7 +113,7 @@ def test_drive_refuses_phases_where_nobody_asks() -> None:
 def test_drive_reports_errors_as_a_run_does() -> None:
     """What a callback does wrong is told in the same words as in a run."""
     with pytest.raises(CallbackError, match="no metric 'valid_loss'"):
-        drive(early_stopping(), [at(Phase.EPOCH_END)])
+        drive(early_stopping(), [at(Phase.EPOCH_END, has_valid=False)])
 
 
 def test_callbacks_can_be_called() -> None:

@@ -1,0 +1,73 @@
+"""The pytest plugin of fsm_train: fixtures, and states that are compared field by field.
+
+It stands beside the package, and imports it only when something of it is used: pytest loads plugins
+before coverage is measured, and whoever uses none of this pays nothing. (Hypothesis does the same.)
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from fsm_train import Scripted, Supervised
+
+
+@pytest.fixture
+def scripted() -> Scripted:
+    """A workload without a model: three batches an epoch, a loss and metrics that get better, and no end of them.
+
+    It has what `tiny_supervised` has, so that a test can be tried on both.
+    """
+    from fsm_train import Scripted
+
+    return Scripted(
+        batches=3,
+        batch_size=50,
+        loss=lambda state: 1.0 / (1 + state.iteration),
+        valid_batches=1,
+        valid_loss=lambda state: 1.0 / (1 + state.epoch),
+        valid_accuracy=lambda state: 1.0 - 0.5 / (1 + state.epoch),
+        hyper={"lr": 0.05, "momentum": 0.9},
+    )
+
+
+@pytest.fixture
+def tiny_supervised() -> Supervised:
+    """A real small model on real data: softmax regression of three kinds of iris; skipped without torch.
+
+    Three batches of 40 flowers an epoch, 30 others to validate with, and SGD with momentum.
+    """
+    torch: Any = pytest.importorskip("torch")
+    from fsm_train import Supervised
+    from fsm_train.testing.iris import FLOWERS
+
+    flowers = torch.tensor(FLOWERS, dtype=torch.float32)
+    inputs, kinds = (flowers[:, :4] - flowers[:, :4].mean(0)) / flowers[:, :4].std(0), flowers[:, 4].long()
+    order = torch.randperm(len(flowers), generator=torch.Generator().manual_seed(0))
+    batches = [(inputs[some], kinds[some]) for some in order[:120].split(40)]
+    model = torch.nn.Linear(4, 3)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    return Supervised(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
+        torch.nn.CrossEntropyLoss(),
+        batches,
+        [(inputs[order[120:]], kinds[order[120:]])],
+        metrics={"accuracy": lambda output, target: (output.argmax(dim=1) == target).float().mean()},
+    )
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Of two states that should be equal, the fields that differ."""
+    state = getattr(sys.modules.get("fsm_train"), "State", None)
+    if op != "==" or state is None or not (isinstance(left, state) and isinstance(right, state)):
+        return None
+    from fsm_train.testing import differences
+
+    lines = list(differences(left, right, exactly=False))
+    return [f"a state at {left.phase.value} == a state at {right.phase.value}", "These fields differ:", *lines]

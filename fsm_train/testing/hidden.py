@@ -1,0 +1,191 @@
+"""What a function keeps outside of its arguments: closures, defaults, attributes, globals.
+
+Rule of this file: what was written by the function's author is looked into, what belongs to others (the
+standard library, installed packages, this one's core) is not.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Any, cast
+
+import attrs
+
+Path = tuple[str, ...]
+_ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
+_LARGE = 2_000
+_DEEP = 8
+
+
+def snapshot(function: Callable[..., object]) -> dict[Path, object]:
+    """Everything the function can change and see again, by where it is kept.
+
+    It looks at no more than 2,000 values, eight levels deep.
+    """
+    while "__wrapped__" in vars(function) and _is_of_core(function):
+        function = function.__wrapped__  # type: ignore[attr-defined]
+    return dict(_Walk(_home(function)).of(function, ()))
+
+
+def _is_of_core(function: Callable[..., object]) -> bool:
+    """Whether it was put around the author's function by `on`."""
+    return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("fsm_train.core")
+
+
+def changes(before: Mapping[Path, object], after: Mapping[Path, object]) -> Iterator[str]:
+    """Each place that is not as it was, in words."""
+    for path in dict.fromkeys((*before, *after)):
+        if before.get(path) != after.get(path):
+            yield " of ".join(reversed(path)) + _from_to(before.get(path), after.get(path))
+
+
+def _from_to(before: object, after: object) -> str:
+    shown = [repr(token[1]) for token in (before, after) if isinstance(token, tuple) and len(token) == 2]
+    return f", from {shown[0]:.60} to {shown[1]:.60}" if len(shown) == 2 else ""
+
+
+def _home(function: Callable[..., object]) -> str:
+    """The top-level package of the function's author."""
+    module: str = getattr(function, "__module__", None) or ""
+    return module if module.startswith("fsm_train") else module.split(".")[0]
+
+
+class _Walk:
+    """One look at everything that can be reached from a function."""
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.seen: set[int] = set()
+        self.keep: list[object] = []  # what was made on the way, so that no id comes twice
+        self.left = _LARGE
+
+    def of(self, value: object, path: Path) -> Iterator[tuple[Path, object]]:
+        self.left -= 1
+        if self.left < 0 or len(path) > _DEEP:
+            return
+        kind = type(value)
+        if kind in _ATOMS:
+            yield path, (kind.__name__, repr(value) if isinstance(value, (float, complex)) else value)
+            return
+        if id(value) in self.seen:
+            return
+        self.seen.add(id(value))
+        if isinstance(value, types.FunctionType):
+            if self._ours(value):
+                yield from self._function(value, path)
+        elif isinstance(value, type):
+            yield path, id(value)
+            if self._ours(value):
+                for name, own in vars(value).items():
+                    if not name.startswith("__") and not callable(own):
+                        yield from self.of(own, (*path, f"attribute {name!r}"))
+        elif isinstance(value, types.ModuleType):
+            return
+        else:
+            yield path, id(value)
+            yield from self._contents(value, path)
+
+    def _ours(self, thing: types.FunctionType | type) -> bool:
+        module = thing.__module__ or ""
+        return module == self.home or module.split(".")[0] == self.home
+
+    def _function(self, function: types.FunctionType, path: Path) -> Iterator[tuple[Path, object]]:
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            try:
+                yield from self.of(cell.cell_contents, (*path, f"the variable {name!r}"))
+            except ValueError:  # the cell is empty: the variable was never assigned
+                yield (*path, f"the variable {name!r}"), None
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            yield from self.of(value, (*path, "a default argument"))
+        for name, value in vars(function).items():
+            if name != "__wrapped__":
+                yield from self.of(value, (*path, f"the attribute {name!r} of the function"))
+        for name in global_names(function.__code__):
+            if name in function.__globals__:
+                yield from self.of(function.__globals__[name], (*path, f"the global {name!r}"))
+
+    def _contents(self, value: Any, path: Path) -> Iterator[tuple[Path, object]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from self.of(item, (*path, f"item {key!r:.40}"))
+        elif isinstance(value, (list, tuple, deque)):
+            for i, item in enumerate(value):
+                yield from self.of(item, (*path, f"item {i}"))
+        elif isinstance(value, Set):
+            yield (*path, "its members"), frozenset(map(repr, value))
+        elif isinstance(value, random.Random):
+            yield (*path, "its state"), value.getstate()
+        elif isinstance(value, types.GeneratorType):
+            yield (*path, "its position"), None if value.gi_frame is None else value.gi_frame.f_lasti
+            for name, local in (value.gi_frame.f_locals if value.gi_frame else {}).items():
+                yield from self.of(local, (*path, f"its {name!r}"))
+        elif hasattr(value, "__next__") or isinstance(value, bytearray):
+            yield (*path, "its position"), (repr(value), getattr(value, "__length_hint__", int)())
+        elif hasattr(value, "tobytes") and hasattr(value, "dtype"):
+            yield (*path, "its numbers"), hash(value.tobytes())
+        for name, attribute in _attributes(value):
+            yield from self.of(attribute, (*path, f"attribute {name!r}"))
+
+
+def _attributes(value: object) -> Iterator[tuple[str, object]]:
+    yield from list(getattr(value, "__dict__", {}).items())
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(value, name) and not name.startswith("__"):
+                yield name, getattr(value, name)
+
+
+def global_names(code: types.CodeType) -> Iterator[str]:
+    """The names that a function, and those written in it, may look up among the globals."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from global_names(constant)
+
+
+def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A copy of the function with a closure of its own, as a new process would have it.
+
+    So that one trial does not see what another one left behind. What cannot be copied is shared.
+    """
+    return cast("Callable[..., Any]", _Copy().of(function))
+
+
+@attrs.define
+class _Copy:
+    made: dict[int, Any] = attrs.Factory(dict)
+    memo: dict[int, Any] = attrs.Factory(dict)  # of deepcopy, so that what two places share is still shared
+
+    def of(self, value: Any) -> Any:
+        if isinstance(value, types.FunctionType):
+            return self._function(value)
+        try:
+            return copy.deepcopy(value, self.memo)
+        except Exception:
+            return value
+
+    def _function(self, function: types.FunctionType) -> types.FunctionType:
+        if id(function) in self.made:
+            return self.made[id(function)]  # type: ignore[no-any-return]
+        cells = tuple(types.CellType() for _ in function.__closure__ or ())
+        copied = types.FunctionType(
+            function.__code__, function.__globals__, function.__name__, self.of(function.__defaults__), cells
+        )
+        self.made[id(function)] = copied
+        copied.__kwdefaults__ = self.of(function.__kwdefaults__)
+        copied.__module__, copied.__qualname__ = function.__module__, function.__qualname__
+        copied.__dict__.update({name: self.of(value) for name, value in vars(function).items()})
+        for cell, original in zip(cells, function.__closure__ or (), strict=True):
+            try:
+                contents = original.cell_contents
+            except ValueError:  # the cell is empty
+                continue
+            if id(original) not in self.made:
+                self.made[id(original)] = self.of(contents)
+            cell.cell_contents = self.made[id(original)]
+        return copied

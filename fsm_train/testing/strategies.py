@@ -1,0 +1,326 @@
+"""Hypothesis strategies for everything that a test of callbacks is about.
+
+Each shrinks towards what a person would write: few epochs, few batches, round numbers, callbacks that
+say little. Each is shown with its smallest example that fulfils some condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import attrs
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from ..core.callback import Callback
+from ..core.commands import ClipGradNorm, WeighLoss
+from ..core.facts import KNOWN_AT
+from ..core.phase import CONSULTED, FINAL, Flag, Phase
+from ..core.state import Plan, State
+from ..core.table import READABLE
+from ..core.transition import Command, Transition
+from .examination import Training
+from .simulation import at, simulate
+from .trace import Trace
+
+Curve = Literal["rising", "falling", "plateau", "noisy", "nan", "ties"]
+_SMALL = st.sampled_from([1.0, 0.5, 2.0, 0.1, 0.0, 10.0])
+_FINITE = _SMALL | st.floats(0, 100, allow_subnormal=False).map(lambda value: float(f"{value:.3g}"))
+_MEASURED = _FINITE | st.sampled_from([math.nan, math.inf])
+_PHASES = tuple(phase for phase in CONSULTED if phase is not Phase.SUSPEND)
+
+
+def plans(*, max_epochs: int = 3, max_steps: int = 6) -> SearchStrategy[Plan]:
+    """Plans with an end: epochs, steps, or both; sometimes of nothing.
+
+    >>> from hypothesis import find
+    >>> find(plans(), lambda plan: plan.max_steps is not None)
+    Plan(epochs=0, max_steps=0, seed=None)
+    """
+    epochs, steps = st.integers(0, max_epochs), st.integers(0, max_steps)
+    seed = st.none() | st.integers(0, 3)
+    return st.builds(Plan, epochs, st.none() | steps, seed) | st.builds(Plan, st.none(), steps, seed)
+
+
+def metric_curves(
+    *, min_size: int = 1, max_size: int = 8, kinds: Iterable[Curve] = get_args(Curve)
+) -> SearchStrategy[list[float]]:
+    """What a metric can look like from epoch to epoch: rising, falling, plateau, noisy, with NaN, with ties.
+
+    >>> from hypothesis import find
+    >>> find(metric_curves(min_size=3, kinds=["falling"]), lambda curve: True)
+    [1.0, 0.5, 0.0]
+    >>> find(metric_curves(), lambda curve: any(map(math.isnan, curve)))
+    [nan]
+
+    Args:
+        min_size: values at least.
+        max_size: values at most.
+        kinds: which of the kinds there are; the first is shrunk to.
+    """
+
+    def values(of: SearchStrategy[float], **more: Any) -> SearchStrategy[list[float]]:
+        return st.lists(of, min_size=min_size, max_size=max_size, **more)
+
+    steps = values(st.integers(1, 4))
+    curves: dict[Curve, SearchStrategy[list[float]]] = {
+        "rising": steps.map(lambda s: [sum(s[:i]) / 2 for i in range(len(s))]),
+        "falling": steps.map(lambda s: [sum(s[i + 1 :]) / 2 for i in range(len(s))]),
+        "plateau": st.tuples(_SMALL, steps).map(lambda p: [p[0] + max(0, 3 - i) for i in range(len(p[1]))]),
+        "noisy": values(_FINITE),
+        "nan": st.tuples(values(_FINITE), st.integers(0, max_size)).map(lambda p: _with_nan(*p)),
+        "ties": values(st.sampled_from([1.0, 2.0])),
+    }
+    return st.one_of([curves[kind] for kind in kinds])
+
+
+def _with_nan(values: list[float], where: int) -> list[float]:
+    where %= len(values) or 1
+    return [*values[:where], math.nan, *values[where + 1 :]]
+
+
+def trainings(
+    metrics: Sequence[str] = ("valid_loss",),
+    facts: Sequence[str] = (),
+    measured: Mapping[str, SearchStrategy[float]] | None = None,
+) -> SearchStrategy[Training]:
+    """What can happen in a short training: measurements, flags from elsewhere, an interrupt.
+
+    >>> from hypothesis import find
+    >>> find(trainings(), lambda training: training.batches > 1).losses
+    (1.0,)
+
+    Args:
+        metrics: the names of the metrics that are measured.
+        facts: the names of facts beside loss and batch_size.
+        measured: what a fact or metric can be, by its name.
+    """
+    measured = measured or {}
+    defaults = {"stepped": st.sampled_from([1.0, 0.0]), "elapsed": st.sampled_from([1.0, 0.0, 60.0, 3600.0])}
+    # What a workload adds is mostly a number of things: tokens, sequences, wasted samples.
+    sensors = {name: st.integers(0, 100).map(float) for name in facts if name not in KNOWN_AT}
+    by_name = {"loss": _MEASURED, "grad_norm": _MEASURED, **defaults, **sensors, **measured}
+
+    def some(values: SearchStrategy[Any], most: int = 4) -> SearchStrategy[tuple[Any, ...]]:
+        return st.lists(values, min_size=1, max_size=most).map(tuple)
+
+    def curve(name: str) -> SearchStrategy[tuple[float, ...]]:
+        return some(measured[name]) if name in measured else metric_curves(max_size=5).map(tuple)
+
+    return st.builds(
+        Training,
+        epochs=st.integers(1, 4),
+        batches=st.integers(1, 3),
+        batch_sizes=some(st.sampled_from([32, 1, 7])),
+        losses=some(by_name["loss"]),
+        facts=st.fixed_dictionaries({name: some(by_name[name]) for name in sorted({*facts} - {"loss", "batch_size"})}),
+        metrics=st.fixed_dictionaries({name: curve(name) for name in metrics}),
+        fate=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(_FATES)), max_size=2).map(tuple),
+        interrupt_after=st.integers(1, 20),
+        seed=st.integers(0, 3),
+    )
+
+
+_FATES = (
+    *(Flag.SKIP_STEP | Flag.SKIP_ZERO, Flag.SKIP_STEP, Flag.SKIP_BACKWARD, Flag.SKIP_BATCH, Flag.SKIP_ZERO),
+    *(Flag.VALIDATE, Flag.SKIP_VALID, Flag.STOP_EPOCH),
+)
+
+
+@st.composite
+def states(draw: st.DrawFn, phase: Phase | None = None) -> State:
+    """Made-up states at this phase, or at any: counters that fit together, and what can be measured there.
+
+    >>> from hypothesis import find
+    >>> from fsm_train import Phase
+    >>> state = find(states(phase=Phase.STEP_BEGIN), lambda state: state.step > 0)
+    >>> state.iteration, state.step, state.pending, state.facts["grad_norm"]
+    (1, 1, 1, 1.0)
+    """
+    where = draw(st.sampled_from(_PHASES)) if phase is None else phase
+    batch = draw(st.integers(0, 4))
+    before = draw(st.integers(0, 4))
+    epoch = draw(st.integers(1 if before else 0, 3 if before else 0))
+    iteration = before + batch
+    step = draw(st.integers(0, iteration))
+    facts = {name: draw(_MEASURED) for name in ("loss", "grad_norm") if where in KNOWN_AT[name]}
+    if where in KNOWN_AT["stepped"]:
+        facts["stepped"] = draw(st.sampled_from([1.0, 0.0]))
+    metrics = {name: draw(_MEASURED) for name in ("train_loss", "valid_loss", "valid_accuracy")} if epoch else {}
+    return at(
+        where,
+        plan=draw(plans()),
+        epoch=epoch,
+        batch=batch,
+        iteration=iteration,
+        step=step,
+        samples=32 * iteration,
+        pending=draw(st.integers(1, 1 + iteration - step)) if where in _WAITING else 0,
+        batches_over=where is Phase.EPOCH_END,
+        hyper={"lr": draw(st.sampled_from([0.1, (0.1, 0.01)]))},
+        metrics=metrics,
+        history=(metrics,) * epoch,
+        facts=facts,
+    )
+
+
+_WAITING = (Phase.BACKWARD_END, Phase.STEP_BEGIN)
+
+
+@st.composite
+def transitions(
+    draw: st.DrawFn,
+    phase: Phase | None = None,
+    *,
+    hyper: Sequence[str] = ("lr",),
+    commands: SearchStrategy[Command] | None = None,
+    memory: bool = True,
+    asked_for: Flag = Flag.NONE,
+) -> Transition:
+    """Answers that the machine accepts at this phase, or, without one, at some phase.
+
+    >>> from hypothesis import find
+    >>> find(transitions(), lambda answer: answer.flags)
+    Transition(flags=<Flag.SKIP_BATCH: 1>, hyper={}, memory=UNCHANGED, commands=(), reason='')
+
+    Args:
+        phase: where it is said; only flags that something reads from there on are raised.
+        hyper: the hyper-parameters there are.
+        commands: what may be asked for; `ClipGradNorm` and `WeighLoss` if nothing is said.
+        memory: whether something is remembered.
+        asked_for: VALIDATE, which takes validation data, and SUSPEND are raised only if they are here.
+    """
+    allowed = ~(Flag.VALIDATE | Flag.SUSPEND) | asked_for
+    readable = [flag for flag in Flag if (phase is None or phase in READABLE[flag]) and flag in allowed]
+    flags = Flag.NONE
+    for flag in draw(st.lists(st.sampled_from(readable), max_size=2)) if readable else ():
+        flags |= flag
+    answer: dict[str, Any] = {"flags": flags}
+    if draw(st.booleans()):
+        # One condition for all, so that it shrinks away with all that it brings.
+        if commands is None:
+            commands = st.builds(ClipGradNorm, st.just(1.0)) | st.builds(WeighLoss, st.just(0.5))
+        answer["hyper"] = draw(st.dictionaries(st.sampled_from(hyper), _FINITE, max_size=1)) if hyper else {}
+        answer["commands"] = () if commands.is_empty else tuple(draw(st.lists(commands, max_size=2)))
+        if memory:
+            answer["memory"] = draw(st.integers(0, 3) | st.tuples(st.just("seen"), _MEASURED))
+        answer["reason"] = draw(st.sampled_from(["", "enough"]))
+    return Transition(**answer)
+
+
+@attrs.frozen
+class Says:
+    """A decision that can be read: at each phase one answer after the other, by the iteration."""
+
+    answers: Mapping[Phase, tuple[Transition | None, ...]]
+
+    def __call__(self, state: State, memory: object) -> Transition | None:
+        answers = self.answers[state.phase]
+        return answers[state.iteration % len(answers)]
+
+
+@st.composite
+def callbacks(draw: st.DrawFn, *, max_size: int = 3, commands: SearchStrategy[Command] | None = None) -> Any:
+    """Lists of callbacks that get along: each has its own name, and at most one sets the learning rate.
+
+    They say the same whenever the state is the same, and suspend nothing.
+
+    >>> from hypothesis import find
+    >>> from fsm_train.testing import simulate
+    >>> some = find(callbacks(), lambda some: simulate(some, batches=3).step < 3)
+    >>> [callback.name for callback in some]
+    ['first']
+
+    Args:
+        max_size: callbacks at most.
+        commands: the commands that they ask for; see `transitions`.
+    """
+    made: list[Callback[object]] = []
+    for i, name in enumerate(_NAMES[: draw(st.integers(0, max_size))]):
+        phases = draw(st.lists(st.sampled_from(_PHASES), min_size=1, max_size=3, unique=True))
+        decide = Says(
+            {
+                phase: tuple(
+                    draw(
+                        st.lists(
+                            st.none() | transitions(phase, hyper=("lr",) * (i == 0), commands=commands),
+                            min_size=1,
+                            max_size=3,
+                        )
+                    )
+                )
+                for phase in phases
+            }
+        )
+        params: Any = {"says": decide}  # so that its answers are shown
+        every, order = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+        made.append(Callback(name, tuple(phases), decide, every=every, order=order, params=params))
+    return made
+
+
+_NAMES = ("first", "second", "third", "fourth", "fifth")
+
+
+@st.composite
+def traces(
+    draw: st.DrawFn, of: Sequence[Callback[Any]] | None = None, *, metrics: Sequence[str] = ("valid_loss",)
+) -> Trace:
+    """What happened in short simulated trainings, with these callbacks or with drawn ones.
+
+    >>> from hypothesis import find
+    >>> trace = find(traces(), lambda trace: "step" in trace.operations)
+    >>> trace.final.phase, trace.final.step
+    (<Phase.DONE: 'done'>, 1)
+
+    Args:
+        of: the callbacks; drawn ones if nothing is said.
+        metrics: the names of the metrics that are measured.
+    """
+    some: Sequence[Callback[Any]] = draw(callbacks()) if of is None else of
+    needs = frozenset[str]().union(*(callback.needs for callback in some))
+    training = draw(trainings(metrics, sorted(needs)))
+    trace = Trace()
+    measured = {**training.metrics, **{name: paces for name, paces in training.facts.items() if name != "elapsed"}}
+    scripts: dict[str, Any] = {name: _repeated(values) for name, values in measured.items()}
+    simulate(
+        some,
+        epochs=training.epochs,
+        batches=training.batches,
+        batch_size=_repeated(training.batch_sizes),
+        loss=_repeated(training.losses),
+        seed=training.seed,
+        trace=trace,
+        **scripts,
+    )
+    return trace
+
+
+def _repeated(values: Sequence[float]) -> Callable[[State], float]:
+    return lambda state: values[(state.epoch + state.iteration) % len(values)]
+
+
+@st.composite
+def reachable_states(
+    draw: st.DrawFn,
+    of: Sequence[Callback[Any]] | None = None,
+    *,
+    phase: Phase | None = None,
+    metrics: Sequence[str] = ("valid_loss",),
+) -> State:
+    """States that the machine can be in, with these callbacks or with drawn ones: from real simulated runs.
+
+    >>> from hypothesis import find
+    >>> from fsm_train import Phase
+    >>> find(reachable_states(), lambda state: state.step == 2).phase
+    <Phase.STEP_END: 'step_end'>
+
+    Args:
+        of: the callbacks of the run; drawn ones if nothing is said.
+        phase: only states at this phase.
+        metrics: the names of the metrics that are measured.
+    """
+    trace = draw(traces(of, metrics=metrics).filter(lambda trace: phase is None or phase in trace.phases))
+    some = [state for state in trace.states if state.phase not in FINAL and phase in (None, state.phase)]
+    return draw(st.sampled_from(some))
