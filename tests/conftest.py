@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest_plugins = ["fsm_train.testing.plugin"]
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:

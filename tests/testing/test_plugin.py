@@ -15,7 +15,7 @@ from fsm_train.testing import Trace, at
 from fsm_train.workloads.base import Workload
 
 ROOT = Path(__file__).parents[2]
-PLUGIN = ["-p", "_fsm_train_pytest", "-p", "no:cacheprovider", "-q"]
+PLUGIN = ["-p", "fsm_train.testing.plugin", "-p", "no:cacheprovider", "-q"]
 
 
 def pytest_in(folder: Path, code: str, *arguments: str, python: str = "") -> str:
@@ -32,7 +32,7 @@ def test_plugin_is_registered() -> None:
     from importlib.metadata import entry_points
 
     (plugin,) = (point for point in entry_points(group="pytest11") if point.name == "fsm_train")
-    assert plugin.value == "_fsm_train_pytest"
+    assert plugin.value == "fsm_train.testing.plugin"
 
 
 @pytest.mark.parametrize("fixture", ["scripted", "tiny_supervised"])

@@ -1,7 +1,7 @@
 """The pytest plugin of fsm_train: fixtures, and states that are compared field by field.
 
-It stands beside the package, and imports it only when something of it is used: pytest loads plugins
-before coverage is measured, and whoever uses none of this pays nothing. (Hypothesis does the same.)
+It imports nothing heavy until something of it is used: pytest loads it wherever the package is
+installed, and whoever uses none of it should hardly notice.
 """
 
 from __future__ import annotations
