@@ -36,8 +36,8 @@ def plans(*, max_epochs: int = 3, max_steps: int = 6) -> SearchStrategy[Plan]:
     """Plans with an end: epochs, steps, or both; sometimes of nothing.
 
     >>> from hypothesis import find
-    >>> find(plans(), lambda plan: plan.max_steps is not None)
-    Plan(epochs=0, max_steps=0, seed=None)
+    >>> find(plans(), lambda plan: plan.epochs and plan.max_steps)
+    Plan(epochs=1, max_steps=1, seed=None)
     """
     epochs, steps = st.integers(0, max_epochs), st.integers(0, max_steps)
     seed = st.none() | st.integers(0, 3)
@@ -270,7 +270,7 @@ def traces(
     """What happened in short simulated trainings, with these callbacks or with drawn ones.
 
     >>> from hypothesis import find
-    >>> trace = find(traces(), lambda trace: "step" in trace.operations)
+    >>> trace = find(traces([]), lambda trace: "step" in trace.operations)
     >>> trace.final.phase, trace.final.step
     (<Phase.DONE: 'done'>, 1)
 
@@ -279,18 +279,17 @@ def traces(
         metrics: the names of the metrics that are measured.
     """
     some: Sequence[Callback[Any]] = draw(callbacks()) if of is None else of
-    needs = frozenset[str]().union(*(callback.needs for callback in some))
-    training = draw(trainings(metrics, sorted(needs)))
+    sensors = frozenset[str]().union(*(callback.needs for callback in some)) - KNOWN_AT.keys()
+    curves = {name: draw(metric_curves(max_size=3)) for name in metrics}
+    losses = draw(st.lists(_MEASURED, min_size=1, max_size=3))
     trace = Trace()
-    measured = {**training.metrics, **{name: paces for name, paces in training.facts.items() if name != "elapsed"}}
-    scripts: dict[str, Any] = {name: _repeated(values) for name, values in measured.items()}
+    scripts: dict[str, Any] = {name: _repeated(values) for name, values in {**curves, "loss": losses}.items()}
+    scripts |= dict.fromkeys(sensors, 1.0)
     simulate(
         some,
-        epochs=training.epochs,
-        batches=training.batches,
-        batch_size=_repeated(training.batch_sizes),
-        loss=_repeated(training.losses),
-        seed=training.seed,
+        epochs=draw(st.integers(1, 3)),
+        batches=draw(st.integers(1, 3)),
+        seed=0,
         trace=trace,
         **scripts,
     )
@@ -313,7 +312,7 @@ def reachable_states(
 
     >>> from hypothesis import find
     >>> from fsm_train import Phase
-    >>> find(reachable_states(), lambda state: state.step == 2).phase
+    >>> find(reachable_states([]), lambda state: state.step == 2).phase
     <Phase.STEP_END: 'step_end'>
 
     Args:

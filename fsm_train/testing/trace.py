@@ -66,6 +66,7 @@ class Trace:
     ...
     step_begin          epoch 0  batch 1  step 1  pending 1
         clip_grad_norm: ClipGradNorm(max_norm=1.0, norm_type=2.0)
+            ! ClipGradNorm(max_norm=1.0, norm_type=2.0)
             → step
     step_end            epoch 0  batch 1  step 2
     ...
