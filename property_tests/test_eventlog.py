@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 from collections import deque
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from fsm_train import (
     Callback,
+    CallbackError,
     ClipGradNorm,
     Flag,
     LogError,
@@ -39,7 +41,9 @@ from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
 from fsm_train.core.table import READABLE
 from fsm_train.eventlog.entries import entries
+from fsm_train.eventlog.showing import shown, story_of
 from fsm_train.interpreter import run
+from tests.eventlog.forging import forged, library, logged
 
 
 @attrs.frozen
@@ -233,6 +237,46 @@ def test_what_if_is_never_wrong(folder: Path, seed: int, then: Callback[Any], no
 
 
 # ------------------------------------------------------------------------------------ reading
+
+JSON = st.one_of(
+    *(st.none(), st.booleans(), st.integers(-3, 3), st.floats(), st.text(max_size=3), st.just(2**63)),
+    *(
+        st.just([]),
+        st.just({}),
+        st.just([None]),
+        st.just([[32, 1]]),
+        st.just({"$float": "nan"}),
+        st.just({"$": "Best"}),
+    ),
+)
+
+
+@given(st.data())
+def test_any_forgery_is_an_answer_or_a_sentence(folder: Path, data: st.DataObject) -> None:
+    """Whatever is put in whatever place of a log, with digests that fit: no exception but that it is wrong."""
+    path = fresh(folder)
+    logged(path, library(), epochs=4)
+
+    def change(lines: list[dict[str, Any]]) -> None:
+        place: Any = data.draw(st.sampled_from(lines))
+        while True:
+            keys = [k for k in (place if isinstance(place, dict) else range(len(place))) if k not in ("digest", "seq")]
+            key = data.draw(st.sampled_from(keys))
+            if not isinstance(place[key], (dict, list)) or not place[key] or data.draw(st.integers(0, 3)) == 0:
+                place[key] = data.draw(JSON)
+                return
+            place = place[key]
+
+    forged(path, change)
+    for ask in (
+        lambda: list(read_log(path)),
+        lambda: replay(path),
+        lambda: what_if(path, [early_stopping(patience=2)]),
+        lambda: diff(path, path),
+        lambda: story_of(path) and shown(story_of(path)),
+    ):
+        with contextlib.suppress(LogError, CallbackError):
+            ask()
 
 
 @given(st.binary(max_size=400))

@@ -18,7 +18,7 @@ import orjson
 from ..core.phase import Phase
 from .encoding import Json
 from .errors import LogError
-from .records import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, canonical, digest
+from .records import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, canonical, digest, is_course, wrong_in_header
 from .upcasting import upcast
 
 LONGEST = 16 << 20
@@ -225,21 +225,27 @@ class Checked:
         raise self._wrong(entry.number, "its digest does not fit: this line, or the one before it, was changed")
 
     def _check_form(self, entry: Entry) -> None:
-        parts: list[tuple[str, Any, type]] = (
-            [("start", entry.body.get("start"), dict), ("callbacks", entry.body.get("callbacks"), list)]
-            if entry.event == HEADER
-            else [
-                ("facts", entry.facts, dict),
-                ("course", entry.course, list),
-                ("metrics", entry.body.get("metrics"), dict),
-                ("hyper", entry.body.get("hyper"), dict),
-                ("answers", entry.body.get("answers", _NO_ANSWERS), dict),
-                ("iteration", entry.body.get("iteration"), int),
-            ]
-        )
-        for name, value, kind in parts:
-            if type(value) is not kind:
-                raise self._wrong(entry.number, f"its {name} is {value!r:.60}, and not of the form that a log has")
+        body = entry.body
+        if entry.event == HEADER:
+            wrong = wrong_in_header(body)
+        elif (
+            type(entry.facts) is dict
+            and type(entry.course) is list
+            and (not entry.course or is_course(entry.course))
+            and type(body.get("metrics")) is dict
+            and type(body.get("hyper")) is dict
+            and type(body.get("answers", _NO_ANSWERS)) is dict
+        ):
+            return
+        else:
+            values = {"facts": entry.facts, "course": entry.course, "answers": _NO_ANSWERS, **body}
+            mappings = ("facts", "metrics", "hyper", "answers")
+            wrong = next((name for name in mappings if type(values.get(name)) is not dict), "course")
+            body = values
+        if wrong:
+            raise self._wrong(
+                entry.number, f"its {wrong} is {body.get(wrong)!r:.60}, and not of the form that a log has"
+            )
 
     def _wrong(self, number: int, what: str) -> LogError:
         return LogError(what, path=self.path, line=number)

@@ -155,6 +155,8 @@ def _header(entry: Entry) -> Header:
 
 def _line(entry: Entry) -> Line:
     body: dict[str, Any] = entry.body
+    if wrong := [name for name in COUNTERS if type(body[name]) is not int]:
+        raise CannotDecodeError(f"{wrong[0]} is {body[wrong[0]]!r:.40}, and not a whole number")
     return Line(
         number=entry.number,
         seq=entry.seq,

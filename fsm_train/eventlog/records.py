@@ -13,12 +13,13 @@ goes over the line and the digest of the line before it, so equal digests mean e
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import orjson
 
 from ..core.callback import Callback
+from ..core.facts import KNOWN_AT
 from ..core.phase import FINAL, Junction, Phase, Place
 from ..core.state import Hyper, Plan, State
 from ..core.table import ROWS
@@ -130,7 +131,7 @@ def start_of(state: State) -> dict[str, Json]:
 def callback_of(callback: Callback[Any]) -> dict[str, Json]:
     """What a callback declares."""
     return {
-        "name": encode(callback.name),
+        "name": callback.name,
         "factory": callback.factory,
         "params": {name: encode(value) for name, value in callback.params.items()},
         "at": [phase.value for phase in callback.at],
@@ -207,6 +208,59 @@ def state_in(body: Mapping[str, Json], phase: Phase, last: State) -> State:
         exhausted=body.get("exhausted", False),
         **counters,
     )
+
+
+_SPEC: Mapping[str, type] = {
+    "name": str,
+    "factory": str,
+    "params": dict,
+    "at": list,
+    "needs": list,
+    "every": int,
+    "order": int,
+}
+
+
+def wrong_in_header(body: Mapping[str, Json]) -> str:
+    """The key of a header whose value is not of the form that it should be; "" if all are."""
+    checks: dict[str, Callable[[Json], bool]] = {
+        "start": _is_start,
+        "callbacks": lambda specs: type(specs) is list and all(map(_is_spec, specs)),
+        "phases": _are_phases,
+        "sensors": _are_names,
+        "facts": lambda names: _are_names(names) and set(names) <= {*KNOWN_AT, *body["sensors"]},
+        "versions": lambda versions: type(versions) is dict,
+    }
+    return next((key for key, fits in checks.items() if not fits(body.get(key))), "")
+
+
+def is_course(course: Json) -> bool:
+    """Whether it is pairs of what happened, and how often."""
+    return type(course) is list and all(
+        type(run) is list and len(run) == 2 and type(run[0]) in _HAPPENS and type(run[1]) is int and run[1] >= 1
+        for run in course
+    )
+
+
+_HAPPENS = (int, str, type(None))
+
+
+def _is_start(start: Json) -> bool:
+    return type(start) is dict and all(type(start.get(key)) is dict for key in ("hyper", "metrics", "memory", "plan"))
+
+
+def _is_spec(spec: Json) -> bool:
+    if type(spec) is not dict or any(type(spec.get(key)) is not kind for key, kind in _SPEC.items()):
+        return False
+    return bool(spec["at"]) and _are_phases(spec["at"]) and _are_names(spec["needs"]) and spec["every"] >= 1
+
+
+def _are_phases(names: Json) -> bool:
+    return _are_names(names) and all(isinstance(PLACES.get(name), Phase) for name in names)
+
+
+def _are_names(names: Json) -> bool:
+    return type(names) is list and all(type(name) is str for name in names)
 
 
 def _onward() -> Mapping[Place, Set[str]]:

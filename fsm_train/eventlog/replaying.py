@@ -184,7 +184,7 @@ class _Call(Recorder):
         except (OutOfStepError, CallbackError, ConflictError) as raised:
             error = raised
         except LogError as unreadable:
-            unreadable.__notes__.clear()  # they tell of a model that is not there
+            getattr(unreadable, "__notes__", []).clear()  # they tell of a model that is not there
             raise
         if self.trouble is not None:
             raise self.trouble

@@ -112,10 +112,6 @@ class _Said(Command):
 
     text: Json = attrs.field(eq=repr, hash=False)
 
-    @property
-    def name(self) -> str:
-        return str(self.text.get("$")) if isinstance(self.text, dict) else "?"
-
 
 class _SaidToChangeHyper(_Said):
     """One that changed hyper-parameters: how, stands in the line."""
@@ -164,7 +160,7 @@ class _Supposed(Recorder):
         except OutOfStepError:
             pass
         except LogError as error:
-            error.__notes__.clear()  # they tell of a model that is not there
+            getattr(error, "__notes__", []).clear()  # they tell of a model that is not there
             raise
         except CallbackError as error:
             if error.callback not in self.given_names:
@@ -245,14 +241,15 @@ class _Supposed(Recorder):
 
     def _was_asked(self, name: str, state: State, entry: Entry | None) -> bool:
         """Whether the fact would stand in the line if there had been one: a skipped batch has no loss."""
-        if entry is None:
-            return False
         counters = counters_of(state)
-        return name in self.facts or any(
-            name in spec["needs"]
-            and state.phase.value in spec["at"]
-            and is_due(CallbackRecord(name, state.phase, _silent, every=spec["every"]), state.phase, counters)
-            for spec in self.specs.values()
+        return entry is not None and (
+            name in self.facts
+            or any(
+                name in spec["needs"]
+                and state.phase.value in spec["at"]
+                and is_due(CallbackRecord(name, state.phase, _silent, every=spec["every"]), state.phase, counters)
+                for spec in self.specs.values()
+            )
         )
 
     def _unknown_fact(self) -> str | None:
@@ -365,7 +362,7 @@ class _NotRecordedError(Exception):
 
 
 def _silent(state: State, memory: object) -> None:
-    return None
+    """Nothing to say."""
 
 
 @attrs.frozen

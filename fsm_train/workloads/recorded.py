@@ -129,9 +129,7 @@ class Recorded(Workload):
         self._coming = next(self._entries, None)
         self._ended_at = entry.number
         for run in entry.course:
-            if type(run) is not list or len(run) != 2 or type(run[1]) is not int or run[1] < 1:
-                raise self._wrong(f"its course has {run!r:.60}, which is no pair of what and how often", entry.number)
-            self._course.append([run[0], run[1]])
+            self._course.append(list(run))
         self._noted += len(entry.course)
         if entry.event in _MEASURED and not entry.body.get("error"):
             self._course.append([entry, 1])

@@ -173,13 +173,16 @@ def test_a_header_leads_to_setup(log: Path) -> None:
 FORMS = [
     (1, {"facts": 3}, "its facts is 3, and not of the form"),
     (1, {"hyper": None}, "its hyper is None, and not of the form"),
-    (1, {"iteration": "x"}, "its iteration is 'x', and not of the form"),
+    (1, {"iteration": None}, "iteration is None, and not a whole number"),
+    (0, {"phases": ["nowhere"]}, r"its phases is \['nowhere'\], and not of the form"),
+    (0, {"facts": ["tokens"]}, r"its facts is \['tokens'\], and not of the form"),
+    (0, {"callbacks": [{"name": "x"}]}, "its callbacks is .*, and not of the form"),
     (1, {"course": {}}, "its course is {}, and not of the form"),
     (0, {"start": []}, r"its start is \[\], and not of the form"),
     (1, {"flags": "FLY"}, "'FLY' is no flag"),
     (1, {"flags": 3}, "3 are no flags"),
-    (1, {"course": [1]}, "it is not of the form that a log has"),
-    (0, {"versions": 3}, "it is not of the form that a log has"),
+    (1, {"course": [1]}, r"its course is \[1\], and not of the form"),
+    (0, {"versions": 3}, "its versions is 3, and not of the form"),
     (1, {"metrics": {"a": "x"}}, "'x' is not a number"),
 ]
 
