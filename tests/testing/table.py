@@ -21,15 +21,15 @@ def main() -> None:
     for make in HURRIED:
         print(f"| {make.__name__.replace('_', ' ')} | {_found(make)} |")
 
-    print("\n| callback of the library | trainings | consultations | seconds | |\n|---|---|---|---|---|")
+    print("\n| callback of the library | trainings | consultations | CPU seconds | |\n|---|---|---|---|---|")
     for name in callbacks.__all__:
         expected = EXPECTED.get(name, {})
         for make in EXAMPLES[name]:
+            began = time.process_time()
             report = check_callback(make(), expected_failures=expected)
+            seconds = time.process_time() - began  # the clock on the wall would tell of others on the machine
             told = "; ".join(f"`{check}` fails on purpose: {why}" for check, why in expected.items())
-            print(
-                f"| `{report.callback}` | {report.examples} | {report.consultations} | {report.seconds:.1f} | {told} |"
-            )
+            print(f"| `{report.callback}` | {report.examples} | {report.consultations} | {seconds:.1f} | {told} |")
 
 
 def _finder(mutant: object, examples: int = 30) -> str:
