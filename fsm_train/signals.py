@@ -45,3 +45,20 @@ def interrupts(workload: Workload) -> Iterator[None]:
             signal.signal(number, handler)
     if workload.interrupt is not None:
         signal.raise_signal(signal.Signals[workload.interrupt])
+
+
+@contextlib.contextmanager
+def children_spared() -> Iterator[None]:
+    """Processes that begin in here do not get the signals that ask to leave.
+
+    Ctrl-C, and many a scheduler's SIGTERM, go to the whole process group. The training goes on to the
+    end of the batch, and its loader's workers have to live as long: they end with it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

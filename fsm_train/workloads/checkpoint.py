@@ -19,6 +19,7 @@ import uuid
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -35,6 +36,10 @@ _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
 
 class CheckpointError(FsmTrainError):
     """A checkpoint is damaged, missing, or not one."""
+
+
+class NoCheckpointError(CheckpointError):
+    """There is none yet: a training is to be started, and not gone on with."""
 
 
 @attrs.frozen
@@ -78,15 +83,21 @@ class _Hashing(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.sha256 = hashlib.sha256()
+        self.beside = ThreadPoolExecutor(1)
         self.size = 0
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        self.sha256.update(data)
+        if len(data) < 2**16:
+            self.sha256.update(data)
+            self.file.write(data)
+        else:  # both at once: neither holds the interpreter's lock
+            hashed = self.beside.submit(self.sha256.update, data)
+            self.file.write(data)
+            hashed.result()
         self.size += len(data)
-        self.file.write(data)
         return len(data)
 
 
@@ -99,7 +110,7 @@ def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: P
     Raises:
         OSError: the disk is full, the folder cannot be written to. What was there before is untouched.
     """
-    if name.startswith(".") or Path(name).name != name:
+    if not name or name.startswith(".") or Path(name).name != name:
         raise ValueError(f"a checkpoint cannot be called {name!r}: it is the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
     there = tidy(folder)
@@ -129,7 +140,8 @@ def _written(path: Path, files: dict[str, tuple[int, str]]) -> Iterator[_Hashing
     """A new file, flushed to disk at the end, and noted with its size and hash."""
     with path.open("wb") as raw:
         hashing = _Hashing(raw)
-        yield hashing
+        with hashing.beside:
+            yield hashing
         raw.flush()
         os.fsync(raw.fileno())
     files[path.name] = hashing.size, hashing.sha256.hexdigest()
@@ -254,9 +266,9 @@ def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
         parts = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # there is no end to what a file that was made with intent can raise
         raise CheckpointError(
-            f"{path} was refused: it holds something other than tensors and plain values ({error!s:.200})"
+            f"{path} was refused: it holds something other than tensors and plain values ({' '.join(str(error).split()):.200})"
         ) from error
-    if not isinstance(parts, dict):
+    if not isinstance(parts, dict) or not {"modules", "optimizer", "generators"} <= parts.keys():
         raise CheckpointError(f"{path} holds a {type(parts).__name__}, and not the parts of a training")
     return (checkpoint.path / STATE).read_bytes(), parts
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import is_reproducible
+from ..signals import children_spared
 from .generators import Generators
 
 if TYPE_CHECKING:
@@ -27,6 +28,12 @@ def set_epoch(loader: object, epoch: int) -> None:
     for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
         if tell := getattr(sampler, "set_epoch", None):
             tell(epoch)
+
+
+def begun(loader: Iterable[Any]) -> Iterator[Any]:
+    """A new pass over the loader, whose workers outlive a signal that asks the training to leave."""
+    with children_spared():
+        return iter(loader)
 
 
 def keeps_its_place(loader: object) -> bool:
@@ -125,12 +132,14 @@ def find_again(work: Supervised, state: State) -> Iterator[Any]:
 
 def inexact(loader: object, state: State) -> Iterator[str]:
     """What of a pass over this loader cannot be brought back exactly, if it was saved in this state."""
-    if keeps_its_place(loader) or not isinstance(loader, DataLoader) or loader.num_workers == 0:
+    if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return
     if not getattr(loader, "in_order", True):
         yield "the order of the batches: the loader has in_order=False"
-    wound = not isinstance(loader.dataset, IterableDataset) and state.batch > 0 and not state.batches_over
-    if (wound or loader.persistent_workers) and not is_reproducible(loader):
+    # A stream is read again from its beginning, by workers with the same seeds.
+    begun = keeps_its_place(loader) or not isinstance(loader.dataset, IterableDataset)
+    inside = begun and state.batch > 0 and not state.batches_over
+    if (inside or loader.persistent_workers) and not is_reproducible(loader):
         yield (
             f"random augmentation in the loader's {loader.num_workers} workers: wrap the loader in "
             "fsm_train.data.reproducible"

@@ -23,7 +23,7 @@ from ..core.state import Plan, State
 from ..core.values import NO_FACTS, FrozenMap, SavedMemory, record_classes
 from ..eventlog.encoding import CannotDecodeError, decode, encode
 from . import checkpoint as files
-from .checkpoint import CheckpointError
+from .checkpoint import CheckpointError, NoCheckpointError
 from .position import keeps_its_place
 from .saved import as_generators, bring_back, parts_of
 
@@ -104,15 +104,17 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
         workload: made as the one that was saved: the same model, optimizer and loaders.
 
     Raises:
-        CheckpointError: there is no good checkpoint, or the one that was named is damaged.
+        NoCheckpointError: there is no checkpoint yet.
+        CheckpointError: there is no good one, or the one that was named is damaged.
         RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
     """
     chosen = Path(path)
+    if not chosen.exists():
+        raise NoCheckpointError(f"there is no checkpoint in {chosen}: No such file or directory")
     if (chosen / files.MANIFEST).exists() or not chosen.is_dir():
-        control, parts = files.read(files.manifest_of(chosen))
+        state, parts = _read(files.manifest_of(chosen))
     else:
-        control, parts = _newest_good(chosen)
-    state = state_of(control)
+        state, parts = _newest_good(chosen)
     if state.has_valid != workload.has_valid:
         was, now_is = ("with", "without") if state.has_valid else ("without", "with")
         raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
@@ -128,7 +130,15 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     return attrs.evolve(state, workload=workload, notes=tuple(notes))
 
 
-def _newest_good(folder: Path) -> tuple[bytes, dict[str, Any]]:
+def _read(checkpoint: files.Checkpoint) -> tuple[State, dict[str, Any]]:
+    control, parts = files.read(checkpoint)
+    try:
+        return state_of(control), parts
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+
+
+def _newest_good(folder: Path) -> tuple[State, dict[str, Any]]:
     trouble = []
     for path in sorted(folder.iterdir()):
         if files.looks_like_one(path):
@@ -138,14 +148,16 @@ def _newest_good(folder: Path) -> tuple[bytes, dict[str, Any]]:
                 trouble.append(str(error))
     for candidate in files.find(folder):
         try:
-            found = files.read(candidate)
+            found = _read(candidate)
         except CheckpointError as error:
             trouble.append(str(error))
             continue
         if trouble:
             warnings.warn(f"{'; '.join(trouble)}: going on from {candidate.path}", RuntimeWarning, stacklevel=3)
         return found
-    raise CheckpointError("; ".join(trouble) or f"there is no checkpoint in {folder}")
+    if trouble:
+        raise CheckpointError("; ".join(trouble))
+    raise NoCheckpointError(f"there is no checkpoint in {folder}")
 
 
 def control_of(state: State) -> bytes:

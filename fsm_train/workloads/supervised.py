@@ -19,6 +19,7 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.table import Outcome
 from ..core.transition import Command
+from ..signals import children_spared
 from .base import BRACKETS, Workload
 from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
 from .compiled import CapturedStep, CompiledStep
@@ -29,7 +30,7 @@ from .kept import Kept, Outside, Snapshot, Stateful
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
-from .position import find_again, set_epoch
+from .position import begun, find_again, set_epoch
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .steps import fused
@@ -209,7 +210,8 @@ class Supervised(Workload):
             )
         if self._restored:
             set_epoch(self.train, state.epoch)
-            self._batches = find_again(self, state)
+            with children_spared():
+                self._batches = find_again(self, state)
             self._fetched, self._restored = state.batch, False
         self._suspended[1].put_back()
         self._suspended = None
@@ -249,7 +251,7 @@ class Supervised(Workload):
         self._fetched = 0
         self.model.train()
         self.epoch_start = Generators.now(self.own_generators())
-        self._batches = iter(self.train)
+        self._batches = begun(self.train)
 
     def fetch(self) -> int | None:
         self._loss, self.window.share = None, 0.0
@@ -367,7 +369,7 @@ class Supervised(Workload):
         self._outside = Outside.of(self.model, self.own_generators())
         self._valid_meters.reset()
         self.model.eval()
-        self._valid_batches = iter(self.valid)
+        self._valid_batches = begun(self.valid)
 
     def fetch_valid(self) -> int | None:
         batch = next(self._valid_batches, _END)

@@ -1,0 +1,54 @@
+"""SIGTERM at random moments: a checkpoint each time, within the batch, and the training goes on from it."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsm_train.workloads import checkpoint as files
+from tests.resume.world import THOROUGH, Spec, differences, signalled, train_through
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
+
+
+@pytest.mark.parametrize(("workers", "group"), [(0, False), (0, True), (2, False), (2, True)])
+def test_sigterm_at_random_moments(workers: int, group: bool, tmp_path: Path) -> None:
+    """Each leaves a good checkpoint before another batch is done, with status 143 and the handlers back.
+
+    With workers too, and when the whole process group gets the signal. In the end it is the same training.
+    """
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    draw, trials, trainings = random.Random(seed), 0, 0
+    while trials < (25 if THOROUGH else 2):
+        folder = tmp_path / str(trainings)
+        spec = Spec(loader="reproducible", workers=workers, epochs=1, saves=str(folder), slow=0.02)
+        trainings += 1
+        while (left := signalled(spec, signal.SIGTERM, draw.uniform(0.0, 0.4), group=group)).status == 143:
+            trials += 1
+            assert left.batches_after <= 1, seed
+            assert left.said["handlers"], seed
+            newest, *_ = files.find(folder)
+            assert newest.path.name.endswith("-suspended"), seed
+            files.verify(newest)
+        # One that comes before the training begins, or after it, ends the process as it ends any other.
+        if left.status == -signal.SIGTERM:
+            continue
+        assert left.status == 0, seed
+        assert differences(train_through(Spec(loader="reproducible", epochs=1)), (left.end, [])) == [], seed
+
+
+def test_the_example_ends_as_if_it_had_never_been_killed() -> None:
+    """Killed by its timer a few times, it goes on, and its final weights are those of an undisturbed run."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE)], capture_output=True, text=True, check=True, timeout=300
+    ).stdout
+
+    assert len(re.findall(r"SIGTERM.*exit status 143", done)) >= 2
+    assert "the same to the last bit" in done
