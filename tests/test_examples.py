@@ -78,3 +78,11 @@ def test_a_command_of_ones_own_holds_its_constraint() -> None:
     assert free > 2
     assert kept <= 1.0001
     assert better > accuracy
+
+
+def test_what_if_tells_the_truth() -> None:
+    """What the log of one training says of other patiences is what training again gives."""
+    shown = run("what_if.py")
+
+    assert "trained again with patience 2: it stopped after" in shown
+    assert "trained again with patience 5: it stopped after" in shown
