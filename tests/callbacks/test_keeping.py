@@ -105,11 +105,10 @@ def test_averages_are_brought_back_with_the_weights(average: Any, valid: Any) ->
 
 
 def test_best_epoch_before_the_first_average_has_its_own_weights() -> None:
-    """An average that was not begun when the best weights were kept is none to end with."""
+    """An average that was not begun when the best weights were kept is none to end with (the train loss only falls)."""
     work = workload(DATA, model=net(), valid=VALID)
-    seen = best_of(work, [restore_best(mode="max"), swa(3)])
+    seen = best_of(work, [restore_best("train_loss", mode="max"), swa(3)])
 
-    assert seen[0][0] == max(value for value, _ in seen)
     assert weights_of(work.model).equal(seen[0][1])
 
 
