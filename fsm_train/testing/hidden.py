@@ -6,6 +6,7 @@ standard library, installed packages, this one's core) is not.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import types
@@ -172,7 +173,10 @@ class _Copy:
     def _function(self, function: types.FunctionType) -> types.FunctionType:
         if id(function) in self.made:
             return self.made[id(function)]  # type: ignore[no-any-return]
-        cells = tuple(types.CellType() for _ in function.__closure__ or ())
+        originals = function.__closure__ or ()
+        new = [original for original in originals if id(original) not in self.made]
+        self.made |= {id(original): types.CellType() for original in new}
+        cells = tuple(self.made[id(original)] for original in originals)
         copied = types.FunctionType(
             function.__code__, function.__globals__, function.__name__, self.of(function.__defaults__), cells
         )
@@ -180,12 +184,7 @@ class _Copy:
         copied.__kwdefaults__ = self.of(function.__kwdefaults__)
         copied.__module__, copied.__qualname__ = function.__module__, function.__qualname__
         copied.__dict__.update({name: self.of(value) for name, value in vars(function).items()})
-        for cell, original in zip(cells, function.__closure__ or (), strict=True):
-            try:
-                contents = original.cell_contents
-            except ValueError:  # the cell is empty
-                continue
-            if id(original) not in self.made:
-                self.made[id(original)] = self.of(contents)
-            cell.cell_contents = self.made[id(original)]
+        for original in new:
+            with contextlib.suppress(ValueError):  # the cell is empty
+                self.made[id(original)].cell_contents = self.of(original.cell_contents)
         return copied

@@ -107,7 +107,7 @@ def leaves_inputs_alone(case: Case) -> Finding | None:
     """It leaves the state and its memory as they are."""
     for c in case.alone:
         if isinstance(c.outcome, Raised) and _wrote(c.outcome):
-            return Finding(f"it tried to write to what it was given: {c.outcome.error or 'a frozen record'}", c)
+            return Finding(f"it tried to write to what it was given: {c.outcome.error}", c)
         if c.notes.inputs:
             return Finding("it changed what it was given", c)
     return None
