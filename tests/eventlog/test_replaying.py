@@ -648,3 +648,41 @@ def test_replayed_json_is_small(tmp_path: Path) -> None:
 
     assert found is not None
     assert orjson.loads(orjson.dumps(attrs.asdict(found)))["callback"] == "early_stopping"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("samples", None, "samples is None, and not a whole number"),
+        ("resume_at", "nowhere", "resume_at is 'nowhere', and no place of the machine"),
+        ("plan", {}, "its start cannot be made again"),
+    ],
+)
+def test_a_start_that_cannot_be_made_again_is_an_error(key: str, value: object, sentence: str, tmp_path: Path) -> None:
+    """With the line of the header, and what is wrong in it."""
+    path = tmp_path / "run.jsonl"
+    logged(path, [])
+    forged(path, lambda lines: lines[0]["start"].update({key: value}))
+
+    with pytest.raises(LogError, match=sentence):
+        replay(path, [])
+
+
+def test_a_log_that_goes_on_after_its_end_is_found(tmp_path: Path) -> None:
+    """A batch that is not in the log any more is asked for where a line comes without one."""
+    path = tmp_path / "run.jsonl"
+    logged(path, [], epochs=2)
+    forged(path, lambda lines: lines[index(lines, "valid_end", 2)].update(course=[[32, 1]]))
+
+    found = replay(path, []).divergence
+
+    assert found is not None
+    assert (found.what, found.epoch) == ("course", 1)
+
+
+def test_the_package_says_what_it_does_not_have() -> None:
+    """A name that is nowhere is an AttributeError, also where names are loaded late."""
+    import fsm_train.eventlog
+
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        fsm_train.eventlog.nonsense  # noqa: B018
