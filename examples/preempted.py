@@ -58,7 +58,7 @@ def main() -> None:
 
     status, kills = -1, 0
     while status != 0:
-        job = subprocess.Popen([*command, str(killed), "--seconds", "0.02"], stdout=subprocess.PIPE, text=True)
+        job = subprocess.Popen([*command, str(killed), "--seconds", "0.01"], stdout=subprocess.PIPE, text=True)
         assert job.stdout is not None
         print(job.stdout.readline(), end="", flush=True)
         if kills < 3:

@@ -265,8 +265,9 @@ def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
         _check_archive(path)
         parts = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # there is no end to what a file that was made with intent can raise
+        why = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path} was refused: it holds something other than tensors and plain values ({' '.join(str(error).split()):.200})"
+            f"{path} was refused: it holds something other than tensors and plain values ({why:.200})"
         ) from error
     if not isinstance(parts, dict) or not {"modules", "optimizer", "generators"} <= parts.keys():
         raise CheckpointError(f"{path} holds a {type(parts).__name__}, and not the parts of a training")
