@@ -27,7 +27,7 @@ from .core.phase import FINAL, Phase
 from .core.table import TABLE
 
 if TYPE_CHECKING:
-    from .eventlog.supposing import Sweep
+    from .eventlog.sweeping import Sweep
 
 AGREES, DIFFERS, UNREADABLE = 0, 1, 2
 
@@ -162,7 +162,8 @@ def _sweep(log: str, settings: Sequence[str]) -> Sweep:
     """What would have come of each combination of these settings."""
     from .eventlog.encoding import CannotDecodeError
     from .eventlog.rebuilding import remade
-    from .eventlog.supposing import Sweep, what_if
+    from .eventlog.supposing import what_if
+    from .eventlog.sweeping import Sweep
     from .workloads.recorded import Recorded
 
     specs = {spec["name"]: spec for spec in Recorded(log).header.body["callbacks"]}

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .errors import LogError
     from .reading import Header, Line, read_log
     from .replaying import Divergence, Replayed, replay
-    from .supposing import Sweep, WhatIf, sweep, what_if
+    from .supposing import WhatIf, what_if
+    from .sweeping import Sweep, sweep
     from .writing import EventLog
 
 __all__ = [
@@ -42,12 +43,12 @@ _HOME = {
     "Line": "reading",
     "LogError": "errors",
     "Replayed": "replaying",
-    "Sweep": "supposing",
+    "Sweep": "sweeping",
     "WhatIf": "supposing",
     "diff": "comparing",
     "read_log": "reading",
     "replay": "replaying",
-    "sweep": "supposing",
+    "sweep": "sweeping",
     "what_if": "supposing",
 }
 
