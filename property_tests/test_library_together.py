@@ -50,6 +50,12 @@ SIZES = (8, 8, 5, 6)
 VALID = batches(6, 4, skip=40)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> None:
+    """Sums are taken in one order, and small models do not wait for threads."""
+    torch.set_num_threads(1)
+
+
 @attrs.frozen
 class Chosen:
     """What is done in a training; nothing of it by default."""
