@@ -49,15 +49,15 @@ def interrupts(workload: Workload) -> Iterator[None]:
 
 @contextlib.contextmanager
 def children_spared() -> Iterator[None]:
-    """Processes that begin in here do not get the signals that ask to leave.
+    """Processes that begin in here do not get Ctrl-C, which a terminal sends to the whole process group.
 
-    Ctrl-C, and many a scheduler's SIGTERM, go to the whole process group. The training goes on to the
-    end of the batch, and its loader's workers have to live as long: they end with it.
+    The training goes on to the end of the batch, and its loader's workers have to live as long. SIGTERM
+    is left to them: it is how Python ends workers that are still there when it exits itself.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
     finally:

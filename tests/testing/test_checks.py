@@ -28,7 +28,7 @@ from tests.testing.hurried import HURRIED
 from tests.testing.library import EXAMPLES, EXPECTED
 from tests.testing.mutants import MUTANTS, keeps_a_list
 
-THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
 A_FEW = 200 if THOROUGH else 12
 
 
