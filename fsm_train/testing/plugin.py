@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from fsm_train import Scripted, Supervised
+    from ..workloads.scripted import Scripted
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def scripted() -> Scripted:
 
     It has what `tiny_supervised` has, so that a test can be tried on both.
     """
-    from fsm_train import Scripted
+    from ..workloads.scripted import Scripted
 
     return Scripted(
         batches=3,
@@ -35,14 +35,16 @@ def scripted() -> Scripted:
 
 
 @pytest.fixture
-def tiny_supervised() -> Supervised:
+def tiny_supervised() -> Any:
     """A real small model on real data: softmax regression of three kinds of iris; skipped without torch.
 
     Three batches of 40 flowers an epoch, 30 others to validate with, and SGD with momentum.
     """
     torch: Any = pytest.importorskip("torch")
-    from fsm_train import Supervised
-    from fsm_train.testing.iris import FLOWERS
+    from .iris import FLOWERS
+
+    # By name, since nothing of this half of the package may import the one with torch.
+    supervised = pytest.importorskip("fsm_train.workloads.supervised")
 
     flowers = torch.tensor(FLOWERS, dtype=torch.float32)
     inputs, kinds = (flowers[:, :4] - flowers[:, :4].mean(0)) / flowers[:, :4].std(0), flowers[:, 4].long()
@@ -52,7 +54,7 @@ def tiny_supervised() -> Supervised:
     with torch.no_grad():
         model.weight.zero_()
         model.bias.zero_()
-    return Supervised(
+    return supervised.Supervised(
         model,
         torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9),
         torch.nn.CrossEntropyLoss(),
@@ -67,7 +69,7 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     state = getattr(sys.modules.get("fsm_train"), "State", None)
     if op != "==" or state is None or not (isinstance(left, state) and isinstance(right, state)):
         return None
-    from fsm_train.testing import differences
+    from .differences import differences
 
     lines = list(differences(left, right, exactly=False))
     return [f"a state at {left.phase.value} == a state at {right.phase.value}", "These fields differ:", *lines]
