@@ -61,7 +61,7 @@ def test_ablation_names_what_earned_its_place() -> None:
     shown = run("ablation.py", "--seeds=2", "--epochs=2", seconds=120)
 
     head, *rows, verdict = shown.splitlines()
-    assert head == "valid_loss, mean and spread over 2 seeds"
+    assert head == "valid_loss: mean ± spread over 2 seeds, difference ± its standard error"
     without = ["schedule", "clip_grad_norm", "mixup", "ema"]
     names = ["all", *(f"without {name}" for name in without), "none"]
     assert [row.split("  ")[0] for row in rows] == names
