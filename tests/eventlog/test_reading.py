@@ -73,7 +73,11 @@ def test_a_compressed_log_is_read(log: Path) -> None:
     assert list(read_log(packed)) == list(read_log(log))
 
 
-@pytest.mark.parametrize("data", [b"no gzip", gzip.compress(b"x" * 1000)[:-4], gzip.compress(b"{}")[:12] + b"\xff" * 9])
+@pytest.mark.parametrize(
+    "data",
+    [b"no gzip", gzip.compress(b"x" * 1000, mtime=0)[:-4], gzip.compress(b"{}", mtime=0)[:12] + b"\xff" * 9],
+    ids=["no gzip", "cut short", "damaged"],
+)
 def test_a_damaged_compressed_log_says_so(data: bytes, tmp_path: Path) -> None:
     """What is no gzip, or a part of one, is an error with the name of the file."""
     path = tmp_path / "run.jsonl.gz"
