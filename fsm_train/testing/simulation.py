@@ -14,7 +14,7 @@ from ..core.phase import CONSULTED, Operation, Phase
 from ..core.state import Hyper, Plan, State, counters_of
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap
-from ..interpreter import iterate, run, start
+from ..interpreter import iterate, start
 from ..sinks.base import Sink
 from ..workloads.base import Workload
 from ..workloads.scripted import Script, Scripted
@@ -51,6 +51,7 @@ def simulate(
     >>> simulate([], batches=9, until=lambda state: state.step == 4).phase
     <Phase.STEP_END: 'step_end'>
     >>> suspended = simulate([], batches=9, interrupt_at=lambda state: state.iteration == 4)
+    >>> from fsm_train import run
     >>> suspended.batch, suspended.reason
     (4, 'interrupted by a signal')
     >>> run(suspended).batch  # goes on where it was
@@ -74,7 +75,8 @@ def simulate(
 
     Raises:
         SimulatedError: what `fail_at` asks for, after the training was torn down.
-        AssertionError: until, interrupt_at or fail_at never happened.
+        AssertionError: until, interrupt_at or fail_at never happened, or max_steps is never reached:
+            with no number of epochs, 1,000 epochs in a row made no step.
     """
     if epochs is None and max_steps is None:
         per_epoch = [len(v) for name, v in values.items() if _is_metric(name) and isinstance(v, Sequence)]
@@ -85,10 +87,12 @@ def simulate(
     if trace is not None:
         work, sinks = trace.watching(work), (*sinks, trace)
     state = start(work, epochs=epochs, max_steps=max_steps, seed=seed)
-    if until is None and interrupt_at is None and fail_at is None:
-        return run(state, callbacks, sinks=sinks)
     plan = {"until": until, "interrupt_at": interrupt_at, "fail_at": fail_at}
     return _guided(state, callbacks, sinks, {name: when for name, when in plan.items() if when is not None}, trace)
+
+
+_STEPLESS = 1_000
+"""Epochs in a row without a step after which a plan of steps alone counts as one that never ends."""
 
 
 def _guided(
@@ -98,12 +102,24 @@ def _guided(
     plan: dict[str, When | Operation],
     trace: Trace | None,
 ) -> State:
-    """Train phase by phase, and do what is planned, each thing the first time its moment has come."""
-    states = cast("Generator[State]", iterate(state, callbacks, sinks=sinks, at=CONSULTED))
+    """Train phase by phase, and do what is planned, each thing the first time its moment has come.
+
+    Not by `run`: a signal is for the one who runs the tests, and not for the training in them.
+    """
+    moments = CONSULTED if plan else (Phase.EPOCH_END,) if state.plan.epochs is None else ()
+    states = cast("Generator[State]", iterate(state, callbacks, sinks=sinks, at=moments))
     work = state.workload
     assert work is not None, "start() gave it one"
+    stepped = (state.epoch, state.step)
     with contextlib.closing(states):
         for state in states:
+            if state.step > stepped[1]:
+                stepped = (state.epoch, state.step)
+            elif state.plan.epochs is None and state.epoch - stepped[0] >= _STEPLESS:
+                raise AssertionError(
+                    f"max_steps={state.plan.max_steps} is never reached: {_STEPLESS:,} epochs in a row made no step; "
+                    f"give epochs= too, if steps may all be skipped"
+                )
             now = [name for name, when in plan.items() if _has_come(when, state)]
             for name in now:
                 del plan[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fsm_train import CallbackError, Operation, Phase, Scripted, State, Transition, WorkloadError, on, run, start
+from fsm_train import CallbackError, Flag, Operation, Phase, Scripted, State, Transition, WorkloadError, on, run, start
 from fsm_train.callbacks import early_stopping
 from fsm_train.testing import SimulatedError, Trace, at, drive, simulate
 
@@ -207,3 +208,28 @@ def test_what_is_planned_for_one_phase_all_happens() -> None:
     state = simulate([], batches=2, interrupt_at=Phase.BATCH_END, until=Phase.SUSPEND)
 
     assert (state.phase, state.batch) == (Phase.SUSPEND, 1)
+
+
+@on(Phase.STEP_BEGIN)
+def no_step(state: State) -> Transition:
+    """Let the machine make no step, ever."""
+    return Transition(flags=Flag.SKIP_STEP)
+
+
+def test_a_training_that_never_ends_is_no_test_that_hangs() -> None:
+    """A plan of steps alone, of which every one is skipped, is found."""
+    with pytest.raises(AssertionError, match=r"max_steps=3 is never reached: 1,000 epochs in a row made no step"):
+        simulate([no_step], max_steps=3)
+
+    assert simulate([no_step], epochs=2, max_steps=3).step == 0
+
+
+def test_signals_are_for_the_one_who_runs_the_tests() -> None:
+    """Ctrl-C ends the test, and not, unnoticed, the training in it."""
+
+    def interrupted(state: State) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return 0.0
+
+    with pytest.raises(KeyboardInterrupt):
+        simulate([], loss=interrupted, epochs=1)
