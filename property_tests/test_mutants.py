@@ -111,6 +111,7 @@ MUTANTS: dict[str, tuple[Machine, Bounds, Callable[[Exploration], None]]] = {
         PLAIN,
         test_table.check_brackets,
     ),
+    "end of the batches not noted": (affecting(J.BATCHES_OVER), PLAIN, test_table.check_settled),
     "suspended for ever": (affecting(J.RESUMED), PLAIN, test_table.check_suspended_goes_on),
     "fetched from data that are over": (
         doing(row(P.STEP_END, J.BATCHES_OVER), O.ZERO, O.FETCH),

@@ -118,6 +118,20 @@ def test_way_is_its_edges_one_by_one(place: Place, flags: Flag, watched: set[Pla
         assert not watched.intersection(edge.target for edge in way.edges[:-1])
 
 
+def test_whole_step_is_one_way() -> None:
+    """Where nobody looks inside a step, it is one way from its batch to the end of it; so is the leftover step."""
+    step = [Operation.FORWARD, Operation.LOSS, Operation.BACKWARD, Operation.UNSCALE, Operation.STEP, Operation.ZERO]
+    for watched in ({Phase.BATCH_END}, {Phase.BATCH_BEGIN}, NOWHERE):
+        (way,) = ways(Phase.BATCH_BEGIN, Flag.NONE, watched)
+        assert [operation for operation, _ in way.moves if operation] == step
+        assert way.target is Phase.BATCH_END
+        leftover, *_ = ways(Junction.BATCHES_OVER, Flag.NONE, watched)
+        assert [operation for operation, _ in leftover.moves if operation] == [*step[3:]]
+
+
+NOWHERE = frozenset[Place]()
+
+
 @given(our.flags(tuple(Flag)), st.data())
 def test_composing_ways_is_associative(flags: Flag, data: st.DataObject) -> None:
     """It does not matter which two of three ways are joined first."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, FINAL, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.table import READABLE, TABLE, Edge, choose
+from fsm_train.core.table import READABLE, SETTLED, TABLE, Edge, choose, draining
 from property_tests.exploration import BRACKETS, CLOSES, Bounds, Exploration, Machine, Move, State
 
 O = Operation
@@ -117,6 +117,14 @@ def check_steps_have_gradients(exploration: Exploration) -> None:
             assert move.after.seen.window == 0, "a leftover window was forgotten"
 
 
+def check_settled(exploration: Exploration) -> None:
+    for move in exploration.moves:
+        for predicate, value in SETTLED.get(move.place, {}).items():
+            assert predicate(move.after.at) == value, move
+        if draining(move.before.at) != draining(move.after.at):
+            assert move.place in SETTLED, move
+
+
 def check_brackets(exploration: Exploration) -> None:
     for move in exploration.moves:
         is_open, place = move.before.seen.open, move.edge.target
@@ -181,6 +189,12 @@ def test_suspended_training_goes_on(bounds: Bounds) -> None:
 def test_no_step_without_gradient(bounds: Bounds) -> None:
     """A step is taken only if a backward pass waits for it, and no epoch ends with one waiting."""
     check_steps_have_gradients(explored(bounds))
+
+
+@everywhere
+def test_what_is_settled_stays_so(bounds: Bounds) -> None:
+    """What is known of the counters at a place is true, and stays true until another place says otherwise."""
+    check_settled(explored(bounds))
 
 
 @everywhere

@@ -5,17 +5,18 @@ Such a run of edges is a `Way`: its operations in sequence, its effects on the c
 and the flags and the place at its end. Composing is concatenation, hence associative, and walking a
 way is walking its edges one by one, with no state made in between.
 
-Where a predicate of the counters decides, or an interrupt may come in, every way ends.
+Where a predicate of the counters decides that is not settled on the way, or an interrupt may come
+in, every way ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Mapping, Set
 
 import attrs
 
 from .phase import Flag, Junction, Operation, Place
-from .table import ROWS, Edge, Effect, Predicate, effects, falling, reads
+from .table import ROWS, SETTLED, Edge, Effect, Predicate, Term, effects, falling, reads
 
 
 @attrs.frozen
@@ -43,31 +44,43 @@ class Way:
         return Way(self.edges + onward.edges, self.predicates, self.moves + onward.moves, onward.flags, onward.target)
 
 
+NOTHING_SETTLED: Mapping[Term, bool] = {}
+
 # Every cycle of the table passes a place where an interrupt may come in, so ways are finite.
 
 
-def ways(place: Place, flags: Flag, watched: Set[Place]) -> tuple[Way, ...]:
+def ways(
+    place: Place, flags: Flag, watched: Set[Place], settled: Mapping[Term, bool] = NOTHING_SETTLED
+) -> tuple[Way, ...]:
     """The ways from a place with these flags, in the order in which their predicates are tried.
 
     They end at watched places, and where more than flags decides. The last one has no predicate.
+
+    Args:
+        place: where they begin.
+        flags: those that are raised there.
+        watched: the places where somebody wants to look.
+        settled: the predicates whose value is known when one comes here.
     """
+    settled = {**settled, **SETTLED.get(place, {})}
     found = []
     for edge in ROWS[place]:
-        predicates = tuple(term for term in edge.guard if not isinstance(term, Flag))
-        if not all(term & flags for term in edge.guard if isinstance(term, Flag)):
+        if not all(term & flags if isinstance(term, Flag) else settled.get(term, True) for term in edge.guard):
             continue
+        predicates = tuple(term for term in edge.guard if not isinstance(term, Flag) and term not in settled)
         way = Way((edge,), predicates, tuple(effects(edge)), flags & ~falling(edge), edge.target)
-        found.append(_as_far_as_possible(way, watched))
+        found.append(_as_far_as_possible(way, watched, settled))
         if not predicates:
             break
     return tuple(found)
 
 
-def _as_far_as_possible(way: Way, watched: Set[Place]) -> Way:
+def _as_far_as_possible(way: Way, watched: Set[Place], settled: Mapping[Term, bool]) -> Way:
     while way.target not in watched and way.target is not Junction.RESUMED and Flag.SUSPEND not in reads(way.target):
-        onward = ways(way.target, way.flags, EVERYWHERE)
+        onward = ways(way.target, way.flags, EVERYWHERE, settled)
         if len(onward) != 1:
             break
+        settled = {**settled, **SETTLED.get(way.target, {})}
         way = way.then(onward[0])
     return way
 

@@ -172,6 +172,16 @@ ROWS: Mapping[Place, tuple[Edge, ...]] = {
 }
 """The rows of each place, in the order in which they are tried. The final phases and RESUMED have none."""
 
+SETTLED: Mapping[Place, Mapping[Term, bool]] = {
+    Phase.EPOCH_BEGIN: {draining: False},
+    Phase.BATCH_BEGIN: {draining: False},
+    Phase.LOSS_BEGIN: {draining: False},
+    Phase.LOSS_END: {draining: False},
+    Phase.BACKWARD_END: {draining: False},
+    Junction.BATCHES_OVER: {draining: True},
+}
+"""What is known of the counters at a place, and stays so until another one of these places is reached."""
+
 
 # ------------------------------------------------------- what operations and arrivals do to counters
 

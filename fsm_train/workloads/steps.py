@@ -66,10 +66,9 @@ def whole_step(work: Supervised) -> bool:
 
 
 def _one_by_one(work: Supervised) -> bool:
-    work.forward()
-    work.loss()
-    work.backward()
-    work.unscale()
-    stepped = work.step()
-    work.zero()
-    return stepped
+    operations = (work.forward, work.loss, work.backward, work.unscale, work.step, work.zero)
+    outcomes = []
+    for work.doing, operation in zip(WHOLE_STEP, operations, strict=True):
+        outcomes.append(operation())
+    work.doing = None
+    return outcomes[WHOLE_STEP.index(Operation.STEP)] is True

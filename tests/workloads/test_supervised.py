@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fsm_train import (
+    Callback,
     CallbackError,
     Phase,
     State,
@@ -26,7 +27,7 @@ from fsm_train import (
     run,
     start,
 )
-from fsm_train.callbacks import accumulate, clip_grad_norm
+from fsm_train.callbacks import accumulate, clip_grad_norm, mixed_precision
 from tests.worlds import Noisy, accuracy, adam, diabetes, digits, five_lines, network, same_weights, sgd, shuffled
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
@@ -397,6 +398,33 @@ def test_exception_in_the_model_keeps_its_type_and_gets_a_note() -> None:
 
     assert caught.value.__notes__[0].startswith("Raised by forward, after ")
     assert "of epoch 1, batch 1, step 6." in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("callbacks", [(), (mixed_precision("bfloat16"),)], ids=["plain", "mixed"])
+@pytest.mark.parametrize("operation", ["forward", "loss", "backward", "step", "zero"])
+def test_error_in_a_fused_step_names_the_operation(
+    operation: str, callbacks: tuple[Callback[Any], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody looks inside a step it is one call, and an error in it still says where it was."""
+
+    def fails(*_: object, **__: object) -> Any:
+        raise ZeroDivisionError("of all things")
+
+    work = _work()
+    owners: dict[str, tuple[object, str]] = {
+        "forward": (work.model, "forward"),
+        "loss": (work, "loss_fn"),
+        "backward": (torch.Tensor, "backward"),
+        "step": (work.optimizer, "step"),
+        "zero": (work.optimizer, "zero_grad"),
+    }
+    state = start(work, epochs=1)
+    begun = Callback("begun", Phase.TRAIN_BEGIN, lambda *_: monkeypatch.setattr(*owners[operation], fails))
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(state, (*callbacks, begun))
+
+    assert caught.value.__notes__[0].startswith(f"Raised by {operation}, after ")
 
 
 def test_unknown_command_says_how_to_register_it() -> None:
