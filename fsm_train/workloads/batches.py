@@ -73,9 +73,12 @@ def samples(inputs: Any) -> int:
         WorkloadError: there is no tensor in it that has a first dimension.
     """
     if isinstance(inputs, torch.Tensor):
-        if inputs.dim() == 0:
-            raise WorkloadError("the inputs of a batch are a single number: is the loader batched? (batch_size=…)")
-        return inputs.size(0)
+        try:
+            return inputs.size(0)
+        except IndexError:
+            raise WorkloadError(
+                "the inputs of a batch are a single number: is the loader batched? (batch_size=…)"
+            ) from None
     first = next(tensors(inputs), None)
     if first is None:
         raise WorkloadError(

@@ -1,7 +1,7 @@
 """Whole sequences of operations in one go, where the machine knows that nobody looks in between.
 
 Rule of this file: a sequence does exactly what its operations do one by one, in the same order, and
-keeps `doing` up to date, so that an error still says in which of them it was.
+one that fails leaves in `doing` which of them it was in.
 """
 
 from __future__ import annotations
@@ -41,25 +41,26 @@ def whole_step(work: Supervised) -> bool:
         return True
     if work.precision is not None:
         return _one_by_one(work)
-    inputs = work.inputs
-    work.doing = Operation.FORWARD
-    if type(inputs) is torch.Tensor and work.own_forward is None:
-        output = work.called(inputs)
-    else:
-        output = work.call(inputs)
-    work.doing = Operation.LOSS
-    target = work.target
-    loss = work.loss_fn(output, target)
-    if not work.loss_checked:
-        check_loss(loss)
-        work.loss_checked = True
-    work.doing = Operation.BACKWARD
-    loss.backward()  # type: ignore[no-untyped-call]
-    work.doing = Operation.STEP
-    work.optimizer.step()
-    work.doing = Operation.ZERO
-    work.optimizer.zero_grad()
-    work.doing = None
+    inputs, doing = work.inputs, Operation.FORWARD
+    try:
+        if type(inputs) is torch.Tensor and work.own_forward is None:
+            output = work.called(inputs)
+        else:
+            output = work.call(inputs)
+        doing = Operation.LOSS
+        loss = work.loss_fn(output, work.target)
+        if not work.loss_checked:
+            check_loss(loss)
+            work.loss_checked = True
+        doing = Operation.BACKWARD
+        loss.backward()  # type: ignore[no-untyped-call]
+        doing = Operation.STEP
+        work.optimizer.step()
+        doing = Operation.ZERO
+        work.optimizer.zero_grad()
+    except BaseException:
+        work.doing = doing
+        raise
     work.output = output
     work.note_step(loss.detach())
     return True
