@@ -48,13 +48,15 @@ def decision_of(callback: Callback[Any], answer: Transition, state: State, posit
     """One callback's answer as a decision; `position` is its place in the list."""
     name = callback.name
     reasons: Mapping[str, str] = EMPTY
-    if answer.flags is not Flag.NONE and answer.flags & STOP_FLAGS:
+    if answer.flags is not Flag.NONE and answer.flags.value & STOP_FLAGS.value:
         reasons = FrozenMap({name: f"{name}: {answer.reason}" if answer.reason else name})
     return Decision(
         answer.flags,
-        {key: (_like(state.hyper[key], value), name) for key, value in answer.hyper.items()},
+        {key: (_like(state.hyper[key], value), name) for key, value in answer.hyper.items()} if answer.hyper else EMPTY,
         EMPTY if answer.memory is UNCHANGED else {name: answer.memory},
-        _sorted([((command.last, callback.order, position, i), command) for i, command in enumerate(answer.commands)]),
+        _sorted(((c.last, callback.order, position, i), c) for i, c in enumerate(answer.commands))
+        if answer.commands
+        else (),
         reasons,
     )
 
