@@ -154,7 +154,8 @@ class _Bound:
     __slots__ = ("flags", "holds", "measures", "moves", "onward", "resumes", "target", "watched")
 
     def __init__(self, way: Way, course: _Course) -> None:
-        self.holds = _all_of(way.predicates)
+        self.holds: Predicate | None
+        (self.holds,) = way.predicates or (None,)  # no row has more than one
         self.moves = [(op, course.method(op) if op else None, effect) for op, effect in way.moves]
         in_one_go = course.work.fused(tuple(op for op, _ in way.moves if op))
         if in_one_go is not None:
@@ -324,13 +325,6 @@ def _all_effects(effects: Sequence[Effect]) -> Effect:
             each(at, outcome)
 
     return effect
-
-
-def _all_of(predicates: Sequence[Predicate]) -> Predicate | None:
-    """One predicate that holds when all of these do; None when there are none."""
-    if len(predicates) <= 1:
-        return predicates[0] if predicates else None
-    return lambda at: all(predicate(at) for predicate in predicates)
 
 
 def _where(state: State, doing: Operation | None) -> str:

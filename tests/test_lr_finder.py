@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fsm_train import Flag, LrFound, Phase, State, Supervised, Transition, find_lr, on, run, start
+from fsm_train import Flag, LrFound, Phase, Scripted, State, Supervised, Transition, find_lr, on, run, start
 from fsm_train.callbacks import ema
 from fsm_train.lr_finder import lr_sweep
 from fsm_train.testing import at, drive
@@ -271,3 +271,15 @@ def test_suspended_training_is_not_taken_for_another() -> None:
 
     with pytest.raises(ValueError, match="its model, optimizer and data are in no suspended training"):
         run(suspended)
+
+
+def test_scripted_training_is_put_back_too() -> None:
+    """Without a model, the rates and the script are afterwards where they were."""
+    work = Scripted(batches=50, loss=[1.0 - i / 50 for i in range(50)], hyper={"lr": 0.3})
+    state = start(work, max_steps=50)
+
+    found = [find_lr(state, steps=20) for _ in range(2)]
+
+    assert found[0] == found[1]
+    assert found[0].losses[0] == 1.0
+    assert work.hyper() == {"lr": 0.3}

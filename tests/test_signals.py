@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fsm_train import Phase, Scripted, State, run, start
-from fsm_train.signals import interrupts
+from fsm_train.signals import children_spared, interrupts
 
 
 def _at(iteration: int, *signals: signal.Signals) -> Any:
@@ -110,6 +110,37 @@ def test_a_signal_that_comes_too_late_is_not_lost() -> None:
         "run(start(Late(), epochs=1))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGTERM
+
+
+def test_who_handled_a_signal_before_hears_of_one_that_came_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own handler is called, after the training, and once."""
+    heard: list[int] = []
+    work = Scripted()
+    monkeypatch.setattr(work, "finish", lambda state: os.kill(os.getpid(), signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        final = run(start(work, epochs=1))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert final.phase is Phase.DONE
+    assert heard == [signal.SIGTERM]
+
+
+def test_children_are_spared_ctrl_c_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within, Ctrl-C is blocked, for processes to inherit; where signals cannot be blocked, nothing happens."""
+
+    def blocked() -> set[int]:
+        return signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    before = blocked()
+    with children_spared():
+        assert blocked() == before | {signal.SIGINT}
+    assert blocked() == before
+
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    with children_spared():
+        pass
 
 
 def test_an_old_interrupt_does_not_linger() -> None:

@@ -136,9 +136,6 @@ class Scripted(Workload):
     def carry_out(self, command: Command, state: State) -> None:
         self.commands.append(command)
 
-    def carries(self, kind: type[Command]) -> bool:
-        return True
-
     def snapshot(self) -> tuple[dict[str, Hyper], list[int]]:
         return dict(self._hyper), [reader.taken for reader in self._readers]
 

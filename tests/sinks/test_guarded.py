@@ -97,6 +97,22 @@ def test_raising_sink_is_switched_off_with_one_warning() -> None:
     assert final == run(a_training())
 
 
+def test_sink_that_cannot_be_closed_is_told_so_once() -> None:
+    """Trouble at the very end is a warning too, and the sink is not closed again for it."""
+
+    class Unclosable(Recorder):
+        def close(self) -> None:
+            super().close()
+            raise OSError("the disk is full")
+
+    sink = Unclosable(Phase.DONE)
+    with pytest.warns(RuntimeWarning, match=r"the sink Unclosable raised OSError"):
+        final = run(a_training(), sinks=[sink])
+
+    assert sink.told == ["open", "done", "close"]
+    assert "the disk is full" in final.notes[0]
+
+
 def test_sink_that_cannot_be_opened_is_not_told_anything() -> None:
     """A sink whose `open` raises is switched off before it sees the first phase."""
     sink = Shut(Phase.BATCH_END)
