@@ -14,30 +14,37 @@ Mode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
 
 
 @factory
-def compile_step(mode: Mode = "default", *, name: str | None = None) -> Callback[None]:
+def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str | None = None) -> Callback[None]:
     """Train each step in one go, captured as a CUDA graph or through torch.compile.
 
     At SETUP. "graph" captures forward, loss, backward and step once, and replays them on batches of
     the same shape: a small network, whose time goes into launching kernels, is trained several times
-    as fast. The other modes are those of torch.compile, for forward and loss. Results are those of
-    the eager way up to rounding.
+    as fast. The other modes are those of torch.compile, for forward and loss, and for the step of the
+    optimizer. Results are those of the eager way up to rounding.
 
     It works where nobody looks inside a step: a callback at LOSS_BEGIN, LOSS_END, BACKWARD_END,
-    STEP_BEGIN or STEP_END has each step done the eager way, which is said when the run begins. So is a
-    batch of another shape, said once. For a schedule use by="epoch" or by="iteration".
+    STEP_BEGIN or STEP_END has each step done the eager way, which is said when the run begins. So is,
+    and each reason is said once: a batch of another shape, a step under a gradient scaler, and with
+    "graph" a parallel wrapper, or gradients that wait for the step. Numbers such as a learning rate
+    are part of what is compiled, unless the optimizer holds them as tensors: set them by="epoch".
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
     >>> compile_step("graph")(at(Phase.SETUP)).commands
-    (UseCompiledStep(mode='graph'),)
+    (UseCompiledStep(mode='graph', backend='inductor'),)
 
     Args:
         mode: "graph", or a mode of torch.compile.
+        backend: that of torch.compile, for mode "default": "aot_eager", say, to see whose fault something is.
         name: the callback's name, if the function's will not do.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(Mode)))}")
-    use = Transition(commands=(UseCompiledStep(mode),))
+    if not isinstance(backend, str):
+        raise TypeError(f"backend={backend!r}: give the name of a backend of torch.compile")
+    if backend != "inductor" and mode != "default":
+        raise ValueError(f"backend={backend!r} goes with mode='default': the mode {mode!r} is one of inductor's")
+    use = Transition(commands=(UseCompiledStep(mode, backend),))
 
     @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseCompiledStep})
     def compile_step(state: State) -> Transition:

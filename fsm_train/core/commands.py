@@ -133,6 +133,7 @@ class UseCompiledStep(Command):
     """Train whole steps, between which nobody looks, compiled or captured, until TEARDOWN."""
 
     mode: str
+    backend: str = "inductor"
     alone: ClassVar[bool] = True
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
 from typing import Any
 
 import torch
@@ -105,12 +106,35 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: mapped(part, change) for key, part in value.items()}
+        changed = {key: mapped(part, change) for key, part in value.items()}
+        if type(value) is dict or not isinstance(value, MutableMapping):
+            return changed
+        same = copy.copy(value)  # a model's output, say, that is a mapping and more
+        for key, part in changed.items():
+            same[key] = part
+        return same
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(part, change) for part in value))
     if isinstance(value, (tuple, list)):
         return type(value)(mapped(part, change) for part in value)
     return value
+
+
+def form(value: Any) -> Any:
+    """What batches have in common that differ in the numbers of their tensors alone: nesting, shapes, types, the rest.
+
+    Raises:
+        TypeError: there is something in it that may hold tensors where nobody finds them.
+    """
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.dtype, value.device
+    if isinstance(value, Mapping):
+        return {key: form(part) for key, part in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value), [form(part) for part in value]
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
+        return value
+    raise TypeError(f"the batch holds a {type(value).__name__}, which may have tensors in it")
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -148,7 +148,7 @@ def use_parallel(work: Supervised, command: c.UseParallel) -> None:
 
 @carries_out(c.UseCompiledStep)
 def use_compiled_step(work: Supervised, command: c.UseCompiledStep) -> None:
-    work.compiled = compiled_step(work, command.mode)
+    work.compiled = compiled_step(work, command.mode, command.backend)
 
     def undo() -> None:
         work.compiled = None

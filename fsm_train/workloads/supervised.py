@@ -153,7 +153,7 @@ class Supervised(Workload):
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
         write_groups(self.optimizer, changes)
         if self.compiled is not None:
-            self.compiled.forget()
+            self.compiled.changed()
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         found: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
@@ -170,6 +170,8 @@ class Supervised(Workload):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         effect_of(type(command))(self, command)
+        if self.compiled is not None:
+            self.compiled.changed()
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)
