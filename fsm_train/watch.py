@@ -43,19 +43,26 @@ class Watched:
         self.yields = yields
         self.sensors = sensors
         self.everyone: Lookers = (callbacks, (), self.needs(callbacks, ()))
-        self.selective = bool(sinks or followers) or any(callback.every > 1 for callback in callbacks)
+        self.everybody: Lookers = (callbacks, (*sinks, *followers), self.needs(callbacks, (*sinks, *followers)))
+        self.each_time = all(callback.every == 1 for callback in callbacks)
+        self.selective = bool(sinks or followers) or not self.each_time
 
     def due(self, counters: Counters) -> Lookers:
         """Those who want to look this time, and the facts that they need."""
-        callbacks = [c for c in self.callbacks if c.every == 1 or is_due(c, self.place, counters)]
+        callbacks = self.callbacks
+        if not self.each_time:
+            callbacks = [c for c in callbacks if c.every == 1 or is_due(c, self.place, counters)]
         sinks: Sequence[Guarded] = ()
         if self.sinks:
             now = time.monotonic() if self.place in BATCH_PHASES else math.inf
             sinks = [sink for sink in self.sinks if sink.due(now)]
         if self.followers and callbacks:
             sinks = [*sinks, *self.followers]
-        if not sinks and len(callbacks) == len(self.callbacks):
-            return self.everyone
+        if len(callbacks) == len(self.callbacks):
+            if not sinks:
+                return self.everyone
+            if len(sinks) == len(self.everybody[1]):
+                return self.everybody
         return callbacks, sinks, self.needs(callbacks, sinks)
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:

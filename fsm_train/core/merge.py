@@ -113,7 +113,9 @@ def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str |
             if type(command) not in callback.commands:
                 names = sorted(kind.__name__ for kind in callback.commands)
                 return f"it gave the command {command!r}, which is not among its commands={names}"
-    return None if answer.memory is UNCHANGED else unsaveable(answer.memory)
+    if answer.memory is UNCHANGED or answer.memory is state.memory.get(callback.name, UNCHANGED):
+        return None  # what it remembers already was looked at then
+    return unsaveable(answer.memory)
 
 
 @functools.lru_cache
