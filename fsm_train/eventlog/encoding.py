@@ -121,13 +121,9 @@ def _other(value: object) -> Json:
 
 
 @functools.lru_cache(maxsize=1024)
-def _names_of(value: int) -> str:
-    return "|".join(str(flag.name) for flag in Flag(value))
-
-
 def flag_names(flags: Flag) -> str:
     """The flags by name, such as "SKIP_STEP|SKIP_ZERO"; nothing for none."""
-    return _names_of(flags.value)
+    return "|".join(str(flag.name) for flag in flags)
 
 
 # -------------------------------------------------------------------------------------- reading

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -25,6 +26,14 @@ LONGEST = 16 << 20
 """So many bytes a line may have: far more than any real one, and little enough to be held."""
 
 EVENTS = frozenset({HEADER, *(phase.value for phase in Phase)})
+
+_SETUP = Phase.SETUP.value
+
+AHEAD: Mapping[str, Set[str]] = {
+    HEADER: frozenset({HEADER, _SETUP, Phase.TEARDOWN.value}),
+    **{phase.value: ONWARD[phase] | {HEADER} for phase in Phase},
+}
+"""After each event, those that the next line can have: a header at any time, since a process may be killed."""
 
 
 class Entry:
@@ -118,11 +127,12 @@ def entries(path: Path) -> Iterator[Entry]:
         OSError: the file cannot be read.
     """
     counting = _history(path)
+    all_counts = counting == [(1, math.inf)]
     checked = Checked(path)
     for number, raw in raw_lines(path):
         entry = checked.entry(number, raw)
         if entry is not None:
-            entry.counts = any(first <= number and entry.seq <= last for first, last in counting)
+            entry.counts = all_counts or any(first <= number and entry.seq <= last for first, last in counting)
             yield entry
     if checked.last is None:
         raise LogError("there is no log in this file", path=str(path))
@@ -135,7 +145,7 @@ def _history(path: Path) -> list[tuple[int, float]]:
         if b'"header"' in raw and (found := _parsed(raw)) and found.get("event") == HEADER:
             headers.append((number, found.get("seq", 0), found.get("continues")))
     parts: list[tuple[int, float]] = []
-    last: float = float("inf")
+    last = math.inf
     for number, seq, continues in reversed(headers):
         if type(seq) is not int or seq > last:
             continue
@@ -153,7 +163,7 @@ class Checked:
         self.path = str(path)
         self.last: Entry | None = None
         self.torn = False
-        self.resume_at: Any = None
+        self.resume_at: str | None = None
 
     def entry(self, number: int, raw: bytes) -> Entry | None:
         """The line, checked; None if it is not of this log, or torn at the very end.
@@ -181,39 +191,34 @@ class Checked:
         if entry.event == HEADER:
             entry.body = upcast(entry.body, self.path, number)
         self._check_form(entry)
+        if entry.event == HEADER:
+            self.resume_at = entry.body["start"].get("resume_at")
         self.last = entry
         return entry
 
     def _check_place(self, entry: Entry) -> None:
         last = self.last
-        anew = entry.event == HEADER and entry.seq == 0
-        if last is None:
-            if entry.event != HEADER:
-                raise self._wrong(entry.number, "the log has no header: its beginning is missing")
-            if entry.seq != 0:
+        if entry.event == HEADER:
+            if entry.seq == 0:
+                return
+            if last is None:
                 raise self._wrong(entry.number, f"the log begins with line {entry.seq}: what comes before is missing")
-        elif not anew and entry.seq != last.seq + 1:
+        if last is None:
+            raise self._wrong(entry.number, "the log has no header: its beginning is missing")
+        if entry.seq != last.seq + 1:
             what = "a repeat" if entry.seq <= last.seq else "a gap"
             raise self._wrong(entry.number, f"{what} in the log: line {entry.seq} comes after line {last.seq}")
-        if entry.event == HEADER:
-            self.resume_at = (
-                entry.body.get("start", {}).get("resume_at") if type(entry.body.get("start")) is dict else None
-            )
-            return
-        assert last is not None
-        if last.event == HEADER:
-            allowed: Set[str] = {Phase.SETUP.value, Phase.TEARDOWN.value}
-        elif last.event == Phase.SETUP.value and self.resume_at in PLACES:
-            allowed = ONWARD[Phase.SETUP] | ONWARD[PLACES[self.resume_at]]
-        else:
-            allowed = ONWARD[Phase(last.event)]
-        if entry.event not in allowed:
+        if entry.event not in AHEAD[last.event] and not (last.event == _SETUP and self._resumes_at(entry.event)):
             raise self._wrong(entry.number, f"the machine cannot go from {last.event} to {entry.event}")
+
+    def _resumes_at(self, event: str) -> bool:
+        """Whether the place where this training goes on leads to such a line."""
+        return self.resume_at in PLACES and event in ONWARD[PLACES[self.resume_at]]
 
     def _check_digest(self, entry: Entry, raw: bytes) -> None:
         before = "" if self.last is None else self.last.digest
-        cut = raw.rfind(b',"digest":"')
-        body = raw[:cut] + raw[cut + len(b',"digest":"') + len(entry.digest) + 1 :].rstrip(b"\r\n")
+        cut = raw.rfind(_DIGEST)
+        body = raw[:cut] + raw[cut + len(_DIGEST) + len(entry.digest) + 1 :].rstrip(b"\r\n")
         if entry.digest == digest(before, body):
             return
         # Another logger wrote it, with bindings or in another order; and it may have begun anew in its stream.
@@ -251,6 +256,7 @@ class Checked:
         return LogError(what, path=self.path, line=number)
 
 
+_DIGEST = b',"digest":"'
 _NO_ANSWERS: dict[str, Any] = {}
 
 

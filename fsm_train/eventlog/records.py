@@ -46,6 +46,9 @@ HEADER_KEYS = frozenset(
     | {"digest", "event"}
 )
 
+EVENT: Mapping[Phase, str] = {phase: phase.value for phase in Phase}
+"""What a line is called; looked up, since the value of an enum's member is found by Python code."""
+
 PLACES: Mapping[str, Place] = {place.value: place for place in (*Phase, *Junction)}
 
 
@@ -59,8 +62,8 @@ def canonical(body: Mapping[str, Json]) -> bytes:
     return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
 
 
-def line_of(state: State, answers: Mapping[str, Transition]) -> dict[str, Json]:
-    """What a line says, apart from what the world said."""
+def line_of(state: State, answers: Mapping[str, Transition], said: Said | None = None) -> dict[str, Json]:
+    """What a line says, apart from what the world said; `said` spares making the same answer out anew."""
     line: dict[str, Json] = {
         "epoch": state.epoch,
         "batch": state.batch,
@@ -75,7 +78,8 @@ def line_of(state: State, answers: Mapping[str, Transition]) -> dict[str, Json]:
         "metrics": numbers(state.metrics),
     }
     if answers:
-        line["answers"] = {name: answer_of(answer) for name, answer in answers.items()}
+        make = answer_of if said is None else said.answer_of
+        line["answers"] = {name: make(answer) for name, answer in answers.items()}
     if state.batches_over:
         line["batches_over"] = True
     if state.exhausted:
@@ -111,6 +115,26 @@ def answer_of(answer: Transition) -> dict[str, Json]:
     if answer.reason:
         said["reason"] = encode(answer.reason)
     return said
+
+
+class Said:
+    """The answers that were made out last: callbacks often give the very same one again."""
+
+    MOST = 64
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Transition, dict[str, Json]]] = {}  # by id, which the record kept here holds
+
+    def answer_of(self, answer: Transition) -> dict[str, Json]:
+        """As the function; what comes back is not to be written to."""
+        known = self._known.get(id(answer))
+        if known is not None:
+            return known[1]
+        if len(self._known) == self.MOST:
+            self._known.clear()
+        said = answer_of(answer)
+        self._known[id(answer)] = answer, said
+        return said
 
 
 def start_of(state: State) -> dict[str, Json]:
@@ -175,7 +199,10 @@ def hyper_in(value: Mapping[str, Json]) -> FrozenMap[str, Any]:
 
 
 def numbers_in(value: Mapping[str, Json]) -> FrozenMap[str, float]:
-    return FrozenMap({name: number(v) for name, v in value.items()})
+    for v in value.values():
+        if type(v) is not float and type(v) is not int:
+            return FrozenMap({name: number(v) for name, v in value.items()})
+    return FrozenMap(value)
 
 
 def state_in(body: Mapping[str, Json], phase: Phase, last: State) -> State:
@@ -246,7 +273,11 @@ _HAPPENS = (int, str, type(None))
 
 
 def _is_start(start: Json) -> bool:
-    return type(start) is dict and all(type(start.get(key)) is dict for key in ("hyper", "metrics", "memory", "plan"))
+    return (
+        type(start) is dict
+        and all(type(start.get(key)) is dict for key in ("hyper", "metrics", "memory", "plan"))
+        and type(start.get("resume_at", "")) is str
+    )
 
 
 def _is_spec(spec: Json) -> bool:

@@ -27,7 +27,7 @@ from .encoding import CannotDecodeError, Json
 from .entries import Entry
 from .errors import EndOfLogError, LogError, OutOfStepError
 from .rebuilding import declared, rebuilt
-from .records import ALWAYS, COUNTERS, callback_of, line_of, numbers_in, start_of, state_in
+from .records import ALWAYS, COUNTERS, EVENT, Said, callback_of, line_of, numbers_in, start_of, state_in
 
 
 @attrs.frozen
@@ -159,6 +159,7 @@ class _Call(Recorder):
         self.last: State | None = None
         self.unrecorded: State | None = None
         self.lines = 0
+        self.said = Said()
         now = sorted(map(repr, (declared(callback_of(callback)) for callback in callbacks)))
         then = sorted(map(repr, (declared(spec) for spec in header["callbacks"])))
         self.exact = now == then  # the same looks must have lines; otherwise those without a word may lack one
@@ -210,8 +211,8 @@ class _Call(Recorder):
         if entry is None:
             self.over = True  # the log ends here
             return
-        ours = line_of(state, answers)
-        if entry.body == ours and entry.event == state.phase.value and self.recorded.reached():
+        ours = line_of(state, answers, self.said)
+        if entry.body == ours and entry.event == EVENT[state.phase] and self.recorded.reached():
             self.recorded.pass_line()
             self.last = state
             self.lines += 1

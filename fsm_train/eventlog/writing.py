@@ -29,7 +29,7 @@ from ..workloads.base import Workload
 from .continuing import Continuation, continuation
 from .encoding import Json, numbers
 from .errors import LogError
-from .records import ALWAYS, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
+from .records import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 
@@ -115,7 +115,7 @@ class EventLog(Recorder):
         if self._recording.course:
             line["course"] = self._recording.take()
         try:
-            self._write(state.phase.value, line)
+            self._write(EVENT[state.phase], line)
             if state.phase in FLUSHED_AT:
                 self._flush(for_good=state.phase in FINAL)
             elif answers and any(command.last for answer in answers.values() for command in answer.commands):

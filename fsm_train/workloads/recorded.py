@@ -21,12 +21,10 @@ from ..core.values import FrozenMap
 from ..eventlog.encoding import CannotDecodeError, decode
 from ..eventlog.entries import Entry, entries
 from ..eventlog.errors import EndOfLogError, LogError, OutOfStepError
-from ..eventlog.records import HEADER, HELD_BACK, hyper_in, numbers_in, plan_in, state_in
+from ..eventlog.records import EVENT, HEADER, HELD_BACK, hyper_in, numbers_in, plan_in, state_in
 from .base import BRACKETS, Workload
 
 _MEASURED = frozenset({Phase.EPOCH_END.value, Phase.VALID_END.value})
-
-_WHERE = ("iteration", "epoch", "valid_batch", "step")
 
 _END = object()
 
@@ -174,12 +172,12 @@ class Recorded(Workload):
 
     def line_at(self, state: State) -> Entry | None:
         """The line that tells of the look at this state, if it has one. Lines before it are passed."""
-        before = 0
+        before, event = 0, EVENT[state.phase]
         while before < len(self._lines) or self._take_in():
             needed, entry = self._lines[before]
             if needed > self._passed:
                 return None
-            if entry.event == state.phase.value and all(entry.body.get(n) == getattr(state, n) for n in _WHERE):
+            if entry.event == event and _is_there(entry.body, state):
                 for _ in range(before):
                     self._lines.popleft()
                 return entry
@@ -289,6 +287,16 @@ class Recorded(Workload):
 
     def _wrong(self, what: str, line: int) -> LogError:
         return LogError(what, path=self.path, line=line)
+
+
+def _is_there(body: Mapping[str, Any], state: State) -> bool:
+    """Whether the line tells of the look at this state."""
+    return (
+        body.get("iteration") == state.iteration
+        and body.get("epoch") == state.epoch
+        and body.get("valid_batch") == state.valid_batch
+        and body.get("step") == state.step
+    )
 
 
 def _said(what: object) -> str:

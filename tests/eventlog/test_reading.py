@@ -201,6 +201,14 @@ def test_a_line_of_another_form_is_an_error(number: int, change: dict[str, Any],
     assert caught.value.line == number + 1
 
 
+def test_a_training_goes_on_at_a_place_with_a_name(log: Path) -> None:
+    """A header that names no place to go on from, but something else, is refused as any other form that is wrong."""
+    forged(log, lambda lines: lines[0]["start"].update(resume_at=["epoch_end"]))
+
+    with pytest.raises(LogError, match="line 1: its start is .*, and not of the form that a log has"):
+        list(read_log(log))
+
+
 # ------------------------------------------------------------------------------------ versions
 
 
