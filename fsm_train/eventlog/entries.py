@@ -163,7 +163,7 @@ class Checked:
         self.path = str(path)
         self.last: Entry | None = None
         self.torn = False
-        self.resume_at: str | None = None
+        self.resume_at = ""  # where this call of `run` goes on
 
     def entry(self, number: int, raw: bytes) -> Entry | None:
         """The line, checked; None if it is not of this log, or torn at the very end.
@@ -192,7 +192,7 @@ class Checked:
             entry.body = upcast(entry.body, self.path, number)
         self._check_form(entry)
         if entry.event == HEADER:
-            self.resume_at = entry.body["start"].get("resume_at")
+            self.resume_at = entry.body["start"].get("resume_at", "")
         self.last = entry
         return entry
 
