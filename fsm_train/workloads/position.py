@@ -120,6 +120,7 @@ class _Rest:
         return self.wound
 
 
+@children_spared()
 def find_again(work: Supervised, state: State) -> Iterator[Any]:
     """The pass over the training data that was under way in this state."""
     if keeps_its_place(work.train):

@@ -19,11 +19,11 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.table import Outcome
 from ..core.transition import Command
-from ..signals import children_spared
 from .base import BRACKETS, Workload
 from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
 from .compiled import CapturedStep, CompiledStep
 from .effects import effect_of, is_registered
+from .feeding import copier_for, fed
 from .frozen import Frozen
 from .generators import Generators, generators_of, seed_all
 from .kept import Kept, Outside, Snapshot, Stateful
@@ -57,6 +57,8 @@ class Supervised(Workload):
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.
         extra: by name, what else with state_dict and load_state_dict belongs in a checkpoint.
+        ahead: whether a batch is fetched, and copied to the device, while the one before it is trained.
+            By default on CUDA, from a list or a DataLoader with workers; False takes each as it comes.
 
     Raises:
         WorkloadError: the parts do not fit together.
@@ -76,6 +78,7 @@ class Supervised(Workload):
         forward: Forward | None = None,
         split: Split | None = None,
         extra: Mapping[str, Stateful] | None = None,
+        ahead: bool | None = None,
     ) -> None:
         check_parameters(model, optimizer, loss_fn)
         if device is not None:
@@ -95,6 +98,7 @@ class Supervised(Workload):
         self.own_forward = forward
         self._split = split
         self._moves = self.device.type != "cpu"
+        self._copier = copier_for(self.device, ahead, self.train, split)
 
         # The batch under way.
         self.inputs: Any = None
@@ -212,8 +216,7 @@ class Supervised(Workload):
             )
         if self._restored:
             set_epoch(self.train, state.epoch)
-            with children_spared():
-                self._batches = find_again(self, state)
+            self._batches = fed(self._copier, self.train, find_again(self, state))
             self._fetched, self._restored = state.batch, False
         self._suspended[1].put_back()
         self._suspended = None
@@ -253,7 +256,7 @@ class Supervised(Workload):
         self._fetched = 0
         self.model.train()
         self.epoch_start = Generators.now(self.own_generators())
-        self._batches = begun(self.train)
+        self._batches = fed(self._copier, self.train, begun(self.train))
 
     def fetch(self) -> int | None:
         self._loss, self.window.share = None, 0.0
@@ -371,7 +374,7 @@ class Supervised(Workload):
         self._outside = Outside.of(self.model, self.own_generators())
         self._valid_meters.reset()
         self.model.eval()
-        self._valid_batches = begun(self.valid)
+        self._valid_batches = fed(self._copier, self.valid, begun(self.valid))
 
     def fetch_valid(self) -> int | None:
         batch = next(self._valid_batches, _END)
