@@ -12,10 +12,9 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from fsm_train import Phase, Supervised, restore, run, start
+from fsm_train import NoCheckpointError, Phase, Supervised, restore, run, start
 from fsm_train.callbacks import accumulate, checkpoint, ema, schedule
 from fsm_train.schedules import cosine, warmup
-from fsm_train.workloads.checkpoint import NoCheckpointError
 
 
 def train(folder: Path, seconds_a_batch: float) -> int:

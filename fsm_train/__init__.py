@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from .core.callback import Callback, factory, on
 from .core.commands import ClipGradNorm, WeighLoss
 from .core.description import describe
-from .core.errors import CallbackError, ConflictError, FactError, FsmTrainError, WorkloadError
+from .core.errors import (
+    CallbackError,
+    CheckpointError,
+    ConflictError,
+    FactError,
+    FsmTrainError,
+    NoCheckpointError,
+    WorkloadError,
+)
 from .core.phase import Flag, Operation, Phase
 from .core.state import Plan, State, extend
 from .core.table import TABLE, Edge
@@ -47,6 +55,7 @@ __all__ = [
     "Ablation",
     "Callback",
     "CallbackError",
+    "CheckpointError",
     "ClipGradNorm",
     "Command",
     "ConflictError",
@@ -60,6 +69,7 @@ __all__ = [
     "FsmTrainError",
     "LogError",
     "LrFound",
+    "NoCheckpointError",
     "Operation",
     "Phase",
     "Plan",

@@ -1,8 +1,9 @@
-"""`fsm-train`: what can be asked of a log, from the shell.
+"""`fsm-train`: what can be asked of a log, or of a folder of checkpoints, from the shell.
 
 Rules of this file: data goes to standard output and messages to standard error. The exit status is
-0 where everything agrees, 1 where something differs (or, for what-if, is refused), and 2 where
-something cannot be read. Code of a user is imported for --callbacks alone, and only what was typed.
+0 where everything agrees, 1 where something differs (for what-if, is refused; for checkpoints, is
+damaged), and 2 where something cannot be read. Code of a user is imported for --callbacks alone, and
+only what was typed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from .core.table import TABLE
 
 if TYPE_CHECKING:
     from .eventlog.sweeping import Sweep
+    from .workloads.manifest import Verified
 
 AGREES, DIFFERS, UNREADABLE = 0, 1, 2
 
@@ -59,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fsm-train",
-        description="Look at, replay, vary and compare the logs of trainings.",
-        epilog="Exit status: 0 it agrees, 1 it differs or is refused, 2 it cannot be read.",
+        description="Look at, replay, vary and compare the logs of trainings, and verify their checkpoints.",
+        epilog="Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -85,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     tail = add("tail", _tail, "Follow a training that is under way.")
     tail.add_argument("log")
     tail.add_argument("--all", action="store_true", help="show each line, not only epochs and the end")
+    checkpoints = add("checkpoints", _checkpoints, "List the checkpoints in a folder, and verify each byte of them.")
+    checkpoints.add_argument("folder", help="the folder that they are in, or one of them")
     plot = add("plot", _plot, "Draw the metrics of trainings over the epochs (needs the extra: plot).")
     plot.add_argument("logs", nargs="+", metavar="LOG")
     plot.add_argument("-o", "--output", required=True, help="the picture: .png, .svg, .pdf")
@@ -254,6 +259,56 @@ def _followed(path: Path, interval: float = 0.2) -> Iterator[Any]:
                 return
             file.seek(here)
             time.sleep(interval)
+
+
+def _checkpoints(options: argparse.Namespace) -> int:
+    from .core.errors import NoCheckpointError
+    from .eventlog.showing import escaped
+    from .workloads.manifest import verified
+
+    found = verified(Path(options.folder))
+    if not found:
+        raise NoCheckpointError(f"there is no checkpoint in {options.folder}")
+    # It is from there that a training goes on, whatever lies beside it.
+    newest = next((each for each in found if not each.trouble), None)
+    if options.json:
+        _write_json(
+            {
+                "checkpoints": [_told(each) for each in found],
+                "newest_good": None if newest is None else newest.path.name,
+            }
+        )
+    else:
+        width = max(len(escaped(each.path.name)) for each in found)
+        for each in found:
+            print(f"{escaped(each.path.name):<{width}}  {_seen(each)}{'  newest good' if each is newest else ''}")
+            if each.trouble:
+                print(f"  {escaped(each.trouble)}")
+    return DIFFERS if any(each.trouble for each in found) else AGREES
+
+
+def _told(found: Verified) -> dict[str, Any]:
+    """A checkpoint as data; what only its manifest could say is null where that cannot be read."""
+    there = found.checkpoint
+    return {
+        "name": found.path.name,
+        "good": not found.trouble,
+        "trouble": found.trouble,
+        "iteration": None if there is None else there.place.iteration,
+        "step": None if there is None else there.place.step,
+        "written": None if there is None else there.place.written,
+        "bytes": None if there is None else there.size,
+    }
+
+
+def _seen(found: Verified) -> str:
+    """A checkpoint in a few words."""
+    if found.checkpoint is None:
+        return "damaged"
+    place = found.checkpoint.place
+    written = datetime.fromtimestamp(place.written, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    where = f"step {place.step:>8}  {written}  {found.checkpoint.size / 1e6:10.1f} MB"
+    return f"{where}  {'damaged' if found.trouble else 'good'}"
 
 
 def _plot(options: argparse.Namespace) -> int:

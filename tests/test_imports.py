@@ -21,6 +21,7 @@ PURE = [
     "fsm_train.schedules",
     "fsm_train.sinks",
     "fsm_train.testing",
+    "fsm_train.workloads.manifest",
     "fsm_train.workloads.recorded",
     "fsm_train.workloads.scripted",
 ]

@@ -54,3 +54,11 @@ class FactError(FsmTrainError, KeyError):
 
 class WorkloadError(FsmTrainError, ValueError):
     """The model, the optimizer, the data or the loss are not what a training needs."""
+
+
+class CheckpointError(FsmTrainError):
+    """A checkpoint is damaged, missing, or not one."""
+
+
+class NoCheckpointError(CheckpointError):
+    """There is none yet: a training is to be started, and not gone on with."""

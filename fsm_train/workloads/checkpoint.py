@@ -1,10 +1,8 @@
 """Checkpoints as files: written so that a crash at any moment leaves a good one, and never trusted unread.
 
-A checkpoint is a folder with `state.json` (the control state), `tensors.pt` (everything else; loaded
-with weights_only=True and nothing allow-listed) and `manifest`, written last: a sha256 of itself, and
-size and sha256 of the others, since torch.load takes a flipped bit without a word. It is made under
-a temporary name, flushed to disk, renamed, and the folder around it flushed too. What has no valid
-manifest is no checkpoint.
+The tensors are loaded with weights_only=True and nothing allow-listed; the manifest has a sha256 of each
+byte, since torch.load takes a flipped bit without a word. A checkpoint is made under a temporary name,
+flushed to disk, renamed, and the folder around it flushed too.
 """
 
 from __future__ import annotations
@@ -15,90 +13,66 @@ import io
 import json
 import os
 import shutil
+import threading
 import uuid
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any, BinaryIO, cast
 
 import attrs
 import torch
+from torch.serialization import get_crc32_options, set_crc32_options
 
-from ..core.errors import FsmTrainError
+from ..core.errors import CheckpointError
+from .manifest import FORMAT, MANIFEST, STATE, TEMPORARY, TENSORS, Checkpoint, Place, find, verify
 
-FORMAT = 1
-STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 LARGEST_JSON = 256 * 2**20  # bytes; a state is some kilobytes, its history some megabytes at most
-_TEMPORARY, _REPLACED = ".writing-", ".replaced-"
-
-
-class CheckpointError(FsmTrainError):
-    """A checkpoint is damaged, missing, or not one."""
-
-
-class NoCheckpointError(CheckpointError):
-    """There is none yet: a training is to be started, and not gone on with."""
-
-
-@attrs.frozen
-class Place:
-    """Where in a training a checkpoint is.
-
-    Attributes:
-        iteration: finished training batches when it was written.
-        step: optimizer steps.
-        written: seconds since 1970.
-        drop: the names of those that are not needed any more when this one is there.
-    """
-
-    iteration: int
-    step: int
-    written: float
-    drop: tuple[str, ...] = ()
-
-
-@attrs.frozen
-class Checkpoint:
-    """A folder whose manifest could be read.
-
-    Attributes:
-        path: the folder.
-        number: each that is written into a folder has a higher one, whatever the clock says, and
-            also when a training goes on from an older one or begins anew.
-        place: where in the training it is.
-        files: by name, the size in bytes and the sha256 of each.
-    """
-
-    path: Path
-    number: int
-    place: Place
-    files: dict[str, tuple[int, str]]
+_REPLACED = ".replaced-"
+_PIECE = 2**18  # bytes that are hashed at once, while they are in the processor's cache
 
 
 class _Hashing(io.RawIOBase):
-    """A file that is hashed while it is written, so that it need not be read again."""
+    """A file that a second thread hashes, while it is written and then while it is flushed to disk.
+
+    That thread reads what was written back, from memory still: the tensors that are written may be gone
+    by then (those of a device are copied one by one), and to wait for it at each would double the time.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
-        self.sha256 = hashlib.sha256()
-        self.beside = ThreadPoolExecutor(1)
         self.size = 0
+        self.announced = 0
+        self.ends: SimpleQueue[int | None] = SimpleQueue()
 
     def writable(self) -> bool:
         return True
 
     def write(self, data: Any) -> int:
-        if len(data) < 2**16:
-            self.sha256.update(data)
-            self.file.write(data)
-        else:  # both at once: neither holds the interpreter's lock
-            hashed = self.beside.submit(self.sha256.update, data)
-            self.file.write(data)
-            hashed.result()
+        self.file.write(data)
         self.size += len(data)
+        if self.size - self.announced >= _PIECE:
+            self.announce()
         return len(data)
+
+    def announce(self) -> None:
+        """Let all that was written until now be hashed."""
+        self.file.flush()
+        self.announced = self.size
+        self.ends.put(self.size)
+
+    def hash(self) -> str:
+        """Hash up to each end that is announced, and to the last one."""
+        sha256, at, piece = hashlib.sha256(), 0, memoryview(bytearray(_PIECE))
+        for end in iter(self.ends.get, None):
+            while at < end:
+                read = os.preadv(self.file.fileno(), [piece[: end - at]], at)
+                sha256.update(piece[:read])
+                at += read
+        return sha256.hexdigest()
 
 
 def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: Place) -> None:
@@ -115,13 +89,13 @@ def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: P
     folder.mkdir(parents=True, exist_ok=True)
     there = tidy(folder)
     number = 1 + max((checkpoint.number for checkpoint in there), default=0)
-    unfinished = folder / f"{_TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
+    unfinished = folder / f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir()
     try:
         files: dict[str, tuple[int, str]] = {}
         with _written(unfinished / STATE, files) as file:
             file.write(state)
-        with _written(unfinished / TENSORS, files) as file:
+        with _written(unfinished / TENSORS, files) as file, _without_crc():
             torch.save(parts, cast("IO[bytes]", file))
         body = {"format": FORMAT, "number": number, "place": attrs.asdict(place), "files": files}
         text = json.dumps(body, sort_keys=True).encode()
@@ -138,13 +112,34 @@ def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: P
 @contextlib.contextmanager
 def _written(path: Path, files: dict[str, tuple[int, str]]) -> Iterator[_Hashing]:
     """A new file, flushed to disk at the end, and noted with its size and hash."""
-    with path.open("wb") as raw:
+    with path.open("w+b") as raw, ThreadPoolExecutor(1) as beside:
         hashing = _Hashing(raw)
-        with hashing.beside:
+        sha256 = beside.submit(hashing.hash)
+        try:
             yield hashing
-        raw.flush()
-        os.fsync(raw.fileno())
-    files[path.name] = hashing.size, hashing.sha256.hexdigest()
+            hashing.announce()
+            os.fsync(raw.fileno())
+        finally:
+            hashing.ends.put(None)
+    files[path.name] = hashing.size, sha256.result()
+
+
+_CRC = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_crc() -> Iterator[None]:
+    """Without the CRC that torch.save takes of each tensor, which doubles its time and which torch.load does not read.
+
+    The setting is one for all threads: one at a time changes it and puts it back.
+    """
+    with _CRC:
+        before = get_crc32_options()
+        set_crc32_options(False)
+        try:
+            yield
+        finally:
+            set_crc32_options(before)
 
 
 def _put_in_place(unfinished: Path, path: Path) -> None:
@@ -170,7 +165,7 @@ def tidy(folder: Path) -> list[Checkpoint]:
             replaced = path.with_name(path.name.removeprefix(_REPLACED).rpartition("-")[0])
             with contextlib.suppress(OSError):
                 _remove(path) if replaced.exists() else path.rename(replaced)
-        elif path.name.startswith(_TEMPORARY):
+        elif path.name.startswith(TEMPORARY):
             shutil.rmtree(path, ignore_errors=True)
     there = find(folder)
     superseded = {name: other.number for other in reversed(there) for name in other.place.drop}
@@ -184,71 +179,7 @@ def tidy(folder: Path) -> list[Checkpoint]:
 def _remove(path: Path) -> None:
     """Remove a checkpoint: renamed first, so that half of one is never taken for a whole."""
     with contextlib.suppress(OSError):
-        shutil.rmtree(path.rename(path.with_name(f"{_TEMPORARY}{path.name}")), ignore_errors=True)
-
-
-def find(folder: Path) -> list[Checkpoint]:
-    """The checkpoints in a folder, the newest first; whether their files are good is not looked at."""
-    found = []
-    for path in folder.iterdir():
-        if looks_like_one(path):
-            with contextlib.suppress(CheckpointError):
-                found.append(manifest_of(path))
-    return sorted(found, key=lambda c: (c.number, c.place.written), reverse=True)
-
-
-def looks_like_one(path: Path) -> bool:
-    """Whether this is a folder that a checkpoint was written into, and was not left unfinished."""
-    return not path.name.startswith(_TEMPORARY) and any((path / name).exists() for name in (STATE, TENSORS, MANIFEST))
-
-
-def manifest_of(path: Path) -> Checkpoint:
-    """The checkpoint in this folder, by its manifest.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    manifest = path / MANIFEST
-    try:
-        if not manifest.is_file() or manifest.stat().st_size > 2**20:
-            raise CheckpointError(f"{path} is no checkpoint: it has no manifest, or one that is too large")
-        digest, _, text = manifest.read_bytes().partition(b"\n")
-    except OSError as error:
-        raise CheckpointError(f"{path} is no checkpoint: its manifest cannot be read ({error.strerror})") from error
-    if hashlib.sha256(text).hexdigest().encode() != digest:
-        raise CheckpointError(f"{manifest} is damaged: it does not match its own checksum")
-    try:
-        body = json.loads(text)
-        if body["format"] > FORMAT:
-            raise CheckpointError(f"{path} was written by a newer version (format {body['format']}): update fsm-train")
-        files = {name: (int(size), str(sha256)) for name, (size, sha256) in body["files"].items()}
-        place = Place(**{**body["place"], "drop": tuple(body["place"]["drop"])})
-        checkpoint = Checkpoint(path, int(body["number"]), place, files)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
-    if files.keys() != {STATE, TENSORS}:
-        raise CheckpointError(f"{manifest} names the files {sorted(files)}, and not {STATE} and {TENSORS}")
-    return checkpoint
-
-
-def verify(checkpoint: Checkpoint) -> None:
-    """Read every byte and compare.
-
-    Raises:
-        CheckpointError: with the name of the file that is damaged.
-    """
-    for name, (size, sha256) in checkpoint.files.items():
-        path = checkpoint.path / name
-        try:
-            if path.is_symlink() or not path.is_file():
-                raise CheckpointError(f"{path} is no file of its own")
-            if path.stat().st_size != size:
-                raise CheckpointError(f"{path} is damaged: it has {path.stat().st_size} bytes and not {size}")
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise CheckpointError(f"{path} is damaged: it does not match its checksum")
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+        shutil.rmtree(path.rename(path.with_name(f"{TEMPORARY}{path.name}")), ignore_errors=True)
 
 
 def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:

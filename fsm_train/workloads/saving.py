@@ -17,13 +17,13 @@ import attrs
 import orjson
 
 from ..core.commands import SaveCheckpoint
-from ..core.errors import WorkloadError
+from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.phase import Flag, Junction, Phase
 from ..core.state import Plan, State
 from ..core.values import NO_FACTS, FrozenMap, SavedMemory, record_classes
 from ..eventlog.encoding import CannotDecodeError, decode, encode
 from . import checkpoint as files
-from .checkpoint import CheckpointError, NoCheckpointError
+from .manifest import MANIFEST, Checkpoint, Place, find_all, manifest_of
 from .position import keeps_its_place
 from .saved import as_generators, bring_back, parts_of
 
@@ -81,7 +81,7 @@ def save(work: Supervised, command: SaveCheckpoint) -> None:
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
-    folder, place = Path(command.folder), files.Place(state.iteration, state.step, time.time(), command.drop)
+    folder, place = Path(command.folder), Place(state.iteration, state.step, time.time(), command.drop)
     try:
         files.write(folder, command.name, control, parts, place)
     except OSError as error:
@@ -111,8 +111,8 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     chosen = Path(path)
     if not chosen.exists():
         raise NoCheckpointError(f"there is no checkpoint in {chosen}: No such file or directory")
-    if (chosen / files.MANIFEST).exists() or not chosen.is_dir():
-        state, parts = _read(files.manifest_of(chosen))
+    if (chosen / MANIFEST).exists() or not chosen.is_dir():
+        state, parts = _read(manifest_of(chosen))
     else:
         state, parts = _newest_good(chosen)
     if state.has_valid != workload.has_valid:
@@ -130,7 +130,7 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     return attrs.evolve(state, workload=workload, notes=tuple(notes))
 
 
-def _read(checkpoint: files.Checkpoint) -> tuple[State, dict[str, Any]]:
+def _read(checkpoint: Checkpoint) -> tuple[State, dict[str, Any]]:
     control, parts = files.read(checkpoint)
     try:
         return state_of(control), parts
@@ -139,14 +139,9 @@ def _read(checkpoint: files.Checkpoint) -> tuple[State, dict[str, Any]]:
 
 
 def _newest_good(folder: Path) -> tuple[State, dict[str, Any]]:
-    trouble = []
-    for path in sorted(folder.iterdir()):
-        if files.looks_like_one(path):
-            try:
-                files.manifest_of(path)
-            except CheckpointError as error:
-                trouble.append(str(error))
-    for candidate in files.find(folder):
+    there, damaged = find_all(folder)
+    trouble = list(damaged.values())
+    for candidate in there:
         try:
             found = _read(candidate)
         except CheckpointError as error:

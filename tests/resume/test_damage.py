@@ -22,14 +22,14 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import Phase, Supervised, extend, restore, run, start
+from fsm_train import CheckpointError, Phase, Supervised, extend, restore, run, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.workloads import checkpoint as files
-from fsm_train.workloads.checkpoint import CheckpointError, Place
+from fsm_train.workloads.manifest import MANIFEST, STATE, TENSORS, Place, find
 from tests.resume.world import FRESH, THOROUGH
 from tests.worlds import diabetes, sgd
 
-FILES = (files.STATE, files.TENSORS, files.MANIFEST)
+FILES = (STATE, TENSORS, MANIFEST)
 
 
 def _work(seed: int = 0, **settings: Any) -> Supervised:
@@ -102,7 +102,7 @@ def test_where_nothing_is_good_nothing_is_loaded(two: Path, tmp_path: Path) -> N
     """Without a good checkpoint that is an error which names them all; an empty or missing folder is one too."""
     shutil.copytree(two, tmp_path / "two")
     for path in (tmp_path / "two").iterdir():
-        (path / files.STATE).write_bytes(b"")
+        (path / STATE).write_bytes(b"")
 
     with pytest.raises(CheckpointError, match=r"(?s)epoch-00002.*epoch-00001"):
         restore(tmp_path / "two", _work())
@@ -185,9 +185,9 @@ def test_a_replaced_checkpoint_is_there_until_the_new_one_is(tmp_path: Path, mon
     (tmp_path / "a").rename(tmp_path / ".writing-a-00000000")  # as if it had not got that far
     monkeypatch.undo()
 
-    assert [c.place.iteration for c in files.find(tmp_path)] == [1]
+    assert [c.place.iteration for c in find(tmp_path)] == [1]
     files.tidy(tmp_path)
-    assert [c.path.name for c in files.find(tmp_path)] == ["a"]
+    assert [c.path.name for c in find(tmp_path)] == ["a"]
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -210,7 +210,7 @@ def test_newest_is_what_was_written_last(tmp_path: Path) -> None:
     _write(tmp_path, "a", 20)
     _write(tmp_path, "b", 3)
 
-    assert [c.path.name for c in files.find(tmp_path)] == ["b", "a"]
+    assert [c.path.name for c in find(tmp_path)] == ["b", "a"]
 
 
 def test_what_was_to_be_dropped_is_dropped_by_the_next_save(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_names_stay_in_the_folder(tmp_path: Path) -> None:
 def test_a_full_disk_does_not_end_the_training(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The training goes on, the last good checkpoint is untouched, and a warning says the reason."""
     run(start(_work(), epochs=1, seed=0), [checkpoint(tmp_path)])
-    before = (tmp_path / "epoch-00001" / files.TENSORS).read_bytes()
+    before = (tmp_path / "epoch-00001" / TENSORS).read_bytes()
     work = _work()
     state = extend(restore(tmp_path, work), epochs=1)
 
@@ -257,7 +257,7 @@ def test_a_full_disk_does_not_end_the_training(at: str, tmp_path: Path, monkeypa
 
     assert (final.phase, final.epoch) == (Phase.DONE, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
-    assert (tmp_path / "epoch-00001" / files.TENSORS).read_bytes() == before
+    assert (tmp_path / "epoch-00001" / TENSORS).read_bytes() == before
     assert restore(tmp_path, _work()).epoch == 1
 
 
@@ -304,14 +304,14 @@ def _with(folder: Path, name: str, data: bytes) -> Path:
     """A checkpoint in which this file holds these bytes, and the manifest says so."""
     path = folder / "epoch-00002"
     (path / name).write_bytes(data)
-    body = json.loads((path / files.MANIFEST).read_bytes().partition(b"\n")[2])
+    body = json.loads((path / MANIFEST).read_bytes().partition(b"\n")[2])
     body["files"][name] = [len(data), hashlib.sha256(data).hexdigest()]
     _sign(path, json.dumps(body).encode())
     return path
 
 
 def _sign(path: Path, text: bytes) -> None:
-    (path / files.MANIFEST).write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    (path / MANIFEST).write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
 
 
 def _pickled(_: bytes) -> bytes:
@@ -355,7 +355,7 @@ def _with_entry(good: bytes, name: str, data: bytes, kind: int) -> bytes:
 def test_archives_made_with_intent_are_refused(made: Callable[[bytes], bytes], two: Path, tmp_path: Path) -> None:
     """With checksums that fit: nothing in them is run, nothing is written, and they are refused with a sentence."""
     shutil.copytree(two, tmp_path / "two")
-    path = _with(tmp_path / "two", files.TENSORS, made((two / "epoch-00002" / files.TENSORS).read_bytes()))
+    path = _with(tmp_path / "two", TENSORS, made((two / "epoch-00002" / TENSORS).read_bytes()))
 
     with pytest.raises(CheckpointError, match=r"tensors.pt"):
         restore(path, _work())
@@ -396,8 +396,8 @@ def test_states_made_with_intent_are_refused(
 ) -> None:
     """Deep, huge or strange JSON is refused with a sentence, and the one before it is used."""
     shutil.copytree(two, tmp_path / "two")
-    good = json.loads((two / "epoch-00002" / files.STATE).read_bytes())
-    path = _with(tmp_path / "two", files.STATE, made(good))
+    good = json.loads((two / "epoch-00002" / STATE).read_bytes())
+    path = _with(tmp_path / "two", STATE, made(good))
 
     with pytest.raises(CheckpointError):
         restore(path, _work())
@@ -415,13 +415,19 @@ def test_states_made_with_intent_are_refused(
         {"format": "1"},
         {"place": {"iteration": 1}},
         {"number": "first"},
+        {"number": float("inf")},
+        {"number": -1},
+        {"place": {"iteration": 1, "step": True, "written": 0.0, "drop": []}},
+        {"place": {"iteration": 1, "step": 1, "written": float("nan"), "drop": []}},
+        {"place": {"iteration": 1, "step": 1, "written": 1e300, "drop": []}},
+        {"place": {"iteration": 1, "step": 1, "written": "today", "drop": []}},
     ],
 )
 def test_manifests_that_name_other_files_are_refused(change: dict[str, Any], two: Path, tmp_path: Path) -> None:
     """A manifest speaks of the two files of a checkpoint, in the format that is known, and of nothing else."""
     shutil.copytree(two, tmp_path / "two")
     path = tmp_path / "two" / "epoch-00002"
-    body = json.loads((path / files.MANIFEST).read_bytes().partition(b"\n")[2])
+    body = json.loads((path / MANIFEST).read_bytes().partition(b"\n")[2])
     _sign(path, json.dumps({**body, **change}).encode())
 
     with pytest.raises(CheckpointError, match="epoch-00002"):
@@ -431,7 +437,7 @@ def test_manifests_that_name_other_files_are_refused(change: dict[str, Any], two
 def test_manifests_that_are_no_files_or_too_large_are_refused(two: Path, tmp_path: Path) -> None:
     """Nothing is read that could have no end."""
     shutil.copytree(two, tmp_path / "two")
-    manifest = tmp_path / "two" / "epoch-00002" / files.MANIFEST
+    manifest = tmp_path / "two" / "epoch-00002" / MANIFEST
     manifest.write_bytes(bytes(2**20 + 1))
     with pytest.raises(CheckpointError, match="too large"):
         restore(manifest.parent, _work())
@@ -443,9 +449,9 @@ def test_manifests_that_are_no_files_or_too_large_are_refused(two: Path, tmp_pat
 def test_links_are_not_followed(two: Path, tmp_path: Path) -> None:
     """The files of a checkpoint are its own."""
     shutil.copytree(two, tmp_path / "two")
-    file = tmp_path / "two" / "epoch-00002" / files.STATE
+    file = tmp_path / "two" / "epoch-00002" / STATE
     file.unlink()
-    file.symlink_to(two / "epoch-00002" / files.STATE)
+    file.symlink_to(two / "epoch-00002" / STATE)
 
     with pytest.raises(CheckpointError, match="no file of its own"):
         restore(file.parent, _work())
@@ -454,7 +460,7 @@ def test_links_are_not_followed(two: Path, tmp_path: Path) -> None:
 def test_a_manifest_removes_nothing_elsewhere(tmp_path: Path) -> None:
     """What it wants dropped is looked for among the checkpoints of its folder only."""
     (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / files.STATE).write_text("{}")
+    (tmp_path / "precious" / STATE).write_text("{}")
     folder = tmp_path / "folder"
     _write(folder, "a", 1, drop=("../precious", str(tmp_path / "precious"), "."))
     _write(folder, "b", 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_train.workloads import checkpoint as files
+from fsm_train.workloads.manifest import find, verify
 from tests.resume.world import THOROUGH, Spec, differences, signalled, train_through
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
@@ -34,9 +34,9 @@ def test_sigterm_at_random_moments(group: bool, tmp_path: Path) -> None:
             trials += 1
             assert left.batches_after <= 1, seed
             assert left.said["handlers"], seed
-            newest, *_ = files.find(folder)
+            newest, *_ = find(folder)
             assert newest.path.name.endswith("-suspended"), seed
-            files.verify(newest)
+            verify(newest)
         # One that comes before the training begins, or after it, ends the process as it ends any other.
         if left.status == -signal.SIGTERM:
             continue

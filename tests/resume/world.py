@@ -34,7 +34,7 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from fsm_train import Flag, Phase, State, Supervised, Transition, on, restore, run, start
+from fsm_train import Flag, NoCheckpointError, Phase, State, Supervised, Transition, on, restore, run, start
 from fsm_train import callbacks as c
 from fsm_train.core.callback import Callback
 from fsm_train.core.commands import SaveCheckpoint
@@ -43,7 +43,6 @@ from fsm_train.data import reproducible
 from fsm_train.eventlog.encoding import encode
 from fsm_train.schedules import cosine, warmup
 from fsm_train.signals import SIGNALS
-from fsm_train.workloads.checkpoint import NoCheckpointError
 from fsm_train.workloads.generators import Generators
 from tests.worlds import accuracy, digits
 
