@@ -239,7 +239,8 @@ class _Course:
         answers = consult(callbacks, self.state)
         if answers:
             self.state, decision = decide(self.state, answers, self.watch.positions)
-            self.flags = self.state.flags.value
+            if decision.flags is not Flag.NONE:
+                self.flags = self.state.flags.value
             if decision.hyper:
                 self.work.set_hyper({name: self.state.hyper[name] for name in decision.hyper})
             for _, command in decision.commands:

@@ -47,6 +47,7 @@ def accumulate(
     if 0 not in from_epoch:
         raise ValueError(f"every={every!r}: say how many batches a step has from epoch 0 on")
 
+    @functools.lru_cache(maxsize=1)
     def window(epoch: int) -> int:
         return from_epoch[max(first for first in from_epoch if first <= epoch)]
 
