@@ -19,6 +19,7 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.table import Outcome
 from ..core.transition import Command
+from .advice import tell_once
 from .base import BRACKETS, Workload
 from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
 from .compiled import CapturedStep, CompiledStep
@@ -136,6 +137,7 @@ class Supervised(Workload):
         self._restored = False  # whether the pass over the data is still to be found again
         self._elapsed_before = 0.0
         self._since = time.perf_counter()
+        self.told = False  # the summary
 
     # ---------------------------------------------------------------- what the interpreter asks
 
@@ -194,6 +196,7 @@ class Supervised(Workload):
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked = False
+        tell_once(self)
         self.set_hyper(state.hyper)
         if state.resume_at is None:
             if self._restored and self._suspended is not None:
