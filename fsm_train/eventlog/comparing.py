@@ -87,9 +87,6 @@ def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Difference | None:
             return attrs.evolve(first, then=then)
         if then is not None:
             return then
-        for rest in (lines_a, lines_b):
-            for _ in rest:
-                pass
 
 
 def _calls(path: str | PathLike[str]) -> Iterator[tuple[Entry, Iterator[Entry]]]:

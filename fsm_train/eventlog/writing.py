@@ -184,9 +184,8 @@ class Recording:
         return self._workload.interrupt
 
     @interrupt.setter
-    def interrupt(self, value: str | None) -> None:
-        if value is None and self._workload.interrupt is not None:
-            self._note(self._workload.interrupt)  # the machine has acted on it
+    def interrupt(self, value: None) -> None:
+        self._note(self._workload.interrupt)  # the machine has acted on it
         self._workload.interrupt = value
 
     def fetch(self, *state: State) -> int | None:

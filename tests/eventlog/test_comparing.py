@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_train import Flag, Phase, State, Transition, diff, extend, on, run, start
+from fsm_train import EventLog, Flag, Phase, State, Transition, diff, extend, on, run, start
 from fsm_train.callbacks import early_stopping
 
 from .forging import LOSSES, forged, index, library, logged, smoothed, workload
@@ -29,6 +29,17 @@ def test_equal_trainings_have_no_difference(logs: tuple[Path, Path]) -> None:
 
     assert diff(a, b) is None
     assert diff(a, a) is None
+
+
+def test_lines_that_only_one_has_make_no_difference(tmp_path: Path) -> None:
+    """Who asked for a line per batch has the same training; the batches on the way are counted together."""
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    run(start(workload(), epochs=2), log=a)
+    run(start(workload(), epochs=2), log=EventLog(b, phases=[Phase.BATCH_END]))
+
+    assert len(b.read_bytes()) > len(a.read_bytes())
+    assert diff(a, b) is None
+    assert diff(b, a) is None
 
 
 def test_a_fact_is_a_fact(logs: tuple[Path, Path]) -> None:

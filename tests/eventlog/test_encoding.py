@@ -145,6 +145,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"$": "Kept", "best": 1.0}, r"has the fields \['best'\], but now"),
     ({"$": "warmup", "length": "x", "start": 1.0}, "its record warmup is refused"),
     ({"a": 1}, "is not a value that a log has"),
+    ({"$float": "nan", "$int": "1"}, "is not a value that a log has"),
     ({"$map": [1]}, "is no map"),
     ({"$list": [{"$repr": "x"}]}, "was written as text"),
 ]

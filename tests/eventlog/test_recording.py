@@ -9,10 +9,16 @@ STEP = (Operation.BACKWARD, Operation.STEP)
 
 
 class InOneGo(Scripted):
-    """Carries out any sequence in one go, and holds its steps back."""
+    """Carries out any sequence in one go, and holds every second step back."""
+
+    steps = 0
 
     def fused(self, operations: tuple[Operation, ...]) -> object:
-        return lambda: False
+        def step() -> bool:
+            self.steps += 1
+            return self.steps % 2 == 1
+
+        return step
 
 
 def test_step_held_back_in_one_go_is_noted() -> None:
@@ -21,8 +27,9 @@ def test_step_held_back_in_one_go_is_noted() -> None:
     in_one_go = recording.fused(STEP)
     assert in_one_go is not None
 
-    in_one_go()
-
+    assert in_one_go() is True
+    assert recording.take() == []
+    assert in_one_go() is False
     assert recording.take() == [["held back", 1]]
 
 

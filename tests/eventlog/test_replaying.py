@@ -30,6 +30,7 @@ from fsm_train import (
     replay,
     run,
     start,
+    what_if,
 )
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
 from fsm_train.schedules import absolute
@@ -439,6 +440,108 @@ def test_a_training_that_failed_is_replayed_to_where_it_failed(
     assert lines_of(path)[-1]["event"] == "failed"
 
 
+@pytest.mark.parametrize("where", ["prepare", "finish"])
+def test_a_training_that_failed_at_either_end_is_replayed(where: str, tmp_path: Path) -> None:
+    """Before anything was decided, and after everything was."""
+    path, work = tmp_path / "run.jsonl", workload()
+
+    def fail(state: State) -> None:
+        raise RuntimeError("broken")
+
+    setattr(work, where, fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        run(start(work, epochs=2), [smoothed], log=path)
+
+    again = replay(path, [smoothed])
+
+    assert again.ok
+    assert (again.state.phase is Phase.TEARDOWN) == (where == "finish")
+
+
+def test_the_last_line_of_a_failed_training_is_checked_in_form(tmp_path: Path) -> None:
+    """What is decided at TEARDOWN is decided about what stands there, so that has to be numbers."""
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(RuntimeError):
+        run(start(_Fails("loss", RuntimeError("broken")), epochs=8), [], log=path)
+    forged(path, _set("teardown", 1, "samples", None))
+
+    with pytest.raises(LogError, match="samples is None, and not a whole number") as caught:
+        replay(path, [])
+    assert caught.value.line == len(lines_of(path)) - 1
+
+
+class _Interrupted(Scripted):
+    """Is asked to leave in the sixth batch, in the middle of an epoch."""
+
+    def forward(self, state: State | None = None) -> None:
+        self.batches_begun = getattr(self, "batches_begun", 0) + 1
+        if self.batches_begun == 6:
+            self.interrupt = "SIGTERM"
+
+
+def _interrupted(path: Path) -> State:
+    return run(start(_Interrupted(batches=4, valid_loss=LOSSES), epochs=8), log=path)
+
+
+def test_a_line_that_is_damaged_behind_a_signal_is_found(tmp_path: Path) -> None:
+    """Where nothing is asked of the recorded world any more, the lines are read, and checked, all the same."""
+    path = tmp_path / "run.jsonl"
+    assert _interrupted(path).phase is Phase.SUSPENDED
+    assert replay(path, []).ok
+    lines = lines_of(path)
+    lines[-1]["samples"] += 1
+    write(path, lines)
+
+    for ask in (lambda: replay(path, []), lambda: what_if(path, [])):
+        with pytest.raises(LogError, match="its digest does not fit") as caught:
+            ask()
+        assert caught.value.line == len(lines)
+
+
+def test_a_signal_that_is_taken_out_is_found(tmp_path: Path) -> None:
+    """Without it the training would have gone on, to a batch that the log does not have."""
+    path = tmp_path / "run.jsonl"
+    _interrupted(path)
+    i = index(lines_of(path), "teardown")
+    assert lines_of(path)[i]["course"][-1] == ["SIGTERM", 1]
+    forged(path, lambda lines: lines[i]["course"].pop())
+
+    found = replay(path, []).divergence
+
+    assert found is not None
+    assert (found.line, found.what, found.recorded, found.decided) == (i + 1, "phase", "teardown", "a batch")
+
+
+def test_lines_after_the_end_are_found(tmp_path: Path) -> None:
+    """A training that is done has no second end."""
+    path = tmp_path / "run.jsonl"
+    logged(path, [])
+    forged(path, lambda lines: lines.extend([dict(lines[-2]), dict(lines[-1])]))
+
+    found = replay(path, []).divergence
+
+    assert found is not None
+    assert (found.line, found.what, found.recorded, found.decided) == (
+        len(lines_of(path)) - 1,
+        "phase",
+        "teardown",
+        "the end",
+    )
+
+
+def test_answers_without_number_are_replayed(tmp_path: Path) -> None:
+    """Another answer at each of many batches; only a few of them are kept at a time."""
+    path = tmp_path / "run.jsonl"
+
+    @on(Phase.BATCH_END, memory=0)
+    def counts(state: State, times: int) -> Transition:
+        return Transition(memory=times + 1)
+
+    run(start(Scripted(batches=300), epochs=1), [counts], log=path)
+
+    assert replay(path, [counts]).state.memory["counts"] == 300
+
+
 def test_what_was_decided_at_the_end_of_a_failed_training_is_checked_too(tmp_path: Path) -> None:
     """Another answer at TEARDOWN is found, also when it was an error that led there."""
 
@@ -610,6 +713,21 @@ def test_a_recorded_training_says_when_something_else_comes(tmp_path: Path) -> N
 
     with pytest.raises(LogError, match="the metrics would come next, but in the log it is a batch of 32"):
         run(Recorded(path).start(), [skip])
+
+
+def test_the_end_of_the_data_is_no_metric(tmp_path: Path) -> None:
+    """A training that closes an epoch one batch early finds that the data end first."""
+    path = tmp_path / "run.jsonl"
+    logged(path, [])
+
+    @on(Phase.BATCH_END)
+    def leave(state: State) -> Transition | None:
+        return Transition(flags=Flag.STOP_EPOCH | Flag.SKIP_VALID) if state.batch == 4 else None
+
+    recorded = Recorded(path)
+    assert recorded.has_valid
+    with pytest.raises(LogError, match="the metrics would come next, but in the log it is the end of the data"):
+        run(recorded.start(), [leave])
 
 
 def test_a_recorded_training_cannot_be_put_back(tmp_path: Path) -> None:

@@ -317,6 +317,14 @@ def test_a_log_that_is_damaged_is_no_answer(log: Path) -> None:
         what_if(log, [early_stopping(patience=2)])
 
 
+def test_an_answer_that_is_no_number_is_no_answer(log: Path) -> None:
+    """So with the answers of others, which are taken as they stand in the log."""
+    forged(log, lambda lines: lines[index(lines, "epoch_end", 2)]["answers"].update(early_stopping=3))
+
+    with pytest.raises(LogError, match="it is not of the form that a log has"):
+        what_if(log, [early_stopping(patience=2)])
+
+
 def test_a_log_from_the_middle_of_a_training_can_be_asked(tmp_path: Path) -> None:
     """The memory that a callback had then is in the header."""
     work = workload()

@@ -85,6 +85,39 @@ def test_what_others_ask_for_is_not_in_the_log(tmp_path: Path) -> None:
     assert logs[0] == logs[1]
 
 
+class _Curious:
+    """A sink that reads the loss of each batch."""
+
+    at = (Phase.BATCH_END,)
+    needs = frozenset({"loss"})
+    interval = 0.0
+
+    def open(self, state: State, callbacks: Any) -> None:
+        """Nothing to do."""
+
+    def see(self, state: State, answers: Any) -> None:
+        assert state.facts["loss"] > 0
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def test_a_fact_that_only_a_sink_reads_is_not_in_a_line(tmp_path: Path) -> None:
+    """Also at a phase that has a line for each batch."""
+    logs = []
+    for sinks in ([], [_Curious()]):
+        path = tmp_path / f"{len(sinks)}.jsonl"
+        run(start(workload(), epochs=2), [_each_batch], log=path, sinks=sinks)
+        logs.append(path.read_bytes())
+
+    assert logs[0] == logs[1]
+
+
+@on(Phase.BATCH_END)
+def _each_batch(state: State) -> None:
+    """Looks, and needs nothing."""
+
+
 @on(Phase.VALID_BATCH_END)
 def _each_valid_batch(state: State) -> None:
     """Looks, and needs nothing."""
@@ -258,6 +291,31 @@ def test_a_log_that_cannot_be_written_is_a_warning(path: str, sentence: str) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert final == run(start(workload(), epochs=8, seed=0), library())
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_log_without_permission_is_a_warning(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a file that is there and may not be read: who it belongs to keeps it, and the training goes on."""
+    path = tmp_path / "run.jsonl"
+    if there:
+        path.write_text("not for you")
+    opened = Path.open
+
+    def refused(self: Path, *args: Any, **kwargs: Any) -> Any:
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.warns(RuntimeWarning, match=r"the log is incomplete, nothing is written .Permission denied.") as caught:
+        final = logged(path)
+
+    assert len(caught) == 1
+    assert final.phase is Phase.DONE
+    (note,) = final.notes
+    assert "Permission denied" in note
+    monkeypatch.undo()
+    assert (path.read_text() if path.exists() else None) == ("not for you" if there else None)
 
 
 def test_a_disk_that_fills_up_is_said_with_what_is_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
