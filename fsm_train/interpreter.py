@@ -253,8 +253,8 @@ class _Course:
 
     def measured(self, needs: Set[str]) -> State:
         """The state of this moment, with the facts that somebody needs."""
-        if not needs:
-            return self.now(_only_the_size(self.counters.fetched))
+        if not needs:  # which is so where the training has ended: the last state has no facts, seen or not
+            return self.now(NO_FACTS if self.place in FINAL else _only_the_size(self.counters.fetched))
         return self.now(Facts({"batch_size": self.counters.fetched, **self.work.read(needs, self.now())}))
 
     def fail(self, error: BaseException) -> None:

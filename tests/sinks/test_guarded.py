@@ -9,6 +9,7 @@ import pytest
 
 from fsm_train import Callback, CallbackError, Flag, Phase, Scripted, State, Transition, on, run, start
 from fsm_train.sinks import Sink
+from fsm_train.testing import simulate
 
 Clock = Callable[[float, float], float]
 
@@ -143,6 +144,17 @@ def test_sinks_influence_nothing(phases: tuple[Phase, ...]) -> None:
     final = run(a_training(), [slow_down_when_worse], sinks=[sink])
 
     assert final == run(a_training(), [slow_down_when_worse])
+
+
+@pytest.mark.parametrize("interrupt_at", [None, Phase.BATCH_END])
+def test_last_state_is_the_one_that_is_returned(interrupt_at: Phase | None) -> None:
+    """What is seen of a final phase is what `run` returns, and no facts are in it that nobody sees otherwise."""
+    sink = Recorder(Phase.DONE, Phase.SUSPENDED)
+    final = simulate([], sinks=[sink], interrupt_at=interrupt_at)
+
+    assert sink.seen == [final]
+    assert final == simulate([], interrupt_at=interrupt_at)
+    assert final.facts == {}
 
 
 def test_sink_is_closed_when_a_callback_raised() -> None:
