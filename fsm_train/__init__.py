@@ -17,6 +17,7 @@ from .core.errors import (
     ConflictError,
     FactError,
     FsmTrainError,
+    MetricError,
     NoCheckpointError,
     WorkloadError,
 )

@@ -15,6 +15,7 @@ from fsm_train import (
     ConflictError,
     FactError,
     Flag,
+    MetricError,
     Phase,
     Plan,
     Scripted,
@@ -27,7 +28,7 @@ from fsm_train import (
     run,
     start,
 )
-from fsm_train.testing import simulate
+from fsm_train.testing import at, simulate
 
 
 def test_a_run_counts_what_it_did() -> None:
@@ -293,6 +294,40 @@ def test_conflicts_name_both_writers() -> None:
 
     with pytest.raises(ConflictError, match=r"at batch_begin 'one' sets lr to 0.1 and 'two' to 0.2: leave one"):
         simulate([two, one])
+
+
+def test_metric_that_is_not_there_says_which_are() -> None:
+    """Reading a metric that was not measured names it, and those that were: a misspelt name is seen at once."""
+
+    @on(Phase.EPOCH_END)
+    def misspelt(state: State) -> Transition:
+        return Transition(reason=str(state.metrics["valid_acuracy"]))
+
+    sentence = "'misspelt' at epoch_end .* MetricError: there is no metric 'valid_acuracy' here: there are {}"
+    with pytest.raises(CallbackError, match=sentence.format("train_loss, valid_accuracy")) as caught:
+        simulate([misspelt], valid_accuracy=0.5)
+    assert isinstance(caught.value.__cause__, MetricError)
+    assert isinstance(caught.value.__cause__, KeyError), "it is caught as for any mapping"
+    with pytest.raises(MetricError, match="here: there are none yet"):
+        at(Phase.BATCH_END).metrics["valid_loss"]
+
+
+def test_metrics_are_a_mapping_like_others() -> None:
+    """They can be written to no more than others, have a default where one is asked for, and stay what they are."""
+    state = at(Phase.EPOCH_END, valid_loss=0.5)
+
+    assert state.metrics.get("valid_acuracy") is None
+    assert "valid_acuracy" not in state.metrics
+    assert attrs.evolve(state, epoch=2).metrics is state.metrics
+    for same in (pickle.loads(pickle.dumps(state)), copy.deepcopy(state)):
+        with pytest.raises(MetricError):
+            same.metrics["valid_acuracy"]
+    final = simulate([], valid_loss=1.0)
+    for metrics in (final.metrics, *final.history):
+        with pytest.raises(MetricError):
+            metrics["valid_acuracy"]
+    with pytest.raises(TypeError, match="a mapping was expected, not 3"):
+        at(Phase.EPOCH_END, metrics=3)
 
 
 def test_fact_that_was_not_asked_for_says_how_to_ask() -> None:

@@ -52,6 +52,12 @@ class FactError(FsmTrainError, KeyError):
     __str__ = Exception.__str__  # KeyError would show the sentence in quotes
 
 
+class MetricError(FsmTrainError, KeyError):
+    """A metric was read that was not measured."""
+
+    __str__ = Exception.__str__
+
+
 class WorkloadError(FsmTrainError, ValueError):
     """The model, the optimizer, the data or the loss are not what a training needs."""
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from .phase import Flag, Phase, Place
-from .values import EMPTY, NO_FACTS, Facts, as_facts, frozen_map
+from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
 
 if TYPE_CHECKING:
     from ..workloads.base import Workload
@@ -133,7 +133,7 @@ class State:
     pending: int = 0
     flags: Flag = Flag.NONE
     facts: Facts = attrs.field(default=NO_FACTS, converter=as_facts)
-    metrics: Mapping[str, float] = attrs.field(default=EMPTY, converter=frozen_map)
+    metrics: Mapping[str, float] = attrs.field(default=Metrics(), converter=as_metrics)
     history: tuple[Mapping[str, float], ...] = ()
     hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map)
     memory: Mapping[str, object] = attrs.field(default=EMPTY, converter=frozen_map)

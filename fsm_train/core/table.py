@@ -20,7 +20,7 @@ import attrs
 
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, MEASURES, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
 from .state import Counters, State, counters_of, state_at
-from .values import NO_FACTS, FrozenMap
+from .values import NO_FACTS, Metrics
 
 Predicate = Callable[[Counters], bool]
 Term = Flag | Predicate
@@ -359,12 +359,12 @@ def with_metrics(state: State, operation: Operation, measured: Mapping[str, floa
     monitors valid_loss must not take last epoch's for a new one.
     """
     if operation is Operation.MEASURE_VALID:
-        return attrs.evolve(state, metrics=FrozenMap({**state.metrics, **measured}))
+        return attrs.evolve(state, metrics=Metrics({**state.metrics, **measured}))
     in_this_epoch = state.validated_at > state.iteration - state.batch or state.validated_at == state.iteration
     of_this_epoch = {
         name: value for name, value in state.metrics.items() if in_this_epoch and name.startswith("valid_")
     }
-    metrics = FrozenMap({**measured, **of_this_epoch})
+    metrics = Metrics({**measured, **of_this_epoch})
     return attrs.evolve(state, metrics=metrics, history=(*state.history, metrics))
 
 

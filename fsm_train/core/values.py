@@ -8,7 +8,7 @@ from typing import Any, Never, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import attrs
 
-from .errors import FactError
+from .errors import FactError, MetricError
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -77,6 +77,25 @@ class Facts(FrozenMap[str, float]):
 
 
 NO_FACTS = Facts()
+
+
+class Metrics(FrozenMap[str, float]):
+    """What an epoch or a validation measured, by name. Reading one that is not there says which there are."""
+
+    __slots__ = ()
+
+    def __missing__(self, name: str) -> Never:
+        known = ", ".join(self) or "none yet"
+        raise MetricError(
+            f"there is no metric {name!r} here: there are {known}. Those of a validation are called valid_…, and are "
+            "missing in an epoch that had none; where that may be, read it with .get()"
+        )
+
+
+def as_metrics(mapping: Mapping[str, float]) -> Metrics:
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"a mapping was expected, not {mapping!r}")
+    return mapping if type(mapping) is Metrics else Metrics(mapping)
 
 
 def as_facts(mapping: Mapping[str, float]) -> Facts:

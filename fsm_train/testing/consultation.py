@@ -14,7 +14,7 @@ from ..core.callback import Callback
 from ..core.errors import FactError
 from ..core.state import State
 from ..core.transition import UNCHANGED, Transition
-from ..core.values import Facts, FrozenMap, unsaveable
+from ..core.values import Facts, FrozenMap, Metrics, unsaveable
 from . import hidden, watching
 from .differences import fingerprint, same
 
@@ -177,6 +177,10 @@ class _NotingFacts(_Noting, Facts):
     __slots__ = ()
 
 
+class _NotingMetrics(_Noting, Metrics):
+    __slots__ = ()
+
+
 class _NotingMemories(_Noting):
     """Whoever goes through all memories, or counts them, asks for those of others too."""
 
@@ -213,7 +217,7 @@ def _noting(state: State, name: str, notes: Notes) -> State:
         object.__setattr__(shown, field, mapping)
 
     put("facts", _NotingFacts, notes.facts.add)
-    put("metrics", _Noting, notes.metrics.add)
+    put("metrics", _NotingMetrics, notes.metrics.add)
     put("hyper", _Noting, notes.hyper.add)
     put("memory", _NotingMemories, lambda asked: None if asked == name else notes.memories.add(asked))
     return shown

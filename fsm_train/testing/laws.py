@@ -249,7 +249,7 @@ def needs_what_it_reads(case: Case) -> Finding | None:
 
 
 @law(
-    "Read it as state.metrics[name], which raises when it is not there, or raise a LookupError that names the metric: "
+    "Read it as state.metrics[name], which says so when it is not there, or raise a LookupError that names the metric: "
     "a misspelt name is to be found at the first check, and not after a night in which nothing happened.",
     whole=True,
 )
