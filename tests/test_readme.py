@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 
 import fsm_train.callbacks
+from fsm_train import Callback
 from fsm_train.core.diagram import mermaid
+from fsm_train.testing import check_callback
 
 README = Path(__file__).parents[1] / "README.md"
 
 
 def test_code_in_the_readme_runs() -> None:
-    """All Python blocks, one after the other, as a reader would try them in one session."""
+    """All Python blocks, as a reader would try them in one session; and what is shown as a callback is a good one."""
     torch.manual_seed(0)
     session: dict[str, object] = {}
     blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
@@ -24,6 +26,10 @@ def test_code_in_the_readme_runs() -> None:
         exec(block, session)
 
     assert len(blocks) >= 5
+    shown = [value for value in session.values() if isinstance(value, Callback)]
+    assert len(shown) >= 5
+    for callback in shown:
+        check_callback(callback, examples=20)
 
 
 def test_diagram_in_the_readme_is_that_of_the_table() -> None:
@@ -35,14 +41,21 @@ def test_readme_lists_the_library() -> None:
     """Each callback stands in the table, linked to its file, with the first sentence of its docstring."""
     rows = [_row(name) for name in sorted(fsm_train.callbacks.__all__)]
 
+    for name in fsm_train.callbacks.__all__:
+        assert f"\ndef {name}(" in (README.parent / _file_of(name)).read_text()
     assert [row for row in rows if row not in README.read_text()] == []
 
 
 def _row(name: str) -> str:
-    factory = getattr(fsm_train.callbacks, name)
-    where = Path(inspect.getsourcefile(factory) or "").relative_to(README.parent)
-    effect = " ".join((inspect.getdoc(factory) or "").split("\n\n")[0].split())
+    factory, where = getattr(fsm_train.callbacks, name), _file_of(name)
+    effect = " ".join((inspect.getdoc(factory) or "").split("\n\n")[0].split()).replace("|", "\\|")
     return f"| [`{name}`]({where}) | {effect} |"
+
+
+def _file_of(name: str) -> Path:
+    """Where the factory is written, and not what is around it."""
+    factory = inspect.unwrap(getattr(fsm_train.callbacks, name))
+    return Path(inspect.getsourcefile(factory) or "").relative_to(README.parent)
 
 
 def _drawn() -> str:
