@@ -45,7 +45,7 @@ def test_both_workloads_can_be_trained(fixture: str, request: pytest.FixtureRequ
     assert (final.phase, final.step, final.epoch) == (Phase.DONE, 12, 4)
     assert final.metrics["valid_loss"] < 0.75 * final.history[0]["valid_loss"]
     assert final.metrics["valid_accuracy"] > 0.8
-    assert final.hyper["lr"], final.hyper["momentum"] == (0.05, 0.9)
+    assert (final.hyper["lr"], final.hyper["momentum"]) == (0.05, 0.9)
     trace.assert_order("clip_grad_norm", before="step")
 
 
