@@ -12,7 +12,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from .core.callback import Callback, is_due
-from .core.description import check_commands, looking_inside_a_step
+from .core.description import check_commands, looking_inside_a_step, overruled
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
 from .core.state import Counters, State
@@ -82,6 +82,8 @@ class Watch:
             check_commands(callback, work.carries)
         for sink in sinks:
             check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
+        for note in overruled(callbacks):
+            _logger.warning("%s", note)
         if inside := looking_inside_a_step(callbacks):
             _logger.warning("compile_step has nothing to do: %s look inside each step", ", ".join(inside))
         self.callbacks = callbacks

@@ -32,7 +32,7 @@ def schedule(
 
     A schedule gives a factor of the optimizer's own value, so that each parameter group keeps its
     proportion; `absolute(…)` around it makes it the value itself. The optimizer's own values are
-    those at the first SETUP.
+    those at the first SETUP. What others set in between, such as `reduce_on_plateau`, is overruled.
 
     >>> from fsm_train.schedules import cosine, warmup
     >>> from fsm_train.testing import simulate

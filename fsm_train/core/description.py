@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 from .callback import Callback, check_names
@@ -32,20 +33,19 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                     f"callback {callback.name!r} raises {flag.name} where nothing reads it any more: "
                     f"it has to be consulted at one of {where}"
                 )
-    for i, one in enumerate(checked):
-        for other in checked[i + 1 :]:
-            keys = sorted((one.sets or frozenset()) & (other.sets or frozenset()))
-            phases = [phase for phase in one.at if phase in other.at]
-            if keys and phases:
-                raise ConflictError(
-                    f"{one.name!r} and {other.name!r} both set {', '.join(keys)} at {phases[-1].value}: leave one out"
-                )
-            kinds = (one.commands or frozenset()) & (other.commands or frozenset())
-            if alone := sorted(kind.__name__ for kind in kinds if kind.alone):
-                raise ConflictError(
-                    f"{one.name!r} and {other.name!r} both give the command {' or '.join(alone)}, "
-                    "which only one callback of a run may: leave one out"
-                )
+    for one, other in combinations(checked, 2):
+        keys = sorted((one.sets or frozenset()) & (other.sets or frozenset()))
+        phases = [phase for phase in one.at if phase in other.at]
+        if keys and phases:
+            raise ConflictError(
+                f"{one.name!r} and {other.name!r} both set {', '.join(keys)} at {phases[-1].value}: leave one out"
+            )
+        kinds = (one.commands or frozenset()) & (other.commands or frozenset())
+        if alone := sorted(kind.__name__ for kind in kinds if kind.alone):
+            raise ConflictError(
+                f"{one.name!r} and {other.name!r} both give the command {' or '.join(alone)}, "
+                "which only one callback of a run may: leave one out"
+            )
     return checked
 
 
@@ -63,6 +63,16 @@ def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], b
             )
 
 
+def overruled(callbacks: Sequence[Callback[Any]]) -> list[str]:
+    """What is allowed and seldom meant: of each two that set one hyper-parameter at different phases, a sentence."""
+    return [
+        f"{one.name!r} and {other.name!r} both set {', '.join(keys)}, at different phases: "
+        "what one sets lasts only until the other sets it"
+        for one, other in combinations(callbacks, 2)
+        if (keys := sorted((one.sets or frozenset()) & (other.sets or frozenset())))
+    ]
+
+
 def looking_inside_a_step(callbacks: Iterable[Callback[Any]]) -> list[str]:
     """Who has each step done phase by phase, when somebody wants it done in one go: their names."""
     everyone = tuple(callbacks)
@@ -76,6 +86,8 @@ INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END,
 
 def describe(callbacks: Iterable[Callback[Any]]) -> str:
     """Who is consulted when, what each may raise, set and command, in which order, and what it needs.
+
+    With a note, which a run logs as a warning, where two set one hyper-parameter at different phases.
 
     >>> from fsm_train.callbacks import clip_grad_norm, early_stopping
     >>> print(describe([early_stopping(), clip_grad_norm(1.0)]))
@@ -93,6 +105,7 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)
         if here:
             lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
+    lines += [f"note: {note}" for note in overruled(checked)]
     return "\n".join(lines) or "nobody is consulted"
 
 

@@ -185,10 +185,27 @@ def test_conflicts_are_known_before_the_run(callbacks: list[Any], error: type[Ex
         simulate(callbacks)
 
 
-def test_different_phases_are_no_conflict() -> None:
-    """Whoever sets the rate at another moment does not do so at once; nor does whoever sets another one."""
-    describe([schedule(lr=cosine(10)), reduce_on_plateau()])
-    describe([schedule(lr=cosine(10)), schedule(momentum=cosine(10), name="b")])
+def test_different_phases_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    """Who sets the rate at another moment does not do so at once, but is overruled: described, and logged by a run."""
+    note = (
+        "'schedule' and 'reduce_on_plateau' both set lr, at different phases: "
+        "what one sets lasts only until the other sets it"
+    )
+    both = [schedule(lr=cosine(10)), reduce_on_plateau(patience=0)]
+    final = simulate(both, valid_loss=[1.0, 1.0, 1.0], hyper={"lr": 1.0})
+
+    assert describe(both).splitlines()[-1] == f"note: {note}"
+    assert [record.getMessage() for record in caplog.records] == [note]
+    assert final.hyper["lr"] == pytest.approx(0.1 * cosine(10)(2)), "reduced once, and not twice"
+
+
+def test_other_hyper_parameters_are_no_conflict(caplog: pytest.LogCaptureFixture) -> None:
+    """Who sets another one overrules nobody."""
+    different = [schedule(lr=cosine(10)), schedule(momentum=cosine(10), name="b"), early_stopping()]
+    simulate(different, hyper={"lr": 1.0, "momentum": 0.9}, valid_loss=1.0)
+
+    assert "note" not in describe(different)
+    assert not caplog.records
 
 
 def test_flag_that_nothing_would_read_is_refused_beforehand() -> None:
