@@ -70,6 +70,7 @@ __all__ = [
     "FsmTrainError",
     "LogError",
     "LrFound",
+    "MetricError",
     "NoCheckpointError",
     "Operation",
     "Phase",
