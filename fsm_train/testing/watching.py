@@ -86,11 +86,20 @@ def watched(notes: list[Deed]) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.setprofile(before)
+        _profile_again(before)
         _LISTENER.notes = None
         environment()
         if collecting:
             gc.enable()
+
+
+def _profile_again(before: Any) -> None:
+    """Go on with whoever was profiling: a function, or a profiler in C, which is its own object and no function."""
+    if before is None or callable(before):
+        sys.setprofile(before)
+    else:
+        sys.setprofile(None)
+        before.enable()
 
 
 def _watch_environment(notes: list[Deed]) -> Callable[[], None]:
@@ -117,8 +126,10 @@ def _install() -> None:
         sys.addaudithook(_hear)
 
 
-def _hear(event: str, args: tuple[object, ...]) -> None:  # pragma: no cover - tracing is off in an audit hook
-    notes = _LISTENER.notes
+def _hear(  # pragma: no cover - tracing is off in an audit hook
+    event: str, args: tuple[object, ...], listener: _Listener = _LISTENER
+) -> None:
+    notes = listener.notes  # bound above: when Python ends, the hook outlives the variables of this module
     if notes is None:
         return
     kind: Kind | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import datetime
 import functools
 import os
@@ -86,6 +87,19 @@ def test_watching_ends() -> None:
     _read_this_file()
 
     assert notes == []
+
+
+def test_callbacks_can_be_checked_under_a_profiler() -> None:
+    """Python's own profiler, which is written in C, goes on after a function was watched."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    try:
+        assert deeds(time.time) == {"clock"}
+        sorted([2, 1])
+    finally:
+        profiler.disable()
+
+    assert any("sorted" in str(entry.code) for entry in profiler.getstats())
 
 
 def test_importing_is_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
