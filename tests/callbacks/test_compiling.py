@@ -221,6 +221,32 @@ def test_frozen_layers_stay_as_they_are(compiled_steps: list[float]) -> None:
     assert ours.weights.allclose(trained(callbacks, DATA, model=net(), epochs=3).weights, rtol=0, atol=CLOSE)
 
 
+def test_what_the_next_step_writes_over_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where torch.compile keeps its answers in graphs, as on CUDA, losses are kept for the end of the epoch."""
+    began: list[int] = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: began.append(1))
+    original = CompiledStep.__init__
+    answered = torch.zeros(())
+
+    def in_graphs(self: CompiledStep, *args: Any) -> None:
+        original(self, *args)
+        self.in_graphs, computed = True, self.forward_and_loss
+
+        def overwriting(*args: Any) -> tuple[Any, torch.Tensor]:
+            output, loss = computed(*args)
+            answered.copy_(loss.detach())
+            loss.data = answered  # the memory of each answer is that of the one before
+            return output, loss
+
+        self.forward_and_loss = overwriting
+
+    monkeypatch.setattr(CompiledStep, "__init__", in_graphs)
+    ours = trained([compile_step(backend="eager")], DATA, model=net())
+
+    assert len(began) == 4
+    assert ours.final.metrics == pytest.approx(dict(trained([], DATA, model=net()).final.metrics), rel=1e-5)
+
+
 # -------------------------------------------------------------------------------- numbers that change
 
 

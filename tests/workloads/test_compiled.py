@@ -7,8 +7,10 @@ holds by then.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from fsm_train.callbacks import compile_step, freeze, mixed_precision, mixup, pa
 from fsm_train.core.commands import UseCompiledStep
 from fsm_train.schedules import time_decay
 from fsm_train.workloads import effects
-from fsm_train.workloads.compiled import FEW, WARM_UP, CapturedStep, check_capturable
+from fsm_train.workloads.compiled import FEW, WARM_UP, CapturedStep, check_capturable, compiled_step
 from tests.trainings import batches, linear, net, sgd, trained, workload
 from tests.worlds import same_weights
 
@@ -326,6 +328,51 @@ def test_nothing_is_captured_on_the_cpu() -> None:
     """The command itself refuses a device that has no graphs."""
     with pytest.raises(WorkloadError, match="captures a CUDA graph, but the model is on cpu"):
         effects.effect_of(UseCompiledStep)(workload(DATA), UseCompiledStep("graph"))
+
+
+class PretendedStream:
+    def __init__(self, name: str, did: list[str]) -> None:
+        self.name, self.did = name, did
+
+    def wait_stream(self, other: PretendedStream) -> None:
+        self.did.append(f"{self.name} waits for {other.name}")
+
+
+def test_what_only_cuda_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warm-ups and capture are on one stream, which waits and is waited for; other threads may go on meanwhile."""
+    did: list[str] = []
+    side, computing = PretendedStream("side", did), PretendedStream("computing", did)
+
+    @contextlib.contextmanager
+    def on_stream(stream: PretendedStream) -> Iterator[None]:
+        did.append(f"on {stream.name}")
+        yield
+        did.append(f"off {stream.name}")
+
+    @contextlib.contextmanager
+    def capturing(graph: Any, *, stream: PretendedStream, capture_error_mode: str) -> Iterator[None]:
+        did.append(f"capture on {stream.name}, {capture_error_mode}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: did.append("replay")))
+    work = workload(DATA)
+    work.device = torch.device("cuda")
+    step = compiled_step(work, "graph", "inductor")
+    assert isinstance(step, CapturedStep)
+
+    assert step.graph.beside(lambda: did.append("train") or 1) == 1
+    assert step.graph.capture(lambda: did.append("train") or 2) == 2
+    step.graph.replay()
+
+    assert did == [
+        *("side waits for computing", "on side", "train", "off side", "computing waits for side"),
+        *("capture on side, thread_local", "train"),
+        "replay",
+    ]
 
 
 def test_graph_goes_on_over_two_runs(graphs: list[PretendedGraph]) -> None:
