@@ -102,6 +102,11 @@ def as_facts(mapping: Mapping[str, float]) -> Facts:
     return mapping if type(mapping) is Facts else Facts(mapping)
 
 
+@attrs.frozen
+class _Frozen:
+    """How a record refuses to be written to. Others have a way of writing of their own: validators, say, run in it."""
+
+
 def unsaveable(value: object, path: str = "memory") -> str | None:
     """Why `value` is not an immutable value that survives JSON, or None if it is one.
 
@@ -116,7 +121,7 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
             (f"{path}[{i}]", part) for i, part in enumerate(cast("tuple[object, ...]", value))
         )
     elif attrs.has(kind):
-        if kind.__setattr__ is object.__setattr__:
+        if kind.__setattr__ is not _Frozen.__setattr__:
             return f"{path} is a {kind.__name__}, which can be written to: decorate it with attrs.frozen"
         parts = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(kind))
     else:

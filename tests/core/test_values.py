@@ -1,0 +1,87 @@
+"""Immutable values: what may be kept, and what cannot be written to."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import attrs
+import pytest
+
+from fsm_train import Phase, Plan, State
+from fsm_train.core.values import FrozenMap, record_classes, unsaveable
+
+
+@attrs.frozen
+class Kept:
+    best: float = 0.0
+    inner: Kept | None = None
+
+
+@attrs.define
+class Writable:
+    value: int = 0
+
+
+@attrs.define
+class Checked:
+    """Writing to it goes through a method that attrs makes, and is possible all the same."""
+
+    value: int = attrs.field(default=0, validator=attrs.validators.instance_of(int))
+
+
+@attrs.define
+class Converted:
+    value: int = attrs.field(default=0, converter=int)
+
+
+class Thawed(Kept):
+    """A frozen record that a class derived from it lets be written to."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+@pytest.mark.parametrize("record", [Writable(), Checked(), Converted(), Thawed()], ids=lambda r: type(r).__name__)
+def test_a_record_that_can_be_written_to_is_no_memory(record: object) -> None:
+    """Whatever attrs does on the way of a write: what matters is whether it is refused."""
+    name = type(record).__name__
+
+    assert unsaveable(record) == f"memory is a {name}, which can be written to: decorate it with attrs.frozen"
+    assert str(unsaveable((1, record))).startswith(f"memory[1] is a {name}, which can be written to")
+
+
+@pytest.mark.parametrize("value", [None, True, 1, 0.5, "x", (), (1, ("x", Kept())), Kept(1.0, Kept())], ids=repr)
+def test_what_survives_is_a_memory(value: object) -> None:
+    """Numbers, strings, tuples and frozen records of them."""
+    assert unsaveable(value) is None
+
+
+def test_a_frozen_mapping_is_its_own_copy() -> None:
+    """It cannot be told from one, and comes back from a file as one that is frozen."""
+    mapping = FrozenMap(lr=0.1)
+
+    assert copy.copy(mapping) is mapping
+    assert copy.deepcopy(mapping) is mapping
+    again = pickle.loads(pickle.dumps(mapping))
+    assert (again, hash(again)) == (mapping, hash(mapping))
+    with pytest.raises(TypeError, match="part of an immutable record"):
+        again["lr"] = 0.2
+
+
+def test_a_state_is_made_with_mappings() -> None:
+    """Something else in the place of one is refused by name of what it is."""
+    with pytest.raises(TypeError, match="a mapping was expected, not 3"):
+        State(Phase.READY, Plan(epochs=1), metrics=3)  # type: ignore[arg-type]
+
+
+def test_records_are_found_where_they_may_come_to_be() -> None:
+    """Also of a class that so far only an annotation names."""
+    assert record_classes((1, Kept())) == {"Kept": Kept}
+    assert record_classes(Holder()) == {"Holder": Holder, "Kept": Kept}
+    assert record_classes(None) == {}
+
+
+@attrs.frozen
+class Holder:
+    kept: tuple[Kept, ...] = ()
