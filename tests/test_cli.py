@@ -288,6 +288,15 @@ def test_tail_follows_a_training_that_is_under_way(log: str, tmp_path: Path, cap
     assert len(lines) == 9
 
 
+def test_tail_passes_over_what_others_write(log: str, tmp_path: Path, capsys: Captured) -> None:
+    """A file that a logger of somebody's own writes has other events in it."""
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_bytes(b'{"event":"hello"}\n' + Path(log).read_bytes())
+
+    assert main(["tail", str(mixed)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 9
+
+
 def test_tail_of_everything(log: str, capsys: Captured) -> None:
     """Each line: what was asked for, or that something was noted; as text or as JSON."""
     assert main(["tail", "--all", log]) == 0
