@@ -84,8 +84,9 @@ class Watch:
             check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
         for note in overruled(callbacks):
             _logger.warning("%s", note)
-        if inside := looking_inside_a_step(callbacks):
-            _logger.warning("compile_step has nothing to do: %s look inside each step", ", ".join(inside))
+        others = (*((f"the sink {type(sink).__name__}", sink.at) for sink in sinks), ("at=…", at))
+        if inside := looking_inside_a_step(callbacks, others):
+            _logger.warning("compile_step has nothing to do, since these look inside each step: %s", ", ".join(inside))
         self.callbacks = callbacks
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
         self.sinks = [Guarded(sink) for sink in sinks]

@@ -73,12 +73,20 @@ def overruled(callbacks: Sequence[Callback[Any]]) -> list[str]:
     ]
 
 
-def looking_inside_a_step(callbacks: Iterable[Callback[Any]]) -> list[str]:
-    """Who has each step done phase by phase, when somebody wants it done in one go: their names."""
+def looking_inside_a_step(
+    callbacks: Iterable[Callback[Any]], others: Iterable[tuple[str, Iterable[Phase]]] = ()
+) -> list[str]:
+    """Who has each step done phase by phase, when somebody wants it done in one go: their names.
+
+    Args:
+        callbacks: those of a run.
+        others: who else looks, by name, and at which phases.
+    """
     everyone = tuple(callbacks)
     if not any(UseCompiledStep in (callback.commands or ()) for callback in everyone):
         return []
-    return [callback.name for callback in everyone if not INSIDE_A_STEP.isdisjoint(callback.at)]
+    lookers = (*((callback.name, callback.at) for callback in everyone), *others)
+    return [name for name, phases in lookers if not INSIDE_A_STEP.isdisjoint(phases)]
 
 
 INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END, Phase.STEP_BEGIN, Phase.STEP_END})

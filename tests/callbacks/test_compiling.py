@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, WorkloadError, on, run, start
+from fsm_train import (
+    Callback,
+    Flag,
+    Phase,
+    State,
+    Supervised,
+    Transition,
+    WorkloadError,
+    iterate,
+    on,
+    replay,
+    run,
+    start,
+)
 from fsm_train.callbacks import (
     accumulate,
     clip_grad_norm,
@@ -26,6 +40,7 @@ from fsm_train.core.commands import UseCompiledStep
 from fsm_train.core.description import INSIDE_A_STEP, looking_inside_a_step
 from fsm_train.core.phase import CONSULTED
 from fsm_train.schedules import time_decay
+from fsm_train.sinks.base import Recorder
 from fsm_train.testing import at
 from fsm_train.workloads.compiled import CompiledStep
 from tests.trainings import batches, net, sgd, trained, weights_of, workload
@@ -111,7 +126,7 @@ def test_who_looks_inside_a_step_is_named(
 
     inside = phase in INSIDE_A_STEP
     assert [record.message for record in caplog.records if record.name == "fsm_train"] == (
-        [f"compile_step has nothing to do: looks at {phase.value} look inside each step"] if inside else []
+        [f"compile_step has nothing to do, since these look inside each step: looks at {phase.value}"] if inside else []
     )
     assert len(compiled_steps) == (0 if inside else 4)
 
@@ -124,13 +139,38 @@ def test_nobody_is_named_without_compile_step() -> None:
     assert looking_inside_a_step([*lookers, compile_step()]) == ["clip_grad_norm", "record"]
 
 
+class Watching(Recorder):
+    at = (Phase.LOSS_END,)
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        """Nothing to do."""
+
+
+def test_sinks_and_stepping_look_too(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever they are, they are named."""
+    state = start(workload(DATA), epochs=1)
+    for _ in iterate(state, [compile_step(backend="eager")], sinks=[Watching()], at=[Phase.STEP_END]):
+        pass
+
+    assert "these look inside each step: the sink Watching, at=…" in caplog.text
+
+
+def test_log_leaves_steps_whole(compiled_steps: list[float], tmp_path: Path) -> None:
+    """It is told where callbacks are consulted, and notes what else it has to without looking."""
+    log = tmp_path / "run.jsonl"
+    run(start(workload(DATA), epochs=1), [compile_step(backend="eager"), silent(Phase.BATCH_END)], log=log)
+
+    assert len(compiled_steps) == 4
+    assert replay(log, [compile_step(backend="eager"), silent(Phase.BATCH_END)]).ok
+
+
 def test_one_who_looks_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """Then the training is bit for bit the eager one."""
     with caplog.at_level(logging.WARNING, "fsm_train"):
         ours = trained([compile_step(backend="eager"), clip_grad_norm(0.1)], DATA, model=net(), epochs=2)
 
     assert same_weights(ours.model, trained([clip_grad_norm(0.1)], DATA, model=net(), epochs=2).model)
-    assert "clip_grad_norm look inside each step" in caplog.text
+    assert "these look inside each step: clip_grad_norm" in caplog.text
 
 
 # ------------------------------------------------------------------------------------- the same weights
