@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from .core.errors import WorkloadError
 from .workloads.generators import Generators, seed_all
+from .workloads.loaders import settings_of
 
 
 def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
@@ -34,14 +35,8 @@ def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
         _Seeded(loader.dataset, loader.collate_fn, batched=batched),
         batch_size=None,
         sampler=_Numbered(loader.batch_sampler if batched else loader.sampler, seed),
-        num_workers=loader.num_workers,
         collate_fn=_as_it_is,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
+        **settings_of(loader),
         persistent_workers=loader.persistent_workers,
     )
 

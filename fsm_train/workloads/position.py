@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import is_reproducible
-from ..signals import children_spared
 from .generators import Generators
+from .loaders import begun, settings_of
 
 if TYPE_CHECKING:
     from ..core.state import State
@@ -28,12 +28,6 @@ def set_epoch(loader: object, epoch: int) -> None:
     for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
         if tell := getattr(sampler, "set_epoch", None):
             tell(epoch)
-
-
-def begun(loader: Iterable[Any]) -> Iterator[Any]:
-    """A new pass over the loader, whose workers outlive a signal that asks the training to leave."""
-    with children_spared():
-        return iter(loader)
 
 
 def keeps_its_place(loader: object) -> bool:
@@ -60,7 +54,7 @@ def wound_forward(loader: Iterable[Any], batches: int, at_beginning: Generators)
         RuntimeWarning,
         stacklevel=2,
     )
-    wound = iter(loader)
+    wound = begun(loader)
     next(wound, None)  # what is drawn before the first batch was drawn then too, and from the same generators
     before = Generators.now()
     next(islice(wound, batches - 1, batches - 1), None)
@@ -81,20 +75,8 @@ def _with_sampler_wound(loader: DataLoader[Any], batches: int) -> Iterator[Any]:
     """
     batched = loader.batch_sampler is not None
     rest = _Rest(loader.batch_sampler if batched else loader.sampler, batches)
-    settings: dict[str, Any] = {"batch_sampler": rest} if batched else {"sampler": rest, "batch_size": None}
-    copy = DataLoader(
-        loader.dataset,
-        **settings,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        multiprocessing_context=loader.multiprocessing_context,
-        generator=loader.generator,
-        prefetch_factor=loader.prefetch_factor,
-    )
-    wound = iter(copy)
+    order: dict[str, Any] = {"batch_sampler": rest} if batched else {"sampler": rest, "batch_size": None}
+    wound = begun(DataLoader(loader.dataset, collate_fn=loader.collate_fn, **order, **settings_of(loader)))
     rest.wind()
     return wound
 
@@ -120,11 +102,10 @@ class _Rest:
         return self.wound
 
 
-@children_spared()
 def find_again(work: Supervised, state: State) -> Iterator[Any]:
     """The pass over the training data that was under way in this state."""
     if keeps_its_place(work.train):
-        found = iter(work.train)  # also when it is over, or the next epoch would be taken for the rest of this one
+        found = begun(work.train)  # also when it is over, or the next epoch would be taken for the rest of this one
         return iter(()) if state.batches_over else found
     if state.batches_over or work.epoch_start is None:
         return iter(())
@@ -138,8 +119,8 @@ def inexact(loader: object, state: State) -> Iterator[str]:
     if not getattr(loader, "in_order", True):
         yield "the order of the batches: the loader has in_order=False"
     # A stream is read again from its beginning, by workers with the same seeds.
-    begun = keeps_its_place(loader) or not isinstance(loader.dataset, IterableDataset)
-    inside = begun and state.batch > 0 and not state.batches_over
+    wound = keeps_its_place(loader) or not isinstance(loader.dataset, IterableDataset)
+    inside = wound and state.batch > 0 and not state.batches_over
     if (inside or loader.persistent_workers) and not is_reproducible(loader):
         yield (
             f"random augmentation in the loader's {loader.num_workers} workers: wrap the loader in "

@@ -28,10 +28,11 @@ from .feeding import copier_for, fed
 from .frozen import Frozen
 from .generators import Generators, generators_of, seed_all
 from .kept import Kept, Outside, Snapshot, Stateful
+from .loaders import begun
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
-from .position import begun, find_again, set_epoch
+from .position import find_again, set_epoch
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .steps import fused

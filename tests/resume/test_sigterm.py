@@ -17,21 +17,25 @@ from tests.resume.world import THOROUGH, Spec, differences, signalled, train_thr
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("group", [False, True])
-def test_sigterm_at_random_moments(group: bool, tmp_path: Path) -> None:
+def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) -> None:
     """Each leaves a good checkpoint before another batch is done, with status 143 and the handlers back.
 
-    Also when the whole process group gets the signal. In the end it is the same training.
+    Also when the whole process group gets the signal, the loader's workers too. In the end it is the same
+    training.
     """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    draw, trials, trainings = random.Random(seed), 0, 0
+    expected = train_through(Spec(loader="reproducible", epochs=1))
+    draw, trials, validating, trainings = random.Random(seed), 0, 0, 0
     while trials < (25 if THOROUGH else 2):
         folder = tmp_path / str(trainings)
-        spec = Spec(loader="reproducible", epochs=1, saves=str(folder), slow=0.02)
+        spec = Spec(loader="reproducible", workers=workers, epochs=1, saves=str(folder), slow=0.02)
         trainings += 1
         while (left := signalled(spec, signal.SIGTERM, draw.uniform(0.0, 0.4), group=group)).status == 143:
             trials += 1
+            validating += left.said["validating"]
             assert left.batches_after <= 1, seed
             assert left.said["handlers"], seed
             newest, *_ = find(folder)
@@ -41,7 +45,9 @@ def test_sigterm_at_random_moments(group: bool, tmp_path: Path) -> None:
         if left.status == -signal.SIGTERM:
             continue
         assert left.status == 0, seed
-        assert differences(train_through(Spec(loader="reproducible", epochs=1)), (left.end, [])) == [], seed
+        assert differences(expected, (left.end, [])) == [], seed
+    print(f"{trials} trials, {validating} of them in a validation, {trainings} trainings")
+    assert validating or not THOROUGH, seed
 
 
 def test_the_example_ends_as_if_it_had_never_been_killed() -> None:

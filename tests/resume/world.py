@@ -436,12 +436,14 @@ def all_or_some(paths: Iterable[Path], every: int) -> list[Path]:
 
 def each_in_a_fresh_process(jobs: Sequence[tuple[Spec, Path]]) -> list[End]:
     """Go on from each of these checkpoints, each in a process of its own that has just begun."""
-    with ProcessPoolExecutor(1, FRESH, _one_thread, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, FRESH, as_a_script, max_tasks_per_child=1) as pool:
         return list(pool.map(go_on, *zip(*jobs, strict=True)))
 
 
-def _one_thread() -> None:
+def as_a_script() -> None:
+    """As in a process that a shell started: its loaders' workers are forked, and not again from a server of its own."""
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)
 
 
 def take_up(spec: Spec, answer: Path) -> None:
@@ -449,7 +451,7 @@ def take_up(spec: Spec, answer: Path) -> None:
 
     A suspended one leaves with the exit status of SIGTERM. What is asked about it afterwards is in `answer`.
     """
-    _one_thread()
+    as_a_script()
     os.setpgrp()
     disturb()
     before = [signal.getsignal(number) for number in SIGNALS]
