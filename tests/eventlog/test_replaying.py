@@ -471,22 +471,28 @@ def test_the_last_line_of_a_failed_training_is_checked_in_form(tmp_path: Path) -
 
 
 class _Interrupted(Scripted):
-    """Is asked to leave in the sixth batch, in the middle of an epoch."""
+    """Is asked to leave at the second call of one operation."""
 
-    def forward(self, state: State | None = None) -> None:
-        self.batches_begun = getattr(self, "batches_begun", 0) + 1
-        if self.batches_begun == 6:
-            self.interrupt = "SIGTERM"
+    def __init__(self, where: str) -> None:
+        super().__init__(batches=4, valid_loss=LOSSES)
+        calls = itertools.count(1)
+
+        def interrupted(*arguments: object) -> None:
+            if next(calls) == 2:
+                self.interrupt = "SIGTERM"
+
+        setattr(self, where, interrupted)
 
 
-def _interrupted(path: Path) -> State:
-    return run(start(_Interrupted(batches=4, valid_loss=LOSSES), epochs=8), log=path)
+def _interrupted(path: Path, where: str = "forward") -> State:
+    return run(start(_Interrupted(where), epochs=8), log=path)
 
 
-def test_a_line_that_is_damaged_behind_a_signal_is_found(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["forward", "evaluate"])
+def test_a_line_that_is_damaged_behind_a_signal_is_found(where: str, tmp_path: Path) -> None:
     """Where nothing is asked of the recorded world any more, the lines are read, and checked, all the same."""
     path = tmp_path / "run.jsonl"
-    suspended = _interrupted(path)
+    suspended = _interrupted(path, where)
     assert suspended.phase is Phase.SUSPENDED
     run(suspended, log=path)
     assert replay(path, []).ok
