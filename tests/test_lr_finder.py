@@ -70,6 +70,16 @@ def test_it_stops_when_the_loss_diverges() -> None:
     assert found.suggestion < found.rates[-1]
 
 
+@pytest.mark.parametrize(("times", "diverged"), [(3.9, False), (4.1, True)])
+def test_four_times_the_best_smoothed_loss_is_too_much(times: float, diverged: bool) -> None:
+    """As in fastai: the smoothed loss counts, and not that of one batch, which is much higher here."""
+    second = (times * (1 - 0.98**2) - 0.98 * 0.02) / 0.02  # what brings the average of 1.0 and this to `times`
+    states = [at(Phase.STEP_BEGIN, loss=loss) for loss in (1.0, second)]
+
+    assert second > times
+    assert [bool(answer.flags) for answer in drive(lr_sweep(0.1, 1.0, 10), states)] == [False, diverged]
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_it_stops_when_the_loss_is_not_finite(loss: float) -> None:
     """That step is not taken."""

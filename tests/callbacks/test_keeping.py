@@ -91,15 +91,16 @@ def test_best_goes_on_over_a_suspension() -> None:
 
 @pytest.mark.parametrize("average", [ema(0.7), swa(0)])
 @pytest.mark.parametrize("valid", [VALID, None])
-def test_averages_are_brought_back_with_the_weights(average: Any, valid: Any) -> None:
-    """The model ends with the average as it was in the best epoch, also where the train loss says which."""
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_averages_are_brought_back_with_the_weights(average: Any, valid: Any, mode: Any) -> None:
+    """The model ends with the average as it was after the best epoch, the first as well as the last one."""
     monitor = "valid_loss" if valid else "train_loss"
     look, metrics = looking(Phase.EPOCH_END, lambda state: state.metrics[monitor])
     given: Any = {"valid": valid}
-    ours = trained([restore_best(monitor, mode="max"), average, look], DATA, model=net(), epochs=6, **given)
+    ours = trained([restore_best(monitor, mode=mode), average, look], DATA, model=net(), epochs=6, **given)
 
-    best = metrics.index(max(metrics)) + 1
-    assert best < 6
+    best = metrics.index(max(metrics) if mode == "max" else min(metrics)) + 1
+    assert best < 6 if mode == "max" else best > 1
     until_then = trained([average], DATA, model=net(), epochs=best, **given)
     assert ours.weights.equal(until_then.weights)
 
