@@ -13,7 +13,7 @@ from typing import Any
 
 import attrs
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from fsm_train import (
@@ -209,9 +209,6 @@ def learning(seed: int) -> Scripted:
     return Learning(batches=4, valid_loss=valid_loss)
 
 
-ANSWERED: dict[str, int] = {"exact": 0, "censored": 0, "refused": 0}
-
-
 @settings(max_examples=200)
 @given(seed=st.integers(0, 10**6), then=MONITORING, now=MONITORING, window=st.sampled_from((1, 2)))
 def test_what_if_is_never_wrong(folder: Path, seed: int, then: Callback[Any], now: Callback[Any], window: int) -> None:
@@ -222,7 +219,7 @@ def test_what_if_is_never_wrong(folder: Path, seed: int, then: Callback[Any], no
 
     answer = what_if(path, [now], without=[then.name] if then.name != now.name else [])
 
-    ANSWERED[answer.verdict] += 1
+    event(f"answered: {answer.verdict}")  # the shares are shown by pytest --hypothesis-show-statistics
     really = run(start(learning(seed), epochs=10), [now, *others])
     if answer.verdict == "exact":
         assert answer.stopped_at == really.epoch
