@@ -151,3 +151,9 @@ def test_flags_skip_exactly_their_operations(watch_all: bool, raised: Raised) ->
     assert same_weights(model, plain.model)
     assert torch.equal(torch.rand(1), drawn)
     assert (final.iteration, final.step) == (plain.iteration, plain.done.count("step"))
+
+    model, optimizer = _model()  # and where whole steps are one call, since nobody records what is done
+    run(start(Supervised(model, optimizer, nn.MSELoss(), BATCHES), epochs=EPOCHS), [ask])
+
+    assert same_weights(model, plain.model)
+    assert torch.equal(torch.rand(1), drawn)

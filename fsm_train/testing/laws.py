@@ -131,8 +131,6 @@ def memory_is_immutable(case: Case) -> Finding | None:
     for c in case.alone:
         if c.answer.memory is not UNCHANGED and (why := unsaveable(c.answer.memory)):
             return Finding(why, c)
-        if c.answer.memory is not UNCHANGED and can_be_written(c.answer.memory):
-            return Finding(f"its memory {c.answer.memory!r} can be written to", c)
     return None
 
 

@@ -28,8 +28,14 @@ WHOLE_STEP = (
 
 
 def fused(work: Supervised, operations: tuple[Operation, ...]) -> Callable[[], bool] | None:
-    """One implementation for this sequence of operations, if there is one."""
-    return (lambda: whole_step(work)) if operations == WHOLE_STEP else None
+    """One implementation for this sequence of operations, if there is one.
+
+    A subclass that does one of them in its own way has them done one by one.
+    """
+    from .supervised import Supervised  # which imports this file
+
+    own = any(getattr(type(work), op.value) is not getattr(Supervised, op.value) for op in WHOLE_STEP)
+    return (lambda: whole_step(work)) if operations == WHOLE_STEP and not own else None
 
 
 def whole_step(work: Supervised) -> bool:

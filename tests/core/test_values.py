@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from fsm_train import Phase, Plan, State
-from fsm_train.core.values import FrozenMap, record_classes, unsaveable
+from fsm_train.core.values import FrozenMap, frozen_map, record_classes, unsaveable
 
 
 @attrs.frozen
@@ -85,3 +85,9 @@ def test_records_are_found_where_they_may_come_to_be() -> None:
 @attrs.frozen
 class Holder:
     kept: tuple[Kept, ...] = ()
+
+
+def test_what_is_no_mapping_is_not_made_one() -> None:
+    """It is shown as it was given."""
+    with pytest.raises(TypeError, match="a mapping was expected, not 3"):
+        frozen_map(3)  # type: ignore[arg-type]

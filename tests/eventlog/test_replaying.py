@@ -388,6 +388,19 @@ def test_a_change_by_hand_is_found_while_reading(fault: str, tmp_path: Path) -> 
     assert caught.value.line == where
 
 
+def test_a_line_that_cannot_be_read_is_an_error_wherever_it_stands(tmp_path: Path) -> None:
+    """Its number is said, by a replay and by a what-if, and nothing is decided from it."""
+    path = tmp_path / "run.jsonl"
+    logged(path, [*library(), smoothed], epochs=1)
+    whole = path.read_bytes().splitlines(keepends=True)
+    for i in range(1, len(whole) - 1):
+        path.write_bytes(b"".join([*whole[:i], b"}\n", *whole[i + 1 :]]))
+        for ask in (lambda: replay(path, [*library(), smoothed]), lambda: what_if(path, [*library(), smoothed])):
+            with pytest.raises(LogError) as caught:
+                ask()
+            assert caught.value.line == i + 1
+
+
 def test_a_nan_replaced_by_null_is_found_also_when_digests_fit(tmp_path: Path) -> None:
     """Null is no number: the line is named."""
     path = tmp_path / "run.jsonl"
