@@ -20,7 +20,7 @@ from ..core.state import Hyper, State
 from ..core.table import Outcome
 from ..core.transition import Command
 from .advice import tell_once
-from .base import BRACKETS, Workload
+from .base import Workload
 from .batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
 from .compiled import CapturedStep, CompiledStep
 from .effects import effect_of, is_registered
@@ -141,10 +141,6 @@ class Supervised(Workload):
         self.told = False  # the summary
 
     # ---------------------------------------------------------------- what the interpreter asks
-
-    @property
-    def informed(self) -> Set[Operation]:
-        return BRACKETS
 
     @property
     def has_valid(self) -> bool:
