@@ -20,6 +20,9 @@ import os, signal, sys, time
 from torch.utils.data import DataLoader, Dataset
 from fsm_train.workloads.loaders import begun
 
+def say(what):
+    os.write(1, (str(what) + "\\n").encode())  # in one go: several processes speak
+
 class Numbers(Dataset):
     def __len__(self): return 8
     def __getitem__(self, index):
@@ -31,12 +34,12 @@ if __name__ == "__main__":
     heard = []
     signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     loader = DataLoader(
-        Numbers(), 1, num_workers=2, persistent_workers={persistent}, worker_init_fn=print
+        Numbers(), 1, num_workers=2, persistent_workers={persistent}, worker_init_fn=say
     )
     batches = begun(loader)
-    assert loader.worker_init_fn is print
+    assert loader.worker_init_fn is say
     {rest}
-    print("end", flush=True)
+    say("end")
 """
 
 
@@ -82,11 +85,11 @@ def test_without_workers_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(list(begun(DataLoader([1, 2], num_workers=1)))) == 2
 
 
-@pytest.mark.parametrize("why", ["it leaves", "it is gone"])
-def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker leaves at SIGTERM once the process that it works for does, or is gone, and not before."""
+@pytest.mark.parametrize("why", ["it is told to", "nobody is there"])
+def test_spared_until_it_is_told_to_leave(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker leaves at SIGTERM once the process that it works for has said so, or is gone, and not before."""
 
-    class Leaving:
+    class Leave:
         value = 0
 
     left: list[int] = []
@@ -94,11 +97,11 @@ def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPat
     before, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         begins: list[int] = []
-        loaders._Spared(begins.append, Leaving)(3)
+        loaders._Spared(begins.append, Leave)(3)
         signal.raise_signal(signal.SIGTERM)
         assert (begins, left) == ([3], [])
-        if why == "it leaves":
-            Leaving.value = 1
+        if why == "it is told to":
+            Leave.value = 1
         else:
             monkeypatch.setattr(os, "getppid", lambda: 1)
         signal.raise_signal(signal.SIGTERM)
@@ -106,3 +109,27 @@ def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPat
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@pytest.mark.parametrize(("status", "killed"), [(0, False), (None, True)])
+def test_a_worker_that_hears_nothing_is_killed(status: int | None, killed: bool) -> None:
+    """It is told, and has some seconds; lost in code that is not Python's, it would keep the process from leaving."""
+    calls: list[Any] = []
+
+    class Process:
+        def terminate(self) -> None:
+            calls.append(leave.value)
+
+        def wait(self, seconds: float) -> int | None:
+            calls.append(seconds)
+            return status
+
+        def kill(self) -> None:
+            calls.append("killed")
+
+    class leave:  # noqa: N801
+        value = 0
+
+    loaders._Ends(Process(), leave, patience=0.5)()
+
+    assert calls == [1, 0.5, *["killed"] * killed]
