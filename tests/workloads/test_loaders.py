@@ -85,11 +85,11 @@ def test_without_workers_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(list(begun(DataLoader([1, 2], num_workers=1)))) == 2
 
 
-@pytest.mark.parametrize("why", ["it is told to", "nobody is there"])
-def test_spared_until_it_is_told_to_leave(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker leaves at SIGTERM once the process that it works for has said so, or is gone, and not before."""
+@pytest.mark.parametrize("why", ["it leaves", "it is gone"])
+def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker leaves at SIGTERM once the process that it works for does, or is gone, and not before."""
 
-    class Leave:
+    class Leaving:
         value = 0
 
     left: list[int] = []
@@ -97,11 +97,11 @@ def test_spared_until_it_is_told_to_leave(why: str, monkeypatch: pytest.MonkeyPa
     before, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         begins: list[int] = []
-        loaders._Spared(begins.append, Leave)(3)
+        loaders._Spared(begins.append, Leaving)(3)
         signal.raise_signal(signal.SIGTERM)
         assert (begins, left) == ([3], [])
-        if why == "it is told to":
-            Leave.value = 1
+        if why == "it leaves":
+            Leaving.value = 1
         else:
             monkeypatch.setattr(os, "getppid", lambda: 1)
         signal.raise_signal(signal.SIGTERM)
@@ -109,27 +109,3 @@ def test_spared_until_it_is_told_to_leave(why: str, monkeypatch: pytest.MonkeyPa
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@pytest.mark.parametrize(("status", "killed"), [(0, False), (None, True)])
-def test_a_worker_that_hears_nothing_is_killed(status: int | None, killed: bool) -> None:
-    """It is told, and has some seconds; lost in code that is not Python's, it would keep the process from leaving."""
-    calls: list[Any] = []
-
-    class Process:
-        def terminate(self) -> None:
-            calls.append(leave.value)
-
-        def wait(self, seconds: float) -> int | None:
-            calls.append(seconds)
-            return status
-
-        def kill(self) -> None:
-            calls.append("killed")
-
-    class leave:  # noqa: N801
-        value = 0
-
-    loaders._Ends(Process(), leave, patience=0.5)()
-
-    assert calls == [1, 0.5, *["killed"] * killed]
