@@ -162,7 +162,7 @@ class _Bound:
             effects = tuple(effect for _, effect in way.moves if effect)
             self.moves = [(way.moves[0][0], in_one_go, _all_effects(effects))]
         self.measures = next((op for op, _ in way.moves if op in MEASURES), None)
-        self.flags = way.flags.value
+        self.flags = way.flags
         self.target = way.target
         self.resumes = way.target is Junction.RESUMED
         self.onward = course.onward[way.target]
@@ -175,19 +175,19 @@ class _Course:
     def __init__(self, state: State, work: Workload, watch: Watch) -> None:
         self.state = state  # the last one that was made; what changes from batch to batch is newer here:
         self.place: Place = state.phase
-        self.flags: int = state.flags.value
+        self.flags = state.flags
         self.counters = counters_of(state)
         self.work = work
         self.watch = watch
         self.watched: Watched | None = None  # who watches this place
-        self.onward: dict[Place, dict[int, list[_Bound]]] = {place: {} for place in ROWS}
+        self.onward: dict[Place, dict[Flag, list[_Bound]]] = {place: {} for place in ROWS}
         self.ahead = self.onward[self.place]  # the ways from this place, by the flags that are raised
         self.doing: Operation | None = None  # the operation under way
 
     def now(self, facts: Facts = NO_FACTS) -> State:
         """The state of this moment."""
         phase = self.place if isinstance(self.place, Phase) else self.state.phase
-        return state_at(phase, self.counters, _flags(self.flags), facts, self.state)
+        return state_at(phase, self.counters, self.flags, facts, self.state)
 
     def method(self, operation: Operation) -> Callable[[], Outcome]:
         """The workload's method for this operation, given the state if it wants it."""
@@ -200,7 +200,7 @@ class _Course:
             self.suspend()
         found = self.ahead.get(self.flags)
         if found is None:
-            found = [_Bound(way, self) for way in ways(self.place, Flag(self.flags), self.watch.at.keys())]
+            found = [_Bound(way, self) for way in ways(self.place, self.flags, self.watch.at.keys())]
             self.ahead[self.flags] = found
         counters = self.counters
         for way in found:  # the last one always holds
@@ -222,7 +222,7 @@ class _Course:
 
     def suspend(self) -> None:
         """Somebody outside asks to leave, here where the table lets one leave."""
-        self.flags |= Flag.SUSPEND.value
+        self.flags |= Flag.SUSPEND
         reason = "; ".join(filter(None, (self.state.reason, f"interrupted by {self.work.interrupt}")))
         self.state = attrs.evolve(self.state, reason=reason)
         self.work.interrupt = None
@@ -239,11 +239,10 @@ class _Course:
         answers = consult(callbacks, self.state)
         if answers:
             self.state, decision = decide(self.state, answers, self.watch.positions)
-            if decision.flags is not Flag.NONE:
-                self.flags = self.state.flags.value
+            self.flags = self.state.flags
             if decision.hyper:
-                self.work.set_hyper({name: self.state.hyper[name] for name in decision.hyper})
-            for _, command in decision.commands:
+                self.work.set_hyper(decision.hyper)
+            for command in decision.commands:
                 self.work.carry_out(command, self.state)
                 if command.changes_hyper:
                     self.state = attrs.evolve(self.state, hyper=self.work.hyper())
@@ -255,7 +254,9 @@ class _Course:
         """The state of this moment, with the facts that somebody needs."""
         if not needs:  # which is so where the training has ended: the last state has no facts, seen or not
             return self.now(NO_FACTS if self.place in FINAL else _only_the_size(self.counters.fetched))
-        return self.now(Facts({"batch_size": self.counters.fetched, **self.work.read(needs, self.now())}))
+        state = self.now(facts := Facts(batch_size=self.counters.fetched))
+        dict.update(facts, self.work.read(needs, state))  # nobody else has them yet, and a state costs a microsecond
+        return state
 
     def fail(self, error: BaseException) -> None:
         """Leave in good order: TEARDOWN is consulted, everything undone, and the error says where it was."""
@@ -263,7 +264,7 @@ class _Course:
             error.add_note(_where(self.now(), self.work.doing or self.doing))
         torn_down, finished = self.place is Phase.TEARDOWN, self.doing is Operation.FINISH
         self.state = failed(self.now(), error)
-        self.flags, self.counters = 0, counters_of(self.state)
+        self.flags, self.counters = Flag.NONE, counters_of(self.state)
         leaving = (
             (Phase.TEARDOWN, self.look, torn_down),
             (Phase.TEARDOWN, self.cross, finished),
@@ -310,9 +311,6 @@ def _with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> State:
             _logger.warning("in the checkpoint, but no callback of this run: %s", ", ".join(left))
     again = {c.name: m.made_again(c.memory) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)}
     return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory, **again}))
-
-
-_flags = functools.cache(Flag)
 
 
 @functools.lru_cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import attrs
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from fsm_train.core.callback import Callback
 from fsm_train.core.errors import CallbackError, ConflictError
-from fsm_train.core.merge import Answer, Decision, consult, decide, decision_of, merge
+from fsm_train.core.merge import Answer, Decision, consult, decide
 from fsm_train.core.phase import CONSULTED, Flag, Phase
 from fsm_train.core.state import Plan, State
 from fsm_train.core.table import READABLE
@@ -39,48 +41,46 @@ def wish(name: str, value: float) -> Answer:
     return Callback(name, Phase.EPOCH_END, nothing), Transition(hyper={"momentum": value, "lr": value})
 
 
-def decisions(drawn: list[Answer]) -> list[Decision]:
-    return [decision_of(callback, answer, STATE, i) for i, (callback, answer) in enumerate(drawn)]
-
-
-def merged(*parts: Decision) -> Decision | None:
-    """All of them, from the left; None if there is a conflict."""
-    whole = Decision()
+def decided(state: State, drawn: list[Answer]) -> State | None:
+    """The state after these answers; None if there is a conflict."""
     try:
-        for part in parts:
-            whole = merge(whole, part, STATE.phase)
+        return decide(state, drawn)[0]
     except ConflictError:
         return None
-    return whole
 
 
-@given(answers(3))
-def test_merging_is_associative(drawn: list[Answer]) -> None:
-    """It does not matter which two are merged first."""
-    a, b, c = decisions(drawn)
-    right = merged(b, c)
-    assert merged(a, b, c) == (right and merged(a, right))
+@given(answers(4), st.integers(0, 4))
+def test_deciding_in_two_goes_is_deciding_in_one(drawn: list[Answer], first: int) -> None:
+    """Wherever answers that do not contradict one another are split, the state after them is the same."""
+    together = decided(STATE, drawn)
+    if together is not None:
+        halfway, _ = decide(STATE, drawn[:first])
+        assert attrs.evolve(decide(halfway, drawn[first:])[0], reason="") == attrs.evolve(together, reason="")
 
 
-@given(answers(3), st.data())
-def test_merging_is_commutative(drawn: list[Answer], data: st.DataObject) -> None:
-    """Nor in which order they are, since a command carries its place with it."""
-    parts = decisions(drawn)
-    assert merged(*parts) == merged(*data.draw(st.permutations(parts)))
+@given(answers(4))
+def test_what_is_done_for_all_is_what_is_done_for_each(drawn: list[Answer]) -> None:
+    """No command and no wish of anybody is lost among those of others, and none is done twice."""
+    if decided(STATE, drawn) is None:
+        return
+    _, whole = decide(STATE, drawn)
+    parts = [decide(STATE, [answer])[1] for answer in drawn]
+    assert Counter(whole.commands) == Counter(command for part in parts for command in part.commands)
+    assert whole.hyper == {name: value for part in parts for name, value in part.hyper.items()}
+
+
+def test_nobody_decides_nothing() -> None:
+    """The state without answers is the very same state, and nothing is to be done."""
+    after, decision = decide(STATE, [])
+    assert after is STATE
+    assert decision == Decision()
 
 
 @given(answers(1))
-def test_merging_has_an_identity(drawn: list[Answer]) -> None:
-    """The decision that nobody made changes nothing, on either side."""
-    (one,) = decisions(drawn)
-    assert merge(one, Decision(), STATE.phase) == one == merge(Decision(), one, STATE.phase)
-
-
-@given(answers(1))
-def test_merging_is_idempotent_but_for_commands(drawn: list[Answer]) -> None:
-    """What is asked for twice is asked for once; only what is to be done twice is done twice."""
-    (one,) = decisions(drawn)
-    assert attrs.evolve(merge(one, one, STATE.phase), commands=one.commands) == one
+def test_deciding_the_same_again_changes_nothing_more(drawn: list[Answer]) -> None:
+    """What is asked for twice is asked for once."""
+    after, decision = decide(STATE, drawn)
+    assert decide(after, drawn) == (after, decision)
 
 
 @given(answers(4), st.data())
@@ -105,7 +105,7 @@ def test_commands_are_sorted_by_order_and_position(drawn: list[Answer]) -> None:
 
     asked = [(callback.order, command) for callback, answer in drawn for command in answer.commands]
     in_order = sorted(asked, key=lambda ordered: (ordered[1].last, ordered[0]))  # sorting keeps the list's order
-    assert [command for _, command in decision.commands] == [command for _, command in in_order]
+    assert list(decision.commands) == [command for _, command in in_order]
 
 
 @given(st.sampled_from([0.5, 1.0]), st.sampled_from([0.5, 1.0, 2.0]))

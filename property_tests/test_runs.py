@@ -64,7 +64,7 @@ def fold(state: State, callbacks: Sequence[Callback[Any]]) -> Iterator[State]:
         state, decision = decide(state, consult(here, state), positions)
         if decision.hyper:
             work.set_hyper({name: state.hyper[name] for name in decision.hyper})
-        for _, command in decision.commands:
+        for command in decision.commands:
             work.carry_out(command, state)
         yield state
     yield attrs.evolve(state, workload=work)

@@ -17,7 +17,7 @@ import attrs
 from .errors import CallbackError
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Counters, State
-from .transition import NOTHING, Command, Transition
+from .transition import Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 M = TypeVar("M")
@@ -245,28 +245,6 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
         )
 
     return made
-
-
-def ask(callback: Callback[Any], state: State) -> Transition:
-    """What the callback decides, checked: its answer is a Transition, with a memory that can be saved.
-
-    Raises:
-        CallbackError: it raised, or answered something else.
-    """
-    try:
-        answer = callback.decide(state, state.memory.get(callback.name, callback.memory))
-    except Exception as error:
-        raise blame(callback, state, f"it raised {type(error).__name__}: {error}") from error
-    if answer is None:
-        return NOTHING
-    if type(answer) is not Transition:
-        raise blame(
-            callback,
-            state,
-            f"it returned a {type(answer).__name__}, {answer!r:.80}: return a Transition, "
-            "for example Transition(flags=Flag.STOP_TRAINING), or None when there is nothing to say",
-        )
-    return answer
 
 
 def is_due(callback: Callback[Any], phase: Phase, at: Counters) -> bool:

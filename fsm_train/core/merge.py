@@ -3,17 +3,20 @@
 The laws: flags by union; memories each to its own; hyper-parameters by key, where two different
 values are an error; commands by (order, position in the list). So nothing but the sequence of
 equal-ordered commands depends on the order of the callbacks.
+
+Rule of this file: what an answer leaves as it is costs nothing; this runs at every watched phase.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from .callback import Callback, ask, blame
+from .callback import Callback, blame
 from .errors import ConflictError
 from .phase import STOP_FLAGS, Flag, Phase, union
 from .state import Hyper, State, replaced
@@ -22,65 +25,19 @@ from .transition import NOTHING, UNCHANGED, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 Answer = tuple[Callback[Any], Transition]
-Ordered = tuple[tuple[int, int, int, int], Command]
 
 
 @attrs.frozen
 class Decision:
-    """What some callbacks of one phase want together.
+    """What the callbacks of one phase want done; the rest of what they want is in the state after it.
 
     Attributes:
-        flags: the union of what they raise.
-        hyper: the value for each key, and who wants it.
-        memory: what each remembers, by its name.
-        commands: in the order in which they are carried out, each with that order.
-        reasons: why it stops, by callback.
+        hyper: the hyper-parameters to set.
+        commands: in the order in which they are carried out.
     """
 
-    flags: Flag = Flag.NONE
-    hyper: Mapping[str, tuple[Hyper, str]] = EMPTY
-    memory: Mapping[str, object] = EMPTY
-    commands: tuple[Ordered, ...] = ()
-    reasons: Mapping[str, str] = EMPTY
-
-
-def decision_of(callback: Callback[Any], answer: Transition, state: State, position: int = 0) -> Decision:
-    """One callback's answer as a decision; `position` is its place in the list."""
-    name = callback.name
-    reasons: Mapping[str, str] = EMPTY
-    if answer.flags is not Flag.NONE and answer.flags.value & STOP_FLAGS.value:
-        reasons = FrozenMap({name: f"{name}: {answer.reason}" if answer.reason else name})
-    return Decision(
-        answer.flags,
-        {key: (_like(state.hyper[key], value), name) for key, value in answer.hyper.items()} if answer.hyper else EMPTY,
-        EMPTY if answer.memory is UNCHANGED else {name: answer.memory},
-        _sorted(((c.last, callback.order, position, i), c) for i, c in enumerate(answer.commands))
-        if answer.commands
-        else (),
-        reasons,
-    )
-
-
-def merge(a: Decision, b: Decision, phase: Phase) -> Decision:
-    """Both decisions as one. Associative, and commutative; NOTHING decided changes nothing.
-
-    Raises:
-        ConflictError: both want a hyper-parameter, and not the same value.
-    """
-    for name in sorted(a.hyper.keys() & b.hyper.keys()):
-        (value, writer), (other, other_writer) = sorted((a.hyper[name], b.hyper[name]), key=lambda w: w[1])
-        if value != other:
-            raise ConflictError(
-                f"at {phase.value} {writer!r} sets {name} to {value!r} and {other_writer!r} to {other!r}: "
-                "leave one of them out, or let them set it at different phases"
-            )
-    return Decision(
-        flags=union(a.flags, b.flags),
-        hyper={**a.hyper, **{k: min(v, a.hyper.get(k, v), key=lambda w: w[1]) for k, v in b.hyper.items()}},
-        memory={**a.memory, **b.memory},
-        commands=_sorted(a.commands + b.commands),
-        reasons={**a.reasons, **b.reasons},
-    )
+    hyper: Mapping[str, Hyper] = EMPTY
+    commands: tuple[Command, ...] = ()
 
 
 def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
@@ -90,10 +47,14 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         CallbackError: one of them raised, answered something that is no Transition or that cannot
             be done, or raised a flag too late for anything to read it.
     """
-    answers = []
+    answers: list[Answer] = []
+    memory = state.memory
     for callback in callbacks:
-        answer = ask(callback, state)
-        if answer is not NOTHING:
+        try:
+            answer = callback.decide(state, memory.get(callback.name, callback.memory))
+        except Exception as error:
+            raise blame(callback, state, f"it raised {type(error).__name__}: {error}") from error
+        if answer is not None and answer is not NOTHING:
             if why := _refusal(callback, answer, state):
                 raise blame(callback, state, why)
             answers.append((callback, answer))
@@ -102,6 +63,11 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
 
 def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str | None:
     """What makes this answer impossible, if anything does: by what the callback declared, or in this state."""
+    if type(answer) is not Transition:
+        return (
+            f"it returned a {type(answer).__name__}, {answer!r:.80}: return a Transition, "
+            "for example Transition(flags=Flag.STOP_TRAINING), or None when there is nothing to say"
+        )
     if answer.flags is not Flag.NONE and (
         why := _refused_flags(answer.flags, callback.raises, state.phase, state.has_valid)
     ):
@@ -147,42 +113,72 @@ def _refused_hyper(
 
 
 def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int] = EMPTY) -> tuple[State, Decision]:
-    """The state after the answers, and the one decision that they make together.
+    """The state after the answers, and what is to be done.
 
     `positions` are the places of the callbacks in the list, by name; without them, those of the answers.
 
     Raises:
         ConflictError: two of them want a hyper-parameter to be different things.
     """
-    if len(answers) == 1:
-        ((callback, answer),) = answers
-        decision = decision_of(callback, answer, state, positions.get(callback.name, 0))
-    else:
-        decision = Decision()
-        # By name, so that among three that disagree the same two are blamed in whatever order they come.
-        for i, (callback, answer) in sorted(enumerate(answers), key=lambda numbered: numbered[1][0].name):
-            mine = decision_of(callback, answer, state, positions.get(callback.name, i))
-            decision = merge(decision, mine, state.phase)
-    return _after(state, decision), decision
+    flags, reasons = state.flags, []
+    hyper: dict[str, Hyper] = {}
+    memory: dict[str, object] = {}
+    commands: list[tuple[tuple[int, int, int], Command]] = []
+    for i, (callback, answer) in enumerate(answers):
+        name = callback.name
+        if answer.flags is not Flag.NONE:
+            flags = union(flags, answer.flags)
+            if _stops(answer.flags):
+                reasons.append(f"{name}: {answer.reason}" if answer.reason else name)
+        if answer.memory is not UNCHANGED and answer.memory is not state.memory.get(name, UNCHANGED):
+            memory[name] = answer.memory
+        for key, value in answer.hyper.items():
+            value = _like(state.hyper[key], value)
+            if hyper.setdefault(key, value) != value:
+                raise _conflict(state, answers)
+        if answer.commands:
+            position = positions.get(name, i)
+            commands += [((command.last, callback.order, position), command) for command in answer.commands]
+    if len(commands) > 1:
+        commands.sort(key=_place)
 
-
-def _after(state: State, decision: Decision) -> State:
     changes: dict[str, object] = {}
-    if decision.flags is not Flag.NONE:
-        changes["flags"] = union(state.flags, decision.flags)
-    if decision.hyper:
-        changes["hyper"] = FrozenMap({**state.hyper, **{name: value for name, (value, _) in decision.hyper.items()}})
-    if decision.memory:
-        changes["memory"] = FrozenMap({**state.memory, **decision.memory})
-    if decision.reasons:
+    if flags is not state.flags:
+        changes["flags"] = flags
+    if hyper:
+        changes["hyper"] = FrozenMap({**state.hyper, **hyper})
+    if memory:
+        changes["memory"] = FrozenMap({**state.memory, **memory})
+    if reasons:
         said = f"; {state.reason};"
-        new = sorted(reason for reason in decision.reasons.values() if f"; {reason};" not in said)
+        new = sorted(reason for reason in reasons if f"; {reason};" not in said)
         changes["reason"] = "; ".join([state.reason] * bool(state.reason) + new)
-    return replaced(state, **changes) if changes else state
+    after = replaced(state, changes) if changes else state
+    return after, Decision(hyper, tuple([command for _, command in commands]))
 
 
-def _sorted(commands: Iterable[Ordered]) -> tuple[Ordered, ...]:
-    return tuple(sorted(commands, key=lambda command: command[0]))
+def _conflict(state: State, answers: Sequence[Answer]) -> ConflictError:
+    """What two of them disagree about: the same two, in whatever order the answers came."""
+    by_name = sorted(answers, key=lambda answer: answer[0].name)
+    wishes = {
+        key: [(c.name, _like(state.hyper[key], a.hyper[key])) for c, a in by_name if key in a.hyper]
+        for key in sorted({key for _, answer in answers for key in answer.hyper})
+    }
+    key, (writer, value), (other_writer, other) = next(
+        (key, wished[0], wish) for key, wished in wishes.items() for wish in wished if wish[1] != wished[0][1]
+    )
+    return ConflictError(
+        f"at {state.phase.value} {writer!r} sets {key} to {value!r} and {other_writer!r} to {other!r}: "
+        "leave one of them out, or let them set it at different phases"
+    )
+
+
+@functools.cache
+def _stops(flags: Flag) -> bool:
+    return bool(flags & STOP_FLAGS)
+
+
+_place = operator.itemgetter(0)
 
 
 def _like(now: Hyper, value: Hyper) -> Hyper:

@@ -216,7 +216,7 @@ class MachineModel(RuleBasedStateMachine):
         answers = consult(here, self.fold)
         positions = {callback.name: i for i, callback in enumerate(self.everybody)}
         self.fold, decision = decide(self.fold, answers, positions)
-        wanted = [command for _, command in decision.commands]
+        wanted = list(decision.commands)
         changed = any(command.changes_hyper for command in wanted)
         if changed:  # to what, only the workload knows
             self.fold = attrs.evolve(self.fold, hyper=FrozenMap(self.work.hyper()))

@@ -8,8 +8,9 @@ from typing import Any, NoReturn, cast
 
 import attrs
 
-from ..core.callback import Callback, ask, is_due
+from ..core.callback import Callback, is_due
 from ..core.facts import KNOWN_AT
+from ..core.merge import consult
 from ..core.phase import CONSULTED, Operation, Phase
 from ..core.state import Hyper, Plan, State, counters_of
 from ..core.transition import UNCHANGED, Transition
@@ -207,7 +208,8 @@ def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
             raise ValueError(f"{callback.name!r} is not consulted at {state.phase.value}, only at {phases}")
         answer = Transition()
         if is_due(callback, state.phase, counters_of(state)):
-            answer = ask(callback, attrs.evolve(state, memory=FrozenMap({**state.memory, callback.name: memory})))
+            said = consult([callback], attrs.evolve(state, memory=FrozenMap({**state.memory, callback.name: memory})))
+            answer = said[0][1] if said else answer
         if answer.memory is not UNCHANGED:
             memory = answer.memory
         answers.append(answer)
