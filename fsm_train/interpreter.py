@@ -144,6 +144,7 @@ def iterate(
         raise
     finally:
         watch.tell_all("close")
+        course.let_go()
     elapsed = work.read({"elapsed"}, course.now()).get("elapsed", 0.0)
     yield attrs.evolve(course.now(), workload=work, elapsed=elapsed, notes=watch.notes(state.notes))
 
@@ -277,6 +278,11 @@ class _Course:
                     leave()
             except Exception as another:
                 error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
+
+    def let_go(self) -> None:
+        """Forget the ways, which hold on to this course and its workload: a model is to go with its last user."""
+        for ways_by_flags in self.onward.values():
+            ways_by_flags.clear()
 
 
 def _workload_of(state: State) -> Workload:

@@ -12,6 +12,7 @@ from torch import nn
 
 from .averages import Average, StateDict, copied
 from .generators import Generators
+from .loaders import workers_there
 
 
 @attrs.define
@@ -44,14 +45,19 @@ class Stateful(Protocol):
 
 @attrs.frozen
 class Outside:
-    """Each module's mode, and the generators: what a validation changes, and puts back."""
+    """Each module's mode, and the generators: what a validation changes, and puts back.
+
+    `workers` is whether those of its loader were there, which matters only where it begins anew.
+    """
 
     modes: tuple[tuple[nn.Module, bool], ...]
     generators: Generators
+    workers: bool | None
 
     @staticmethod
-    def of(model: nn.Module, own: Iterable[torch.Generator]) -> Outside:
-        return Outside(tuple((module, module.training) for module in model.modules()), Generators.now(own))
+    def of(model: nn.Module, own: Iterable[torch.Generator], valid: object = None) -> Outside:
+        modes = tuple((module, module.training) for module in model.modules())
+        return Outside(modes, Generators.now(own), workers_there(valid))
 
     def put_back(self) -> None:
         for module, mode in self.modes:

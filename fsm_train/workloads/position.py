@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import attrs
 from torch.utils.data import DataLoader, IterableDataset
 
+from ..core.errors import WorkloadError
 from ..data import is_reproducible
 from .generators import Generators
-from .loaders import begun, settings_of
+from .loaders import begun, let_workers_be, ordered_by, workers_there
 
 if TYPE_CHECKING:
     from ..core.state import State
@@ -69,14 +71,10 @@ def wound_forward(loader: Iterable[Any], batches: int, at_beginning: Generators)
 
 
 def _with_sampler_wound(loader: DataLoader[Any], batches: int) -> Iterator[Any]:
-    """The pass of a loader that is the same but for its sampler, which has left the first batches out.
-
-    The draws are in the order of an undisturbed pass: the loader's own first, then the sampler's.
-    """
-    batched = loader.batch_sampler is not None
-    rest = _Rest(loader.batch_sampler if batched else loader.sampler, batches)
-    order: dict[str, Any] = {"batch_sampler": rest} if batched else {"sampler": rest, "batch_size": None}
-    wound = begun(DataLoader(loader.dataset, collate_fn=loader.collate_fn, **order, **settings_of(loader)))
+    """A pass whose sampler has left the first batches out. All draws are in the order of an undisturbed pass."""
+    rest = _Rest(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, batches)
+    with ordered_by(loader, rest):
+        wound = begun(loader)
     rest.wind()
     return wound
 
@@ -87,29 +85,85 @@ class _Rest:
     def __init__(self, sampler: Any, left_out: int) -> None:
         self.sampler = sampler
         self.left_out = left_out
-        self.wound: Iterator[Any] | None = None
 
     def __iter__(self) -> _Rest:
+        self.whole = iter(self.sampler)
         return self
 
     def __next__(self) -> Any:
-        return next(self.wind())
+        self.wind()
+        return next(self.whole)
 
-    def wind(self) -> Iterator[Any]:
-        if self.wound is None:
-            self.wound = iter(self.sampler)
-            next(islice(self.wound, self.left_out, self.left_out), None)
-        return self.wound
+    def wind(self) -> None:
+        left_out, self.left_out = self.left_out, 0
+        next(islice(self.whole, left_out, left_out), None)
+
+
+@attrs.frozen
+class Beginning:
+    """What a pass over the training data follows from.
+
+    Attributes:
+        generators: as they stood just before it began.
+        train, valid: whether the workers of the two loaders were there, if they stay from pass to pass.
+    """
+
+    generators: Generators
+    train: bool | None
+    valid: bool | None
+
+    @staticmethod
+    def now(work: Supervised) -> Beginning:
+        return Beginning(Generators.now(work.own_generators()), workers_there(work.train), workers_there(work.valid))
+
+    def seen_from(self, work: Supervised, state: State) -> Beginning:
+        """What is needed to go on from this state: of a pass that is over only what it left behind, its workers."""
+        train = workers_there(work.train) if state.batches_over else self.train
+        return attrs.evolve(self, train=train, valid=workers_there(work.valid))
+
+
+@attrs.frozen
+class Left:
+    """Where a training was left.
+
+    Attributes:
+        iteration: finished training batches.
+        generators: as they stood then.
+        from_file: whether this is what a checkpoint says, and the pass over the data still to be found again.
+    """
+
+    iteration: int
+    generators: Generators
+    from_file: bool = False
+
+
+def left_there(left: Left | None, state: State) -> Left:
+    """Where the training was left, if it was so in this state.
+
+    Raises:
+        WorkloadError: it was not.
+    """
+    if left is None or left.iteration != state.iteration:
+        now_at = "in no suspended training" if left is None else f"at {left.iteration}"
+        raise WorkloadError(
+            f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
+            f"{now_at}: go on from the state that the last run returned"
+        )
+    return left
 
 
 def find_again(work: Supervised, state: State) -> Iterator[Any]:
-    """The pass over the training data that was under way in this state."""
+    """The pass over the training data that was under way in this state. The generators are left anywhere."""
+    beginning = work.beginning
+    if beginning is not None:
+        let_workers_be(work.train, beginning.train)
+        let_workers_be(work.valid, beginning.valid)
     if keeps_its_place(work.train):
         found = begun(work.train)  # also when it is over, or the next epoch would be taken for the rest of this one
         return iter(()) if state.batches_over else found
-    if state.batches_over or work.epoch_start is None:
+    if state.batches_over or beginning is None:
         return iter(())
-    return wound_forward(work.train, state.batch, work.epoch_start)
+    return wound_forward(work.train, state.batch, beginning.generators)
 
 
 def inexact(loader: object, state: State) -> Iterator[str]:

@@ -11,8 +11,9 @@ from torch import nn
 
 from ..core.errors import WorkloadError
 from .generators import Generators
+from .loaders import workers_there
 from .modules import load_module, state_of_module
-from .position import inexact, keeps_its_place
+from .position import Beginning, inexact, keeps_its_place
 
 if TYPE_CHECKING:
     from ..core.state import State
@@ -37,7 +38,7 @@ def parts_of(work: Supervised, state: State) -> tuple[Parts, tuple[str, ...]]:
         "weights": {name: [weights, averages] for name, (weights, averages) in kept.weights.items()},
         "schedulers": {**kept.saved_schedulers, **{name: s.state_dict() for name, s in kept.schedulers.items()}},
         "generators": plain(Generators.now(work.own_generators())),
-        "epoch_start": plain(work.epoch_start) if work.epoch_start else None,
+        "beginning": _plain_beginning(work.beginning.seen_from(work, state)) if work.beginning else None,
         "loader": work.train.state_dict() if keeps_its_place(work.train) else None,  # type: ignore[attr-defined]
         "batches": _batches(work),
         "meters": meters,
@@ -90,6 +91,9 @@ def _not_as_it_was(work: Supervised, parts: Parts) -> Iterator[str]:
         yield f"the training data: it has {_batches(work)} batches an epoch, and had {parts['batches']}"
     if (parts["loader"] is not None) != keeps_its_place(work.train):
         yield "the place in the training data: it was saved with a loader of another kind"
+    beginning = parts["beginning"]
+    if beginning is not None and (beginning["train"] is None) != (workers_there(work.train) is None):
+        yield "the random numbers of the epochs after this one: a loader draws fewer where persistent_workers is True"
     if len(parts["generators"]["own"]) != len(work.own_generators()):
         yield "the generators of the loaders: there are others than there were"
     devices, here = len(parts["generators"]["cuda"]), torch.cuda.device_count()
@@ -130,6 +134,15 @@ def plain(generators: Generators) -> Parts:
         "cuda": list(generators.cuda),
         "own": [state for _, state in generators.own],
     }
+
+
+def _plain_beginning(beginning: Beginning) -> Parts:
+    return {"generators": plain(beginning.generators), "train": beginning.train, "valid": beginning.valid}
+
+
+def as_beginning(parts: Mapping[str, Any] | None, own: list[torch.Generator]) -> Beginning | None:
+    """What was saved of the pass under way, if there was one; `own` as for `as_generators`."""
+    return None if parts is None else Beginning(as_generators(parts["generators"], own), parts["train"], parts["valid"])
 
 
 def as_generators(parts: Mapping[str, Any], own: list[torch.Generator]) -> Generators:

@@ -24,8 +24,8 @@ from ..core.values import NO_FACTS, FrozenMap, SavedMemory, record_classes
 from ..eventlog.encoding import CannotDecodeError, decode, encode
 from . import checkpoint as files
 from .manifest import MANIFEST, Checkpoint, Place, find_all, manifest_of
-from .position import keeps_its_place
-from .saved import as_generators, bring_back, parts_of
+from .position import Left, keeps_its_place
+from .saved import as_beginning, as_generators, bring_back, parts_of
 
 if TYPE_CHECKING:
     from .supervised import Supervised
@@ -122,11 +122,11 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     for note in notes:
         _logger.warning("what goes on is not exactly what was saved: %s", note)
     own = workload.own_generators()
-    now = as_generators(parts["generators"], own)
-    start = None if parts["epoch_start"] is None else as_generators(parts["epoch_start"], own)
     if parts["loader"] is not None and keeps_its_place(workload.train):
         workload.train.load_state_dict(parts["loader"])  # type: ignore[attr-defined]
-    workload.go_on_from(state, now, start)
+    # The rest of it waits for the run to begin: until then others may draw random numbers.
+    workload.left = Left(state.iteration, as_generators(parts["generators"], own), from_file=True)
+    workload.beginning = as_beginning(parts["beginning"], own)
     return attrs.evolve(state, workload=workload, notes=tuple(notes))
 
 

@@ -28,11 +28,11 @@ from .feeding import copier_for, fed
 from .frozen import Frozen
 from .generators import Generators, generators_of, seed_all
 from .kept import Kept, Outside, Snapshot, Stateful
-from .loaders import begun
+from .loaders import begun, let_workers_be
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
-from .position import find_again, set_epoch
+from .position import Beginning, Left, find_again, left_there, set_epoch
 from .precision import Precision
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .steps import fused
@@ -122,6 +122,7 @@ class Supervised(Workload):
         self._batches: Iterator[Any] = iter(())
         self._valid_batches: Iterator[Any] = iter(())
         self._fetched = 0
+        self.beginning: Beginning | None = None
         self._outside: Outside | None = None  # how things stood before a validation
 
         # This call of run, and what goes on from one to the next.
@@ -132,10 +133,8 @@ class Supervised(Workload):
         self.kept = Kept()
         self._undo = ExitStack()
         self.loss_checked = False
-        self.epoch_start: Generators | None = None
         self.extra = dict(extra or {})
-        self._suspended: tuple[State, Generators] | None = None
-        self._restored = False  # whether the pass over the data is still to be found again
+        self.left: Left | None = None
         self._elapsed_before = 0.0
         self._since = time.perf_counter()
         self.told = False  # the summary
@@ -196,9 +195,9 @@ class Supervised(Workload):
         tell_once(self)
         self.set_hyper(state.hyper)
         if state.resume_at is None:
-            if self._restored and self._suspended is not None:
-                self._suspended[1].put_back()  # a finished training that is gone on with
-            self._suspended, self._restored = None, False
+            if self.left is not None and self.left.from_file and self.left.iteration == state.iteration:
+                self.reposition(state)  # a finished training that is gone on with
+            self.left = None
         if state.iteration == 0 and state.resume_at is None:
             self.kept = Kept()
             self.optimizer.zero_grad()  # of a training that failed, say
@@ -208,22 +207,13 @@ class Supervised(Workload):
 
     def reposition(self, state: State) -> None:
         """Go on in the pass over the data that was left, with the generators as they were then."""
-        if self._suspended is None or self._suspended[0].iteration != state.iteration:
-            now_at = "in no suspended training" if self._suspended is None else f"at {self._suspended[0].iteration}"
-            raise WorkloadError(
-                f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
-                f"{now_at}: go on from the state that the last run returned"
-            )
-        if self._restored:
+        left = left_there(self.left, state)
+        if left.from_file:
             set_epoch(self.train, state.epoch)
             self._batches = fed(self._copier, self.train, find_again(self, state))
-            self._fetched, self._restored = state.batch, False
-        self._suspended[1].put_back()
-        self._suspended = None
-
-    def go_on_from(self, state: State, now: Generators, epoch_start: Generators | None) -> None:
-        """Be as when this state was saved, once the run begins; all but data and generators is so already."""
-        self._suspended, self.epoch_start, self._restored = (state, now), epoch_start, True
+            self._fetched = state.batch
+        left.generators.put_back()
+        self.left = None
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Have this called when this call of run ends, in whatever way; the last that was put in place first."""
@@ -232,7 +222,7 @@ class Supervised(Workload):
     def finish(self, state: State) -> None:
         self._undo.close()
         if state.resume_at is not None and not state.error:
-            self._suspended = state, Generators.now(self.own_generators())
+            self.left = Left(state.iteration, Generators.now(self.own_generators()))
         else:
             self._batches = iter(())  # let workers go
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
@@ -255,7 +245,7 @@ class Supervised(Workload):
         self.train_meters.reset()
         self._fetched = 0
         self.model.train()
-        self.epoch_start = Generators.now(self.own_generators())
+        self.beginning = Beginning.now(self)
         self._batches = fed(self._copier, self.train, begun(self.train))
 
     def fetch(self) -> int | None:
@@ -371,7 +361,7 @@ class Supervised(Workload):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._outside = Outside.of(self.model, self.own_generators())
+        self._outside = Outside.of(self.model, self.own_generators(), self.valid)
         self._valid_meters.reset()
         self.model.eval()
         self._valid_batches = fed(self._copier, self.valid, begun(self.valid))
@@ -388,12 +378,18 @@ class Supervised(Workload):
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
         found = self._valid_meters.results()
-        self.abandon(state)
+        self._end_validation()
         if not found:
             raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
         return found
 
     def abandon(self, state: State) -> None:
+        """Be as if this validation had not begun."""
+        self._end_validation()
+        if self._outside is not None:
+            let_workers_be(self.valid, self._outside.workers)
+
+    def _end_validation(self) -> None:
         """Put modes and generators back, so that whether one validates does not change what one trains."""
         self._valid_meters.reset()
         self._valid_batches = iter(())

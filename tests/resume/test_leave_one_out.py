@@ -66,8 +66,8 @@ def _buffers(parts: Parts, fresh: Parts) -> None:
     _module("buffers", lambda name: "running" in name)(parts, fresh)
 
 
-def _epoch_start(parts: Parts, fresh: Parts) -> None:
-    parts["epoch_start"] = parts["generators"]  # the live ones, which belong to what comes
+def _beginning(parts: Parts, fresh: Parts) -> None:
+    parts["beginning"]["generators"] = parts["generators"]  # the live ones, which belong to what comes
 
 
 MUTANTS: dict[str, tuple[str, Callable[[Parts, Parts], None]]] = {
@@ -91,7 +91,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Parts, Parts], None]]] = {
     "generator of Python": ("everything", _generator("python")),
     "generator of NumPy": ("everything", _generator("numpy")),
     "generator of torch": ("everything", _generator("cpu")),
-    "generators at the beginning of the epoch": ("everything", _epoch_start),
+    "generators at the beginning of the epoch": ("everything", _beginning),
     "meters": ("everything", _part("meters")),
     "extra": ("everything", _part("extra")),
 }

@@ -319,7 +319,7 @@ class Trace:
     def close(self) -> None: ...
 
 
-_APART = ("suspend_everywhere", "checkpoint", "clock")  # what is different on purpose
+_APART = ("suspend_everywhere", "leave", "checkpoint", "clock")  # what is different on purpose
 
 
 def _plainly(state: State) -> dict[str, Any]:

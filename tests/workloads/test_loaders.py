@@ -67,9 +67,25 @@ def test_workers_that_are_left_end_with_the_process(persistent: bool) -> None:
     assert time.monotonic() - since < 30
 
 
+def test_workers_end_where_the_loader_is_part_of_a_cycle() -> None:
+    """They are swept up with it: torch cannot ask them to leave any more, and ends them with a signal."""
+    rest = """
+import gc, multiprocessing, torch
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+next(batches)
+loader.cycle = [loader, batches]
+del loader, batches
+gc.collect()
+assert multiprocessing.active_children() == []"""
+    rest = "".join(f"\n    {line}" for line in rest.splitlines())
+
+    for persistent in (False, True):
+        assert _said(rest, persistent=persistent) == ["0", "1", "end"]
+
+
 def test_signal_to_the_process_alone_is_heard_by_it() -> None:
     """It is held back only while the workers are begun."""
-    assert _said("os.kill(os.getpid(), signal.SIGTERM); assert heard == [15]") == ["0", "1", "end"]
+    assert _said("os.kill(os.getpid(), signal.SIGTERM); assert heard == [15]; [*batches]") == ["0", "1", "end"]
 
 
 def test_without_workers_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -491,3 +494,24 @@ def test_everything_is_undone_even_if_one_thing_cannot_be() -> None:
         run(start(work, epochs=1), [put_in_place])
 
     assert undone == ["first"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_training_that_is_over_lets_its_workload_go(fails: bool) -> None:
+    """The model, and its place on a device, go with their last user, and not when Python next looks for cycles."""
+    work = _work()
+    used = weakref.ref(work)
+
+    @on(Phase.BATCH_END)
+    def callback(state: State) -> None:
+        if fails:
+            raise ZeroDivisionError
+
+    gc.disable()
+    try:
+        with contextlib.suppress(CallbackError):
+            run(start(work, epochs=1), [callback])
+        del work
+        assert used() is None
+    finally:
+        gc.enable()
