@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.callback import Callback
+from .core.callback import Callback, memory_classes
 from .core.description import check_callbacks
 from .core.errors import CallbackError
 from .core.fuse import Way, ways
@@ -315,7 +315,7 @@ def _with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> State:
             _logger.warning("not in the checkpoint, begins with its initial memory: %s", ", ".join(afresh))
         if left:
             _logger.warning("in the checkpoint, but no callback of this run: %s", ", ".join(left))
-    again = {c.name: m.made_again(c.memory) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)}
+    again = {c.name: m.made_again(memory_classes(c)) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)}
     return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory, **again}))
 
 

@@ -18,7 +18,7 @@ from .errors import CallbackError
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Counters, State
 from .transition import Command, Transition
-from .values import EMPTY, FrozenMap, unsaveable
+from .values import EMPTY, FrozenMap, record_classes, types_in, unsaveable
 
 M = TypeVar("M")
 M_contra = TypeVar("M_contra", contravariant=True)
@@ -59,7 +59,9 @@ class Callback(Generic[M_co]):
         name: under which it has its memory and answers in the log; unique in a run.
         at: the phases at which it is consulted.
         decide: the pure function, of the state and the callback's memory.
-        memory: its memory before it was ever consulted: an immutable value that survives JSON.
+        memory: its memory before it was ever consulted: an immutable value that survives JSON. Records
+            come back from a checkpoint or a log if they are of a class that is in the initial memory,
+            or in the type of the function's second parameter.
         needs: the facts it reads that cost something to measure.
         every: it is consulted only when the number of finished batches (at EPOCH_BEGIN, EPOCH_END,
             VALID_BEGIN and VALID_END: of epochs) is a multiple of this. It does not apply outside
@@ -110,6 +112,23 @@ class Callback(Generic[M_co]):
         if memory is None:
             memory = state.memory.get(self.name, self.memory)
         return self.decide(state, memory)
+
+
+def memory_classes(callback: Callback[Any]) -> dict[str, type]:
+    """The attrs classes, by name, of the records that a callback may remember.
+
+    They are those in its initial memory, and those that the type of its function's second parameter
+    speaks of: `best: Best | None`.
+    """
+    declared: tuple[type, ...] = ()
+    parameters = tuple(inspect.signature(callback.decide).parameters.values())
+    if len(parameters) > 1 and parameters[1].annotation is not inspect.Parameter.empty:
+        function = callback.decide
+        names = dict(getattr(function, "__globals__", {}))
+        if inspect.isfunction(function):
+            names |= inspect.getclosurevars(function).nonlocals  # a class that is made where the callback is
+        declared = types_in(parameters[1].annotation, names)
+    return record_classes((callback.memory, *declared))
 
 
 class _OfState(Protocol):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, Never, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import attrs
@@ -142,12 +145,15 @@ class SavedMemory(ABC):
     json: Any
 
     @abstractmethod
-    def made_again(self, initial: object) -> object:
-        """The memory, for a callback whose initial memory is this one."""
+    def made_again(self, classes: Mapping[str, type]) -> object:
+        """The memory, for a callback that has records of these classes, by name."""
 
 
 def record_classes(value: object) -> dict[str, type]:
-    """The attrs classes, by name, of the records in a value, and of those that their fields may hold."""
+    """The attrs classes, by name, of the records in a value, and of those that their fields may hold.
+
+    A class in the place of a record stands for one of its records.
+    """
     found: dict[str, type] = {}
     ahead: list[object] = [value]
     while ahead:
@@ -160,16 +166,26 @@ def record_classes(value: object) -> dict[str, type]:
             found[kind.__name__] = kind
             if not isinstance(part, type):
                 ahead.extend(getattr(part, field.name) for field in attrs.fields(kind))
-            for annotation in get_type_hints(kind).values():
-                ahead.extend(_types_in(annotation))
+            for base in kind.__mro__:
+                names = {**getattr(sys.modules.get(base.__module__), "__dict__", {}), kind.__name__: kind}
+                for annotation in vars(base).get("__annotations__", {}).values():
+                    ahead.extend(types_in(annotation, names))
     return found
 
 
-def _types_in(annotation: object) -> Iterator[type]:
-    if isinstance(annotation, type) and not get_args(annotation):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _types_in(argument)
+def types_in(annotation: object, names: Mapping[str, Any]) -> tuple[type, ...]:
+    """The types that an annotation speaks of; none if it takes names that are not here, of a type checker, say."""
+    holder = SimpleNamespace(__annotations__={"it": annotation})
+    with contextlib.suppress(NameError, AttributeError, TypeError, SyntaxError):
+        return tuple(_plain_types(get_type_hints(holder, dict(names))["it"]))
+    return ()
+
+
+def _plain_types(hint: object) -> Iterator[type]:
+    if isinstance(hint, type) and not get_args(hint):
+        yield hint
+    for argument in get_args(hint):
+        yield from _plain_types(argument)
 
 
 _ADVICE = {

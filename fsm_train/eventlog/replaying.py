@@ -13,13 +13,13 @@ from typing import Any, cast
 import attrs
 import orjson
 
-from ..core.callback import Callback
+from ..core.callback import Callback, memory_classes
 from ..core.errors import CallbackError, ConflictError
 from ..core.merge import consult, decide
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from ..core.values import Facts, record_classes
+from ..core.values import Facts
 from ..interpreter import iterate
 from ..sinks.base import Recorder
 from ..workloads.recorded import Recorded
@@ -96,7 +96,7 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
     lines = 0
     while (header := recorded.next_header) is not None:
         used = rebuilt(header, path) if given is None else given
-        state = recorded.start(last, {callback.name: record_classes(callback.memory) for callback in used})
+        state = recorded.start(last, {callback.name: memory_classes(callback) for callback in used})
         if (elsewhere := _elsewhere(last, header)) is not None:
             return Replayed(False, cast("State", last), elsewhere, lines)
         call = _Call(recorded, used)

@@ -13,14 +13,14 @@ from typing import Any, Literal
 import attrs
 
 from ..core.callback import Callback as CallbackRecord
-from ..core.callback import is_due
+from ..core.callback import is_due, memory_classes
 from ..core.errors import CallbackError
 from ..core.facts import KNOWN_AT, measurable
 from ..core.phase import STOP_FLAGS, Flag, Phase
 from ..core.state import State, counters_of
 from ..core.table import epochs_reached, steps_reached
 from ..core.transition import UNCHANGED, Command, Transition
-from ..core.values import FrozenMap, record_classes
+from ..core.values import FrozenMap
 from ..interpreter import iterate
 from ..sinks.base import Recorder
 from ..workloads.recorded import Recorded
@@ -144,7 +144,7 @@ class _Supposed(Recorder):
         )
         self.facts = frozenset(header.body["facts"])
         self.line = header.number
-        state = self.recorded.start(last, {c.name: record_classes(c.memory) for c in self.given})
+        state = self.recorded.start(last, {c.name: memory_classes(c) for c in self.given})
         if last is not None:
             own = {name: memory for name, memory in last.memory.items() if name in self.given_names}
             state = attrs.evolve(state, memory=FrozenMap({**state.memory, **own}))

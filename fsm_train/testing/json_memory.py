@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import orjson
 
 from ..core.values import record_classes
 from ..eventlog.encoding import decode, encode
 
 
-def through_json(memory: object) -> object:
-    """The memory as it comes back from a file.
+def through_json(memory: object, classes: Mapping[str, type] | None = None) -> object:
+    """The memory as it comes back from a file; of records of these classes, or of those that are in it.
 
     >>> through_json((1, 0.5, float("nan"), None))
     (1, 0.5, nan, None)
@@ -17,4 +19,4 @@ def through_json(memory: object) -> object:
     Raises:
         ValueError: it cannot be made again, with the reason.
     """
-    return decode(orjson.loads(orjson.dumps(encode(memory))), record_classes(memory))
+    return decode(orjson.loads(orjson.dumps(encode(memory))), record_classes(memory) if classes is None else classes)

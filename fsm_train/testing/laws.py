@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
+from ..core.callback import memory_classes
 from ..core.errors import FactError
 from ..core.phase import Phase
 from ..core.table import READABLE, too_late
@@ -146,14 +147,15 @@ def memory_compares(case: Case) -> Finding | None:
 
 
 @law(
-    "Let the record be made from its own fields: no field with init=False, and no converter that changes what it made.",
+    "Let the record be made from its own fields: no field with init=False, and no converter that changes what it made. "
+    "Name its class in the type of the function's second parameter.",
     after=("memory_is_immutable", "memory_compares"),
 )
 def memory_survives_json(case: Case) -> Finding | None:
     """What it remembers comes back from JSON exactly, NaN included."""
     for c, memory in memories(case.alone):
         try:
-            restored = through_json(memory)
+            restored = through_json(memory, memory_classes(case.callback))
         except Exception as error:
             return Finding(f"its memory {memory!r} cannot be made again: {type(error).__name__}: {error}", c)
         for difference in differences(memory, restored, "memory"):

@@ -20,7 +20,7 @@ from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.phase import Flag, Junction, Phase
 from ..core.state import Plan, State
-from ..core.values import NO_FACTS, FrozenMap, SavedMemory, record_classes
+from ..core.values import NO_FACTS, FrozenMap, SavedMemory
 from ..eventlog.encoding import CannotDecodeError, decode, encode
 from . import checkpoint as files
 from .manifest import MANIFEST, Checkpoint, Place, find_all, manifest_of
@@ -51,13 +51,14 @@ class FromFile(SavedMemory):
     callback: str
     json: Any
 
-    def made_again(self, initial: object) -> object:
+    def made_again(self, classes: Mapping[str, type]) -> object:
         try:
-            return decode(self.json, record_classes(initial))
+            return decode(self.json, classes)
         except CannotDecodeError as error:
             raise CheckpointError(
-                f"the memory of the callback {self.callback!r} does not fit it any more: {error}. With another name= "
-                "it begins afresh"
+                f"the memory of the callback {self.callback!r} does not fit it: {error}. Records are made again of "
+                "the classes in its initial memory, and in the type of its second parameter. With another name= the "
+                "callback begins afresh"
             ) from error
 
 

@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from fsm_train import Callback, Flag, Phase, State, Transition, on
+from fsm_train.core.callback import memory_classes
 from fsm_train.testing import at
 
 
@@ -132,3 +133,44 @@ def test_answers_go_by_value() -> None:
 
     assert answer() == answer()
     assert answer().hyper == {"lr": 1.0}
+
+
+@attrs.frozen
+class Best:
+    """A record that a callback remembers."""
+
+    value: float = 0.0
+
+
+@attrs.frozen
+class Pair:
+    """One that another is in."""
+
+    first: Best | None = None
+
+
+def test_records_of_a_memory_are_those_that_are_in_it_or_declared() -> None:
+    """In the initial memory, and in the type of the second parameter, also of a class that is made in a function."""
+
+    @attrs.frozen
+    class Local:
+        value: int = 0
+
+    @on(Phase.EPOCH_END)
+    def declares(state: State, seen: tuple[Pair, ...] | Local | None) -> Transition:
+        return Transition(memory=Local())
+
+    @on(Phase.EPOCH_END, memory=Best())
+    def begins_with_one(state: State, seen) -> None: ...  # type: ignore[no-untyped-def]
+
+    @on(Phase.EPOCH_END)
+    def of_a_type_checker(state: State, seen: Unknown) -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    class Called:
+        def __call__(self, state: State, seen: Best | None) -> None: ...
+
+    assert memory_classes(declares) == {"Pair": Pair, "Best": Best, "Local": Local}
+    assert memory_classes(begins_with_one) == {"Best": Best}
+    assert memory_classes(of_a_type_checker) == {}
+    assert memory_classes(on(Phase.EPOCH_END)(nothing)) == {}
+    assert memory_classes(Callback("called", (Phase.EPOCH_END,), Called())) == {}

@@ -79,12 +79,30 @@ def test_records_are_found_where_they_may_come_to_be() -> None:
     """Also of a class that so far only an annotation names."""
     assert record_classes((1, Kept())) == {"Kept": Kept}
     assert record_classes(Holder()) == {"Holder": Holder, "Kept": Kept}
+    assert record_classes(Heir()) == {"Heir": Heir, "Kept": Kept}
+    assert record_classes(Holder) == {"Holder": Holder, "Kept": Kept}
     assert record_classes(None) == {}
+
+
+def test_annotations_of_a_type_checker_only_are_passed_over() -> None:
+    """What they name is not there when the program runs."""
+
+    @attrs.frozen
+    class Typed:
+        seen: Unknown = None  # type: ignore[name-defined]  # noqa: F821
+        kept: Kept | None = None
+
+    assert record_classes(Typed()) == {"Typed": Typed, "Kept": Kept}
 
 
 @attrs.frozen
 class Holder:
     kept: tuple[Kept, ...] = ()
+
+
+@attrs.frozen
+class Heir(Holder):
+    more: int = 0
 
 
 def test_what_is_no_mapping_is_not_made_one() -> None:

@@ -313,7 +313,7 @@ def test_memory_that_cannot_be_made_again() -> None:
         size: int = attrs.field(default=1, init=False)
 
     @on(Phase.EPOCH_END, memory=None)
-    def remember(state: State, seen: object) -> Transition:
+    def remember(state: State, seen: Window | None) -> Transition:
         return Transition(memory=Window())
 
     text = report_of(remember, examples=3).failed["memory_survives_json"]
