@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import attrs
 import torch
 from torch import nn
 
-from .averages import Average, StateDict, copied
+from .averages import Average, StateDict
 from .generators import Generators
 from .loaders import workers_there
+from .modules import load_module, modules_of, state_of_module
+
+if TYPE_CHECKING:
+    from .supervised import Supervised
 
 
 @attrs.define
@@ -67,28 +71,38 @@ class Outside:
 
 @attrs.frozen
 class Snapshot:
-    """Weights, buffers, modes, gradients, optimizer, generators and what is kept at one moment."""
+    """All that a training changes at one moment: modules, gradients, optimizer, extras, generators, what is kept."""
 
-    model: StateDict
+    modules: dict[str, StateDict]
     gradients: tuple[torch.Tensor | None, ...]
     optimizer: StateDict
-    outside: Outside
+    extra: dict[str, Any]
+    generators: Generators
     kept: Kept
 
     @staticmethod
-    def of(model: nn.Module, optimizer: torch.optim.Optimizer, own: Iterable[torch.Generator], kept: Kept) -> Snapshot:
+    def of(work: Supervised) -> Snapshot:
         return Snapshot(
-            model=copied(model.state_dict()),
-            gradients=tuple(None if p.grad is None else p.grad.clone() for p in model.parameters()),
-            optimizer=copy.deepcopy(optimizer.state_dict()),
-            outside=Outside.of(model, own),
-            kept=kept,  # a new training has one of its own
+            modules={name: copy.deepcopy(state_of_module(module)) for name, module in modules_of(work).items()},
+            gradients=tuple(None if p.grad is None else p.grad.clone() for p in _parameters(work)),
+            optimizer=copy.deepcopy(work.optimizer.state_dict()),
+            extra={name: copy.deepcopy(part.state_dict()) for name, part in work.extra.items()},
+            generators=Generators.now(work.own_generators()),
+            kept=work.kept,  # a new training has one of its own
         )
 
-    def put_back(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        model.load_state_dict(self.model)
-        for parameter, gradient in zip(model.parameters(), self.gradients, strict=True):
+    def put_back(self, work: Supervised) -> None:
+        for name, module in modules_of(work).items():
+            load_module(module, self.modules[name])
+        for parameter, gradient in zip(_parameters(work), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
-        # The optimizer keeps the tensors that it is given, so it gets copies.
-        optimizer.load_state_dict(copy.deepcopy(self.optimizer))
-        self.outside.put_back()
+        # The optimizer keeps the tensors that it is given, and so may an extra: they get copies.
+        work.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        for name, part in work.extra.items():
+            part.load_state_dict(copy.deepcopy(self.extra[name]))
+        self.generators.put_back()
+        work.kept = self.kept
+
+
+def _parameters(work: Supervised) -> list[nn.Parameter]:
+    return [parameter for module in modules_of(work).values() for parameter in module.parameters()]

@@ -1,14 +1,23 @@
-"""All that is in a module: what its state_dict says, the buffers that it leaves out, and the modes."""
+"""The modules of a training, and all that is in one: its state_dict, the buffers that it leaves out, the modes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..core.errors import WorkloadError
+
+if TYPE_CHECKING:
+    from .supervised import Supervised
+
+
+def modules_of(work: Supervised) -> dict[str, nn.Module]:
+    """The model, and a loss that is a module: it may have parameters, buffers and a mode too."""
+    loss = {"loss": work.loss_fn} if isinstance(work.loss_fn, nn.Module) else {}
+    return {"model": work.model, **loss}
 
 
 def state_of_module(module: nn.Module) -> dict[str, Any]:

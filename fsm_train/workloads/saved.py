@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from ..core.errors import WorkloadError
 from .generators import Generators
 from .loaders import workers_there
-from .modules import load_module, state_of_module
+from .modules import load_module, modules_of, state_of_module
 from .position import Beginning, inexact, keeps_its_place
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def parts_of(work: Supervised, state: State) -> tuple[Parts, tuple[str, ...]]:
     notes = (*inexact(work.train, state), *(f"the metric {name}: it has no state_dict" for name in unsaved))
     kept = work.kept
     parts: Parts = {
-        "modules": {name: state_of_module(module) for name, module in _modules(work).items()},
+        "modules": {name: state_of_module(module) for name, module in modules_of(work).items()},
         "optimizer": work.optimizer.state_dict(),
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
@@ -55,12 +55,9 @@ def bring_back(work: Supervised, parts: Parts) -> tuple[str, ...]:
     Raises:
         RuntimeError, WorkloadError: the workload is another one than was saved.
     """
-    if _optimizer_of(work) != parts["optimizer_of"]:
-        raise WorkloadError(
-            "the optimizer is another one than was saved, which torch would not notice: "
-            f"{_optimizer_of(work)} and {parts['optimizer_of']}, as its class and the parameters of each group"
-        )
-    for name, module in _modules(work).items():
+    if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
+        raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
+    for name, module in modules_of(work).items():
         if name not in parts["modules"]:
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
@@ -101,19 +98,27 @@ def _not_as_it_was(work: Supervised, parts: Parts) -> Iterator[str]:
         yield f"the generators of CUDA: there were {devices} devices, and {here} are here"
 
 
-def _modules(work: Supervised) -> dict[str, nn.Module]:
-    """The model, and a loss that is a module: it may have parameters, buffers and a mode too."""
-    loss = {"loss": work.loss_fn} if isinstance(work.loss_fn, nn.Module) else {}
-    return {"model": work.model, **loss}
-
-
 def _optimizer_of(work: Supervised) -> list[Any]:
     """The optimizer's class, and the names of the parameters in each group."""
     names = {
-        id(p): f"{kind}.{name}" for kind, module in _modules(work).items() for name, p in module.named_parameters()
+        id(p): f"{kind}.{name}" for kind, module in modules_of(work).items() for name, p in module.named_parameters()
     }
     groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
     return [type(work.optimizer).__name__, groups]
+
+
+def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
+    """In what the two differ first, if they do."""
+    (kind, groups), (saved_kind, saved_groups) = ours, saved
+    if kind != saved_kind:
+        return f"it is of the class {kind}, and was of {saved_kind}"
+    if len(groups) != len(saved_groups):
+        return f"it has {len(groups)} parameter groups, and had {len(saved_groups)}"
+    for i, (names, saved_names) in enumerate(zip(groups, saved_groups, strict=True)):
+        for name, saved_name in zip_longest(names, saved_names, fillvalue="nothing"):
+            if name != saved_name:
+                return f"its group {i} has {name} in the place of {saved_name}"
+    return ""
 
 
 def _batches(work: Supervised) -> int | None:

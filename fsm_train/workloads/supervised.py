@@ -228,11 +228,10 @@ class Supervised(Workload):
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self.model, self.optimizer, self.own_generators(), self.kept)
+        return Snapshot.of(self)
 
     def put_back(self, snapshot: Snapshot) -> None:
-        snapshot.put_back(self.model, self.optimizer)
-        self.kept = snapshot.kept
+        snapshot.put_back(self)
 
     def own_generators(self) -> list[torch.Generator]:
         """The generators that the loaders were given, each once."""
