@@ -200,11 +200,11 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
 def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[None]:
     """Ask for facts, so that the log holds them; decide nothing.
 
-    Each fact is asked for where it is known first: the loss at LOSS_END, grad_norm at STEP_BEGIN,
-    stepped at STEP_END, all others at BATCH_END.
+    At BATCH_END, so that a step is still taken in one go; but grad_norm at STEP_BEGIN and stepped at
+    STEP_END, since they are known only there.
 
     >>> record("loss", "grad_norm", every=50).at
-    (<Phase.LOSS_END: 'loss_end'>, <Phase.STEP_BEGIN: 'step_begin'>)
+    (<Phase.STEP_BEGIN: 'step_begin'>, <Phase.BATCH_END: 'batch_end'>)
 
     Args:
         *facts: the names of facts.
@@ -214,7 +214,7 @@ def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[Non
     if not facts:
         raise ValueError("record what? for example record('loss')")
     check_count("every", every, least=1)
-    phases = sorted({_FIRST_KNOWN.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
+    phases = sorted({_ONLY_KNOWN.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
 
     @on(*phases, needs=facts, every=every, raises=Flag.NONE, sets=(), commands=())
     def record(state: State) -> None:
@@ -223,4 +223,4 @@ def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[Non
     return record
 
 
-_FIRST_KNOWN = {"loss": Phase.LOSS_END, "grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}
+_ONLY_KNOWN = {"grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}

@@ -188,13 +188,13 @@ def test_limited_training_is_that_on_fewer_batches() -> None:
 @pytest.mark.parametrize(
     ("facts", "phases"),
     [
-        (("loss",), (Phase.LOSS_END,)),
-        (("stepped", "loss"), (Phase.LOSS_END, Phase.STEP_END)),
+        (("loss",), (Phase.BATCH_END,)),
+        (("stepped", "loss"), (Phase.STEP_END, Phase.BATCH_END)),
         (("grad_norm", "tokens"), (Phase.STEP_BEGIN, Phase.BATCH_END)),
     ],
 )
 def test_facts_are_asked_for_where_they_are_known(facts: tuple[str, ...], phases: tuple[Phase, ...]) -> None:
-    """At the first phase that knows each of them; nothing is ever answered."""
+    """Inside a step only what is known nowhere else; nothing is ever answered."""
     callback = record(*facts, every=5)
 
     assert (callback.at, callback.needs, callback.every) == (phases, set(facts), 5)
@@ -203,16 +203,16 @@ def test_facts_are_asked_for_where_they_are_known(facts: tuple[str, ...], phases
 
 def test_recorded_facts_are_measured() -> None:
     """Whoever looks at that phase finds them in the state, each so many batches."""
-    look, seen = looking(Phase.LOSS_END, lambda state: state.facts.get("loss"))
+    look, seen = looking(Phase.BATCH_END, lambda state: state.facts.get("loss"))
 
     ours = trained([record("loss", every=2), look], batches(8, 8, 6))
 
     model = nn.Linear(10, 1)
-    model.load_state_dict(trained([], batches(8, 8)).model.state_dict())
-    inputs, target = batches(8, 8, 6)[2]
+    model.load_state_dict(trained([], batches(8)).model.state_dict())
+    inputs, target = batches(8, 8, 6)[1]
     with torch.no_grad():
-        assert seen[2] == nn.functional.mse_loss(model(inputs), target).item()
-    assert [value is None for value in seen] == [False, True, False]
+        assert seen[1] == nn.functional.mse_loss(model(inputs), target).item()
+    assert [value is None for value in seen] == [True, False, True]
     assert ours.final.memory["record"] is None
 
 
