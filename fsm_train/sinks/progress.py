@@ -7,7 +7,9 @@ than all of the pure half. Nothing here draws by itself: no thread, only what `s
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import logging
 import math
 import sys
 import time
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_logger = logging.getLogger("fsm_train")
+
 ROWS_AT = (Phase.EPOCH_BEGIN, Phase.EPOCH_END, *FINAL)
 BAR_AT = (Phase.BATCH_END, Phase.VALID_BEGIN, Phase.VALID_BATCH_END, Phase.VALID_END)
 VALIDATING = frozenset({Phase.VALID_BEGIN, Phase.VALID_BATCH_END})
@@ -41,6 +45,9 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
     a thousand epochs scroll like any other output. In a notebook the bar stands above the rows. Without
     either (a file, a pipe, a dumb terminal) there is one line per epoch, and between them nothing is
     looked at and no loss is read. At the end a line says why it ended.
+
+    What the package logs meanwhile (what is trained, and what would make it faster) is shown too,
+    unless the program has a logging handler of its own.
 
     How many batches an epoch has is learned from the one before; in the first one the bar is sized
     only if the plan has `max_steps`. Times are those of this call of `run`: of an epoch that was
@@ -82,6 +89,7 @@ class Progress:
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         self.seen = _Seen.at_the_start(state, time.monotonic())
         self.display = _display(self.console, self.metrics or ())
+        self.overheard = _Overheard(self.display.say)
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         seen, now = self.seen, time.monotonic()
@@ -96,6 +104,7 @@ class Progress:
             self.display.bar(_bar(state, seen))
 
     def close(self) -> None:
+        self.overheard.stop()
         self.display.close()
 
     def _due(self, phase: Phase, now: float) -> bool:
@@ -303,6 +312,29 @@ def _speed(rate: float) -> str:
 def _of(count: int, limit: int | None) -> str:
     """The count out of its limit, as wide for 3 of 20 as for 20 of 20; the count where there is no limit."""
     return str(count) if limit is None else f"{count:>{len(str(limit))}}/{limit}"
+
+
+class _Overheard(logging.Handler):
+    """Says what the package logs, from INFO on, where nobody else would."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self.say = say
+        self.before: int | None = None
+        if not _logger.hasHandlers():
+            self.before = _logger.level
+            _logger.addHandler(self)
+            _logger.setLevel(logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(BrokenPipeError):  # which the next row finds out for itself
+            for line in record.getMessage().splitlines():
+                self.say(line)
+
+    def stop(self) -> None:
+        if self.before is not None:
+            _logger.removeHandler(self)
+            _logger.setLevel(self.before)
 
 
 def _display(console: Console, metrics: Sequence[str]) -> _Lines:

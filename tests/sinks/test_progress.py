@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -11,9 +12,23 @@ from io import StringIO
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
-from fsm_train import Callback, CallbackError, Flag, Phase, Scripted, State, Transition, extend, on, run, start
+from fsm_train import (
+    Callback,
+    CallbackError,
+    Flag,
+    Phase,
+    Scripted,
+    State,
+    Supervised,
+    Transition,
+    extend,
+    on,
+    run,
+    start,
+)
 from fsm_train.sinks import progress
 
 Clock = Callable[[float, float], float]
@@ -448,6 +463,69 @@ def test_notebook_updates_one_bar_and_prints_the_rows(
         "  1/1       0.000         0.1    0.0s",
         "all 1 epoch done  0.0s",
     ]
+
+
+# ----------------------------------------------------------------------------- what is logged meanwhile
+
+logger = logging.getLogger("fsm_train")
+
+
+@on(Phase.SETUP)
+def speak(state: State) -> None:
+    logger.info("what is trained\nand what would make it faster")
+    logger.debug("a detail")
+
+
+def listen_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a program that has nothing to do with logging; pytest listens at the root, or else at the logger itself."""
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [])
+
+
+def test_what_is_logged_is_shown(clock: Clock, file: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody else would hear it; afterwards the logger is as it was."""
+    listen_to_nothing(monkeypatch)
+    before = logger.level, list(logger.handlers)
+
+    run(start(Scripted(batches=2), epochs=1), [speak], sinks=[progress(console=file)])
+
+    assert written(file).splitlines()[:2] == ["what is trained", "and what would make it faster"]
+    assert "a detail" not in written(file)
+    assert (logger.level, logger.handlers) == before
+
+
+def test_summary_of_the_training_is_shown(terminal: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained stands above the rows."""
+    listen_to_nothing(monkeypatch)
+    model = torch.nn.Linear(2, 1)
+    data = [(torch.zeros(4, 2), torch.zeros(4, 1))]
+    work = Supervised(model, torch.optim.Adam(model.parameters()), torch.nn.MSELoss(), data)
+
+    run(start(work, epochs=1), sinks=[progress(console=terminal)])
+
+    first, second, *_ = screen(written(terminal))
+    assert first == "Linear of 3 parameters, 3 of them trained by Adam on cpu"
+    assert second == "advice: Adam(…, fused=True) takes a step in one kernel instead of many"
+
+
+def test_program_with_handlers_of_its_own_hears_it_alone(clock: Clock, file: Console) -> None:
+    """Nothing is said twice; here it is pytest that listens."""
+    run(start(Scripted(batches=2), epochs=1), [speak], sinks=[progress(console=file)])
+
+    assert "trained" not in written(file)
+
+
+def test_nobody_reading_what_is_logged_ends_no_training(file: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with rows: a reader who has left is no reason to stop."""
+    listen_to_nothing(monkeypatch)
+
+    def left(*args: Any, **kwargs: Any) -> None:
+        raise SystemExit(1)
+
+    monkeypatch.setattr(file, "out", left)
+
+    with pytest.warns(RuntimeWarning, match="nobody reads its output any more"):
+        assert run(start(Scripted(batches=2), epochs=2), [speak], sinks=[progress(console=file)]).epoch == 2
 
 
 def test_reader_who_leaves_does_not_end_the_training() -> None:
