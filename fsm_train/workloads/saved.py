@@ -93,6 +93,8 @@ def _not_as_it_was(work: Supervised, parts: Parts) -> Iterator[str]:
         yield "the random numbers of the epochs after this one: a loader draws fewer where persistent_workers is True"
     if len(parts["generators"]["own"]) != len(work.own_generators()):
         yield "the generators of the loaders: there are others than there were"
+    if parts["generators"]["numpy"] is not None and not _numpy_is_there():
+        yield "the generator of NumPy: it cannot be imported here"
     devices, here = len(parts["generators"]["cuda"]), torch.cuda.device_count()
     if devices > here:
         yield f"the generators of CUDA: there were {devices} devices, and {here} are here"
@@ -150,12 +152,20 @@ def as_beginning(parts: Mapping[str, Any] | None, own: list[torch.Generator]) ->
     return None if parts is None else Beginning(as_generators(parts["generators"], own), parts["train"], parts["valid"])
 
 
+def _numpy_is_there() -> bool:
+    """Whether NumPy can be imported, and then it is: it was in use, and has to be there to be put back."""
+    try:
+        importlib.import_module("numpy")
+    except ImportError:
+        return False
+    return True
+
+
 def as_generators(parts: Mapping[str, Any], own: list[torch.Generator]) -> Generators:
     """What `plain` was given; `own` are the same generators of the loaders, in the same order."""
     version, internal, gauss = parts["python"]
     numpy = None
-    if parts["numpy"] is not None:
-        importlib.import_module("numpy")  # it was in use, and has to be there to be put back
+    if parts["numpy"] is not None and _numpy_is_there():
         name, keys, *rest = parts["numpy"]
         numpy = (name, keys.numpy().astype("uint32"), *rest)
     return Generators(
