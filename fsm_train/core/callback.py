@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from os import PathLike, fspath
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 import attrs
@@ -258,6 +259,8 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
                 params.update(params.pop(parameter.name))
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 params[parameter.name] = tuple(params[parameter.name])
+        # A path is recorded as text, which a log can hold and make the callback of again.
+        params = {key: fspath(value) if isinstance(value, PathLike) else value for key, value in params.items()}
         name = params.pop("name", None) or callback.name
         return attrs.evolve(
             callback, name=cast("str", name), params=params, factory=f"{make.__module__}.{make.__qualname__}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
 from fsm_train import Callback, Flag, Phase, State, Transition, on
-from fsm_train.core.callback import memory_classes
+from fsm_train.core.callback import factory, memory_classes
 from fsm_train.testing import at
 
 
@@ -174,3 +175,13 @@ def test_records_of_a_memory_are_those_that_are_in_it_or_declared() -> None:
     assert memory_classes(of_a_type_checker) == {}
     assert memory_classes(on(Phase.EPOCH_END)(nothing)) == {}
     assert memory_classes(Callback("called", (Phase.EPOCH_END,), Called())) == {}
+
+
+def test_a_path_among_the_arguments_is_recorded_as_text() -> None:
+    """A log has no form for a path, and could not make the callback again."""
+
+    @factory
+    def writes(folder: Path | str) -> Callback[None]:
+        return on(Phase.EPOCH_END)(nothing)
+
+    assert writes(Path("runs", "a")).params == {"folder": "runs/a"} == writes("runs/a").params
