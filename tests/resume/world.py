@@ -425,7 +425,7 @@ FRESH = multiprocessing.get_context("forkserver")
 """Each process is forked off one that has imported this module, and has done nothing with it."""
 FRESH.set_forkserver_preload([__name__, "tests.resume.test_damage"])
 THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
-"""Every boundary, hundreds of kills and a thousand faults take an hour; by default there are some of each."""
+"""Every boundary, hundreds of kills and a thousand faults take minutes; by default there are some of each."""
 
 
 def all_or_some(paths: Iterable[Path], every: int) -> list[Path]:
@@ -471,6 +471,8 @@ def take_up(spec: Spec, answer: Path) -> None:
     answer.with_suffix(".begun").touch()
     state = run(state, [*callbacks, clock])
     back = [signal.getsignal(number) for number in SIGNALS] == before
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # a signal that comes now is not one of the training
     said = {"begun": begun, "handlers": back, "validating": state.resume_at is Junction.VALID_ABANDONED}
     answer.write_text(json.dumps([end_of(work, state), said]))
     if state.phase is Phase.SUSPENDED:
