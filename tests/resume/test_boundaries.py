@@ -32,6 +32,7 @@ def _gone_on_with_from_everywhere(folder: Path, specs: list[Spec], every: int) -
         assert differences(expected[spec], end) == [], (spec, path.name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["everything", "float16", "scheduler", "awkward"])
 def test_every_boundary(variant: str, tmp_path: Path) -> None:
     """Left at each batch, in and after each validation and after each epoch: no bit differs, at the end or before."""
@@ -41,6 +42,7 @@ def test_every_boundary(variant: str, tmp_path: Path) -> None:
 LOADERS = ["own generator", "unbatched", "weighted", "list", "reproducible", "stream"]
 
 
+@pytest.mark.long
 def test_every_kind_of_loader(tmp_path: Path) -> None:
     """Whatever gives the batches, going on in the middle of an epoch gives the same ones."""
     _gone_on_with_from_everywhere(tmp_path, [Spec(loader=loader, epochs=2) for loader in LOADERS], every=11)
@@ -49,6 +51,7 @@ def test_every_kind_of_loader(tmp_path: Path) -> None:
 STATEFUL = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # by torchdata itself
 
 
+@pytest.mark.long
 @STATEFUL
 def test_stateful_loader(tmp_path: Path) -> None:
     """A loader that keeps its place itself is asked for it."""
@@ -56,6 +59,7 @@ def test_stateful_loader(tmp_path: Path) -> None:
     _gone_on_with_from_everywhere(tmp_path, [Spec(loader="stateful", epochs=2)], every=5)
 
 
+@pytest.mark.long
 def test_loaders_with_workers(tmp_path: Path) -> None:
     """With workers too, where augmentation is seeded for each batch or a stream is read from its beginning."""
     specs = [Spec(loader=loader, epochs=2, workers=2) for loader in ("reproducible", "stream")]
@@ -97,6 +101,7 @@ def test_augmentation_in_workers_is_said_to_be_inexact(
     assert restore(over, spec.made()[0]).notes == ()
 
 
+@pytest.mark.long
 def test_kills_at_random_moments(tmp_path: Path) -> None:
     """Killed with SIGKILL again and again, the training ends as if it had never been."""
     seed = random.SystemRandom().randrange(2**32)

@@ -63,6 +63,7 @@ def _truncate(data: bytearray, draw: random.Random) -> None:
     del data[draw.randrange(len(data)) :]
 
 
+@pytest.mark.long
 def test_damage_is_found_and_said_and_the_newest_good_one_is_used(two: Path, tmp_path: Path) -> None:
     """A flipped bit, a zeroed page, a cut: whatever it hit, the file is named and the one before is gone on from."""
     seed = random.SystemRandom().randrange(2**32)
@@ -155,6 +156,7 @@ def _killed_at(original: Path, folder: Path, die_at: int, said: Any) -> int | No
     return process.exitcode
 
 
+@pytest.mark.long
 def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path) -> None:
     """Killed at each write, flush, rename and removal: one loads, without a warning, and the next save tidies up."""
     original, said = tmp_path / "original", FRESH.SimpleQueue()

@@ -17,6 +17,7 @@ from tests.resume.world import THOROUGH, Spec, differences, signalled, train_thr
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("group", [False, True])
 def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) -> None:
