@@ -16,6 +16,7 @@ from fsm_train import Phase, Scripted, State, on, read_log, replay, run, start, 
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
 from fsm_train.eventlog.entries import entries
 from fsm_train.schedules import cosine, warmup
+from tests.benchmarks.interleaved import arguments, report
 
 
 @on(Phase.BATCH_END, needs={"loss"})
@@ -31,13 +32,10 @@ CALLBACKS = [
 ]
 
 
-ROUNDS = 7
-
-
-def seconds_of(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def seconds_of(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """The median seconds of the process's own time for each, when they take turns."""
     found: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, work in works.items():
             begin = time.process_time()
             work()
@@ -45,10 +43,10 @@ def seconds_of(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
-def from_the_shell(*command: str) -> tuple[float, float]:
+def from_the_shell(*command: str, rounds: int) -> tuple[float, float]:
     """The median seconds that a command takes: of the processor, which a busy machine hardly changes; and in all."""
     used, passed = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run([sys.executable, "-m", "fsm_train", *command], check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -67,29 +65,35 @@ def _falling(state: State) -> float:
 
 
 def main() -> None:
+    args = arguments(__doc__)
+    rounds = 2 if args.quick else 7
     with tempfile.TemporaryDirectory() as folder:
         path, small = Path(folder) / "run.jsonl", Path(folder) / "small.jsonl"
         workload = Scripted(batches=1000, loss=1.0, valid_loss=_falling)
         run(start(workload, epochs=10), [*CALLBACKS, watches_the_loss], log=path)
         lines = sum(1 for _ in entries(path))
-        phases = sum(1 for _ in path.open("rb"))
-        assert phases == lines
-        rows = {
+        works = {
             "trained again, without a log": lambda: trained(1000, 10),
             "checked": lambda: deque(entries(path), maxlen=0),
             "read as records": lambda: deque(read_log(path), maxlen=0),
             "replayed with five callbacks": lambda: replay(path, [*CALLBACKS, watches_the_loss]),
             "asked what if": lambda: what_if(path, [early_stopping(patience=50)]),
         }
-        for name, seconds in seconds_of(rows).items():
-            print(f"{name:<30} {lines / seconds:10,.0f} lines a second  ({seconds / lines * 1e6:.1f} us a line)")
+        us = {name: seconds / lines * 1e6 for name, seconds in seconds_of(works, rounds).items()}
+        rows = {
+            name: f"| {name} | {1e6 / each:,.0f} lines a second | {each:.1f} us a line |" for name, each in us.items()
+        }
         run(start(Scripted(batches=1000, valid_loss=1.0), epochs=8), CALLBACKS, log=small)
         lines = sum(1 for _ in entries(small))
-        for command in ("replay", "show"):
-            used, passed = from_the_shell(command, str(small))
-            print(
-                f"fsm-train {command:<8} {lines:6,} lines in {used:.2f} s ({passed:.2f} s of the clock), with imports"
-            )
+        shell = {command: from_the_shell(command, str(small), rounds=rounds) for command in ("replay", "show")}
+    for command, (used, passed) in shell.items():
+        name = f"fsm-train {command}, {lines:,} lines, imports and all"
+        rows[name] = f"| {name} | {used:.2f} s | {passed:.2f} s of the clock |"
+    goals = {
+        "replayed, us a line": (us["replayed with five callbacks"], 10.0),
+        "fsm-train replay of 10,000 lines, s": (shell["replay"][0], 1.0),
+    }
+    report("Reading a log, and asking it", "| what | measured | that is |", rows, goals, args)
 
 
 if __name__ == "__main__":

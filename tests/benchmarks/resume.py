@@ -24,13 +24,15 @@ from fsm_train.workloads import checkpoint as files
 from fsm_train.workloads.generators import Generators
 from fsm_train.workloads.manifest import Place, find, verify
 from fsm_train.workloads.position import wound_forward
-
-ROUNDS = 11
+from tests.benchmarks.interleaved import arguments, report
 
 
 class Many(Dataset[int]):
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
     def __len__(self) -> int:
-        return 10_000_000
+        return self.samples
 
     def __getitem__(self, index: int) -> int:
         return index
@@ -43,17 +45,27 @@ def seconds(what: Callable[[], Any]) -> float:
     return time.perf_counter() - since
 
 
-def against(name: str, goal: float, ours: Callable[[], Any], *theirs: Callable[[], Any]) -> None:
-    """ABAB, and the medians; the first round is for warming up."""
-    rounds = [[seconds(each) for each in (ours, *theirs)] for _ in range(ROUNDS + 1)][1:]
-    a, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
-    for what, b in zip(name.split("; "), others, strict=True):
-        print(f"{what:<66} {a:8.3f} s {b:8.3f} s   {a / b:5.2f} x   (goal {goal} x)")
-
-
 def main() -> None:
+    args = arguments(__doc__)
+    size = 1 if args.quick else 4  # in 64 MB
+    samples = 1_000_000 if args.quick else 10_000_000
+    rows: dict[str, str] = {}
+    goals: dict[str, tuple[float, float]] = {}
+
+    def against(goal: float, ours: Callable[[], Any], **theirs: Callable[[], Any]) -> None:
+        """ABAB, and the medians; the first round is for warming up."""
+        rounds = [[seconds(each) for each in (ours, *theirs.values())] for _ in range(4 if args.quick else 12)][1:]
+        a, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
+        for name, b in zip((name.replace("_", " ") for name in theirs), others, strict=True):
+            rows[name] = f"| {name} | {a:.3f} s | {b:.3f} s | {a / b:.2f} | {goal} |"
+            goals[name] = (a / b, goal)
+
     torch.manual_seed(0)
-    parts: dict[str, Any] = {"modules": [torch.randn(4_000_000) for _ in range(16)], "optimizer": {}, "generators": {}}
+    parts: dict[str, Any] = {
+        "modules": [torch.randn(size * 1_000_000) for _ in range(16)],
+        "optimizer": {},
+        "generators": {},
+    }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
@@ -71,28 +83,28 @@ def main() -> None:
                 path.rename(folder / name)
 
         against(
-            "save 256 MB / torch.save and fsync; save / torch.save; save / torch.save over its own last file",
             1.5,
             ours,
-            lambda: theirs("flushed.pt", new=True, flush=True),
-            lambda: theirs("alone.pt", new=True, flush=False),
-            lambda: theirs("over.pt", new=False, flush=False),
+            save_against_torch_save_and_fsync=lambda: theirs("flushed.pt", new=True, flush=True),
+            save_against_torch_save=lambda: theirs("alone.pt", new=True, flush=False),
+            save_against_torch_save_over_its_own_last_file=lambda: theirs("over.pt", new=False, flush=False),
         )
         found = find(folder / "ours")[0]
         load = lambda: torch.load(folder / "alone.pt")
-        against("verify / torch.load", 1.5, lambda: verify(found), load)
-        against("read and verify / torch.load", 2.5, lambda: files.read(found), load)
+        against(1.5, lambda: verify(found), verify_against_torch_load=load)
+        against(2.5, lambda: files.read(found), read_and_verify_against_torch_load=load)
 
-    loader = DataLoader(Many(), 32, shuffle=True)
+    loader = DataLoader(Many(samples), 32, shuffle=True)
     model = nn.Linear(1, 1)
     Supervised(model, torch.optim.SGD(model.parameters()), nn.MSELoss(), loader)
     beginning, middle = Generators.now(), len(loader) // 2
     against(
-        "wind 10,000,000 samples to the middle / a fresh start",
         1.5,
         lambda: next(wound_forward(loader, middle, beginning)),
-        lambda: next(iter(loader)),
+        wind_to_the_middle_against_a_fresh_start=lambda: next(iter(loader)),
     )
+    title = f"Saving {64 * size} MB, reading them, and winding {samples:,} samples forward"
+    report(title, "| what | ours | theirs | ratio | goal |", rows, goals, args)
 
 
 if __name__ == "__main__":
