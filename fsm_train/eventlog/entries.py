@@ -6,6 +6,7 @@ may be torn, since that is what a crash leaves behind.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import math
@@ -141,8 +142,8 @@ def entries(path: Path) -> Iterator[Entry]:
 def _history(path: Path) -> list[tuple[int, float]]:
     """What counts: pairs of the number of a header's line and the last `seq` from there on that counts."""
     headers: list[tuple[int, int, int | None]] = []
-    for number, raw in raw_lines(path):
-        if b'"header"' in raw and (found := _parsed(raw)) and found.get("event") == HEADER:
+    for number, raw in _lines_with(b'"header"', path):
+        if (found := _parsed(raw)) and found.get("event") == HEADER:
             headers.append((number, found.get("seq", 0), found.get("continues")))
     parts: list[tuple[int, float]] = []
     last = math.inf
@@ -154,6 +155,22 @@ def _history(path: Path) -> list[tuple[int, float]]:
             break
         last = continues
     return parts
+
+
+def _lines_with(what: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines in which this stands, with their numbers; all others are only counted, many at a time.
+
+    Where the file cannot be read on they end: whoever reads all of it is told.
+    """
+    number = 1
+    with _opened(path) as file, contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error):
+        while block := file.read(1 << 16):
+            block += file.readline(LONGEST)
+            if what in block:
+                for i, raw in enumerate(block.split(b"\n")):
+                    if what in raw:
+                        yield number + i, raw
+            number += block.count(b"\n")
 
 
 class Checked:
