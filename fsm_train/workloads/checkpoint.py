@@ -48,9 +48,6 @@ class _Hashing(io.RawIOBase):
         self.announced = 0
         self.ends: SimpleQueue[int | None] = SimpleQueue()
 
-    def writable(self) -> bool:
-        return True
-
     def write(self, data: Any) -> int:
         self.file.write(data)
         self.size += len(data)

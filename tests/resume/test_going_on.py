@@ -11,7 +11,20 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, extend, on, restore, run, start
+from fsm_train import (
+    Callback,
+    Flag,
+    Phase,
+    State,
+    Supervised,
+    Transition,
+    WorkloadError,
+    extend,
+    on,
+    restore,
+    run,
+    start,
+)
 from fsm_train import callbacks as c
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.data import reproducible
@@ -78,6 +91,82 @@ def test_workers_that_stay_and_read_a_stream(left: Left, tmp_path: Path) -> None
     (note,) = _differences(made, tmp_path, left)
 
     assert note.startswith("random augmentation in the loader's 1 workers")
+
+
+class Drawing(IterableDataset[Any]):
+    """Each sample is drawn from the generator of the process that reads."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return (DATA[int(torch.randint(len(DATA), ()))] for _ in range(len(DATA)))
+
+
+@pytest.mark.filterwarnings("ignore:to go on in the middle of an epoch:RuntimeWarning")
+def test_a_stream_that_draws_while_it_is_read_is_said_to_be_inexact(tmp_path: Path) -> None:
+    """What was drawn in between belonged to the training, and is not drawn again."""
+    run(start(_work(DataLoader(Drawing(), 32)), epochs=2, seed=0), [c.checkpoint(tmp_path), _leave_at(INSIDE)])
+
+    with pytest.warns(RuntimeWarning, match="draws random numbers while it is read.*is inexact"):
+        final = run(restore(tmp_path, _work(DataLoader(Drawing(), 32))), [])
+
+    assert (final.phase, final.iteration) == (Phase.DONE, 10)
+
+
+def test_batches_in_no_order_are_said_to_be_inexact(tmp_path: Path) -> None:
+    """Which worker is quicker is no part of a checkpoint."""
+    made = lambda: _work(DataLoader(DATA, 32, num_workers=2, in_order=False))
+    run(start(made(), epochs=1, seed=0), [c.checkpoint(tmp_path), _leave_at(INSIDE)])
+
+    notes = restore(tmp_path, made()).notes
+
+    assert [note for note in notes if "the order of the batches: the loader has in_order=False" in note]
+
+
+def test_a_place_that_nothing_goes_on_from_is_refused(tmp_path: Path) -> None:
+    """A command of one's own is told where a checkpoint can be written."""
+
+    @on(Phase.LOSS_END)
+    def inside_a_step(state: State) -> Transition:
+        return Transition(commands=(SaveCheckpoint(str(tmp_path), "inside"),))
+
+    with pytest.raises(WorkloadError, match="a checkpoint cannot be written at loss_end: a training goes on from "):
+        run(start(_work(DataLoader(DATA, 32)), epochs=1), [inside_a_step])
+    assert not list(tmp_path.iterdir())
+
+
+class Opaque:
+    """A part of one's own whose state is no plain value."""
+
+    def state_dict(self) -> dict[Any, Any]:
+        return {"inner": {(1, Path("here")): 1}}
+
+    def load_state_dict(self, state: dict[Any, Any]) -> None:
+        """It has none."""
+
+
+def test_what_could_not_be_loaded_safely_is_not_written(tmp_path: Path) -> None:
+    """It is said at the save where in the checkpoint it stands, and not at the restore that is needed."""
+    work = _work(DataLoader(DATA, 32))
+    work.extra = {"opaque": Opaque()}
+
+    with pytest.raises(WorkloadError, match=r"a key in extra.opaque.inner\[1\] is a pathlib.*, which cannot be saved"):
+        run(start(work, epochs=1), [c.checkpoint(tmp_path)])
+
+
+def test_tensors_of_many_pieces_come_back(tmp_path: Path) -> None:
+    """They are hashed piece by piece while they are written, and found as they were."""
+
+    def made() -> Supervised:
+        work = _work(DataLoader(DATA, 32))
+        work.extra = {"table": table}
+        return work
+
+    table = nn.Embedding(1000, 300)
+    wanted = table.weight.detach().clone()
+    run(start(made(), epochs=1), [c.checkpoint(tmp_path)])
+    nn.init.zeros_(table.weight)
+    restore(tmp_path, made())
+
+    assert torch.equal(table.weight, wanted)
 
 
 def test_workers_that_stay_now_are_said_to_be_inexact(tmp_path: Path) -> None:

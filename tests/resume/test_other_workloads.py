@@ -97,6 +97,67 @@ def test_validation_that_was_not_there_is_refused(tmp_path: Path) -> None:
         restore(tmp_path, _work(valid=DataLoader(diabetes(), 200)))
 
 
+class KeepsItsPlace(DataLoader[Any]):
+    """A loader that says where it is, as torchdata's StatefulDataLoader does."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """It is somewhere else now."""
+
+
+def _over(train: Any) -> Supervised:
+    model = _model()
+    return Supervised(model, _sgd(model), nn.MSELoss(), train)
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "sentence"),
+    [
+        (
+            lambda: _work(extra={"counts": Counts()}),
+            _work,
+            "extra 'counts': it is in the checkpoint, and not brought back since the workload has none of this name",
+        ),
+        (
+            _work,
+            lambda: _work(extra={"counts": Counts()}),
+            "extra 'counts': it is not in the checkpoint, and begins afresh",
+        ),
+        (
+            _work,
+            lambda: _over(DataLoader(diabetes(), 50, shuffle=True)),
+            "the training data: it has 9 batches an epoch, and had 7",
+        ),
+        (
+            _work,
+            lambda: _over(KeepsItsPlace(diabetes(), 64, shuffle=True)),
+            "the place in the training data: it was saved with a loader of another kind",
+        ),
+        (
+            _work,
+            lambda: _over(DataLoader(diabetes(), 64, shuffle=True, generator=torch.Generator())),
+            "the generators of the loaders: there are others than there were",
+        ),
+    ],
+)
+def test_what_is_not_as_it_was_is_said(
+    then: Callable[[], Supervised],
+    now: Callable[[], Supervised],
+    sentence: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The training goes on, and its notes say what of it is another one now; so does a warning."""
+    run(start(then(), epochs=1, seed=0), [checkpoint(tmp_path)])
+    state = restore(tmp_path, now())
+
+    assert [note for note in state.notes if sentence in note]
+    assert sentence in caplog.text
+    assert run(state, []).phase is Phase.DONE
+
+
 # ---------------------------------------------------------------------- a loss with parameters
 
 
