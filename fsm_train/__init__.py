@@ -27,10 +27,11 @@ from .core.table import TABLE, Edge
 from .core.transition import UNCHANGED, Command, Transition
 from .core.values import Facts
 from .interpreter import evaluate, iterate, run, start
-from .workloads.scripted import Scripted
+from .worlds.scripted import Scripted
 
 if TYPE_CHECKING:
     from .ablation import Ablation, ablate
+    from .checkpoints.api import restore
     from .eventlog import (
         Difference,
         Divergence,
@@ -44,11 +45,10 @@ if TYPE_CHECKING:
         sweep,
         what_if,
     )
+    from .eventlog.recorded import Recorded
     from .lr_finder import LrFound, find_lr
-    from .workloads.effects import carries_out
-    from .workloads.recorded import Recorded
-    from .workloads.saving import restore
-    from .workloads.supervised import Supervised
+    from .supervised.handlers import carries_out
+    from .supervised.workload import Supervised
 
 __all__ = [
     "TABLE",
@@ -109,7 +109,7 @@ _LAZY = {
     "Divergence": ".eventlog",
     "EventLog": ".eventlog",
     "LogError": ".eventlog",
-    "Recorded": ".workloads.recorded",
+    "Recorded": ".eventlog.recorded",
     "Replayed": ".eventlog",
     "WhatIf": ".eventlog",
     "diff": ".eventlog",
@@ -119,10 +119,10 @@ _LAZY = {
     "what_if": ".eventlog",
     "Ablation": ".ablation",
     "LrFound": ".lr_finder",
-    "Supervised": ".workloads.supervised",
+    "Supervised": ".supervised.workload",
     "ablate": ".ablation",
-    "carries_out": ".workloads.effects",
-    "restore": ".workloads.saving",
+    "carries_out": ".supervised.handlers",
+    "restore": ".checkpoints.api",
     "find_lr": ".lr_finder",
 }
 

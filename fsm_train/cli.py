@@ -29,8 +29,8 @@ from .core.phase import FINAL, Phase
 from .core.table import TABLE
 
 if TYPE_CHECKING:
-    from .eventlog.sweeping import Sweep
-    from .workloads.manifest import Verified
+    from .checkpoints.manifest import Verified
+    from .eventlog.sweeps import Sweep
 
 AGREES, DIFFERS, UNREADABLE = 0, 1, 2
 
@@ -41,7 +41,7 @@ class AskedWronglyError(FsmTrainError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; returns the exit status."""
-    from .eventlog.showing import escaped
+    from .eventlog.render import escaped
 
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from .eventlog.showing import escaped, shown, story_of
+    from .eventlog.render import escaped, shown, story_of
 
     story = story_of(options.log)
     if options.json:
@@ -127,8 +127,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from .eventlog.replaying import replay
-    from .eventlog.showing import escaped
+    from .eventlog.render import escaped
+    from .eventlog.replayer import replay
 
     found = replay(options.log, _imported(options.callbacks) if options.callbacks else None)
     if options.json:
@@ -143,7 +143,7 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _what_if(options: argparse.Namespace) -> int:
-    from .eventlog.showing import escaped
+    from .eventlog.render import escaped
 
     table = _sweep(options.log, options.settings)
     if options.json:
@@ -165,11 +165,11 @@ def _what_if(options: argparse.Namespace) -> int:
 
 def _sweep(log: str, settings: Sequence[str]) -> Sweep:
     """What would have come of each combination of these settings."""
-    from .eventlog.encoding import CannotDecodeError
-    from .eventlog.rebuilding import remade
-    from .eventlog.supposing import what_if
-    from .eventlog.sweeping import Sweep
-    from .workloads.recorded import Recorded
+    from .encoding import CannotDecodeError
+    from .eventlog.counterfactual import what_if
+    from .eventlog.from_header import remade
+    from .eventlog.recorded import Recorded
+    from .eventlog.sweeps import Sweep
 
     specs = {spec["name"]: spec for spec in Recorded(log).header.body["callbacks"]}
     ranges = dict(_range(setting, specs) for setting in settings)
@@ -210,8 +210,8 @@ def _value(text: str) -> object:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from .eventlog.comparing import diff
-    from .eventlog.showing import escaped
+    from .eventlog.comparison import diff
+    from .eventlog.render import escaped
 
     found = diff(options.a, options.b)
     if options.json:
@@ -225,7 +225,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from .eventlog.showing import escaped, line_text
+    from .eventlog.render import escaped, line_text
 
     for line in _followed(Path(options.log)):
         if options.all or line.phase in (Phase.EPOCH_END, *FINAL):
@@ -240,7 +240,7 @@ def _tail(options: argparse.Namespace) -> int:
 def _followed(path: Path, interval: float = 0.2) -> Iterator[Any]:
     """The lines of a log as they are written, to the end of the training."""
     from .eventlog.entries import Checked
-    from .eventlog.reading import Line, record_of
+    from .eventlog.reader import Line, record_of
 
     checked, number, last = Checked(path), 0, None
     with path.open("rb") as file:
@@ -262,9 +262,9 @@ def _followed(path: Path, interval: float = 0.2) -> Iterator[Any]:
 
 
 def _checkpoints(options: argparse.Namespace) -> int:
+    from .checkpoints.manifest import verified
     from .core.errors import NoCheckpointError
-    from .eventlog.showing import escaped
-    from .workloads.manifest import verified
+    from .eventlog.render import escaped
 
     found = verified(Path(options.folder))
     if not found:
@@ -312,11 +312,11 @@ def _seen(found: Verified) -> str:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from .eventlog.showing import story_of
+    from .eventlog.render import story_of
 
     stories = {log: story_of(log) for log in options.logs}
     try:
-        from .eventlog.plotting import plot
+        from .eventlog.plots import plot
     except ModuleNotFoundError as error:
         raise AskedWronglyError(f"plot needs {error.name}: pip install 'fsm-train[plot]'") from error
     try:
@@ -371,13 +371,13 @@ def _imported(name: str) -> list[Callback[Any]]:
 
 
 def _plain(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    from .eventlog.encoding import encode
+    from .encoding import encode
 
     return {name: value if isinstance(value, (dict, list)) else encode(value) for name, value in mapping.items()}
 
 
 def _write_json(value: object) -> None:
-    from .eventlog.encoding import encode
+    from .encoding import encode
 
     print(orjson.dumps(value, default=encode).decode())
 

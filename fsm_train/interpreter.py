@@ -24,13 +24,13 @@ from .core.phase import FINAL, MEASURES, Flag, Junction, Operation, Phase, Place
 from .core.state import Counters, Plan, State, counters_of, failed, ready, state_at
 from .core.table import ROWS, Effect, Outcome, Predicate, reads, with_metrics
 from .core.values import NO_FACTS, Facts, FrozenMap, SavedMemory
+from .core.workload import Workload
 from .signals import interrupts
 from .sinks.base import Sink
 from .watch import Watch, Watched
-from .workloads.base import Workload
 
 if TYPE_CHECKING:
-    from .eventlog.writing import EventLog
+    from .eventlog.writer import EventLog
 
 _logger = logging.getLogger("fsm_train")
 
@@ -296,7 +296,7 @@ def _workload_of(state: State) -> Workload:
 def _event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
     if log is None:
         return ()
-    from .eventlog.writing import EventLog  # it brings structlog along, which a run without a log does without
+    from .eventlog.writer import EventLog  # it brings structlog along, which a run without a log does without
 
     return (log if isinstance(log, EventLog) else EventLog(log),)
 

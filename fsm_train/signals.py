@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from .workloads.base import Workload
+from .core.workload import Workload
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

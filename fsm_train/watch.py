@@ -16,8 +16,8 @@ from .core.description import check_commands, looking_inside_a_step, overruled
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
 from .core.state import Counters, State
+from .core.workload import Workload
 from .sinks.base import Guarded, Recorder, Sink
-from .workloads.base import Workload
 
 _logger = logging.getLogger("fsm_train")
 

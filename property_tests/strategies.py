@@ -19,7 +19,7 @@ from fsm_train.core.state import Plan, State
 from fsm_train.core.table import READABLE
 from fsm_train.core.transition import UNCHANGED, Command, Transition
 from fsm_train.interpreter import start
-from fsm_train.workloads.scripted import Scripted
+from fsm_train.worlds.scripted import Scripted
 
 BETWEEN = tuple(phase for phase in CONSULTED if phase not in (Phase.SETUP, Phase.SUSPEND, Phase.TEARDOWN))
 """The phases of a training that know nothing of the calls of run that it was made in."""

@@ -41,7 +41,7 @@ from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
 from fsm_train.core.table import READABLE
 from fsm_train.eventlog.entries import entries
-from fsm_train.eventlog.showing import shown, story_of
+from fsm_train.eventlog.render import shown, story_of
 from fsm_train.interpreter import run
 from tests.eventlog.forging import forged, library, logged
 

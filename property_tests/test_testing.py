@@ -20,14 +20,14 @@ from fsm_train import Callback, ClipGradNorm, Command, Flag, Plan, State, Transi
 from fsm_train.callbacks import accumulate, early_stopping, reduce_on_plateau, skip_nonfinite
 from fsm_train.core.phase import CONSULTED, FINAL, Phase
 from fsm_train.core.table import READABLE
+from fsm_train.core.workload import Workload
 from fsm_train.testing import MachineModel, Trace, simulate
 from fsm_train.testing import strategies as our
 from fsm_train.testing.consultation import alike
 from fsm_train.testing.differences import fingerprint, same
 from fsm_train.testing.examination import Training, World, examine
 from fsm_train.testing.json_memory import through_json
-from fsm_train.workloads.base import Workload
-from fsm_train.workloads.scripted import Scripted
+from fsm_train.worlds.scripted import Scripted
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
 MEMORIES: SearchStrategy[Any] = st.recursive(

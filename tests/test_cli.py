@@ -329,7 +329,7 @@ def test_plot_says_what_it_cannot(log: str, tmp_path: Path, capsys: Captured, mo
     ):
         assert main(["plot", *logs, "-o", str(tmp_path / output)]) == 2
         assert sentence in capsys.readouterr().err
-    monkeypatch.delitem(sys.modules, "fsm_train.eventlog.plotting", raising=False)
+    monkeypatch.delitem(sys.modules, "fsm_train.eventlog.plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["plot", log, "-o", "x.png"]) == 2
     assert "pip install 'fsm-train[plot]'" in capsys.readouterr().err

@@ -21,9 +21,10 @@ PURE = [
     "fsm_train.schedules",
     "fsm_train.sinks",
     "fsm_train.testing",
-    "fsm_train.workloads.manifest",
-    "fsm_train.workloads.recorded",
-    "fsm_train.workloads.scripted",
+    "fsm_train.checkpoints.manifest",
+    "fsm_train.eventlog.recorded",
+    "fsm_train.encoding",
+    "fsm_train.worlds.scripted",
 ]
 
 

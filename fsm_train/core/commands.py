@@ -1,7 +1,7 @@
 """The commands of the library: effects as data, which can be compared, logged and replayed.
 
 Rule of this file: records with checks. How each is carried out on a real model stands in
-`workloads/`; where one draws random numbers there, the command brings the seed.
+`supervised/`; where one draws random numbers there, the command brings the seed.
 """
 
 from __future__ import annotations

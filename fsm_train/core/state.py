@@ -20,7 +20,7 @@ from .phase import Flag, Phase, Place
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
 
 if TYPE_CHECKING:
-    from ..workloads.base import Workload
+    from .workload import Workload
 
 Hyper = float | tuple[float, ...]
 """The value of a hyper-parameter: one for all parameter groups, or a tuple with one per group."""

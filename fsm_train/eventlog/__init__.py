@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparing import Difference, diff
+    from .comparison import Difference, diff
+    from .counterfactual import WhatIf, what_if
     from .errors import LogError
-    from .reading import Header, Line, read_log
-    from .replaying import Divergence, Replayed, replay
-    from .supposing import WhatIf, what_if
-    from .sweeping import Sweep, sweep
-    from .writing import EventLog
+    from .reader import Header, Line, read_log
+    from .replayer import Divergence, Replayed, replay
+    from .sweeps import Sweep, sweep
+    from .writer import EventLog
 
 __all__ = [
     "Difference",
@@ -36,20 +36,20 @@ __all__ = [
 ]
 
 _HOME = {
-    "Difference": "comparing",
-    "Divergence": "replaying",
-    "EventLog": "writing",
-    "Header": "reading",
-    "Line": "reading",
+    "Difference": "comparison",
+    "Divergence": "replayer",
+    "EventLog": "writer",
+    "Header": "reader",
+    "Line": "reader",
     "LogError": "errors",
-    "Replayed": "replaying",
-    "Sweep": "sweeping",
-    "WhatIf": "supposing",
-    "diff": "comparing",
-    "read_log": "reading",
-    "replay": "replaying",
-    "sweep": "sweeping",
-    "what_if": "supposing",
+    "Replayed": "replayer",
+    "Sweep": "sweeps",
+    "WhatIf": "counterfactual",
+    "diff": "comparison",
+    "read_log": "reader",
+    "replay": "replayer",
+    "sweep": "sweeps",
+    "what_if": "counterfactual",
 }
 
 

@@ -18,10 +18,10 @@ from typing import IO, Any, cast
 import orjson
 
 from ..core.phase import Phase
-from .encoding import Json
+from ..encoding import Json
 from .errors import LogError
-from .records import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, canonical, digest, is_course, wrong_in_header
-from .upcasting import upcast
+from .lines import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, canonical, digest, is_course, wrong_in_header
+from .upcasts import upcast
 
 LONGEST = 16 << 20
 """So many bytes a line may have: far more than any real one, and little enough to be held."""

@@ -12,7 +12,7 @@ from ..core.callback import Callback
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from ..workloads.base import Workload
+from ..core.workload import Workload
 
 
 class Sink(Protocol):

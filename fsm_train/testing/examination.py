@@ -21,7 +21,7 @@ from ..core.state import Hyper, State
 from ..core.transition import Transition
 from ..core.values import FrozenMap
 from ..interpreter import iterate, start
-from ..workloads.scripted import Scripted
+from ..worlds.scripted import Scripted
 from . import hidden
 from .consultation import Consultation, Notes, Raised, ask_closely, ask_plainly
 from .json_memory import through_json

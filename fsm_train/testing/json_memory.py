@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import orjson
 
 from ..core.values import record_classes
-from ..eventlog.encoding import decode, encode
+from ..encoding import decode, encode
 
 
 def through_json(memory: object, classes: Mapping[str, type] | None = None) -> object:

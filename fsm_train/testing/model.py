@@ -25,9 +25,9 @@ from ..core.state import Plan, State, counters_of, extend, failed, ready
 from ..core.table import Outcome, advance, arrived_at, choose, reads
 from ..core.transition import Command, Transition
 from ..core.values import Facts, FrozenMap
+from ..core.workload import Workload
 from ..interpreter import iterate, start
-from ..workloads.base import Workload
-from ..workloads.scripted import Scripted
+from ..worlds.scripted import Scripted
 from . import strategies as our
 from .differences import differences
 from .simulation import SimulatedError

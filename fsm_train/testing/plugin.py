@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ..workloads.scripted import Scripted
+    from ..worlds.scripted import Scripted
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def scripted() -> Scripted:
 
     It has what `tiny_supervised` has, so that a test can be tried on both.
     """
-    from ..workloads.scripted import Scripted
+    from ..worlds.scripted import Scripted
 
     return Scripted(
         batches=3,
@@ -44,7 +44,7 @@ def tiny_supervised() -> Any:
     from .iris import FLOWERS
 
     # By name, since nothing of this half of the package may import the one with torch.
-    supervised = pytest.importorskip("fsm_train.workloads.supervised")
+    supervised = pytest.importorskip("fsm_train.supervised.workload")
 
     flowers = torch.tensor(FLOWERS, dtype=torch.float32)
     inputs, kinds = (flowers[:, :4] - flowers[:, :4].mean(0)) / flowers[:, :4].std(0), flowers[:, 4].long()

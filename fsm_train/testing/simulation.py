@@ -15,10 +15,10 @@ from ..core.phase import CONSULTED, Operation, Phase
 from ..core.state import Hyper, Plan, State, counters_of
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap
+from ..core.workload import Workload
 from ..interpreter import iterate, start
 from ..sinks.base import Sink
-from ..workloads.base import Workload
-from ..workloads.scripted import Script, Scripted
+from ..worlds.scripted import Script, Scripted
 from .trace import Trace
 
 When = Phase | Callable[[State], bool]

@@ -17,7 +17,7 @@ from ..core.callback import Callback
 from ..core.phase import CONSULTED, FINAL, Flag, Operation, Phase
 from ..core.state import State
 from ..core.transition import UNCHANGED, Command, Transition
-from ..workloads.base import Workload
+from ..core.workload import Workload
 
 Kind = Literal["phase", "answer", "command", "operation"]
 _OPERATIONS = frozenset(operation.value for operation in Operation)

@@ -13,7 +13,7 @@ import structlog
 
 from fsm_train import EventLog, Phase, Scripted, State, Transition, on, start
 from fsm_train.callbacks import accumulate
-from fsm_train.eventlog.records import line_of
+from fsm_train.eventlog.lines import line_of
 from fsm_train.testing import at
 from tests.benchmarks.interleaved import arguments, report
 

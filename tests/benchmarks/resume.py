@@ -20,10 +20,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fsm_train import Supervised
-from fsm_train.workloads import checkpoint as files
-from fsm_train.workloads.generators import Generators
-from fsm_train.workloads.manifest import Place, find, verify
-from fsm_train.workloads.position import wound_forward
+from fsm_train.checkpoints import files
+from fsm_train.checkpoints.manifest import Place, find, verify
+from fsm_train.data.generators import Generators
+from fsm_train.data.position import wound_forward
 from tests.benchmarks.interleaved import arguments, report
 
 

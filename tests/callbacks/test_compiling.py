@@ -41,8 +41,8 @@ from fsm_train.core.description import INSIDE_A_STEP, looking_inside_a_step
 from fsm_train.core.phase import CONSULTED
 from fsm_train.schedules import time_decay
 from fsm_train.sinks.base import Recorder
+from fsm_train.supervised.compilation import CompiledStep
 from fsm_train.testing import at
-from fsm_train.workloads.compiled import CompiledStep
 from tests.trainings import batches, net, sgd, trained, weights_of, workload
 from tests.worlds import accuracy, digits, network, same_weights
 

@@ -10,7 +10,7 @@ import orjson
 
 from fsm_train import Callback, Phase, Scripted, State, Transition, on, run, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
-from fsm_train.eventlog.records import digest
+from fsm_train.eventlog.lines import digest
 from fsm_train.schedules import cosine, warmup
 
 Lines = list[dict[str, Any]]

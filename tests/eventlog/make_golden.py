@@ -11,7 +11,7 @@ import orjson
 
 from fsm_train import Callback, Flag, Phase, Scripted, State, Transition, extend, iterate, on, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
-from fsm_train.eventlog.records import digest
+from fsm_train.eventlog.lines import digest
 from fsm_train.schedules import absolute, constant, cosine, warmup
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,8 +11,8 @@ import pytest
 
 from fsm_train import Phase, run, start
 from fsm_train.callbacks import clip_grad_norm, early_stopping
+from fsm_train.core.workload import Workload
 from fsm_train.testing import Trace, at
-from fsm_train.workloads.base import Workload
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = ["-p", "fsm_train.testing.plugin", "-p", "no:cacheprovider", "-q"]

@@ -1,0 +1,110 @@
+"""What the interpreter asks of the world: operations, facts, hyper-parameters, commands.
+
+A workload only does what it is told. It decides nothing: which operation comes next stands in the
+table, and what a callback wants is carried out as it was said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from typing import Any, Protocol
+
+from .phase import Operation
+from .state import Hyper, State
+from .table import Outcome
+from .transition import Command
+
+BRACKETS = frozenset(
+    {
+        Operation.PREPARE,
+        Operation.REPOSITION,
+        Operation.OPEN,
+        Operation.OPEN_VALID,
+        Operation.MEASURE_VALID,
+        Operation.ABANDON,
+        Operation.MEASURE,
+        Operation.FINISH,
+    }
+)
+"""The operations that begin and end something, and are always given the state."""
+
+
+class Workload(Protocol):
+    """The things a training is carried out on: model, optimizer and data, or what stands in for them.
+
+    There is a method for each `Operation`, called by its value. Those in `informed` are given the
+    state (a `State` costs microseconds, so only those that use it ask for it), the others nothing.
+
+    Attributes:
+        informed: the operations that are given the state: at least `BRACKETS`.
+        interrupt: the name of a signal that asks to leave, set from outside, or None.
+        doing: within a sequence that is carried out in one go, the operation under way.
+        has_valid: whether there is validation data.
+        sensors: the names of facts that this workload adds to the standard ones.
+    """
+
+    interrupt: str | None
+    doing: Operation | None = None
+
+    @property
+    def informed(self) -> Set[Operation]:
+        return BRACKETS
+
+    @property
+    def has_valid(self) -> bool: ...
+
+    @property
+    def sensors(self) -> Set[str]: ...
+
+    def hyper(self) -> Mapping[str, Hyper]:
+        """The hyper-parameters as they are now: one value, or a tuple of one per parameter group."""
+        ...
+
+    def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
+        """Set the named hyper-parameters, which exist, to these values."""
+        ...
+
+    def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+        """Measure the named facts, in one transfer from the device. One that cannot be known is left out."""
+        ...
+
+    def carry_out(self, command: Command, state: State) -> None:
+        """Do what the command says."""
+        ...
+
+    def carries(self, kind: type[Command]) -> bool:
+        """Whether commands of this type can be carried out."""
+        return True
+
+    def snapshot(self) -> object:
+        """All that a training changes, to be given to `put_back`."""
+        ...
+
+    def put_back(self, snapshot: Any) -> None:
+        """Be again as when the snapshot was taken; it can be put back more than once."""
+        ...
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """One implementation for a whole sequence of operations between which nobody looks, or None.
+
+        Its answer is that of the operation among them that has one: a fetch, or a step.
+        """
+        return None
+
+    def prepare(self, state: State) -> None: ...
+    def reposition(self, state: State) -> None: ...
+    def open(self, state: State) -> None: ...
+    def fetch(self) -> int | None: ...
+    def forward(self) -> None: ...
+    def loss(self) -> None: ...
+    def backward(self) -> None: ...
+    def unscale(self) -> None: ...
+    def step(self) -> bool: ...
+    def zero(self) -> None: ...
+    def open_valid(self, state: State) -> None: ...
+    def fetch_valid(self) -> int | None: ...
+    def evaluate(self) -> None: ...
+    def measure_valid(self, state: State) -> Mapping[str, float]: ...
+    def abandon(self, state: State) -> None: ...
+    def measure(self, state: State) -> Mapping[str, float]: ...
+    def finish(self, state: State) -> None: ...

@@ -1,0 +1,103 @@
+"""Loaders whose batches depend on (seed, epoch, batch) alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Any
+
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+
+from ..core.errors import WorkloadError
+from .generators import Generators, seed_all
+from .loaders import settings_of
+
+
+def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
+    """The same loader, with random augmentation that is the same for any number of workers, and after a resume.
+
+    Before the samples of a batch are read and collated, the generators of Python, NumPy and torch are
+    seeded from (seed, epoch, batch), and put back afterwards. The order of the samples is left to the
+    loader's sampler, as it was.
+
+    Args:
+        loader: over a map-style dataset.
+        seed: of the augmentation.
+
+    Raises:
+        WorkloadError: the dataset is an iterable one, whose samples have no index.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        raise WorkloadError("reproducible takes a loader over a map-style dataset: samples of a stream have no index")
+    batched = loader.batch_sampler is not None
+    return DataLoader(
+        _Seeded(loader.dataset, loader.collate_fn, batched=batched),
+        batch_size=None,
+        sampler=_Numbered(loader.batch_sampler if batched else loader.sampler, seed),
+        collate_fn=_as_it_is,
+        **settings_of(loader),
+        persistent_workers=loader.persistent_workers,
+    )
+
+
+def is_reproducible(loader: object) -> bool:
+    """Whether `reproducible` made this loader."""
+    return isinstance(getattr(loader, "dataset", None), _Seeded)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+class _Numbered(Sampler[tuple[int, Any]]):
+    """Gives with what the sampler gives a seed made of (seed, epoch, batch)."""
+
+    def __init__(self, sampler: Any, seed: int) -> None:
+        self.sampler = sampler
+        self.generator = getattr(sampler, "generator", None) or getattr(
+            getattr(sampler, "sampler", None), "generator", None
+        )
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        for inner in (self.sampler, getattr(self.sampler, "sampler", None)):
+            if set_epoch := getattr(inner, "set_epoch", None):
+                set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        for batch, chosen in enumerate(self.sampler):
+            yield Random(f"{self.seed}/{self.epoch}/{batch}").getrandbits(63), chosen
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+
+class _Seeded(Dataset[Any]):
+    """Reads and collates a whole batch with generators seeded for it."""
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any], *, batched: bool) -> None:
+        self.dataset = dataset
+        self.collate = collate
+        self.batched = batched
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, numbered: tuple[int, Any]) -> Any:
+        seed, chosen = numbered
+        with _seeded(seed):
+            samples = [self.dataset[index] for index in chosen] if self.batched else self.dataset[chosen]
+            return self.collate(samples)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    before = Generators.now()
+    seed_all(seed)
+    try:
+        yield
+    finally:
+        before.put_back()

@@ -1,0 +1,239 @@
+"""Values as JSON, and back, exactly.
+
+Rules of this file: what JSON has no form for is an object with one of the keys below; what comes
+back is the same to the last bit, or an error. Nothing is looked up or imported by a name that comes
+from a file: records are made only of the classes that the reader of the log brings along.
+
+    {"$float": "nan"}          nan, inf, -inf, or the 16 hexadecimal digits of another NaN
+    {"$int": "…"}              a whole number beyond 64 bits
+    {"$str": "…"}              text that is not valid Unicode, escaped
+    {"$list": […]}             a list; a plain JSON array is a tuple
+    {"$set": […]}, {"$map": [[key, value], …]}
+    {"$enum": "Phase.BATCH_END"}
+    {"$": "Best", "value": …}  an attrs record: the name of its class, and its fields
+    {"$repr": "…"}             anything else: it can be looked at, but not made again
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+import re
+import struct
+from collections.abc import Callable, Hashable, Mapping, Set
+from typing import Any
+
+import attrs
+import orjson
+
+from .core.phase import Flag, Junction, Operation, Phase
+
+Json = Any
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+_INT64 = 1 << 63
+DEPTH = 64
+"""How deep a value may be nested; nothing that a callback keeps comes near it."""
+
+ENUMS: Mapping[str, type[enum.Enum]] = {kind.__name__: kind for kind in (Phase, Flag, Junction, Operation)}
+
+
+class CannotDecodeError(ValueError):
+    """This is no value that `encode` wrote, or one that cannot be made again."""
+
+
+# -------------------------------------------------------------------------------------- writing
+
+
+def encode(value: object) -> Json:
+    """The value as something that JSON can hold."""
+    kind: Any = type(value)
+    if kind is float:
+        return value if value - value == 0.0 else _special(value)  # type: ignore[operator, arg-type]
+    if kind is str:
+        return _text(value)  # type: ignore[arg-type]
+    if kind is int:
+        return value if -_INT64 <= value < _INT64 else {"$int": str(value)}  # type: ignore[operator]
+    if value is None or kind is bool:
+        return value
+    if kind is tuple:
+        return [encode(part) for part in value]  # type: ignore[attr-defined]
+    names = _fields(kind)
+    if names is not None:
+        return {"$": kind.__name__, **{name: encode(getattr(value, name)) for name in names}}
+    return _other(value)
+
+
+def numbers(mapping: Mapping[str, float]) -> Mapping[str, Json]:
+    """A mapping of numbers; nearly always the mapping itself."""
+    for value in mapping.values():
+        if type(value) is float:
+            if value - value != 0.0:
+                break
+        elif type(value) is not int or not -_INT64 <= value < _INT64:
+            break
+    else:
+        return mapping
+    return {name: encode(value) for name, value in mapping.items()}
+
+
+def _special(value: float) -> Json:
+    if math.isinf(value):
+        return {"$float": "inf" if value > 0 else "-inf"}
+    bits = struct.pack(">d", value).hex()
+    return {"$float": "nan" if bits == "7ff8000000000000" else bits}
+
+
+def _text(value: str) -> Json:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return {"$str": value.encode("unicode_escape").decode("ascii")}
+    return value
+
+
+@functools.lru_cache(maxsize=512)
+def _fields(kind: Hashable) -> tuple[str, ...] | None:
+    if isinstance(kind, type) and attrs.has(kind):
+        return tuple(field.name for field in attrs.fields(kind))
+    return None
+
+
+def _other(value: object) -> Json:
+    match value:
+        case Flag():
+            return {"$enum": f"Flag.{flag_names(value)}"}
+        case enum.Enum() if type(value) in ENUMS.values():
+            return {"$enum": f"{type(value).__name__}.{value.name}"}
+        case bool() | int() | float() | str():  # of a derived class, such as numpy's float64
+            plain = next(base for base in (int, float, str) if isinstance(value, base))
+            return encode(plain(value))
+        case list():
+            return {"$list": [encode(part) for part in value]}
+        case Mapping():
+            return {"$map": [[encode(key), encode(part)] for key, part in value.items()]}
+        case Set():
+            return {"$set": sorted((encode(part) for part in value), key=orjson.dumps)}
+    # Without the address in memory, or the same run would have another log each time.
+    return {"$repr": _text(_ADDRESS.sub("", repr(value)))}
+
+
+@functools.lru_cache(maxsize=1024)
+def flag_names(flags: Flag) -> str:
+    """The flags by name, such as "SKIP_STEP|SKIP_ZERO"; nothing for none."""
+    return "|".join(str(flag.name) for flag in flags)
+
+
+# -------------------------------------------------------------------------------------- reading
+
+
+def decode(value: Json, classes: Mapping[str, type] | None = None, depth: int = DEPTH) -> Any:
+    """What `encode` was given.
+
+    Args:
+        value: as it was read.
+        classes: by name, the classes of records that may be made.
+        depth: how deep it may be nested.
+
+    Raises:
+        CannotDecodeError: with the reason.
+    """
+    if depth == 0:
+        raise CannotDecodeError("it is nested too deeply")
+    if isinstance(value, list):
+        return tuple(decode(part, classes, depth - 1) for part in value)
+    if not isinstance(value, dict):
+        return value
+    if "$" in value:
+        return _record(value, classes or {}, depth)
+    if len(value) == 1:
+        (tag, content) = next(iter(value.items()))
+        if tag in _DECODERS:
+            try:
+                return _DECODERS[tag](content, lambda part: decode(part, classes, depth - 1))
+            except (TypeError, ValueError, KeyError, struct.error) as error:
+                if isinstance(error, CannotDecodeError):
+                    raise
+                raise CannotDecodeError(f"{_short(value)} is no {tag[1:]}") from error
+    raise CannotDecodeError(f"{_short(value)} is not a value that a log has")
+
+
+def number(value: Json) -> float:
+    """The number that was written.
+
+    Raises:
+        CannotDecodeError: it is none.
+    """
+    kind = type(value)
+    if kind is float or kind is int:
+        return value  # type: ignore[no-any-return]
+    if kind is dict and len(value) == 1 and ("$float" in value or "$int" in value):
+        return decode(value)  # type: ignore[no-any-return]
+    raise CannotDecodeError(f"{_short(value)} is not a number")
+
+
+def flags(value: Json) -> Flag:
+    """The flags of these names.
+
+    Raises:
+        CannotDecodeError: there are no such flags.
+    """
+    found = Flag.NONE
+    if not isinstance(value, str):
+        raise CannotDecodeError(f"{_short(value)} are no flags")
+    for name in filter(None, value.split("|")):
+        if name not in Flag.__members__:
+            raise CannotDecodeError(f"{_short(name)} is no flag")
+        found |= Flag[name]
+    return found
+
+
+def _float(content: str) -> float:
+    if content in ("nan", "inf", "-inf"):
+        return float(content)
+    if len(content) != 16:
+        raise ValueError(content)
+    (value,) = struct.unpack(">d", bytes.fromhex(content))
+    return float(value)
+
+
+def _enum(content: str) -> object:
+    kind, _, name = content.partition(".")
+    return flags(name) if kind == "Flag" else ENUMS[kind][name]
+
+
+def _not_again(content: str) -> object:
+    raise CannotDecodeError(f"{_short(content)} was written as text, since it has no form as data")
+
+
+_DECODERS: Mapping[str, Callable[[Any, Callable[[Json], Any]], Any]] = {
+    "$float": lambda content, _: _float(content),
+    "$int": lambda content, _: int(content),
+    "$str": lambda content, _: content.encode("ascii").decode("unicode_escape"),
+    "$list": lambda content, inner: [inner(part) for part in content],
+    "$set": lambda content, inner: frozenset(inner(part) for part in content),
+    "$map": lambda content, inner: {inner(key): inner(part) for key, part in content},
+    "$enum": lambda content, _: _enum(content),
+    "$repr": lambda content, _: _not_again(content),
+}
+
+
+def _record(value: dict[str, Json], classes: Mapping[str, type], depth: int) -> object:
+    kind = classes.get(value["$"]) if isinstance(value["$"], str) else None
+    if kind is None:
+        raise CannotDecodeError(f"it has a record of a class {_short(value['$'])}, which is not known here")
+    fields = {field.name: field.alias or field.name for field in attrs.fields(kind) if field.init}
+    parts = {name: decode(part, classes, depth - 1) for name, part in value.items() if name != "$"}
+    if parts.keys() != fields.keys():
+        raise CannotDecodeError(f"its record {value['$']} has the fields {sorted(parts)}, but now {sorted(fields)}")
+    try:
+        return kind(**{fields[name]: part for name, part in parts.items()})
+    except (TypeError, ValueError) as error:
+        raise CannotDecodeError(f"its record {value['$']} is refused: {error}") from error
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

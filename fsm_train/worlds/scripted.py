@@ -1,0 +1,209 @@
+"""A workload without a model: every measurement is written down beforehand. Torch-free.
+
+For tests and simulations of callbacks. What a real training would measure is given as a value
+(always the same), a sequence (one item per measurement; running out is an error, not a repeat) or a
+function of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from ..core.errors import WorkloadError
+from ..core.facts import KNOWN_AT
+from ..core.phase import Operation
+from ..core.state import Hyper, State, check_hyper
+from ..core.transition import Command
+from ..core.workload import BRACKETS, Workload
+
+Script = float | Sequence[float] | Callable[[State], float]
+
+
+class _Reader:
+    """Reads one script, item by item."""
+
+    def __init__(self, name: str, script: Script) -> None:
+        self.name = name
+        self.script = script
+        self.taken = 0  # items of a sequence
+        if isinstance(script, str) or (not isinstance(script, (int, float, Sequence)) and not callable(script)):
+            raise TypeError(f"{name}={script!r}: give a number, a sequence of numbers, or a function of the state")
+
+    def next(self, state: State | None) -> float:
+        if isinstance(self.script, (int, float)):
+            return self.script
+        assert state is not None, "a script that is no number makes its operation an informed one"
+        if callable(self.script):
+            return self.script(state)
+        if self.taken == len(self.script):
+            raise WorkloadError(
+                f"the script of {self.name} has {self.taken} values, but a further one is asked for at "
+                f"{state.phase.value} of epoch {state.epoch}: give more, or fewer epochs"
+            )
+        self.taken += 1
+        return self.script[self.taken - 1]
+
+
+class Scripted(Workload):
+    """A workload that measures what is written down.
+
+    Args:
+        batches: training batches per epoch.
+        batch_size: samples in a training batch.
+        loss: of each training batch.
+        hyper: the hyper-parameters of the optimizer that is not there.
+        valid_batches: batches of a validation.
+        metrics: `valid_…` are measured at the end of each validation (there is one if any is given),
+            `train_…` at the end of each epoch (without train_loss, that is the weighted mean of the
+            losses). `grad_norm`, `stepped` and `elapsed` are those facts, and any other name is a
+            sensor of that name.
+
+    Attributes:
+        done: the names of the operations that were carried out, in order, if `trace` is set.
+        commands: the commands that were carried out, in order.
+
+    Raises:
+        TypeError: something is no number, sequence or function.
+        WorkloadError: while it runs, when a sequence has run out.
+    """
+
+    def __init__(
+        self,
+        *,
+        batches: Script = 3,
+        batch_size: Script = 32,
+        loss: Script = 0.0,
+        hyper: Mapping[str, Hyper] | None = None,
+        valid_batches: Script = 1,
+        **metrics: Script,
+    ) -> None:
+        hyper = {"lr": 0.1} if hyper is None else hyper
+        self._hyper = {name: check_hyper(name, value) for name, value in hyper.items()}
+        self._batches = _Reader("batches", batches)
+        self._batch_size = _Reader("batch_size", batch_size)
+        self._losses = _Reader("loss", loss)
+        self._valid_batches = _Reader("valid_batches", valid_batches)
+        readers = {name: _Reader(name, script) for name, script in metrics.items()}
+        self._valid = {name: reader for name, reader in readers.items() if name.startswith("valid_")}
+        self._train = {name: reader for name, reader in readers.items() if name.startswith("train_")}
+        self._facts = {name: reader for name, reader in readers.items() if name not in self._valid | self._train}
+        per_batch = {
+            Operation.FETCH: self._batch_size,
+            Operation.LOSS: self._losses,
+            Operation.STEP: self._facts.get("stepped", _Reader("stepped", 1.0)),
+        }
+        self._informed = BRACKETS | {
+            operation for operation, reader in per_batch.items() if not isinstance(reader.script, (int, float))
+        }
+        self._steps = per_batch[Operation.STEP]
+        self._readers = [self._batches, self._batch_size, self._losses, self._valid_batches, *readers.values()]
+        self.interrupt: str | None = None
+        self.commands: list[Command] = []
+        self._left = self._size = self._valid_left = 0
+        self._loss: float | None = None
+        self._stepped = True
+        self._total = self._weight = 0.0
+        self._elapsed = 0.0
+
+    @property
+    def informed(self) -> Set[Operation]:
+        return self._informed
+
+    @property
+    def has_valid(self) -> bool:
+        return bool(self._valid)
+
+    @property
+    def sensors(self) -> Set[str]:
+        return self._facts.keys() - KNOWN_AT.keys()
+
+    def hyper(self) -> Mapping[str, Hyper]:
+        return dict(self._hyper)
+
+    def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
+        self._hyper.update(changes)
+
+    def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+        known: dict[str, float] = {"stepped": float(self._stepped), "elapsed": 0.0, "grad_norm": 0.0}
+        if self._loss is not None:
+            known["loss"] = self._loss
+        return {
+            name: self._facts[name].next(state) if name in self._facts and name != "stepped" else known[name]
+            for name in names
+            if name in known or name in self._facts
+        }
+
+    def carry_out(self, command: Command, state: State) -> None:
+        self.commands.append(command)
+
+    def snapshot(self) -> tuple[dict[str, Hyper], list[int]]:
+        return dict(self._hyper), [reader.taken for reader in self._readers]
+
+    def put_back(self, snapshot: tuple[dict[str, Hyper], list[int]]) -> None:
+        self._hyper = dict(snapshot[0])
+        for reader, taken in zip(self._readers, snapshot[1], strict=True):
+            reader.taken = taken
+
+    def prepare(self, state: State) -> None:
+        self._hyper.update(state.hyper)
+
+    def reposition(self, state: State) -> None:
+        """Nothing to do: a script is where it was."""
+
+    def open(self, state: State) -> None:
+        self._left = int(self._batches.next(state))
+        self._total = self._weight = 0.0
+
+    def fetch(self, state: State | None = None) -> int | None:
+        self._loss = None
+        if self._left == 0:
+            return None
+        self._left -= 1
+        self._size = int(self._batch_size.next(state))
+        return self._size
+
+    def forward(self, state: State | None = None) -> None:
+        """Nothing to do."""
+
+    def loss(self, state: State | None = None) -> None:
+        self._loss = self._losses.next(state)
+        self._total += self._loss * self._size
+        self._weight += self._size
+
+    def backward(self, state: State | None = None) -> None:
+        """Nothing to do."""
+
+    def unscale(self, state: State | None = None) -> None:
+        """Nothing to do."""
+
+    def step(self, state: State | None = None) -> bool:
+        self._stepped = bool(self._steps.next(state))
+        return self._stepped
+
+    def zero(self, state: State | None = None) -> None:
+        """Nothing to do."""
+
+    def open_valid(self, state: State) -> None:
+        self._valid_left = int(self._valid_batches.next(state))
+
+    def fetch_valid(self, state: State | None = None) -> int | None:
+        if self._valid_left == 0:
+            return None
+        self._valid_left -= 1
+        return self._size
+
+    def evaluate(self, state: State | None = None) -> None:
+        """Nothing to do."""
+
+    def measure_valid(self, state: State) -> Mapping[str, float]:
+        return {name: reader.next(state) for name, reader in self._valid.items()}
+
+    def abandon(self, state: State) -> None:
+        """Nothing to do."""
+
+    def measure(self, state: State) -> Mapping[str, float]:
+        mean = {"train_loss": self._total / self._weight} if self._weight else {}
+        return {**mean, **{name: reader.next(state) for name, reader in self._train.items()}}
+
+    def finish(self, state: State) -> None:
+        """Nothing to do."""

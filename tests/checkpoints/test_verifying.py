@@ -1,0 +1,184 @@
+"""`fsm-train checkpoints`: what there is, and whether each byte of it is as it was written. Without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS
+from fsm_train.cli import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+def _checkpoint(path: Path, number: int) -> Path:
+    """A checkpoint as `fsm_train.checkpoints.files.write` leaves one, of bytes that nobody loads."""
+    path.mkdir(parents=True)
+    data = {STATE: b"{}", TENSORS: bytes(1_500_000)}
+    for name, content in data.items():
+        (path / name).write_bytes(content)
+    sums = {name: [len(content), hashlib.sha256(content).hexdigest()] for name, content in data.items()}
+    place = {"iteration": 20 * number, "step": 10 * number, "written": 86400.0 * number, "drop": []}
+    text = json.dumps({"format": 1, "number": number, "place": place, "files": sums}).encode()
+    (path / MANIFEST).write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+    return path
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    """Three good checkpoints, and what else may lie there."""
+    for number, name in enumerate(("epoch-00001", "epoch-00002", "step-00000030"), 1):
+        _checkpoint(tmp_path / "runs" / name, number)
+    (tmp_path / "runs" / "plots").mkdir()
+    (tmp_path / "runs" / ".writing-epoch-00004-12345678").mkdir()
+    (tmp_path / "runs" / ".writing-epoch-00004-12345678" / STATE).write_bytes(b"{}")
+    return tmp_path / "runs"
+
+
+def test_checkpoints_are_listed_and_verified(three: Path, capsys: Captured) -> None:
+    """The newest first, each on a line, with the one that a training would go on from."""
+    assert main(["checkpoints", str(three)]) == 0
+
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.splitlines() == [
+        "step-00000030  step       30  1970-01-04 00:00:00Z         1.5 MB  good  newest good",
+        "epoch-00002    step       20  1970-01-03 00:00:00Z         1.5 MB  good",
+        "epoch-00001    step       10  1970-01-02 00:00:00Z         1.5 MB  good",
+    ]
+
+
+def test_damage_is_listed(three: Path, capsys: Captured) -> None:
+    """With what is wrong below it, and exit status 1; those of which nothing is known come last."""
+    (three / "step-00000030" / TENSORS).write_bytes(bytes(1_499_999) + b"\x01")
+    (three / "epoch-00001" / MANIFEST).unlink()
+
+    assert main(["checkpoints", str(three)]) == 1
+
+    assert capsys.readouterr().out.splitlines() == [
+        "step-00000030  step       30  1970-01-04 00:00:00Z         1.5 MB  damaged",
+        f"  {three}/step-00000030/tensors.pt is damaged: it does not match its checksum",
+        "epoch-00002    step       20  1970-01-03 00:00:00Z         1.5 MB  good  newest good",
+        "epoch-00001    damaged",
+        f"  {three}/epoch-00001 is no checkpoint: it has no manifest, or one that is too large",
+    ]
+
+
+def test_checkpoints_as_json(three: Path, capsys: Captured) -> None:
+    """The same as data; null where nobody knows."""
+    (three / "step-00000030" / STATE).unlink()
+    (three / "epoch-00002" / MANIFEST).write_bytes(b"")
+
+    assert main(["checkpoints", str(three), "--json"]) == 1
+
+    found = json.loads(capsys.readouterr().out)
+    newest, older, unknown = found["checkpoints"]
+    assert found["newest_good"] == "epoch-00001"
+    assert older == {
+        "name": "epoch-00001",
+        "good": True,
+        "trouble": "",
+        "iteration": 20,
+        "step": 10,
+        "written": 86400.0,
+        "bytes": 1_500_002,
+    }
+    assert (newest["name"], newest["good"], newest["step"]) == ("step-00000030", False, 30)
+    assert (unknown["name"], unknown["good"], unknown["step"]) == ("epoch-00002", False, None)
+    assert "does not match its own checksum" in unknown["trouble"]
+
+
+def test_where_nothing_is_good_there_is_nothing_to_go_on_from(three: Path, capsys: Captured) -> None:
+    """All are listed as damaged, and none is called the newest."""
+    for path in three.glob("*/state.json"):
+        path.write_bytes(b"[]")
+
+    assert main(["checkpoints", str(three), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["newest_good"] is None
+    assert main(["checkpoints", str(three)]) == 1
+    assert "newest" not in capsys.readouterr().out
+
+
+def test_one_checkpoint_is_verified_by_its_own_name(three: Path, capsys: Captured) -> None:
+    """Also when its manifest is what is damaged."""
+    assert main(["checkpoints", str(three / "epoch-00001")]) == 0
+    assert capsys.readouterr().out.startswith("epoch-00001 ")
+    (three / "epoch-00001" / MANIFEST).write_bytes(b"")
+    assert main(["checkpoints", str(three / "epoch-00001")]) == 1
+    assert "does not match its own checksum" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (lambda path: path.mkdir(), "there is no checkpoint in"),
+        (lambda path: None, "No such file or directory"),
+        (lambda path: path.write_text("{}"), "Not a directory"),
+    ],
+)
+def test_what_cannot_be_read_is_said(made: object, sentence: str, tmp_path: Path, capsys: Captured) -> None:
+    """On standard error, with exit status 2."""
+    assert callable(made)
+    made(tmp_path / "runs")
+
+    assert main(["checkpoints", str(tmp_path / "runs")]) == 2
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert sentence in shown.err
+
+
+def test_names_cannot_move_the_cursor(tmp_path: Path, capsys: Captured) -> None:
+    """What is not printable in a name is written out, also where it is named in a sentence."""
+    path = _checkpoint(tmp_path / "runs" / "a\x1b[2J\nepoch", 1)
+    (path / STATE).write_bytes(b"[]")
+
+    assert main(["checkpoints", str(tmp_path / "runs")]) == 1
+
+    shown = capsys.readouterr().out
+    assert shown.count("a\\x1b[2J\\nepoch") == 2
+    assert "\x1b" not in shown
+    assert len(shown.splitlines()) == 2
+
+
+def test_verifying_takes_no_torch(three: Path) -> None:
+    """On a machine that has none, or where its import would take longer than to verify."""
+    code = "import sys; sys.modules['torch'] = None; from fsm_train.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, "checkpoints", str(three)], capture_output=True, text=True)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_file_that_may_not_be_read_is_damage(three: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that gives an error is said with the file's name; the others are looked at all the same."""
+    opened = Path.open
+
+    def fails(path: Path, mode: str = "r") -> object:
+        if path == three / "step-00000030" / TENSORS:
+            raise OSError(5, "Input/output error")
+        return opened(path, mode)
+
+    monkeypatch.setattr(Path, "open", fails)
+    assert main(["checkpoints", str(three)]) == 1
+    assert f"{three}/step-00000030/tensors.pt cannot be read: Input/output error" in capsys.readouterr().out
+
+
+def test_a_manifest_that_may_not_be_read_is_damage(
+    three: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a manifest."""
+    read = Path.read_bytes
+
+    def fails(path: Path) -> bytes:
+        if path == three / "epoch-00001" / MANIFEST:
+            raise OSError(5, "Input/output error")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    assert main(["checkpoints", str(three)]) == 1
+    assert "its manifest cannot be read (Input/output error)" in capsys.readouterr().out

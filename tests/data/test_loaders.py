@@ -1,0 +1,127 @@
+"""Workers of a loader: they outlive a signal to the whole group, and end with the process that they work for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+from fsm_train.data import loaders
+from fsm_train.data.loaders import begun
+
+SCRIPT = """
+import os, signal, sys, time
+from torch.utils.data import DataLoader, Dataset
+from fsm_train.data.loaders import begun
+
+def say(what):
+    os.write(1, (str(what) + "\\n").encode())  # in one go: several processes speak
+
+class Numbers(Dataset):
+    def __len__(self): return 8
+    def __getitem__(self, index):
+        time.sleep({seconds})
+        return index
+
+if __name__ == "__main__":
+    os.setpgrp()
+    heard = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    loader = DataLoader(
+        Numbers(), 1, num_workers=2, persistent_workers={persistent}, worker_init_fn=say
+    )
+    batches = begun(loader)
+    assert loader.worker_init_fn is say
+    {rest}
+    say("end")
+"""
+
+
+def _said(rest: str, *, seconds: float = 0.0, persistent: bool = False) -> list[str]:
+    code = SCRIPT.format(rest=rest, seconds=seconds, persistent=persistent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    return sorted(done.stdout.split())
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_outlive_a_signal_to_the_group(persistent: bool) -> None:
+    """All batches are there after it, and the signal is heard where it is to be; they did first what they had to."""
+    rest = "next(batches); os.killpg(0, signal.SIGTERM); assert len([*batches]) == 7; assert heard"
+
+    assert _said(rest, persistent=persistent, seconds=0.01) == ["0", "1", "end"]
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_workers_that_are_left_end_with_the_process(persistent: bool) -> None:
+    """The process leaves as it is used to, also where workers sleep over a sample."""
+    since = time.monotonic()
+
+    assert _said("next(batches)", persistent=persistent, seconds=0.3) == ["0", "1", "end"]
+    assert time.monotonic() - since < 30
+
+
+def test_workers_end_where_the_loader_is_part_of_a_cycle() -> None:
+    """They are swept up with it: torch cannot ask them to leave any more, and ends them with a signal."""
+    rest = """
+import gc, multiprocessing, torch
+torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.2
+next(batches)
+loader.cycle = [loader, batches]
+del loader, batches
+gc.collect()
+assert multiprocessing.active_children() == []"""
+    rest = "".join(f"\n    {line}" for line in rest.splitlines())
+
+    for persistent in (False, True):
+        assert _said(rest, persistent=persistent) == ["0", "1", "end"]
+
+
+def test_signal_to_the_process_alone_is_heard_by_it() -> None:
+    """It is held back only while the workers are begun."""
+    assert _said("os.kill(os.getpid(), signal.SIGTERM); assert heard == [15]; [*batches]") == ["0", "1", "end"]
+
+
+def test_without_workers_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for lists, nor for loaders that read in this process, nor where signals cannot be blocked."""
+
+    def touched(*args: Any) -> Any:
+        raise AssertionError("a signal was touched")
+
+    monkeypatch.setattr(signal, "pthread_sigmask", touched)
+    assert list(begun([1, 2])) == [1, 2]
+    assert len(list(begun(DataLoader([1, 2], num_workers=0)))) == 2
+    monkeypatch.delattr(signal, "pthread_sigmask")
+    assert len(list(begun(DataLoader([1, 2], num_workers=1)))) == 2
+
+
+@pytest.mark.parametrize("why", ["it leaves", "it is gone"])
+def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker leaves at SIGTERM once the process that it works for does, or is gone, and not before."""
+
+    class Leaving:
+        value = 0
+
+    left: list[int] = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    before, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        begins: list[int] = []
+        loaders._Spared(begins.append, Leaving)(3)
+        signal.raise_signal(signal.SIGTERM)
+        assert (begins, left) == ([3], [])
+        if why == "it leaves":
+            Leaving.value = 1
+        else:
+            monkeypatch.setattr(os, "getppid", lambda: 1)
+        signal.raise_signal(signal.SIGTERM)
+        assert left == [0]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
