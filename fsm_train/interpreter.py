@@ -132,7 +132,7 @@ def iterate(
     work = _workload_of(state)
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
     state = _with_memories(ready(state), watch.callbacks)
-    course = _Course(state, watch.around(work, state), watch)
+    course = _Course(state, watch.wrap_workload(work, state), watch)
     try:
         watch.tell_all("open", course.state, watch.callbacks)
         while course.place not in FINAL:
@@ -315,7 +315,9 @@ def _with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> State:
             _logger.warning("not in the checkpoint, begins with its initial memory: %s", ", ".join(afresh))
         if left:
             _logger.warning("in the checkpoint, but no callback of this run: %s", ", ".join(left))
-    again = {c.name: m.made_again(memory_classes(c)) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)}
+    again = {
+        c.name: m.decode_with(memory_classes(c)) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)
+    }
     return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory, **again}))
 
 

@@ -48,7 +48,7 @@ def interrupts(workload: Workload) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def children_spared() -> Iterator[None]:
+def block_sigint_for_children() -> Iterator[None]:
     """Processes that begin in here do not get Ctrl-C, which a terminal sends to the whole process group.
 
     The training goes on to the end of the batch, and its loader's workers have to live as long. SIGTERM

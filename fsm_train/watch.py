@@ -99,11 +99,11 @@ class Watch:
                 followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
                 self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors)
 
-    def around(self, work: Workload, state: State) -> Workload:
+    def wrap_workload(self, work: Workload, state: State) -> Workload:
         """The workload, with what the recorders put around it."""
         for sink in self.sinks:
             if isinstance(sink.sink, Recorder):
-                work = sink.sink.around(work, state)
+                work = sink.sink.wrap_workload(work, state)
         return work
 
     def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:

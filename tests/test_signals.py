@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fsm_train import Phase, Scripted, State, run, start
-from fsm_train.signals import children_spared, interrupts
+from fsm_train.signals import block_sigint_for_children, interrupts
 
 
 def _at(iteration: int, *signals: signal.Signals) -> Any:
@@ -134,12 +134,12 @@ def test_children_are_spared_ctrl_c_alone(monkeypatch: pytest.MonkeyPatch) -> No
         return signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
     before = blocked()
-    with children_spared():
+    with block_sigint_for_children():
         assert blocked() == before | {signal.SIGINT}
     assert blocked() == before
 
     monkeypatch.delattr(signal, "pthread_sigmask")
-    with children_spared():
+    with block_sigint_for_children():
         pass
 
 

@@ -51,7 +51,7 @@ class FromFile(SavedMemory):
     callback: str
     json: Any
 
-    def made_again(self, classes: Mapping[str, type]) -> object:
+    def decode_with(self, classes: Mapping[str, type]) -> object:
         try:
             return decode(self.json, classes)
         except CannotDecodeError as error:

@@ -276,7 +276,7 @@ def is_due(callback: Callback[Any], phase: Phase, at: Counters) -> bool:
     return phase not in EPOCH_PHASES or at.epoch % callback.every == 0
 
 
-def blame(callback: Callback[Any], state: State, message: str) -> CallbackError:
+def callback_error(callback: Callback[Any], state: State, message: str) -> CallbackError:
     """The error that says what this callback did wrong, and when."""
     return CallbackError(
         message,

@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from .callback import Callback, blame
+from .callback import Callback, callback_error
 from .errors import ConflictError
 from .phase import STOP_FLAGS, Flag, Phase, union
 from .state import Hyper, State, replaced
@@ -53,10 +53,10 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         try:
             answer = callback.decide(state, memory.get(callback.name, callback.memory))
         except Exception as error:
-            raise blame(callback, state, f"it raised {type(error).__name__}: {error}") from error
+            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}") from error
         if answer is not None and answer is not NOTHING:
             if why := _refusal(callback, answer, state):
-                raise blame(callback, state, why)
+                raise callback_error(callback, state, why)
             answers.append((callback, answer))
     return answers
 

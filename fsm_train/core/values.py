@@ -145,7 +145,7 @@ class SavedMemory(ABC):
     json: Any
 
     @abstractmethod
-    def made_again(self, classes: Mapping[str, type]) -> object:
+    def decode_with(self, classes: Mapping[str, type]) -> object:
         """The memory, for a callback that has records of these classes, by name."""
 
 

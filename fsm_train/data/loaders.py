@@ -13,7 +13,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from ..signals import children_spared
+from ..signals import block_sigint_for_children
 
 
 def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def begun(loader: Iterable[Any]) -> Iterator[Any]:
     if workers_there(loader):
         return iter(loader)  # the same as before
     leaving = multiprocessing.RawValue("b", 0)
-    with children_spared(), _spared_sigterm(loader, leaving):
+    with block_sigint_for_children(), _spared_sigterm(loader, leaving):
         workers = iter(loader)
     # Once nobody needs the workers, and when Python exits: finalizers with a priority are called before it ends them.
     multiprocessing.util.Finalize(workers, setattr, (leaving, "value", 1), exitpriority=100)

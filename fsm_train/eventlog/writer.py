@@ -82,7 +82,7 @@ class EventLog(Recorder):
 
     # ------------------------------------------------------------------- what the interpreter calls
 
-    def around(self, workload: Workload, state: State) -> Workload:
+    def wrap_workload(self, workload: Workload, state: State) -> Workload:
         self._sensors = workload.sensors
         self._recording = Recording(workload)
         self._continuation = Continuation() if self.path is None else continuation(self.path, state)

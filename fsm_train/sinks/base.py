@@ -54,7 +54,7 @@ class Recorder(Sink):
     needs: Set[str] = frozenset()
     interval: float = 0.0
 
-    def around(self, workload: Workload, state: State) -> Workload:
+    def wrap_workload(self, workload: Workload, state: State) -> Workload:
         """The workload as the interpreter is to have it, so that what it says can be noted.
 
         Called before a run begins with this state: what this raises is an error of the run.

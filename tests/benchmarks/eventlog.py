@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = EventLog(Path(folder) / "run.jsonl")
         workload = Scripted()
-        log.around(workload, start(workload, epochs=1))
+        log.wrap_workload(workload, start(workload, epochs=1))
         log.open(start(workload, epochs=1), [accumulate(2), silent])
 
         def write(says: dict[str, Transition]) -> Callable[[], None]:

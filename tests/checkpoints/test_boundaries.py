@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.resume.world import (
+from tests.checkpoints.world import (
     THOROUGH,
     Spec,
     all_or_some,

@@ -28,7 +28,7 @@ from fsm_train import (
 from fsm_train import callbacks as c
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.data import reproducible
-from tests.resume.world import differences, disturb, end_of
+from tests.checkpoints.world import differences, disturb, end_of
 from tests.worlds import Noisy, diabetes, same_weights
 
 DATA = TensorDataset(*(tensor[:160] for tensor in diabetes().tensors))  # five batches of 32

@@ -13,7 +13,7 @@ from fsm_train.checkpoints import api as saving
 from fsm_train.checkpoints.parts import parts_of, plain
 from fsm_train.core.values import EMPTY
 from fsm_train.data.generators import Generators
-from tests.resume.world import Spec, differences, disturb, go_on, suspended_everywhere, train_through
+from tests.checkpoints.world import Spec, differences, disturb, go_on, suspended_everywhere, train_through
 
 Parts = dict[str, Any]
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, find_lr, on, restore, run, start
 from fsm_train.callbacks import checkpoint
-from tests.resume.world import Counts, differences, end_of
+from tests.checkpoints.world import Counts, differences, end_of
 from tests.worlds import diabetes
 
 

@@ -30,7 +30,7 @@ from fsm_train import (
 )
 from fsm_train import callbacks as c
 from fsm_train.eventlog import Header, Line
-from tests.resume.world import FRESH, as_a_script
+from tests.checkpoints.world import FRESH, as_a_script
 from tests.worlds import diabetes
 
 

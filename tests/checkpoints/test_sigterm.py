@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fsm_train.checkpoints.manifest import find, verify
-from tests.resume.world import THOROUGH, Spec, differences, signalled, train_through
+from tests.checkpoints.world import THOROUGH, Spec, differences, signalled, train_through
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
 

@@ -423,7 +423,7 @@ def differences(expected: End, found: End) -> list[str]:
 
 FRESH = multiprocessing.get_context("forkserver")
 """Each process is forked off one that has imported this module, and has done nothing with it."""
-FRESH.set_forkserver_preload([__name__, "tests.resume.test_damage"])
+FRESH.set_forkserver_preload([__name__, "tests.checkpoints.test_damage"])
 THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
 """Every boundary, hundreds of kills and a thousand faults take minutes; by default there are some of each."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fsm_train import Flag, LogError, Phase, Scripted, extend, read_log, run, start
-from fsm_train.eventlog import Header, Line, upcasting
+from fsm_train.eventlog import Header, Line, upcasts
 from fsm_train.eventlog.entries import LONGEST
 from fsm_train.eventlog.upcasts import upcast
 
@@ -227,7 +227,7 @@ def test_a_newer_schema_is_refused(schema: object, sentence: str, log: Path) -> 
 def test_an_older_schema_is_brought_up_one_step_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step makes a header of one schema that of the next."""
     steps = {1: lambda header: {**header, "two": True}, 2: lambda header: {**header, "three": header["two"]}}
-    monkeypatch.setattr(upcasting, "UPCASTS", steps)
+    monkeypatch.setattr(upcasts, "UPCASTS", steps)
 
     assert upcast({"schema": 1}, "run.jsonl", 1, to=3) == {"schema": 1, "two": True, "three": True}
 
