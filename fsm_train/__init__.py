@@ -22,11 +22,13 @@ from .core.errors import (
     WorkloadError,
 )
 from .core.phase import Flag, Operation, Phase
-from .core.state import Plan, State, extend
+from .core.runs import extend
+from .core.state import Plan, State
 from .core.table import TABLE, Edge
 from .core.transition import UNCHANGED, Command, Transition
 from .core.values import Facts
-from .interpreter import evaluate, iterate, run, start
+from .evaluation import evaluate
+from .interpreter import iterate, run, start
 from .worlds.scripted import Scripted
 
 if TYPE_CHECKING:

@@ -23,12 +23,14 @@ class Command:
         last: whether it is carried out after all commands that are not, whatever their order.
         changes_hyper: whether carrying it out changes hyper-parameters, which are then read anew.
         alone: whether only one callback of a run may give commands of this type.
+        whole_steps: whether it is of use only where nobody looks inside a training step.
     """
 
     __slots__ = ()
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool] = False
     alone: ClassVar[bool] = False
+    whole_steps: ClassVar[bool] = False
 
 
 class _Unchanged:
