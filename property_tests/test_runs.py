@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from fsm_train.core.callback import Callback, is_due
 from fsm_train.core.errors import CallbackError
 from fsm_train.core.facts import measurable
+from fsm_train.core.fold import advance, arrived_at, choose
 from fsm_train.core.fuse import EVERYWHERE, Path, fused_paths
 from fsm_train.core.merge import consult, decide
 from fsm_train.core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Junction, Operation, Phase, Place
 from fsm_train.core.runs import extend, ready
 from fsm_train.core.state import State
-from fsm_train.core.table import ROWS, advance, arrived_at, choose
+from fsm_train.core.table import ROWS
 from fsm_train.core.transition import Transition
 from fsm_train.interpreter import iterate, run, start
 from property_tests import strategies as our

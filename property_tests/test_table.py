@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from fsm_train.core.fold import choose
 from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, FINAL, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.table import READABLE, SETTLED, TABLE, Edge, batches_over, choose
+from fsm_train.core.table import READABLE, SETTLED, TABLE, Edge, batches_over
 from property_tests.exploration import BRACKETS, CLOSES, Bounds, Exploration, Machine, Move, State
 
 O = Operation

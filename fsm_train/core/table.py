@@ -17,13 +17,13 @@ The rules of this file:
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from .state import Draft, State
-from .values import NO_FACTS, Metrics
+from .state import Draft
+from .values import Metrics
 
 Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
@@ -337,49 +337,7 @@ def falling(edge: Edge) -> Flag:
     return flags
 
 
-# --------------------------------------------------------------------------- walking on the table
-
-
-def holds(guard: Iterable[Term], flags: Flag, at: Draft) -> bool:
-    return all(bool(term & flags) if isinstance(term, Flag) else term(at) for term in guard)
-
-
-def choose(place: Place, flags: Flag, at: Draft) -> Edge:
-    """The edge to cross from `place`: the first row whose guard holds.
-
-    Raises:
-        ValueError: `place` is final.
-    """
-    for edge in ROWS[place]:
-        if holds(edge.guard, flags, at):
-            return edge
-    raise ValueError(f"there is no way on from {place_name(place)}")
-
-
-def advance(state: State, edge: Edge, outcomes: Sequence[Outcome] = ()) -> State:
-    """The state after crossing the edge, when its operations answered `outcomes`, in order.
-
-    At a junction the phase of the state is the one before it, so go on with `choose(edge.target, …)`.
-    RESUMED stands for the place where the training was suspended. The facts are gone: they were
-    measured somewhere else.
-    """
-    draft = state.draft()
-    answers = iter(outcomes)
-    for operation, effect in effects(edge):
-        outcome = next(answers, None) if operation else None
-        if effect:
-            effect(draft, outcome)
-    place = arrived_at(edge, state.resume_at)
-    phase = place if isinstance(place, Phase) else state.phase
-    return draft.state(phase, state.flags & ~falling(edge), NO_FACTS)
-
-
-def arrived_at(edge: Edge, resume_at: Place | None) -> Place:
-    """The target of the edge; RESUMED stands for the place where the training was suspended."""
-    if edge.target is not Junction.RESUMED:
-        return edge.target
-    assert resume_at is not None, "only a guard that saw where to resume leads here"
-    return resume_at
+# ------------------------------------------------------------------------- questions about the table
 
 
 def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
@@ -391,9 +349,6 @@ def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
     if doing is Operation.FINISH:
         return Phase.FAILED, True
     return Phase.TEARDOWN, place is not Phase.TEARDOWN
-
-
-# ------------------------------------------------------------------------- questions about the table
 
 
 def reads(place: Place) -> Flag:

@@ -19,11 +19,12 @@ from hypothesis.strategies import SearchStrategy
 
 from ..core.callback import Callback
 from ..core.facts import measurable
+from ..core.fold import advance, arrived_at, choose
 from ..core.merge import consult, decide
 from ..core.phase import CONSULTED, FINAL, Flag, Operation, Phase, Place
 from ..core.runs import extend, failed, interrupted, ready
 from ..core.state import Plan, State
-from ..core.table import Outcome, advance, arrived_at, choose, reads
+from ..core.table import Outcome, reads
 from ..core.transition import Command, Transition
 from ..core.values import Facts, FrozenMap
 from ..core.workload import Workload

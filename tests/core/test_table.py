@@ -6,8 +6,8 @@ import pytest
 
 from fsm_train import TABLE, Flag, Phase
 from fsm_train.core.diagram import text
+from fsm_train.core.fold import choose
 from fsm_train.core.state import Draft, Plan
-from fsm_train.core.table import choose
 
 
 def test_table_prints_a_row_a_line() -> None:
