@@ -71,11 +71,11 @@ def run(
     """Train, and return the last state.
 
     Args:
-        state: from `start`, or one that an earlier `run` returned: a suspended training goes on
+        state: from `start`, or one that an earlier `run` returned: a suspended training resumes
             where it was, a finished one if its plan is larger now (`extend`).
         callbacks: pure functions that decide what happens; their order does not matter.
         log: where to write the event log, or an `EventLog` with settings. A log that is there is
-            continued: a training that goes on supersedes what comes after the point it goes on from.
+            continued: a training that resumes supersedes what comes after the point where it resumes.
         sinks: watch, and influence nothing.
 
     Returns:
@@ -154,13 +154,13 @@ class _BoundPath:
 
 
 class _Cursor:
-    """Where a training is, and how it advances to the next place that somebody watches.
+    """Where a training is, and how it advances to the next watched place.
 
     Attributes:
         state: the last one that was made. What changes from batch to batch is newer in the draft.
         place, flags: where the machine stands, and what is raised. They are newer here than in the draft.
         draft: all else; its phase is the last one that was passed.
-        watched: who watches this place; None if nobody does.
+        watched: the observers of this place; None if there are none.
         doing: the operation under way.
     """
 
@@ -185,7 +185,7 @@ class _Cursor:
         return self.draft.state(phase, self.flags, facts)
 
     def take_over(self, state: State) -> None:
-        """Go on from this state, which a pure function made of the one before."""
+        """Continue from this state, which a pure function made of the one before."""
         self.state, self.flags, self.draft = state, state.flags, state.draft()
 
     def method(self, operation: Operation) -> Callable[[], Outcome]:
@@ -218,10 +218,10 @@ class _Cursor:
         if path.resumes:
             assert resume_at is not None
             self.stand_at(resume_at)
-            self.watched = None  # as if never left: nobody is consulted
+            self.watched = None  # as if never left: no callback is consulted
 
     def look(self) -> bool:
-        """Where somebody watches: measure, decide, do, record. Whether a callback was consulted."""
+        """At a watched place: measure, decide, do, record. Returns whether a callback was consulted."""
         watched = self.watched
         if watched is None:
             return False
@@ -248,13 +248,15 @@ class _Cursor:
         return bool(callbacks) or watched.yields
 
     def measured(self, needs: Set[str]) -> State:
-        """The state of this moment, with the facts that somebody needs."""
-        phase = cast("Phase", self.place)  # nobody watches a junction
+        """The state of this moment, with the facts that observers need."""
+        phase = cast("Phase", self.place)  # a junction has no observers
         if not needs:  # which is so where the training has ended: the last state has no facts, watched or not
             facts = NO_FACTS if phase in FINAL else _batch_size(self.draft.fetched)
             return self.draft.state(phase, self.flags, facts)
         state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
-        dict.update(facts, self.work.read(needs, state))  # nobody else has them yet, and a state costs a microsecond
+        dict.update(
+            facts, self.work.read(needs, state)
+        )  # no one else has them yet, and a second state would cost a microsecond
         return state
 
     def fail(self, error: BaseException) -> None:

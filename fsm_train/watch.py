@@ -1,6 +1,6 @@
-"""Who watches where: callbacks, sinks and whoever steps through a training, worked out once per run.
+"""The observers of each phase: callbacks, sinks, and the loop around `iterate`. Worked out once per run.
 
-Rule of this file: it decides who is asked, never what happens.
+Rule of this file: it decides who observes, never what happens.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ Observers = tuple[Sequence[Callback[Any]], Sequence[Guarded], Set[str]]
 
 
 class Watched:
-    """Who watches one place."""
+    """The observers of one place.
+
+    Attributes:
+        callbacks, sinks: those that declare this phase.
+        followers: sinks that also observe wherever a callback is consulted.
+        yields: whether `iterate` yields the state here though no callback is consulted.
+        callbacks_only, callbacks_and_sinks: the two usual sets of observers, with the facts that they need.
+        selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
+    """
 
     def __init__(
         self,
@@ -39,7 +47,7 @@ class Watched:
         self.place = place
         self.callbacks = callbacks
         self.sinks = sinks
-        self.followers = followers  # sinks that want to look whenever a callback does
+        self.followers = followers
         self.yields = yields
         self.sensors = sensors
         self.callbacks_only: Observers = (callbacks, (), self.needs(callbacks, ()))
@@ -52,7 +60,7 @@ class Watched:
         self.selective = bool(sinks or followers) or not self.each_time
 
     def due(self, draft: Draft) -> Observers:
-        """Those who want to look this time, and the facts that they need."""
+        """The observers of this visit, and the facts that they need."""
         callbacks = self.callbacks
         if not self.each_time:
             callbacks = [c for c in callbacks if c.every == 1 or is_due(c, self.place, draft)]
@@ -70,13 +78,13 @@ class Watched:
         return callbacks, sinks, self.needs(callbacks, sinks)
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
-        """The facts that they need and that can be measured here."""
+        """The facts that these need and that can be measured here."""
         needs = frozenset[str]().union(*(c.needs for c in callbacks), *(s.sink.needs for s in sinks))
         return measurable(needs, self.place, self.sensors) if needs else needs
 
 
 class Watch:
-    """Who watches what, worked out once per call of `run`, and everything about it that can be refused."""
+    """The observers of each phase, for one call of `run`. What cannot work together is refused here."""
 
     def __init__(
         self, callbacks: tuple[Callback[Any], ...], sinks: Sequence[Sink], at: Sequence[Phase], work: Workload
@@ -105,14 +113,14 @@ class Watch:
                 self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors)
 
     def wrap_workload(self, work: Workload, state: State) -> Workload:
-        """The workload, with what the recorders put around it."""
+        """The workload, wrapped by each recorder among the sinks."""
         for sink in self.sinks:
             if isinstance(sink.sink, Recorder):
                 work = sink.sink.wrap_workload(work, state)
         return work
 
     def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
-        """The notes of the state that the run began with, and why sinks were switched off, if any were."""
+        """The notes of the state that the run began with, and why sinks were switched off."""
         return tuple(dict.fromkeys((*before, *(sink.trouble for sink in self.sinks if sink.trouble))))
 
     def call_sinks(self, method: str, *args: object) -> None:

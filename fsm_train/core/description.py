@@ -1,4 +1,4 @@
-"""What can be said of callbacks before they run: who does what when, and what cannot go well."""
+"""What is known of callbacks before they run: what each does at which phase, and which cannot work together."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
         if here:
             lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
     lines += [f"note: {note}" for note in hyper_overlaps(checked)]
-    return "\n".join(lines) or "nobody is consulted"
+    return "\n".join(lines) or "no callback is consulted"
 
 
 def _line(callback: Callback[Any], phase: Phase, here: Sequence[Callback[Any]]) -> str:

@@ -47,7 +47,7 @@ class ConflictError(FsmTrainError):
 
 
 class FactError(FsmTrainError, KeyError):
-    """A fact was read that nobody asked for, or that cannot be known at this phase."""
+    """A fact was read that no callback asked for, or that cannot be known at this phase."""
 
     __str__ = Exception.__str__  # KeyError would show the sentence in quotes
 

@@ -33,7 +33,7 @@ def choose(place: Place, flags: Flag, at: Draft) -> Edge:
 def advance(state: State, edge: Edge, outcomes: Sequence[Outcome] = ()) -> State:
     """The state after crossing the edge, when its operations answered `outcomes`, in order.
 
-    At a junction the phase of the state is the one before it, so go on with `choose(edge.target, …)`.
+    At a junction the phase of the state is the one before it: continue with `choose(edge.target, …)`.
     RESUMED stands for the place where the training was suspended. The facts are gone: they were
     measured somewhere else.
     """

@@ -1,4 +1,4 @@
-"""Edges that nobody watches, composed into one path.
+"""Unwatched edges, composed into one path.
 
 From a watched place the machine runs through unwatched ones along edges that flags alone decide. Such a
 run of edges is a `Path`: its operations in sequence, its effects in sequence, and the flags and the place
@@ -81,7 +81,7 @@ def fused_paths(
 
 
 def _extended(path: Path, watched: Set[Place], settled: Mapping[Term, bool]) -> Path:
-    """The path, made as long as nobody watches and flags alone decide."""
+    """The path, prolonged through unwatched places where flags alone decide."""
     while path.target not in watched and path.target is not Junction.RESUMED and Flag.SUSPEND not in reads(path.target):
         following = fused_paths(path.target, path.flags, EVERYWHERE, settled)
         if len(following) != 1:

@@ -79,8 +79,8 @@ def extend(state: State, *, epochs: int | None = None, max_steps: int | None = N
     """The state with a larger plan: `epochs` more of them, `max_steps` more.
 
     Counters, memories and history stay as they are, so that `run(extend(final, epochs=5), …)`
-    goes on with a finished training. A limit that is not named stays where it is, but a limit
-    that was reached already would end the extended training at once, which is an error.
+    continues a finished training. A limit that is not named stays where it is, but a limit that
+    was reached already would end the extended training at once, which is an error.
 
     Raises:
         ValueError: nothing is added, or the plan would still be fulfilled.

@@ -97,7 +97,7 @@ def _table() -> tuple[Edge, ...]:
     F, J, O, P = Flag, Junction, Operation, Phase  # noqa: N806 - short names keep a row on a line
 
     rows: list[tuple[Place, tuple[Term, ...], tuple[Operation, ...], Place]] = [
-        # A call of run begins; a training begins, or goes on where it was.
+        # A call of run begins; a training begins, or resumes where it was.
         (P.READY, (), (O.PREPARE,), P.SETUP),
         (P.SETUP, (resuming,), (O.REPOSITION,), J.RESUMED),
         (P.SETUP, (continuing,), (O.REPOSITION,), P.TRAIN_BEGIN),
@@ -341,7 +341,7 @@ def falling(edge: Edge) -> Flag:
 
 
 def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
-    """Where a training goes that failed at this place, and whether it is looked at there before it is left.
+    """The phase that a training enters after it failed here, and whether callbacks are consulted there.
 
     It is torn down once: callbacks are consulted at TEARDOWN unless one of them failed there, and what was
     put in place is undone unless that is what failed.
