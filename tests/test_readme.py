@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fsm_train.callbacks
-from fsm_train import Callback, Flag
+from fsm_train import Callback, Flag, Phase
 from fsm_train.core.diagram import mermaid
 from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("fsm_train", "examples", "tests", "property_tests")
 README = ROOT / "README.md"
 MACHINE = ROOT / "fsm_train" / "core" / "README.md"
+GALLERY = ROOT / "examples" / "README.md"
 CHECKED = ROOT / "fsm_train" / "testing" / "README.md"
 READMES = [README, *(path for room in ROOMS for path in sorted((ROOT / room).rglob("README.md")))]
 PROSE = [*READMES, ROOT / "CHANGELOG.md", ROOT / ".github" / "CONTRIBUTING.md"]
@@ -100,6 +101,16 @@ def test_phases_and_flags_are_listed() -> None:
 
     assert dict(re.findall(r"^\| `([A-Z_]+)` \| [^|]+ \| ([^|]+) \|$", phases, re.MULTILINE)) == facts
     assert [flag.name for flag in Flag if f"\n| `{flag.name}` | " not in flags] == []
+
+
+def test_gallery_lists_the_examples() -> None:
+    """Each script has its row; and what other libraries' names are translated to are phases and flags that exist."""
+    text = GALLERY.read_text()
+    scripts = {path.name for path in GALLERY.parent.glob("*.py")}
+    translated = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", text))
+
+    assert set(re.findall(r"^\| \[`(\w+\.py)`\]", text, re.MULTILINE)) == scripts
+    assert translated - Flag.__members__.keys() <= Phase.__members__.keys()
 
 
 def test_readme_lists_the_library() -> None:
