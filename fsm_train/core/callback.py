@@ -11,7 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
 
 import attrs
 
@@ -21,10 +21,22 @@ from .state import Counters, State
 from .transition import Command, Transition
 from .values import EMPTY, FrozenMap, record_classes, types_in, unsaveable
 
-M = TypeVar("M")
-M_contra = TypeVar("M_contra", contravariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with the default that `typing` has from Python 3.13 on
+
+    M = TypeVar("M", default=None)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
+
 M_co = TypeVar("M_co", covariant=True)
 P = ParamSpec("P")
+
+Decide = Callable[[State], Transition | None]
+DecideWithMemory = Callable[[State, M], Transition | None]
+
+_NO_MEMORY: Any = None
 
 
 def _phases(at: object) -> tuple[Phase, ...]:
@@ -132,52 +144,9 @@ def memory_classes(callback: Callback[Any]) -> dict[str, type]:
     return record_classes((callback.memory, *declared))
 
 
-class _OfState(Protocol):
-    __name__: str
-
-    def __call__(self, state: State, /) -> Transition | None: ...
-
-
-class _OfStateAndMemory(Protocol[M_contra]):
-    __name__: str
-
-    def __call__(self, state: State, memory: M_contra, /) -> Transition | None: ...
-
-
-class _On(Protocol):
-    def __call__(self, function: _OfState, /) -> Callback[None]: ...
-
-
-class _OnWithMemory(Protocol[M_co]):
-    def __call__(self, function: _OfStateAndMemory[M_co], /) -> Callback[M_co]: ...
-
-
-@overload
 def on(
     *phases: Phase,
-    needs: Iterable[str] = ...,
-    every: int = ...,
-    order: int = ...,
-    name: str | None = ...,
-    raises: Flag | None = ...,
-    sets: Iterable[str] | None = ...,
-    commands: Iterable[type[Command]] | None = ...,
-) -> _On: ...
-@overload
-def on(
-    *phases: Phase,
-    memory: M,
-    needs: Iterable[str] = ...,
-    every: int = ...,
-    order: int = ...,
-    name: str | None = ...,
-    raises: Flag | None = ...,
-    sets: Iterable[str] | None = ...,
-    commands: Iterable[type[Command]] | None = ...,
-) -> _OnWithMemory[M]: ...
-def on(
-    *phases: Phase,
-    memory: Any = None,
+    memory: M = _NO_MEMORY,
     needs: Iterable[str] = (),
     every: int = 1,
     order: int = 0,
@@ -185,7 +154,7 @@ def on(
     raises: Flag | None = None,
     sets: Iterable[str] | None = None,
     commands: Iterable[type[Command]] | None = None,
-) -> Any:
+) -> Callable[[Decide | DecideWithMemory[M]], Callback[M]]:
     """Make a callback of a function of the state, or of the state and its memory.
 
     >>> from fsm_train import Flag, Phase, Transition, on
@@ -198,22 +167,23 @@ def on(
         phases: when it is consulted. A function for several phases tells them apart by `match state.phase`.
         memory: the initial memory of a function with two parameters.
         needs: the facts it reads that cost something to measure.
-        every: consult it only each so many batches, or epochs.
+        every: consult it only at multiples of this number of batches, or of epochs.
         order: the place of its commands among those of others.
-        name: how it is called; the function's name if nothing is said.
-        raises: the flags it may raise, if it wants to say so.
-        sets: the hyper-parameters it may set, if it wants to say so.
-        commands: the types of command it may give, if it wants to say so.
+        name: the callback's name; by default that of the function.
+        raises: the flags it may raise. None, here and in the next two, leaves it undeclared.
+        sets: the hyper-parameters it may set.
+        commands: the types of command it may give.
 
     Raises:
         TypeError: something is not a phase, the memory cannot be saved, or the function does not
             take the state, or the state and a memory.
+        ValueError: no phase is one at which callbacks are consulted, or `every` is below 1.
     """
     if len(phases) == 1 and callable(phases[0]) and not isinstance(phases[0], Phase):
         raise TypeError("on is given the phases first: @on(Phase.EPOCH_END)")
 
-    def decorate(function: Callable[..., Transition | None]) -> Callback[Any]:
-        called = name or function.__name__
+    def decorate(function: Callable[..., Transition | None]) -> Callback[M]:
+        callback_name = name or str(getattr(function, "__name__", ""))
         parameters = [
             p
             for p in inspect.signature(function).parameters.values()
@@ -221,14 +191,14 @@ def on(
         ]
         if len(parameters) not in (1, 2):
             raise TypeError(
-                f"callback {called!r} is a function of (state) or of (state, memory), not of {len(parameters)}"
+                f"callback {callback_name!r} is a function of (state) or of (state, memory), not of {len(parameters)}"
             )
         if len(parameters) == 1 and memory is not None:
             raise TypeError(
-                f"callback {called!r} has a memory, but its function has no parameter for it: (state, memory)"
+                f"callback {callback_name!r} has a memory, but its function has no parameter for it: (state, memory)"
             )
         decide = function if len(parameters) == 2 else _ignoring_memory(function)
-        return Callback(called, phases, decide, memory, needs, every, order, EMPTY, raises, sets, commands)
+        return Callback(callback_name, phases, decide, memory, needs, every, order, EMPTY, raises, sets, commands)
 
     return decorate
 
