@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
@@ -13,13 +13,13 @@ from ..core.transition import UNCHANGED, Transition
 from .stopping import check_count
 
 
-@factory
+@strict_factory
 def accumulate(
     every: int | Mapping[int, int],
     *,
     drop_last: bool = False,
     weight: str = "batch_size",
-    name: str | None = None,
+    name: str = "accumulate",
 ) -> Callback[float]:
     """Take a step only every so many batches, with the gradient of the one batch that is their union.
 
@@ -38,7 +38,6 @@ def accumulate(
         drop_last: drop a leftover window instead of taking a step for it.
         weight: the fact that a batch is weighted by. For a loss that is a mean over tokens it is
             their number, which a sensor of the workload measures.
-        name: the callback's name, if the function's will not do.
     """
     from_epoch = dict(every) if isinstance(every, Mapping) else {0: every}
     for epoch, batches in from_epoch.items():
@@ -68,7 +67,6 @@ def accumulate(
         memory=1.0,
         needs={weight} - {"batch_size"},
         raises=Flag.SKIP_STEP | Flag.SKIP_ZERO,
-        sets=(),
         commands={WeighLoss},
     )
     def accumulate(state: State, first: float) -> Transition | None:

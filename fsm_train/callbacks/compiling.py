@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, always, strict_factory
 from ..core.commands import UseCompiledStep
-from ..core.phase import Flag, Phase
-from ..core.state import State
-from ..core.transition import Transition
+from ..core.phase import Phase
 
 Mode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
 
 
-@factory
-def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str | None = None) -> Callback[None]:
+@strict_factory
+def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str = "compile_step") -> Callback[None]:
     """Train each step in one go, captured as a CUDA graph or through torch.compile.
 
     At SETUP. "graph" captures forward, loss, backward and step once, and replays them on batches of
@@ -36,7 +34,6 @@ def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str
     Args:
         mode: "graph", or a mode of torch.compile.
         backend: that of torch.compile, for mode "default": "aot_eager", say, to see whose fault something is.
-        name: the callback's name, if the function's will not do.
     """
     if mode not in get_args(Mode):
         raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(Mode)))}")
@@ -44,10 +41,4 @@ def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str
         raise TypeError(f"backend={backend!r}: give the name of a backend of torch.compile")
     if backend != "inductor" and mode != "default":
         raise ValueError(f"backend={backend!r} goes with mode='default': the mode {mode!r} is one of inductor's")
-    use = Transition(commands=(UseCompiledStep(mode, backend),))
-
-    @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseCompiledStep})
-    def compile_step(state: State) -> Transition:
-        return use
-
-    return compile_step
+    return always(name, Phase.SETUP, UseCompiledStep(mode, backend))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.commands import Freeze, Unfreeze
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .stopping import check_count
 
 
-@factory
+@strict_factory
 def freeze(pattern: str, *, until_epoch: int | None = None, name: str | None = None) -> Callback[None]:
     """Let the parameters whose names match `pattern` stay as they are, for good or until an epoch begins.
 
@@ -35,7 +35,7 @@ def freeze(pattern: str, *, until_epoch: int | None = None, name: str | None = N
         check_count("until_epoch", until_epoch, least=1)
     phases = (Phase.SETUP,) if until_epoch is None else (Phase.SETUP, Phase.EPOCH_BEGIN)
 
-    @on(*phases, name=f"freeze {pattern}", raises=Flag.NONE, sets=(), commands={Freeze, Unfreeze})
+    @on(*phases, name=f"freeze {pattern}", commands={Freeze, Unfreeze})
     def freeze(state: State) -> Transition | None:
         if state.phase is Phase.EPOCH_BEGIN:
             return Transition(commands=(Unfreeze(pattern),)) if state.epoch == until_epoch else None

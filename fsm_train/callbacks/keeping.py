@@ -10,17 +10,17 @@ from os import PathLike, fspath
 
 import attrs
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .stopping import Mode, check_count, check_delta, check_monitor, is_better, monitored, short
 
 
-@factory
+@strict_factory
 def restore_best(
-    monitor: str = "valid_loss", *, mode: Mode = "min", min_delta: float = 0.0, name: str | None = None
+    monitor: str = "valid_loss", *, mode: Mode = "min", min_delta: float = 0.0, name: str = "restore_best"
 ) -> Callback[float | None]:
     """End the training with the weights that had the best metric.
 
@@ -37,33 +37,30 @@ def restore_best(
         monitor: the metric to watch.
         mode: "min" if smaller is better, else "max".
         min_delta: how much better a value must be to count, in the metric's own unit.
-        name: the callback's name, if the function's will not do.
+        name: of the callback, and of the weights that it keeps.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
     """
     check_monitor(monitor, mode)
     check_delta(min_delta)
-    called = name or "restore_best"
     never: float | None = None
 
     @on(
         *(Phase.EPOCH_END, Phase.TRAIN_END),
         memory=never,
         order=10,  # what is kept is what others have left
-        raises=Flag.NONE,
-        sets=(),
         commands={KeepWeights, RestoreWeights},
     )
     def restore_best(state: State, best: float | None) -> Transition | None:
         if state.phase is Phase.TRAIN_END:
             if best is None:
                 return None
-            return Transition(commands=(RestoreWeights(called),), reason=f"{monitor} was {short(best)}")
+            return Transition(commands=(RestoreWeights(name),), reason=f"{monitor} was {short(best)}")
         value = monitored(state, monitor)
         if value is None or not is_better(value, best, mode, min_delta):
             return None
-        return Transition(commands=(KeepWeights(called),), memory=value)
+        return Transition(commands=(KeepWeights(name),), memory=value)
 
     return restore_best
 
@@ -77,7 +74,7 @@ class Kept:
     seconds: float = 0.0  # of training, at the last save
 
 
-@factory
+@strict_factory
 def checkpoint(
     folder: str | PathLike[str],
     *,
@@ -87,7 +84,7 @@ def checkpoint(
     monitor: str | None = None,
     mode: Mode = "min",
     keep: int = 3,
-    name: str | None = None,
+    name: str = "checkpoint",
 ) -> Callback[Kept]:
     """Write checkpoints into a folder, and keep the best or the last of them.
 
@@ -114,7 +111,6 @@ def checkpoint(
         monitor: the metric that says which are the best.
         mode: "min" if smaller is better, else "max".
         keep: how many stay.
-        name: the callback's name, if the function's will not do.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
@@ -136,8 +132,6 @@ def checkpoint(
         *phases,
         memory=Kept(),
         needs=() if every_seconds is None else {"elapsed"},
-        raises=Flag.NONE,
-        sets=(),
         commands={SaveCheckpoint},
     )
     def checkpoint(state: State, kept: Kept) -> Transition | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -12,8 +12,8 @@ _SMALLER = ("loss", "error", "perplexity", "mae", "mse", "rmse")
 _LARGER = ("accuracy", "acc", "f1", "auc", "auroc", "precision", "recall", "score", "iou", "r2")
 
 
-@factory
-def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str | None = None) -> Callback[None]:
+@strict_factory
+def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str = "stop_at") -> Callback[None]:
     """Stop the training when a metric has reached its target.
 
     At EPOCH_END; an epoch without the metric is no check.
@@ -27,7 +27,6 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
         target: the value to reach.
         mode: "min" if smaller is better, "max" if larger is. Known for the usual names (…loss,
             …error, …accuracy, …f1, …); needed for others.
-        name: the callback's name, if the function's will not do.
     """
     check_monitor(monitor, mode or "min")
     if mode is None:
@@ -37,7 +36,7 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
     if not isinstance(target, (int, float)) or target != target:
         raise ValueError(f"target={target!r}: a target is a number")
 
-    @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING, sets=(), commands=())
+    @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING)
     def stop_at(state: State) -> Transition | None:
         value = monitored(state, monitor)
         if value is None or not (value <= target if mode == "min" else value >= target):
@@ -49,8 +48,8 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
     return stop_at
 
 
-@factory
-def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str | None = None) -> Callback[None]:
+@strict_factory
+def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str = "stop_after") -> Callback[None]:
     """Stop the training when it has had so many steps, or seconds.
 
     Steps are counted at STEP_END, that of a leftover window included (and at TRAIN_BEGIN, for a
@@ -64,7 +63,6 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
     Args:
         steps: optimizer steps.
         seconds: of training.
-        name: the callback's name, if the function's will not do.
     """
     if steps is None and seconds is None:
         raise ValueError("stop_after what? give steps=, seconds=, or both")
@@ -77,7 +75,7 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
         phases += (Phase.BATCH_END, Phase.EPOCH_END)
     needs = () if seconds is None else {"elapsed"}
 
-    @on(*phases, needs=needs, raises=Flag.STOP_TRAINING, sets=(), commands=())
+    @on(*phases, needs=needs, raises=Flag.STOP_TRAINING)
     def stop_after(state: State) -> Transition | None:
         if steps is not None and state.step >= steps:
             return Transition(flags=Flag.STOP_TRAINING, reason=f"{state.step} steps were taken")
@@ -88,8 +86,8 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
     return stop_after
 
 
-@factory
-def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]:
+@strict_factory
+def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[float]:
     """Suspend the training when this call of `run` has had so many seconds: for time slices of a scheduler.
 
     At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END. A validation
@@ -102,7 +100,6 @@ def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]
 
     Args:
         seconds: since the call of `run` began.
-        name: the callback's name, if the function's will not do.
     """
     _check_seconds(seconds)
 
@@ -111,8 +108,6 @@ def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]
         memory=0.0,
         needs={"elapsed"},
         raises=Flag.SUSPEND,
-        sets=(),
-        commands=(),
     )
     def suspend_after(state: State, since: float) -> Transition | None:
         elapsed = state.facts["elapsed"]
@@ -130,8 +125,8 @@ def _check_seconds(seconds: float) -> None:
         raise ValueError(f"seconds={seconds!r}: it is a positive number")
 
 
-@factory
-def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
+@strict_factory
+def validate_every(*, steps: int, name: str = "validate_every") -> Callback[int]:
     """Validate in the middle of an epoch, each time so many more steps were taken.
 
     At BATCH_END. One at the end of an epoch counts: the same weights are not validated twice.
@@ -143,11 +138,10 @@ def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
 
     Args:
         steps: optimizer steps from one validation to the next.
-        name: the callback's name, if the function's will not do.
     """
     check_count("steps", steps, least=1)
 
-    @on(Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE, sets=(), commands=())
+    @on(Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE)
     def validate_every(state: State, times: int) -> Transition | None:
         if state.step // steps <= times:
             return None
@@ -157,8 +151,8 @@ def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
     return validate_every
 
 
-@factory
-def limit(*, batches: int | None = None, valid_batches: int | None = None, name: str | None = None) -> Callback[None]:
+@strict_factory
+def limit(*, batches: int | None = None, valid_batches: int | None = None, name: str = "limit") -> Callback[None]:
     """Take only the first so many batches of each epoch, and of each validation.
 
     At BATCH_END and VALID_BATCH_END. For a dry run of everything: `limit(batches=2, valid_batches=2)`
@@ -171,7 +165,6 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     Args:
         batches: training batches per epoch.
         valid_batches: batches per validation.
-        name: the callback's name, if the function's will not do.
     """
     for setting, most in (("batches", batches), ("valid_batches", valid_batches)):
         if most is not None:
@@ -187,7 +180,7 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     if not limits:
         raise ValueError("limit what? give batches=, valid_batches=, or both")
 
-    @on(*limits, raises=Flag.STOP_EPOCH | Flag.STOP_VALID, sets=(), commands=())
+    @on(*limits, raises=Flag.STOP_EPOCH | Flag.STOP_VALID)
     def limit(state: State) -> Transition | None:
         most, flag = limits[state.phase]
         done = state.batch if state.phase is Phase.BATCH_END else state.valid_batch
@@ -196,8 +189,8 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     return limit
 
 
-@factory
-def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[None]:
+@strict_factory
+def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
     """Ask for facts, so that the log holds them; decide nothing.
 
     At BATCH_END, so that a step is still taken in one go; but grad_norm at STEP_BEGIN and stepped at
@@ -209,14 +202,13 @@ def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[Non
     Args:
         *facts: the names of facts.
         every: ask only each so many batches.
-        name: the callback's name, if the function's will not do.
     """
     if not facts:
         raise ValueError("record what? for example record('loss')")
     check_count("every", every, least=1)
     phases = sorted({_ONLY_KNOWN.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
 
-    @on(*phases, needs=facts, every=every, raises=Flag.NONE, sets=(), commands=())
+    @on(*phases, needs=facts, every=every)
     def record(state: State) -> None:
         return None
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.commands import CutMix, MixUp
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Command, Transition
 
 
-@factory
-def mixup(alpha: float = 0.4, *, name: str | None = None) -> Callback[None]:
+@strict_factory
+def mixup(alpha: float = 0.4, *, name: str = "mixup") -> Callback[None]:
     """Train on convex combinations of pairs of samples, and of the losses for their targets.
 
     At BATCH_BEGIN. The weight is drawn from Beta(alpha, alpha), once per batch, and is at least one
@@ -31,13 +31,12 @@ def mixup(alpha: float = 0.4, *, name: str | None = None) -> Callback[None]:
 
     Args:
         alpha: the smaller, the less is mixed.
-        name: the callback's name, if the function's will not do.
     """
     return _mixing("mixup", alpha, lambda weight, draw: MixUp(weight, seed=draw.getrandbits(32)))
 
 
-@factory
-def cutmix(alpha: float = 1.0, *, name: str | None = None) -> Callback[None]:
+@strict_factory
+def cutmix(alpha: float = 1.0, *, name: str = "cutmix") -> Callback[None]:
     """Replace a random box of each image by that of another, and weigh the losses for both targets by area.
 
     At BATCH_BEGIN. The part that stays is drawn from Beta(alpha, alpha), once per batch, and is at least
@@ -52,7 +51,6 @@ def cutmix(alpha: float = 1.0, *, name: str | None = None) -> Callback[None]:
 
     Args:
         alpha: the smaller, the smaller the boxes.
-        name: the callback's name, if the function's will not do.
     """
 
     def command(weight: float, draw: Random) -> CutMix:
@@ -65,7 +63,7 @@ def _mixing(name: str, alpha: float, command: Callable[[float, Random], Command]
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < float("inf"):
         raise ValueError(f"alpha={alpha!r}: it is a positive number")
 
-    @on(Phase.BATCH_BEGIN, name=name, raises=Flag.NONE, sets=(), commands={MixUp, CutMix})
+    @on(Phase.BATCH_BEGIN, name=name, commands={MixUp, CutMix})
     def mixing(state: State) -> Transition:
         draw = state.random(name)
         weight = draw.betavariate(alpha, alpha)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -17,8 +17,8 @@ from .stopping import check_count
 _LOOKS = {Phase.LOSS_END: ("loss", Flag.SKIP_BACKWARD), Phase.STEP_BEGIN: ("grad_norm", Flag.SKIP_STEP)}
 
 
-@factory
-def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str | None = None) -> Callback[None]:
+@strict_factory
+def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str = "stop_on_nonfinite") -> Callback[None]:
     """Stop the training at the first loss or gradient that is not finite, without taking that step.
 
     At LOSS_END and STEP_BEGIN. Under float16 an infinite gradient is the business of the gradient
@@ -31,13 +31,12 @@ def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str | Non
     Args:
         gradients: whether the norm of the gradients is watched too.
         every: look only each so many batches.
-        name: the callback's name, if the function's will not do.
     """
     check_count("every", every, least=1)
     phases = tuple(_LOOKS) if gradients else (Phase.LOSS_END,)
     needs = {"loss", "grad_norm"} if gradients else {"loss"}
 
-    @on(*phases, needs=needs, every=every, raises=_RAISES | Flag.STOP_TRAINING, sets=(), commands=())
+    @on(*phases, needs=needs, every=every, raises=_RAISES | Flag.STOP_TRAINING)
     def stop_on_nonfinite(state: State) -> Transition | None:
         fact, skip = _LOOKS[state.phase]
         value = state.facts[fact]
@@ -51,8 +50,10 @@ def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str | Non
     return stop_on_nonfinite
 
 
-@factory
-def skip_nonfinite(*, limit: int = 10, gradients: bool = True, name: str | None = None) -> Callback[tuple[int, int]]:
+@strict_factory
+def skip_nonfinite(
+    *, limit: int = 10, gradients: bool = True, name: str = "skip_nonfinite"
+) -> Callback[tuple[int, int]]:
     """Leave out batches whose loss or gradient is not finite, and give up after `limit` of them in a row.
 
     At LOSS_END a batch is skipped as if it had never been, so that an open window of accumulation
@@ -66,14 +67,13 @@ def skip_nonfinite(*, limit: int = 10, gradients: bool = True, name: str | None 
     Args:
         limit: so many in a row are left out; the last of them stops the training.
         gradients: whether the norm of the gradients is watched too.
-        name: the callback's name, if the function's will not do.
     """
     check_count("limit", limit, least=1)
     phases = tuple(_LOOKS) if gradients else (Phase.LOSS_END,)
     needs = {"loss", "grad_norm"} if gradients else {"loss"}
 
     # How many in a row: losses, and norms, which are looked at more rarely under accumulation.
-    @on(*phases, memory=(0, 0), needs=needs, raises=_RAISES | Flag.STOP_TRAINING, sets=(), commands=())
+    @on(*phases, memory=(0, 0), needs=needs, raises=_RAISES | Flag.STOP_TRAINING)
     def skip_nonfinite(state: State, in_a_row: tuple[int, int]) -> Transition | None:
         fact, skip = _LOOKS[state.phase]
         value = state.facts[fact]

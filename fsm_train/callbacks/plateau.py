@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import attrs
 
-from ..core.callback import Callback, factory, on
-from ..core.phase import Flag, Phase
+from ..core.callback import Callback, on, strict_factory
+from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from .stopping import Mode, check_count, check_delta, check_monitor, epochs, is_better, monitored, short
@@ -20,7 +20,7 @@ class Plateau:
     cooldown: int = 0
 
 
-@factory
+@strict_factory
 def reduce_on_plateau(
     monitor: str = "valid_loss",
     *,
@@ -30,7 +30,7 @@ def reduce_on_plateau(
     mode: Mode = "min",
     cooldown: int = 0,
     min_lr: float = 0.0,
-    name: str | None = None,
+    name: str = "reduce_on_plateau",
 ) -> Callback[Plateau]:
     """Multiply the learning rate by `factor` when more than `patience` checks in a row brought no new best.
 
@@ -51,7 +51,6 @@ def reduce_on_plateau(
         mode: "min" if smaller is better, else "max".
         cooldown: so many checks after a reduction count for nothing.
         min_lr: no group's rate is brought below this.
-        name: the callback's name, if the function's will not do.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
@@ -65,7 +64,7 @@ def reduce_on_plateau(
     if not min_lr >= 0:
         raise ValueError(f"min_lr={min_lr!r}: a rate is a number from 0")
 
-    @on(Phase.EPOCH_END, memory=Plateau(), raises=Flag.NONE, sets={"lr"}, commands=())
+    @on(Phase.EPOCH_END, memory=Plateau(), sets={"lr"})
     def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
         value = monitored(state, monitor)
         if value is None:

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, always, strict_factory
 from ..core.commands import UseMixedPrecision, UseParallel
-from ..core.phase import Flag, Phase
-from ..core.state import State
-from ..core.transition import Transition
+from ..core.phase import Phase
 from .stopping import check_count
 
 
-@factory
+@strict_factory
 def mixed_precision(
     dtype: Literal["bfloat16", "float16"] = "bfloat16",
     *,
     initial_scale: float = 2.0**16,
     growth_interval: int = 2000,
-    name: str | None = None,
+    name: str = "mixed_precision",
 ) -> Callback[None]:
     """Compute forward and loss in half precision; for float16 with a gradient scaler. On CPU too.
 
@@ -38,22 +36,15 @@ def mixed_precision(
         dtype: "bfloat16" has the range of float32 and needs no scaler; "float16" is more exact.
         initial_scale: what the scaler multiplies the loss by at first.
         growth_interval: after so many steps in a row that were not held back the scale is doubled.
-        name: the callback's name, if the function's will not do.
     """
     if dtype not in ("bfloat16", "float16"):
         raise ValueError(f"dtype={dtype!r}: 'bfloat16' or 'float16'")
     check_count("growth_interval", growth_interval, least=1)
-    use = Transition(commands=(UseMixedPrecision(dtype, initial_scale, growth_interval),))
-
-    @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseMixedPrecision})
-    def mixed_precision(state: State) -> Transition:
-        return use
-
-    return mixed_precision
+    return always(name, Phase.SETUP, UseMixedPrecision(dtype, initial_scale, growth_interval))
 
 
-@factory
-def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str | None = None) -> Callback[None]:
+@strict_factory
+def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str = "parallel") -> Callback[None]:
     """Train on several devices: call the model through torch's DataParallel or DistributedDataParallel.
 
     At SETUP, before all others. The model itself stays what it is: only calls go through the
@@ -67,14 +58,7 @@ def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: s
 
     Args:
         kind: "data_parallel" for one process, "ddp" for one process per device.
-        name: the callback's name, if the function's will not do.
     """
     if kind not in ("data_parallel", "ddp"):
         raise ValueError(f"kind={kind!r}: 'data_parallel' or 'ddp'")
-    use = Transition(commands=(UseParallel(kind),))
-
-    @on(Phase.SETUP, order=-100, raises=Flag.NONE, sets=(), commands={UseParallel})
-    def parallel(state: State) -> Transition:
-        return use
-
-    return parallel
+    return always(name, Phase.SETUP, UseParallel(kind), order=-100)

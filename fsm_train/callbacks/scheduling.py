@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from ..core.callback import Callback, factory, on
-from ..core.phase import Flag, Phase
+from ..core.callback import Callback, on, strict_factory
+from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from ..schedules import Absolute
@@ -21,11 +21,11 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 }
 
 
-@factory
+@strict_factory
 def schedule(
     *,
     by: Literal["step", "iteration", "epoch"] = "step",
-    name: str | None = None,
+    name: str = "schedule",
     **schedules: Callable[[int], float],
 ) -> Callback[Bases]:
     """Set hyper-parameters as functions of progress.
@@ -44,7 +44,6 @@ def schedule(
         by: "step": the step with index i uses f(i), also with accumulation, and with steps skipped
             or held back; "iteration": set at BATCH_BEGIN, before each mini-batch; "epoch": set at
             EPOCH_BEGIN.
-        name: the callback's name, if the function's will not do.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
 
     Raises:
@@ -62,7 +61,7 @@ def schedule(
     phase, progress = _CLOCKS[by]
     unknown: Bases = ()
 
-    @on(Phase.SETUP, phase, memory=unknown, raises=Flag.NONE, sets=schedules, commands=())
+    @on(Phase.SETUP, phase, memory=unknown, sets=schedules)
     def schedule(state: State, bases: Bases) -> Transition:
         if not bases:
             bases = tuple((key, _own_value(state, key)) for key in schedules)

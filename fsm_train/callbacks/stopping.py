@@ -10,7 +10,7 @@ from typing import Literal
 
 import attrs
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -26,7 +26,7 @@ class Best:
     bad: int = 0
 
 
-@factory
+@strict_factory
 def early_stopping(
     monitor: str = "valid_loss",
     *,
@@ -34,7 +34,7 @@ def early_stopping(
     min_delta: float = 0.0,
     mode: Mode = "min",
     on_nonfinite: Literal["stop", "wait"] = "stop",
-    name: str | None = None,
+    name: str = "early_stopping",
 ) -> Callback[Best]:
     """Stop the training when the monitored metric has stopped improving.
 
@@ -55,7 +55,6 @@ def early_stopping(
         min_delta: how much better a value must be to count, in the metric's own unit.
         mode: "min" if smaller is better, else "max".
         on_nonfinite: "stop" at once when the metric is not finite, or "wait" as for any bad value.
-        name: the callback's name, if the function's will not do.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
@@ -67,7 +66,7 @@ def early_stopping(
         raise ValueError(f"on_nonfinite={on_nonfinite!r}: 'stop' or 'wait'")
     by = f"by more than {min_delta:g} " if min_delta else ""
 
-    @on(Phase.EPOCH_END, memory=Best(), raises=Flag.STOP_TRAINING, sets=(), commands=())
+    @on(Phase.EPOCH_END, memory=Best(), raises=Flag.STOP_TRAINING)
     def early_stopping(state: State, best: Best) -> Transition | None:
         value = monitored(state, monitor)
         if value is None:

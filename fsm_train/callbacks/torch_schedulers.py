@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
 from ..core.commands import StepScheduler, UseScheduler
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .stopping import check_monitor, monitored
 
 
-@factory
+@strict_factory
 def torch_scheduler(
     make: Callable[[Any], Any],
     *,
     by: Literal["step", "epoch"] = "step",
     monitor: str | None = None,
-    name: str | None = None,
+    name: str = "torch_scheduler",
 ) -> Callback[None]:
     """Let one of torch's own schedulers set the hyper-parameters.
 
@@ -38,7 +38,7 @@ def torch_scheduler(
         by: "step" or "epoch".
         monitor: the metric that its `step` is given, as ReduceLROnPlateau wants it; only by epoch. An
             epoch without the metric is no step.
-        name: the callback's name, if the function's will not do.
+        name: of the callback, and of its scheduler.
     """
     if not callable(make):
         raise TypeError(f"make={make!r}: give a function that makes a scheduler of the optimizer")
@@ -48,24 +48,21 @@ def torch_scheduler(
         check_monitor(monitor)
         if by != "epoch":
             raise ValueError(f"monitor={monitor!r}: metrics are there at the end of an epoch, so pass by='epoch'")
-    called = name or "torch_scheduler"
     phase = Phase.STEP_END if by == "step" else Phase.EPOCH_END
 
     @on(
         *(Phase.SETUP, phase),
         needs={"stepped"} if by == "step" else (),
-        raises=Flag.NONE,
-        sets=(),
         commands={UseScheduler, StepScheduler},
     )
     def torch_scheduler(state: State) -> Transition | None:
         if state.phase is Phase.SETUP:
-            return Transition(commands=(UseScheduler(called, make),))
+            return Transition(commands=(UseScheduler(name, make),))
         if by == "step" and not state.facts["stepped"]:
             return None
         if monitor is None:
-            return Transition(commands=(StepScheduler(called),))
+            return Transition(commands=(StepScheduler(name),))
         value = monitored(state, monitor)
-        return None if value is None else Transition(commands=(StepScheduler(called, value),))
+        return None if value is None else Transition(commands=(StepScheduler(name, value),))
 
     return torch_scheduler

@@ -239,6 +239,39 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
     return made
 
 
+def strict_factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
+    """As `factory`, for callbacks that declare all that they do: what is not declared is not done.
+
+    So their functions need no `raises=Flag.NONE`, `sets=()` or `commands=()`. The name None, or an
+    empty one, is the default name of `make`.
+    """
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Callback[M]:
+        if not kwargs.get("name", True):
+            del kwargs["name"]
+        callback = make(*args, **kwargs)
+        return attrs.evolve(
+            callback,
+            raises=callback.raises or Flag.NONE,
+            sets=callback.sets or (),
+            commands=callback.commands or (),
+        )
+
+    return factory(made)
+
+
+def always(name: str, phase: Phase, command: Command, *, order: int = 0) -> Callback[None]:
+    """The callback that gives the same command each time it is consulted, at one phase."""
+    answer = Transition(commands=(command,))
+
+    @on(phase, name=name, order=order, raises=Flag.NONE, sets=(), commands={type(command)})
+    def always(state: State) -> Transition:
+        return answer
+
+    return always
+
+
 def is_due(callback: Callback[Any], phase: Phase, at: Counters) -> bool:
     """Whether the callback's `every` lets it be consulted this time, at one of its phases."""
     if phase in BATCH_PHASES:
