@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from .callbacks.stopping import check_monitor
+from .callbacks.monitoring import Direction, check_monitor
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.state import State
@@ -68,7 +68,7 @@ class Ablation:
     """
 
     monitor: str
-    mode: Literal["min", "max"]
+    mode: Direction
     seeds: tuple[int, ...]
     rows: tuple[Row, ...]
 
@@ -109,7 +109,7 @@ def ablate(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     monitor: str = "valid_loss",
-    mode: Literal["min", "max"] = "min",
+    mode: Direction = "min",
     progress: bool = True,
 ) -> Ablation:
     """Train with all callbacks, with each one left out, and with none; compare a metric.

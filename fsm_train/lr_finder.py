@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .core.callback import Callback, on
+from .core.checks import check_count
 from .core.phase import Flag, Phase
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
@@ -124,8 +125,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
         check_hyper(setting, value)
     if not 0 < low < high:
         raise ValueError(f"low={low!r}, high={high!r}: rates are positive, and high is higher")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 3:
-        raise ValueError(f"steps={steps!r}: it is a whole number from 3")
+    check_count("steps", steps, least=3)
     if state.phase is not Phase.READY or state.workload is None:
         raise ValueError("find_lr begins with the state of start(workload, …)")
     snapshot = state.workload.snapshot()

@@ -6,11 +6,11 @@ import functools
 from collections.abc import Mapping
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count
 from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import UNCHANGED, Transition
-from .stopping import check_count
 
 
 @strict_factory

@@ -7,11 +7,11 @@ after it, and is what the model has at the end. A training that is extended goes
 from __future__ import annotations
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_number
 from ..core.commands import FinishAverage, KeepAverage, UpdateAverage, UseAverage
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_count
 
 _COMMANDS = (KeepAverage, UpdateAverage, UseAverage, FinishAverage)
 
@@ -33,8 +33,7 @@ def ema(decay: float = 0.999, *, name: str = "ema") -> Callback[int]:
         decay: how much of the average stays at each step.
         name: of the callback, and of its average.
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay={decay!r}: it is a number from 0 to below 1")
+    check_number("decay", decay, lambda x: 0 <= x < 1, "it is a number from 0 to below 1")
 
     @on(
         *(Phase.SETUP, Phase.STEP_END, Phase.VALID_BEGIN, Phase.VALID_END, Phase.SUSPEND, Phase.TRAIN_END),

@@ -6,6 +6,7 @@ Once a step, on the gradient of the whole accumulated window, after unscaling.
 from __future__ import annotations
 
 from ..core.callback import Callback, always, strict_factory
+from ..core.checks import check_positive_or_inf
 from ..core.commands import ClipGradNorm, ClipGradValue
 from ..core.phase import Phase
 
@@ -27,8 +28,7 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip
         max_norm: the largest norm that stays as it is.
         norm_type: the p of the p-norm; math.inf for the largest absolute value.
     """
-    if not norm_type > 0:
-        raise ValueError(f"norm_type={norm_type!r}: it is a positive number, or math.inf")
+    check_positive_or_inf("norm_type", norm_type)
     return always(name, Phase.STEP_BEGIN, ClipGradNorm(max_norm, norm_type))
 
 

@@ -8,11 +8,13 @@ from ..core.callback import Callback, always, strict_factory
 from ..core.commands import UseCompiledStep
 from ..core.phase import Phase
 
-Mode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
+CompileMode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
 
 
 @strict_factory
-def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str = "compile_step") -> Callback[None]:
+def compile_step(
+    mode: CompileMode = "default", *, backend: str = "inductor", name: str = "compile_step"
+) -> Callback[None]:
     """Train each step in one go, captured as a CUDA graph or through torch.compile.
 
     At SETUP. "graph" captures forward, loss, backward and step once, and replays them on batches of
@@ -35,8 +37,8 @@ def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str
         mode: "graph", or a mode of torch.compile.
         backend: that of torch.compile, for mode "default": "aot_eager", say, to see whose fault something is.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(Mode)))}")
+    if mode not in get_args(CompileMode):
+        raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(CompileMode)))}")
     if not isinstance(backend, str):
         raise TypeError(f"backend={backend!r}: give the name of a backend of torch.compile")
     if backend != "inductor" and mode != "default":

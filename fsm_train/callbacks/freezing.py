@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count
 from ..core.commands import Freeze, Unfreeze
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_count
 
 
 @strict_factory

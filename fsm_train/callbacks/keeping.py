@@ -11,16 +11,17 @@ from os import PathLike, fspath
 import attrs
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_positive_or_inf
 from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_delta, check_monitor, is_better, monitored, short
+from .monitoring import Direction, check_monitor, is_better, monitored, short
 
 
 @strict_factory
 def restore_best(
-    monitor: str = "valid_loss", *, mode: Mode = "min", min_delta: float = 0.0, name: str = "restore_best"
+    monitor: str = "valid_loss", *, mode: Direction = "min", min_delta: float = 0.0, name: str = "restore_best"
 ) -> Callback[float | None]:
     """End the training with the weights that had the best metric.
 
@@ -42,8 +43,7 @@ def restore_best(
     Raises:
         LookupError: at the first check, if there is no such metric.
     """
-    check_monitor(monitor, mode)
-    check_delta(min_delta)
+    check_monitor(monitor, mode, min_delta)
     never: float | None = None
 
     @on(
@@ -82,7 +82,7 @@ def checkpoint(
     every_steps: int | None = None,
     every_seconds: float | None = None,
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Direction = "min",
     keep: int = 3,
     name: str = "checkpoint",
 ) -> Callback[Kept]:
@@ -118,8 +118,8 @@ def checkpoint(
     for setting, value in (("every_epochs", every_epochs), ("every_steps", every_steps), ("keep", keep)):
         if value is not None:
             check_count(setting, value, least=1)
-    if every_seconds is not None and not every_seconds > 0:
-        raise ValueError(f"every_seconds={every_seconds!r}: it is a positive number")
+    if every_seconds is not None:
+        check_positive_or_inf("every_seconds", every_seconds)
     if every_epochs is None and every_steps is None and every_seconds is None:
         raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
     check_monitor("valid_loss" if monitor is None else monitor, mode)
@@ -161,7 +161,7 @@ def checkpoint(
     return checkpoint
 
 
-def _score(state: State, monitor: str | None, mode: Mode) -> float:
+def _score(state: State, monitor: str | None, mode: Direction) -> float:
     """How good this epoch is: larger is better, and -inf the worst."""
     if monitor is None:
         return 0.0

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_number, check_positive_or_inf
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_monitor, monitored, short
+from .monitoring import Direction, check_monitor, monitored, short
 
 _SMALLER = ("loss", "error", "perplexity", "mae", "mse", "rmse")
 _LARGER = ("accuracy", "acc", "f1", "auc", "auroc", "precision", "recall", "score", "iou", "r2")
 
 
 @strict_factory
-def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str = "stop_at") -> Callback[None]:
+def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name: str = "stop_at") -> Callback[None]:
     """Stop the training when a metric has reached its target.
 
     At EPOCH_END; an epoch without the metric is no check.
@@ -33,8 +36,7 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
         mode = "min" if monitor.endswith(_SMALLER) else "max" if monitor.endswith(_LARGER) else None
     if mode is None:
         raise ValueError(f"is smaller or larger better for {monitor!r}? pass mode='min' or mode='max'")
-    if not isinstance(target, (int, float)) or target != target:
-        raise ValueError(f"target={target!r}: a target is a number")
+    check_number("target", target, lambda x: x <= math.inf, "a target is a number")
 
     @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING)
     def stop_at(state: State) -> Transition | None:
@@ -71,7 +73,7 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
         check_count("steps", steps, least=1)
         phases += (Phase.TRAIN_BEGIN, Phase.STEP_END)
     if seconds is not None:
-        _check_seconds(seconds)
+        check_positive_or_inf("seconds", seconds)
         phases += (Phase.BATCH_END, Phase.EPOCH_END)
     needs = () if seconds is None else {"elapsed"}
 
@@ -101,7 +103,7 @@ def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[fl
     Args:
         seconds: since the call of `run` began.
     """
-    _check_seconds(seconds)
+    check_positive_or_inf("seconds", seconds)
 
     @on(
         *(Phase.SETUP, Phase.BATCH_END, Phase.VALID_BATCH_END),
@@ -118,11 +120,6 @@ def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[fl
         return Transition(flags=Flag.SUSPEND, reason=f"{short(elapsed - since)} seconds are over")
 
     return suspend_after
-
-
-def _check_seconds(seconds: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise ValueError(f"seconds={seconds!r}: it is a positive number")
 
 
 @strict_factory

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_positive
 from ..core.commands import CutMix, MixUp
 from ..core.phase import Phase
 from ..core.state import State
@@ -60,8 +61,7 @@ def cutmix(alpha: float = 1.0, *, name: str = "cutmix") -> Callback[None]:
 
 
 def _mixing(name: str, alpha: float, command: Callable[[float, Random], Command]) -> Callback[None]:
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha={alpha!r}: it is a positive number")
+    check_positive("alpha", alpha)
 
     @on(Phase.BATCH_BEGIN, name=name, commands={MixUp, CutMix})
     def mixing(state: State) -> Transition:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_count
 
 _LOOKS = {Phase.LOSS_END: ("loss", Flag.SKIP_BACKWARD), Phase.STEP_BEGIN: ("grad_norm", Flag.SKIP_STEP)}
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import attrs
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_number
 from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_delta, check_monitor, epochs, is_better, monitored, short
+from .monitoring import Direction, check_monitor, is_better, monitored, no_improvement
 
 
 @attrs.frozen
@@ -27,7 +28,7 @@ def reduce_on_plateau(
     factor: float = 0.1,
     patience: int = 10,
     min_delta: float = 0.0,
-    mode: Mode = "min",
+    mode: Direction = "min",
     cooldown: int = 0,
     min_lr: float = 0.0,
     name: str = "reduce_on_plateau",
@@ -55,14 +56,11 @@ def reduce_on_plateau(
     Raises:
         LookupError: at the first check, if there is no such metric.
     """
-    check_monitor(monitor, mode)
+    check_monitor(monitor, mode, min_delta)
     check_count("patience", patience)
     check_count("cooldown", cooldown)
-    if not 0 < factor < 1:
-        raise ValueError(f"factor={factor!r}: a rate is reduced by a factor between 0 and 1")
-    check_delta(min_delta)
-    if not min_lr >= 0:
-        raise ValueError(f"min_lr={min_lr!r}: a rate is a number from 0")
+    check_number("factor", factor, lambda x: 0 < x < 1, "a rate is reduced by a factor between 0 and 1")
+    check_number("min_lr", min_lr, lambda x: x >= 0, "a rate is a number from 0")
 
     @on(Phase.EPOCH_END, memory=Plateau(), sets={"lr"})
     def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
@@ -74,11 +72,10 @@ def reduce_on_plateau(
         bad = 0 if better or seen.cooldown else seen.bad + 1
         if bad <= patience:
             return Transition(memory=Plateau(best, bad, max(seen.cooldown - 1, 0)))
-        so_far = "was never finite" if best is None else f"has not improved on {short(best)}"
         return Transition(
             memory=Plateau(best, 0, cooldown),
             hyper={"lr": scaled(state.hyper["lr"], factor, min_lr)},
-            reason=f"{monitor} {so_far} for {epochs(bad)}",
+            reason=no_improvement(monitor, best, bad),
         )
 
     return reduce_on_plateau

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Literal
 
 from ..core.callback import Callback, always, strict_factory
+from ..core.checks import check_choice, check_count
 from ..core.commands import UseMixedPrecision, UseParallel
 from ..core.phase import Phase
-from .stopping import check_count
 
 
 @strict_factory
@@ -37,8 +37,7 @@ def mixed_precision(
         initial_scale: what the scaler multiplies the loss by at first.
         growth_interval: after so many steps in a row that were not held back the scale is doubled.
     """
-    if dtype not in ("bfloat16", "float16"):
-        raise ValueError(f"dtype={dtype!r}: 'bfloat16' or 'float16'")
+    check_choice("dtype", dtype, ("bfloat16", "float16"))
     check_count("growth_interval", growth_interval, least=1)
     return always(name, Phase.SETUP, UseMixedPrecision(dtype, initial_scale, growth_interval))
 
@@ -59,6 +58,5 @@ def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: s
     Args:
         kind: "data_parallel" for one process, "ddp" for one process per device.
     """
-    if kind not in ("data_parallel", "ddp"):
-        raise ValueError(f"kind={kind!r}: 'data_parallel' or 'ddp'")
+    check_choice("kind", kind, ("data_parallel", "ddp"))
     return always(name, Phase.SETUP, UseParallel(kind), order=-100)

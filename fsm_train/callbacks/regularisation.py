@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..core.callback import Callback, always, on, strict_factory
+from ..core.checks import check_not_negative, check_positive
 from ..core.commands import AddGradNoise, AddPenalty
 from ..core.phase import Phase
 from ..core.state import State
@@ -49,10 +50,8 @@ def grad_noise(std: float, *, decay: float = 0.0, name: str = "grad_noise") -> C
         decay: how fast the variance falls; 0 keeps it.
         name: of the callback. It is part of the seed of the noise: two callbacks draw different noise.
     """
-    if not 0 < std < float("inf"):
-        raise ValueError(f"std={std!r}: it is a positive number")
-    if not 0 <= decay < float("inf"):
-        raise ValueError(f"decay={decay!r}: it is a number from 0")
+    check_positive("std", std)
+    check_not_negative("decay", decay)
 
     @on(Phase.STEP_BEGIN, order=10, commands={AddGradNoise})
     def grad_noise(state: State) -> Transition:

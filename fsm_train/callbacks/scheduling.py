@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_choice
 from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
@@ -49,8 +50,7 @@ def schedule(
     Raises:
         LookupError: at SETUP, if the optimizer has no such hyper-parameter.
     """
-    if by not in _CLOCKS:
-        raise ValueError(f"by={by!r}: 'step', 'iteration' or 'epoch'")
+    check_choice("by", by, tuple(_CLOCKS))
     if not schedules:
         raise ValueError("schedule what? for example schedule(lr=cosine(1000))")
     for key, function in schedules.items():

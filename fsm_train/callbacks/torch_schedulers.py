@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_choice
 from ..core.commands import StepScheduler, UseScheduler
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_monitor, monitored
+from .monitoring import check_monitor, monitored
 
 
 @strict_factory
@@ -42,8 +43,7 @@ def torch_scheduler(
     """
     if not callable(make):
         raise TypeError(f"make={make!r}: give a function that makes a scheduler of the optimizer")
-    if by not in ("step", "epoch"):
-        raise ValueError(f"by={by!r}: 'step' or 'epoch'")
+    check_choice("by", by, ("step", "epoch"))
     if monitor is not None:
         check_monitor(monitor)
         if by != "epoch":

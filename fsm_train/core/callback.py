@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
 
 import attrs
 
+from .checks import is_whole
 from .errors import CallbackError
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Counters, State
@@ -110,7 +111,7 @@ class Callback(Generic[M_co]):
                 f"callback {self.name!r} would never be consulted: name at least one of the phases "
                 + ", ".join(phase.name for phase in CONSULTED)
             )
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        if not is_whole(self.every, least=1):
             raise ValueError(f"callback {self.name!r}: every={self.every!r}, but it counts batches or epochs from 1")
         if not callable(self.decide):
             raise TypeError(f"callback {self.name!r}: decide={self.decide!r} is not a function")

@@ -6,29 +6,13 @@ Rule of this file: records with checks. How each is carried out on a real model 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import attrs
 
+from .checks import fraction, not_negative, positive
 from .transition import Command
-
-
-def _positive(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{attribute.name}={value!r}: it must be a positive number")
-
-
-def _not_negative(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{attribute.name}={value!r}: it must be a number from 0")
-
-
-def _part(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{attribute.name}={value!r}: it must be a number from 0 to 1")
-
 
 # ------------------------------------------------------------------------------- the gradient
 
@@ -37,7 +21,7 @@ def _part(command: Command, attribute: attrs.Attribute[float], value: float) -> 
 class ClipGradNorm(Command):
     """Scale all gradients so that their common norm is at most `max_norm`."""
 
-    max_norm: float = attrs.field(validator=_positive)
+    max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
 
 
@@ -45,14 +29,14 @@ class ClipGradNorm(Command):
 class ClipGradValue(Command):
     """Bring each element of the gradients to between -value and value."""
 
-    value: float = attrs.field(validator=_positive)
+    value: float = attrs.field(validator=positive)
 
 
 @attrs.frozen
 class AddGradNoise(Command):
     """Add normally distributed noise with this standard deviation to the gradients."""
 
-    std: float = attrs.field(validator=_not_negative)
+    std: float = attrs.field(validator=not_negative)
     seed: int
 
 
@@ -66,15 +50,15 @@ class WeighLoss(Command):
     give the weighted mean.
     """
 
-    share: float = attrs.field(validator=_not_negative)
+    share: float = attrs.field(validator=not_negative)
 
 
 @attrs.frozen
 class AddPenalty(Command):
     """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward."""
 
-    l1: float = attrs.field(default=0.0, validator=_not_negative)
-    l2: float = attrs.field(default=0.0, validator=_not_negative)
+    l1: float = attrs.field(default=0.0, validator=not_negative)
+    l2: float = attrs.field(default=0.0, validator=not_negative)
 
 
 # ----------------------------------------------------------------------------------- the batch
@@ -87,7 +71,7 @@ class MixUp(Command):
     The loss is that mean of the losses for both targets. The partners are a permutation drawn from `seed`.
     """
 
-    weight: float = attrs.field(validator=_part)
+    weight: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
 
@@ -100,9 +84,9 @@ class CutMix(Command):
     of width and height. The partners are a permutation drawn from `seed`.
     """
 
-    weight: float = attrs.field(validator=_part)
-    x: float = attrs.field(validator=_part)
-    y: float = attrs.field(validator=_part)
+    weight: float = attrs.field(validator=fraction)
+    x: float = attrs.field(validator=fraction)
+    y: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
 
@@ -115,7 +99,7 @@ class UseMixedPrecision(Command):
     """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN."""
 
     dtype: Literal["bfloat16", "float16"]
-    initial_scale: float = attrs.field(default=2.0**16, validator=_positive)
+    initial_scale: float = attrs.field(default=2.0**16, validator=positive)
     growth_interval: int = 2000
     alone: ClassVar[bool] = True
 
@@ -159,7 +143,7 @@ class KeepAverage(Command):
     """Have an average of the weights under this name: exponential with a decay, else the plain mean."""
 
     name: str
-    decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(_part))
+    decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
     alone: ClassVar[bool] = True
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import attrs
 
+from ..core.checks import is_whole
 from .checks import count, finite
 
 
@@ -56,7 +57,7 @@ class Schedule(ABC):
         after = self.length if after is None else after
         if after is None:
             raise ValueError(f"{self!r} has no end: say when to go over, .then({following!r}, after=1000)")
-        if not isinstance(after, int) or after < 1:
+        if not is_whole(after, least=1):
             raise ValueError(f"then: after={after!r}, but it takes a whole number from 1")
         if isinstance(following, Chain):
             return Chain((*_stages(self, after), *following.stages), following.last)

@@ -11,7 +11,7 @@ from itertools import pairwise
 import attrs
 
 from . import checks
-from .checks import Mode, Shape
+from .checks import CyclicMode, Shape
 from .compose import Schedule
 
 Between = Callable[[float, float, float], float]
@@ -229,7 +229,7 @@ class cyclic(Schedule):
     up: int = attrs.field(validator=checks.count)
     down: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(checks.count))
     low: float = attrs.field(default=0.25, kw_only=True, validator=checks.share)
-    mode: Mode = attrs.field(default="triangular", kw_only=True, validator=checks.mode)
+    mode: CyclicMode = attrs.field(default="triangular", kw_only=True, validator=checks.mode)
     gamma: float = attrs.field(default=1.0, kw_only=True, validator=checks.share)
 
     def __attrs_post_init__(self) -> None:
