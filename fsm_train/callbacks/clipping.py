@@ -1,6 +1,6 @@
-"""Clipping: keep a step from going too far.
+"""Clipping: bound the gradients, so that no single step is too large.
 
-Once a step, on the gradient of the whole accumulated window, after unscaling.
+Once per step, on the gradient of the whole accumulated window, after unscaling.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip
     """Scale the gradients before a step so that their common norm is at most `max_norm`.
 
     At STEP_BEGIN. The norm before clipping is the fact `grad_norm`; with an infinite gradient it is
-    infinite, and no clipping can mend that step. The method is that of Pascanu, Mikolov and Bengio,
+    infinite, and clipping cannot repair that step. The method is that of Pascanu, Mikolov and Bengio,
     "On the difficulty of training recurrent neural networks" (2013).
 
     >>> from fsm_train import Phase
@@ -36,7 +36,7 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip
 def clip_grad_value(value: float, *, name: str = "clip_grad_value") -> Callback[None]:
     """Bring each element of the gradients to between -value and value before a step.
 
-    At STEP_BEGIN, before clipping by norm. It changes the direction of the gradient, which that does not.
+    At STEP_BEGIN, before clipping by norm. Unlike that, it changes the direction of the gradient.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -44,6 +44,6 @@ def clip_grad_value(value: float, *, name: str = "clip_grad_value") -> Callback[
     (ClipGradValue(value=0.5),)
 
     Args:
-        value: the largest element that stays as it is.
+        value: the largest absolute value that stays as it is.
     """
     return always(name, Phase.STEP_BEGIN, ClipGradValue(value), order=-10)

@@ -1,4 +1,4 @@
-"""Whole training steps, compiled: what the bare loop cannot do, since it does not know who looks where."""
+"""Whole training steps, compiled: possible because the machine knows at which phases callbacks are consulted."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def compile_step(
     as fast. The other modes are those of torch.compile, for forward and loss, and for the step of the
     optimizer. Results are those of the eager way up to rounding.
 
-    It works where nobody looks inside a step: a callback at LOSS_BEGIN, LOSS_END, BACKWARD_END,
-    STEP_BEGIN or STEP_END has each step done the eager way, which is said when the run begins. So is,
-    and each reason is said once: a batch of another shape, a step under a gradient scaler, and with
-    "graph" a parallel wrapper, or gradients that wait for the step. Numbers such as a learning rate
-    are part of what is compiled, unless the optimizer holds them as tensors: set them by="epoch".
+    A callback or sink at LOSS_BEGIN, LOSS_END, BACKWARD_END, STEP_BEGIN or STEP_END makes every step
+    eager; the run warns of it when it begins. A single step is eager, with one warning per reason, for
+    a batch of another shape, under a gradient scaler, and with "graph" also under a parallel wrapper or
+    while gradients wait for the step. Numbers such as a learning rate are compiled in, unless the
+    optimizer holds them as tensors: set them by="epoch".
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -35,7 +35,7 @@ def compile_step(
 
     Args:
         mode: "graph", or a mode of torch.compile.
-        backend: that of torch.compile, for mode "default": "aot_eager", say, to see whose fault something is.
+        backend: that of torch.compile, for mode "default"; for example "aot_eager", to find out which part fails.
     """
     if mode not in get_args(CompileMode):
         raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(CompileMode)))}")

@@ -1,4 +1,4 @@
-"""How long, how much, how often: ends that are known beforehand."""
+"""Limits that are known beforehand: how long to train, how often to validate, what to record."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name:
 
 @strict_factory
 def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str = "stop_after") -> Callback[None]:
-    """Stop the training when it has had so many steps, or seconds.
+    """Stop the training after a number of optimizer steps, or of seconds.
 
     Steps are counted at STEP_END, that of a leftover window included (and at TRAIN_BEGIN, for a
-    training that is extended). Seconds are looked at when a batch or an epoch is over, at BATCH_END
-    and EPOCH_END; they are those of training, added up over resumptions.
+    training that is extended). Seconds are checked at BATCH_END and EPOCH_END; they are seconds of
+    training, summed over the calls of `run`.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([stop_after(steps=3)], epochs=9).reason
@@ -90,10 +90,10 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
 
 @strict_factory
 def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[float]:
-    """Suspend the training when this call of `run` has had so many seconds: for time slices of a scheduler.
+    """Suspend the training when this call of `run` has taken `seconds`: for time slices of a job scheduler.
 
     At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END. A validation
-    that is suspended begins anew, so a slice has to be longer than one.
+    that is suspended starts again from its first batch, so `seconds` must be longer than a validation.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([suspend_after(seconds=60)], batches=9, elapsed=lambda state: 25.0 * state.iteration)
@@ -124,9 +124,9 @@ def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[fl
 
 @strict_factory
 def validate_every(*, steps: int, name: str = "validate_every") -> Callback[int]:
-    """Validate in the middle of an epoch, each time so many more steps were taken.
+    """Validate every `steps` optimizer steps, also in the middle of an epoch.
 
-    At BATCH_END. One at the end of an epoch counts: the same weights are not validated twice.
+    At BATCH_END. The validation at the end of an epoch counts too: no weights are validated twice.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([validate_every(steps=4)], batches=8, epochs=1, valid_loss=[3.0, 2.0])
@@ -150,7 +150,7 @@ def validate_every(*, steps: int, name: str = "validate_every") -> Callback[int]
 
 @strict_factory
 def limit(*, batches: int | None = None, valid_batches: int | None = None, name: str = "limit") -> Callback[None]:
-    """Take only the first so many batches of each epoch, and of each validation.
+    """End each epoch, and each validation, after a number of batches.
 
     At BATCH_END and VALID_BATCH_END. For a dry run of everything: `limit(batches=2, valid_batches=2)`
     and epochs=1.
@@ -190,20 +190,20 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
 def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
     """Ask for facts, so that the log holds them; decide nothing.
 
-    At BATCH_END, so that a step is still taken in one go; but grad_norm at STEP_BEGIN and stepped at
-    STEP_END, since they are known only there.
+    At BATCH_END, where asking does not interrupt a step; but grad_norm at STEP_BEGIN and stepped at
+    STEP_END, the only phases at which they are known.
 
     >>> record("loss", "grad_norm", every=50).at
     (<Phase.STEP_BEGIN: 'step_begin'>, <Phase.BATCH_END: 'batch_end'>)
 
     Args:
         *facts: the names of facts.
-        every: ask only each so many batches.
+        every: ask only at multiples of this number of batches.
     """
     if not facts:
         raise ValueError("record what? for example record('loss')")
     check_count("every", every, least=1)
-    phases = sorted({_ONLY_KNOWN.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
+    phases = sorted({_KNOWN_ONLY_AT.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
 
     @on(*phases, needs=facts, every=every)
     def record(state: State) -> None:
@@ -212,4 +212,4 @@ def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
     return record
 
 
-_ONLY_KNOWN = {"grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}
+_KNOWN_ONLY_AT = {"grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}

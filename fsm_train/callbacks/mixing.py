@@ -1,6 +1,6 @@
-"""Mixing samples: a network that sees only things in between has less to learn by heart.
+"""Mixing samples: a network that is trained on mixtures of samples memorises single ones less.
 
-What is drawn is drawn here, from `state.random`, and stands in the command: a replay draws the same.
+Random numbers are drawn here, from `state.random`, and put into the command: a replay draws the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def mixup(alpha: float = 0.4, *, name: str = "mixup") -> Callback[None]:
     Args:
         alpha: the smaller, the less is mixed.
     """
-    return _mixing("mixup", alpha, lambda weight, draw: MixUp(weight, seed=draw.getrandbits(32)))
+    return _mixing("mixup", alpha, lambda weight, generator: MixUp(weight, seed=generator.getrandbits(32)))
 
 
 @strict_factory
@@ -54,8 +54,8 @@ def cutmix(alpha: float = 1.0, *, name: str = "cutmix") -> Callback[None]:
         alpha: the smaller, the smaller the boxes.
     """
 
-    def command(weight: float, draw: Random) -> CutMix:
-        return CutMix(weight, x=draw.random(), y=draw.random(), seed=draw.getrandbits(32))
+    def command(weight: float, generator: Random) -> CutMix:
+        return CutMix(weight, x=generator.random(), y=generator.random(), seed=generator.getrandbits(32))
 
     return _mixing("cutmix", alpha, command)
 
@@ -65,8 +65,8 @@ def _mixing(name: str, alpha: float, command: Callable[[float, Random], Command]
 
     @on(Phase.BATCH_BEGIN, name=name, commands={MixUp, CutMix})
     def mixing(state: State) -> Transition:
-        draw = state.random(name)
-        weight = draw.betavariate(alpha, alpha)
-        return Transition(commands=(command(max(weight, 1 - weight), draw),))
+        generator = state.random(name)
+        weight = generator.betavariate(alpha, alpha)
+        return Transition(commands=(command(max(weight, 1 - weight), generator),))
 
     return mixing

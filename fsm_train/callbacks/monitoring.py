@@ -1,4 +1,4 @@
-"""What callbacks that monitor a metric have in common: finding it, comparing it, and saying so in a reason."""
+"""Shared by the callbacks that monitor a metric: its value, its comparison, and the words of a reason."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def is_better(value: float, best: float | None, mode: Direction, min_delta: floa
 
 
 def no_improvement(monitor: str, best: float | None, epochs: int, *, min_delta: float = 0.0) -> str:
-    """The reason of a callback that acts because a metric has not improved for so many epochs."""
+    """The reason of a callback that acts because a metric has not improved for this number of epochs."""
     by = f"by more than {min_delta:g} " if min_delta else ""
     so_far = "was never finite" if best is None else f"has not improved {by}on {short(best)}"
     return f"{monitor} {so_far} for {epochs} epoch{'s' * (epochs != 1)}"

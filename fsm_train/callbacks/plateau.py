@@ -14,7 +14,13 @@ from .monitoring import Direction, check_monitor, is_better, monitored, no_impro
 
 @attrs.frozen
 class Plateau:
-    """The best value so far, the checks since then, and those to come that do not count."""
+    """What is remembered of the metric.
+
+    Attributes:
+        best: the best value so far.
+        bad: checks in a row since then, without those of a cooldown.
+        cooldown: checks to come that do not count.
+    """
 
     best: float | None = None
     bad: int = 0
@@ -35,9 +41,10 @@ def reduce_on_plateau(
 ) -> Callback[Plateau]:
     """Multiply the learning rate by `factor` when more than `patience` checks in a row brought no new best.
 
-    At EPOCH_END; an epoch without the metric is no check. As torch's ReduceLROnPlateau with
-    threshold_mode="abs", which reduces one check later than Keras and fastai do. (Its relative
-    threshold never reduces on a constant negative metric.) A value that is not finite is a bad one.
+    At EPOCH_END; an epoch without the metric is no check. The rule is that of torch's
+    ReduceLROnPlateau with threshold_mode="abs", which reduces one check later than Keras and fastai.
+    (With its relative threshold, a constant negative metric never reduces the rate.) A value that is not
+    finite is never the best.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([reduce_on_plateau(patience=2)], valid_loss=[1.0] * 4, hyper={"lr": 1.0})
@@ -47,11 +54,11 @@ def reduce_on_plateau(
     Args:
         monitor: the metric to watch.
         factor: what the rate of each parameter group is multiplied by.
-        patience: so many checks in a row without an improvement are put up with.
+        patience: the number of checks in a row without an improvement that change nothing; one more reduces the rate.
         min_delta: how much better a value must be to count, in the metric's own unit.
         mode: "min" if smaller is better, else "max".
-        cooldown: so many checks after a reduction count for nothing.
-        min_lr: no group's rate is brought below this.
+        cooldown: the number of checks after a reduction that do not count.
+        min_lr: the lower limit of the rate of each group.
 
     Raises:
         LookupError: at the first check, if there is no such metric.

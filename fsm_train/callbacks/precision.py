@@ -1,6 +1,6 @@
 """How the model computes: in half precision, and through a parallel wrapper.
 
-Both are put in place at SETUP, in every call of `run`, and undone at TEARDOWN, also after a failure.
+Both begin at SETUP of every call of `run`, and end at TEARDOWN, also after a failure.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def mixed_precision(
 ) -> Callback[None]:
     """Compute forward and loss in half precision; for float16 with a gradient scaler. On CPU too.
 
-    At SETUP. A step that the scaler holds back is the fact `stepped`, and does not count in
-    `state.step`, so that schedules by step wait with it. Gradients are unscaled before STEP_BEGIN:
+    At SETUP. The fact `stepped` is 0 for a step that the scaler skips. Such a step does not count in
+    `state.step`, so schedules by step do not advance. Gradients are unscaled before STEP_BEGIN:
     clipping sees their true size. Micikevicius et al., "Mixed Precision Training" (2018).
 
     >>> from fsm_train import Phase
@@ -34,8 +34,8 @@ def mixed_precision(
 
     Args:
         dtype: "bfloat16" has the range of float32 and needs no scaler; "float16" is more exact.
-        initial_scale: what the scaler multiplies the loss by at first.
-        growth_interval: after so many steps in a row that were not held back the scale is doubled.
+        initial_scale: the factor of the loss at first.
+        growth_interval: the number of steps in a row, none skipped by the scaler, after which the factor doubles.
     """
     check_choice("dtype", dtype, ("bfloat16", "float16"))
     check_count("growth_interval", growth_interval, least=1)
@@ -46,7 +46,7 @@ def mixed_precision(
 def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str = "parallel") -> Callback[None]:
     """Train on several devices: call the model through torch's DataParallel or DistributedDataParallel.
 
-    At SETUP, before all others. The model itself stays what it is: only calls go through the
+    At SETUP, before all others. The model itself is not replaced: only calls of it go through the
     wrapper. "ddp" needs a process group (`torch.distributed.init_process_group`), one process per
     device, and a loader with a DistributedSampler, whose epoch is set for it.
 

@@ -14,8 +14,8 @@ from ..core.transition import Transition
 def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_penalty") -> Callback[None]:
     """Add l1 * sum |w| + l2 * sum w ** 2, over the trainable parameters, to the loss that is minimised.
 
-    At LOSS_END. The measured loss stays without it. Other than the optimizer's weight_decay, this goes
-    through the gradient, and so through momentum, Adam's scaling, clipping and accumulation.
+    At LOSS_END. The loss that is measured does not contain it. Unlike the optimizer's weight_decay, the
+    penalty is part of the gradient, and so of momentum, Adam's scaling, clipping and accumulation.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -23,8 +23,8 @@ def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_pena
     (AddPenalty(l1=0.01, l2=0.0),)
 
     Args:
-        l1: of the sum of absolute values, which makes weights exactly zero in the limit.
-        l2: of the sum of squares.
+        l1: the factor of the sum of absolute values, which makes weights exactly zero in the limit.
+        l2: the factor of the sum of squares.
     """
     if not (l1 or l2):
         raise ValueError("weight_penalty without a weight: give l1=, l2=, or both")
@@ -46,7 +46,7 @@ def grad_noise(std: float, *, decay: float = 0.0, name: str = "grad_noise") -> C
     0.05
 
     Args:
-        std: at step 0.
+        std: the standard deviation at step 0.
         decay: how fast the variance falls; 0 keeps it.
         name: of the callback. It is part of the seed of the noise: two callbacks draw different noise.
     """

@@ -1,6 +1,6 @@
 """When to stop.
 
-A training that stops says which callback stopped it, and on what evidence.
+The reason in the final state names the callback that stopped the training, and its evidence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .monitoring import Direction, check_monitor, is_better, monitored, no_impro
 
 @attrs.frozen
 class Best:
-    """The best value so far, and how many checks in a row brought no better one."""
+    """The best value so far, and the number of checks in a row since then."""
 
     value: float | None = None
     bad: int = 0
@@ -39,11 +39,11 @@ def early_stopping(
     """Stop the training when the monitored metric has stopped improving.
 
     An improvement is strictly more than `min_delta` better than the best so far, and the best moves
-    only on an improvement, so that many small steps count as soon as they add up. Checked at
+    only on an improvement, so that small improvements count once their sum is large enough. Checked at
     EPOCH_END; an epoch without the metric (no validation in it) is no check.
 
-    As in Lightning and Keras, whose rule for the patience this follows. A NaN or an infinity is
-    never the best, unlike in Keras, where a first NaN can never be beaten.
+    The rule for the patience is that of Lightning and Keras. A NaN or an infinity is never the best;
+    in Keras nothing is better than a first NaN.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([early_stopping(patience=2)], valid_loss=[3.0, 2.0, 2.5, 2.4, 1.0]).reason
@@ -51,7 +51,7 @@ def early_stopping(
 
     Args:
         monitor: the metric to watch.
-        patience: so many checks in a row without an improvement are put up with; the last of them stops.
+        patience: the number of checks in a row without an improvement at which the training stops.
         min_delta: how much better a value must be to count, in the metric's own unit.
         mode: "min" if smaller is better, else "max".
         on_nonfinite: "stop" at once when the metric is not finite, or "wait" as for any bad value.

@@ -1,4 +1,4 @@
-"""For a scheduler of torch that has no pure form here."""
+"""The schedulers of torch, for those that `fsm_train.schedules` does not have."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def torch_scheduler(
     monitor: str | None = None,
     name: str = "torch_scheduler",
 ) -> Callback[None]:
-    """Let one of torch's own schedulers set the hyper-parameters.
+    """Set the hyper-parameters by one of torch's own schedulers.
 
-    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END). What it sets
-    is read from the optimizer afterwards, since nothing pure could know it; prefer `schedule` where
-    there is a form of it in `fsm_train.schedules`.
+    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END). The values that
+    it sets are read from the optimizer afterwards, since no pure function can compute them. Prefer
+    `schedule` for what `fsm_train.schedules` has.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -35,10 +35,10 @@ def torch_scheduler(
     (StepScheduler(name='torch_scheduler', metric=2.0),)
 
     Args:
-        make: of the optimizer, the scheduler: lambda optimizer: MultiplicativeLR(optimizer, …).
+        make: makes the scheduler of the optimizer: lambda optimizer: MultiplicativeLR(optimizer, …).
         by: "step" or "epoch".
-        monitor: the metric that its `step` is given, as ReduceLROnPlateau wants it; only by epoch. An
-            epoch without the metric is no step.
+        monitor: the metric that is passed to the scheduler's `step`, as ReduceLROnPlateau needs it; only
+            by epoch. An epoch without the metric is no step.
         name: of the callback, and of its scheduler.
     """
     if not callable(make):
