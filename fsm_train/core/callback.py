@@ -1,8 +1,10 @@
-"""Callbacks: what one is, and how it is asked.
+"""Callbacks: the record of one, and the decorators that make it of a function.
 
 A callback is a pure function with declarations: at which phases it is consulted, which facts it
-`needs`, and its initial memory. It is given the state (and its memory, if it has one) and answers
-with a `Transition`, or None when it has nothing to say.
+`needs`, and its initial memory. It gets the state (and its memory, if it has one) and answers with a
+`Transition`, or None for nothing.
+
+Rule of this file: what is wrong with a declaration is refused when the callback is made.
 """
 
 from __future__ import annotations
@@ -35,34 +37,37 @@ M_co = TypeVar("M_co", covariant=True)
 P = ParamSpec("P")
 
 Decide = Callable[[State], Transition | None]
+"""The function of a callback without a memory."""
+
 DecideWithMemory = Callable[[State, M], Transition | None]
+"""The function of a callback with a memory of type M."""
 
 _NO_MEMORY: Any = None
 
 
-def _phases(at: object) -> tuple[Phase, ...]:
-    phases = tuple(at) if isinstance(at, Iterable) and not isinstance(at, str) else (at,)
-    for phase in phases:
+def _at(phases: object) -> tuple[Phase, ...]:
+    several = tuple(phases) if isinstance(phases, Iterable) and not isinstance(phases, str) else (phases,)
+    for phase in several:
         if not isinstance(phase, Phase):
             known = {p.value: p.name for p in CONSULTED}
             advice = f"write Phase.{known[phase]}" if phase in known else "the phases are " + ", ".join(known)
             raise TypeError(f"{phase!r} is no phase: {advice}")
-    return tuple(dict.fromkeys(phases))
+    return tuple(dict.fromkeys(several))
 
 
-def _facts(needs: object) -> frozenset[str]:
+def _needs(needs: object) -> frozenset[str]:
     names = tuple(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else (None,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"needs={needs!r}: give a set of names of facts, for example {{'loss'}}")
     return frozenset(cast("tuple[str, ...]", names))
 
 
-def _keys(sets: Iterable[str] | None) -> frozenset[str] | None:
-    return None if sets is None else frozenset(sets)
+def _sets(keys: Iterable[str] | None) -> frozenset[str] | None:
+    return None if keys is None else frozenset(keys)
 
 
-def _kinds(commands: Iterable[type[Command]] | None) -> frozenset[type[Command]] | None:
-    return None if commands is None else frozenset(commands)
+def _commands(types: Iterable[type[Command]] | None) -> frozenset[type[Command]] | None:
+    return None if types is None else frozenset(types)
 
 
 @attrs.frozen
@@ -70,37 +75,37 @@ class Callback(Generic[M_co]):
     """A pure function that is consulted at some phases, and what it declares.
 
     Attributes:
-        name: under which it has its memory and answers in the log; unique in a run.
+        name: the key of its memory in the state, and of its answers in the log; unique in a run.
         at: the phases at which it is consulted.
         decide: the pure function, of the state and the callback's memory.
-        memory: its memory before it was ever consulted: an immutable value that survives JSON. Records
-            come back from a checkpoint or a log if they are of a class that is in the initial memory,
-            or in the type of the function's second parameter.
+        memory: its initial memory: an immutable value that survives JSON. A record in a memory is read
+            from a checkpoint or a log if its class is in the initial memory, or in the type of the
+            function's second parameter.
         needs: the facts it reads that cost something to measure.
         every: it is consulted only when the number of finished batches (at EPOCH_BEGIN, EPOCH_END,
             VALID_BEGIN and VALID_END: of epochs) is a multiple of this. It does not apply outside
             of epochs, from SETUP to TRAIN_BEGIN and from TRAIN_END to TEARDOWN.
         order: commands of a phase are carried out in ascending order; nothing else depends on it.
-        params: what it was made with: logged and shown.
-        raises: the flags it may raise; None if it does not say.
-        sets: the hyper-parameters it may set; None if it does not say.
-        commands: the types of command it may give; None if it does not say. What a callback
-            declares here is shown by `describe`, checked against the others and the workload before
-            a run, and an answer that goes beyond it is an error.
+        params: the arguments of its factory: logged and shown.
+        raises: the flags it may raise; None if that is not declared.
+        sets: the hyper-parameters it may set; None if that is not declared.
+        commands: the types of command it may give; None if that is not declared. These three are shown
+            by `describe` and checked against the other callbacks and the workload before a run; an
+            answer beyond them is an error.
         factory: the name of the factory that made it with these `params`, with its module; or "".
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
-    at: tuple[Phase, ...] = attrs.field(converter=_phases)
+    at: tuple[Phase, ...] = attrs.field(converter=_at)
     decide: Callable[[State, Any], Transition | None] = attrs.field(eq=False, repr=False)
     memory: M_co = attrs.field(default=cast("M_co", None))
-    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_facts)
+    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_needs)
     every: int = 1
     order: int = 0
     params: Mapping[str, object] = attrs.field(default=EMPTY, converter=FrozenMap)
     raises: Flag | None = None
-    sets: frozenset[str] | None = attrs.field(default=None, converter=_keys)
-    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_kinds)
+    sets: frozenset[str] | None = attrs.field(default=None, converter=_sets)
+    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_commands)
     factory: str = ""
 
     def __attrs_post_init__(self) -> None:
@@ -119,7 +124,7 @@ class Callback(Generic[M_co]):
             raise TypeError(f"callback {self.name!r}: {why}")
 
     def __call__(self, state: State, memory: object = None) -> Transition | None:
-        """What the callback decides about this state, to try it out.
+        """Its answer to this state, to try it out.
 
         Its memory is `memory` if one is given, else the one in the state, else its initial memory.
         """
@@ -129,10 +134,10 @@ class Callback(Generic[M_co]):
 
 
 def memory_classes(callback: Callback[Any]) -> dict[str, type]:
-    """The attrs classes, by name, of the records that a callback may remember.
+    """The attrs classes, by name, of the records that may be in a callback's memory.
 
-    They are those in its initial memory, and those that the type of its function's second parameter
-    speaks of: `best: Best | None`.
+    They are those in its initial memory, and those in the type of its function's second parameter, such
+    as `best: Best | None`.
     """
     declared: tuple[type, ...] = ()
     parameters = tuple(inspect.signature(callback.decide).parameters.values())
@@ -140,7 +145,7 @@ def memory_classes(callback: Callback[Any]) -> dict[str, type]:
         function = callback.decide
         names = dict(getattr(function, "__globals__", {}))
         if inspect.isfunction(function):
-            names |= inspect.getclosurevars(function).nonlocals  # a class that is made where the callback is
+            names |= inspect.getclosurevars(function).nonlocals  # a class that is local to the factory
         declared = types_in(parameters[1].annotation, names)
     return record_classes((callback.memory, *declared))
 
@@ -213,7 +218,7 @@ def _ignoring_memory(function: Callable[..., Transition | None]) -> Callable[[St
 
 
 def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
-    """Let the callbacks that `make` makes record the arguments they were made with as `params`.
+    """Record the arguments of `make` as the `params` of each callback that it makes.
 
     A `name` among the arguments becomes the callback's name.
     """
@@ -230,7 +235,7 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
                 params.update(params.pop(parameter.name))
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 params[parameter.name] = tuple(params[parameter.name])
-        # A path is recorded as text, which a log can hold and make the callback of again.
+        # A path is recorded as text: a log can hold that, and the callback can be made of it again.
         params = {key: fspath(value) if isinstance(value, PathLike) else value for key, value in params.items()}
         name = params.pop("name", None) or callback.name
         return attrs.evolve(
@@ -241,10 +246,10 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
 
 
 def strict_factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
-    """As `factory`, for callbacks that declare all that they do: what is not declared is not done.
+    """As `factory`, for callbacks that declare all that they do, such as those of the library.
 
-    So their functions need no `raises=Flag.NONE`, `sets=()` or `commands=()`. The name None, or an
-    empty one, is the default name of `make`.
+    A declaration that is left out means nothing, and not undeclared: raises=Flag.NONE, sets=(),
+    commands=(). The name None, or an empty one, means the default name in the signature of `make`.
     """
 
     @functools.wraps(make)
@@ -274,14 +279,14 @@ def always(name: str, phase: Phase, command: Command, *, order: int = 0) -> Call
 
 
 def is_due(callback: Callback[Any], phase: Phase, at: Counters) -> bool:
-    """Whether the callback's `every` lets it be consulted this time, at one of its phases."""
+    """Whether the callback's `every` allows it to be consulted with these counters, at one of its phases."""
     if phase in BATCH_PHASES:
         return at.iteration % callback.every == 0
     return phase not in EPOCH_PHASES or at.epoch % callback.every == 0
 
 
 def callback_error(callback: Callback[Any], state: State, message: str) -> CallbackError:
-    """The error that says what this callback did wrong, and when."""
+    """The error for what this callback did wrong at this state."""
     return CallbackError(
         message,
         callback=callback.name,
@@ -294,7 +299,7 @@ def callback_error(callback: Callback[Any], state: State, message: str) -> Callb
 
 
 def check_names(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]:
-    """The callbacks as a tuple, when they are callbacks and their names are unique.
+    """The callbacks as a tuple, checked to be callbacks with unique names.
 
     Raises:
         TypeError: something in the list is no callback.
