@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fsm_train import EventLog, Operation, Phase, Recorded, Scripted, State, on, run, start
-from fsm_train.eventlog.writer import Recording
+from fsm_train.eventlog.writer import CourseRecorder
 
 from .forging import lines_of, workload
 
@@ -27,20 +27,20 @@ class InOneGo(Scripted):
 
 def test_step_held_back_in_one_go_is_noted() -> None:
     """A whole step that was held back stands in the course, as a step that is taken on its own does."""
-    recording = Recording(InOneGo())
+    recording = CourseRecorder(InOneGo())
     in_one_go = recording.fused(STEP)
     assert in_one_go is not None
 
     assert in_one_go() is True
-    assert recording.take() == []
+    assert recording.take_course() == []
     assert in_one_go() is False
-    assert recording.take() == [["held back", 1]]
+    assert recording.take_course() == [["held back", 1]]
 
 
 def test_what_is_to_be_noted_is_done_one_by_one() -> None:
     """A sequence with a fetch in it, or one that the workload has no implementation for, is not in one go."""
-    assert Recording(InOneGo()).fused((Operation.FETCH,)) is None
-    assert Recording(Scripted()).fused(STEP) is None
+    assert CourseRecorder(InOneGo()).fused((Operation.FETCH,)) is None
+    assert CourseRecorder(Scripted()).fused(STEP) is None
 
 
 def test_a_step_held_back_stands_in_the_line_after_it(tmp_path: Path) -> None:
