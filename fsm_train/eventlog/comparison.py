@@ -144,6 +144,8 @@ def _first_difference(lines_a: Iterator[Entry], lines_b: Iterator[Entry]) -> Dif
         if a is None or b is None:
             change = Change("decisions", "end", a and a.event, b and b.event)
             return _difference(a or b, change, (a.number if a else None, b.number if b else None))
+        if a.event == b.event and a.body == b.body and a.course == b.course and a.facts == b.facts:
+            continue
         if (found := first_change(_line_parts(a, b))) is not None:
             return _difference(a, found, (a.number, b.number))
     return None
