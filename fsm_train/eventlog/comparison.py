@@ -142,12 +142,12 @@ def _settings_only(change: Change) -> Change:
 def _first_difference(lines_a: Iterator[Entry], lines_b: Iterator[Entry]) -> Difference | None:
     for a, b in itertools.zip_longest(lines_a, lines_b):
         if a is None or b is None:
-            change = Change("decisions", "end", a and a.event, b and b.event)
-            return _difference(a or b, change, (a.number if a else None, b.number if b else None))
+            ended = Change("decisions", "end", a and a.event, b and b.event)
+            return _difference(a or b, ended, (a.number if a else None, b.number if b else None))
         if a.event == b.event and a.body == b.body and a.course == b.course and a.facts == b.facts:
             continue
-        if (found := first_change(_line_parts(a, b))) is not None:
-            return _difference(a, found, (a.number, b.number))
+        if (change := first_change(_line_parts(a, b))) is not None:
+            return _difference(a, change, (a.number, b.number))
     return None
 
 

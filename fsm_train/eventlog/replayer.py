@@ -79,7 +79,7 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
     """Make every decision again from the recorded facts, without the model.
 
     Args:
-        log: the path of a log; one that ends in .gz is uncompressed.
+        log: the path of a log; one that ends in .gz is decompressed.
         callbacks: the callbacks of the training. None makes them from the header, which works for callbacks
             of the library.
 
@@ -163,7 +163,7 @@ class _Replay(Rerun):
         """
         error = self.rerun(self._callbacks)
         if self._divergence is not None:
-            return self._raised(error) if isinstance(error, CallbackError) else self._divergence
+            return self._divergence_by(error) if isinstance(error, CallbackError) else self._divergence
         if self._failure is None:
             entry = self.recorded.next_line()
             if entry is None or not entry.body.get("error") or _is_out_of_step(error):
@@ -208,8 +208,8 @@ class _Replay(Rerun):
         )
         return _divergence(entry, change or Change("", "course", entry.course, "less of it"))
 
-    def _raised(self, error: CallbackError) -> Divergence:
-        """The divergence where a callback raises."""
+    def _divergence_by(self, error: CallbackError) -> Divergence:
+        """The divergence that a callback makes because it raises."""
         entry = self.recorded.next_line()
         assert entry is not None
         recorded = entry.body.get("answers", {}).get(error.callback) if entry.event == error.phase.value else None
@@ -246,5 +246,5 @@ class _Replay(Rerun):
 
 
 def _is_out_of_step(error: Exception | None) -> TypeGuard[OutOfStepError]:
-    """Whether the log has something else next; it may also have ended."""
+    """Whether the log has something else next, and has not ended."""
     return isinstance(error, OutOfStepError) and not isinstance(error, EndOfLogError)
