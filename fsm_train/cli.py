@@ -167,7 +167,7 @@ def _sweep(log: str, settings: Sequence[str]) -> Sweep:
     """What would have come of each combination of these settings."""
     from .encoding import CannotDecodeError
     from .eventlog.counterfactual import what_if
-    from .eventlog.from_header import remade
+    from .eventlog.from_header import callback_from_spec
     from .eventlog.recorded import Recorded
     from .eventlog.sweeps import Sweep
 
@@ -179,7 +179,7 @@ def _sweep(log: str, settings: Sequence[str]) -> Sweep:
         for (name, key), value in zip(ranges, values, strict=True):
             changes.setdefault(name, {})[key] = value
         try:
-            given = [remade(specs[name], **changed) for name, changed in changes.items()]
+            given = [callback_from_spec(specs[name], **changed) for name, changed in changes.items()]
         except (CannotDecodeError, TypeError, ValueError) as error:
             raise AskedWronglyError(f"{', '.join(changes)} cannot be made with {changes}: {error}") from error
         row = {".".join(which): value for which, value in zip(ranges, values, strict=True)}
@@ -239,17 +239,17 @@ def _tail(options: argparse.Namespace) -> int:
 
 def _followed(path: Path, interval: float = 0.2) -> Iterator[Any]:
     """The lines of a log as they are written, to the end of the training."""
-    from .eventlog.entries import Checked
+    from .eventlog.entries import LineChecker
     from .eventlog.reader import Line, record_of
 
-    checked, number, last = Checked(path), 0, None
+    checker, number, last = LineChecker(path), 0, None
     with path.open("rb") as file:
         while True:
             here = file.tell()
             raw = file.readline()
             if raw.endswith(b"\n"):
                 number += 1
-                entry = checked.entry(number, raw)
+                entry = checker.check(number, raw)
                 if entry is not None:
                     last = record_of(entry, str(path))
                     if isinstance(last, Line):

@@ -1,8 +1,8 @@
 """Values as JSON, and back, exactly.
 
-Rules of this file: what JSON has no form for is an object with one of the keys below; what comes
-back is the same to the last bit, or an error. Nothing is looked up or imported by a name that comes
-from a file: records are made only of the classes that the reader of the log brings along.
+Rules of this file: what JSON has no form for is an object with one of the keys below. A decoded value equals the
+encoded one to the last bit, or decoding is an error. No name from a file is looked up or imported: a record is
+decoded only to a class that the caller gives.
 
     {"$float": "nan"}          nan, inf, -inf, or the 16 hexadecimal digits of another NaN
     {"$int": "…"}              a whole number beyond 64 bits
@@ -11,7 +11,7 @@ from a file: records are made only of the classes that the reader of the log bri
     {"$set": […]}, {"$map": [[key, value], …]}
     {"$enum": "Phase.BATCH_END"}
     {"$": "Best", "value": …}  an attrs record: the name of its class, and its fields
-    {"$repr": "…"}             anything else: it can be looked at, but not made again
+    {"$repr": "…"}             anything else: it can be read, but not decoded
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ Json = Any
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _INT64 = 1 << 63
 DEPTH = 64
-"""How deep a value may be nested; nothing that a callback keeps comes near it."""
+"""The deepest nesting that is decoded; the memories of callbacks are far less deep."""
 
 ENUMS: Mapping[str, type[enum.Enum]] = {kind.__name__: kind for kind in (Phase, Flag, Junction, Operation)}
 
 
 class CannotDecodeError(ValueError):
-    """This is no value that `encode` wrote, or one that cannot be made again."""
+    """`encode` did not write this value, or it cannot be decoded."""
 
 
 # -------------------------------------------------------------------------------------- writing
 
 
 def encode(value: object) -> Json:
-    """The value as something that JSON can hold."""
+    """The value as JSON."""
     kind: Any = type(value)
     if kind is float:
         return value if value - value == 0.0 else _special(value)  # type: ignore[operator, arg-type]
@@ -66,7 +66,7 @@ def encode(value: object) -> Json:
 
 
 def numbers(mapping: Mapping[str, float]) -> Mapping[str, Json]:
-    """A mapping of numbers; nearly always the mapping itself."""
+    """A mapping of numbers as JSON; the mapping itself unless a value has no form in JSON."""
     for value in mapping.values():
         if type(value) is float:
             if value - value != 0.0:
@@ -122,7 +122,7 @@ def _other(value: object) -> Json:
 
 @functools.lru_cache(maxsize=1024)
 def flag_names(flags: Flag) -> str:
-    """The flags by name, such as "SKIP_STEP|SKIP_ZERO"; nothing for none."""
+    """The names of the flags, such as "SKIP_STEP|SKIP_ZERO"; "" for none."""
     return "|".join(str(flag.name) for flag in flags)
 
 
@@ -130,15 +130,15 @@ def flag_names(flags: Flag) -> str:
 
 
 def decode(value: Json, classes: Mapping[str, type] | None = None, depth: int = DEPTH) -> Any:
-    """What `encode` was given.
+    """The value that `encode` wrote.
 
     Args:
-        value: as it was read.
-        classes: by name, the classes of records that may be made.
-        depth: how deep it may be nested.
+        value: the JSON, as it was read.
+        classes: the classes of records that may be made, by name.
+        depth: the deepest nesting that is decoded.
 
     Raises:
-        CannotDecodeError: with the reason.
+        CannotDecodeError: `encode` did not write this, or it cannot be decoded; the message says why.
     """
     if depth == 0:
         raise CannotDecodeError("it is nested too deeply")
@@ -161,10 +161,10 @@ def decode(value: Json, classes: Mapping[str, type] | None = None, depth: int = 
 
 
 def number(value: Json) -> float:
-    """The number that was written.
+    """The number that `encode` wrote.
 
     Raises:
-        CannotDecodeError: it is none.
+        CannotDecodeError: the value is not a number.
     """
     kind = type(value)
     if kind is float or kind is int:
@@ -175,19 +175,19 @@ def number(value: Json) -> float:
 
 
 def flags(value: Json) -> Flag:
-    """The flags of these names.
+    """The flags that `flag_names` wrote.
 
     Raises:
-        CannotDecodeError: there are no such flags.
+        CannotDecodeError: a name is not that of a flag.
     """
-    found = Flag.NONE
+    union = Flag.NONE
     if not isinstance(value, str):
         raise CannotDecodeError(f"{_short(value)} are no flags")
     for name in filter(None, value.split("|")):
         if name not in Flag.__members__:
             raise CannotDecodeError(f"{_short(name)} is no flag")
-        found |= Flag[name]
-    return found
+        union |= Flag[name]
+    return union
 
 
 def _float(content: str) -> float:
@@ -204,7 +204,7 @@ def _enum(content: str) -> object:
     return flags(name) if kind == "Flag" else ENUMS[kind][name]
 
 
-def _not_again(content: str) -> object:
+def _refuse_repr(content: str) -> object:
     raise CannotDecodeError(f"{_short(content)} was written as text, since it has no form as data")
 
 
@@ -216,7 +216,7 @@ _DECODERS: Mapping[str, Callable[[Any, Callable[[Json], Any]], Any]] = {
     "$set": lambda content, inner: frozenset(inner(part) for part in content),
     "$map": lambda content, inner: {inner(key): inner(part) for key, part in content},
     "$enum": lambda content, _: _enum(content),
-    "$repr": lambda content, _: _not_again(content),
+    "$repr": lambda content, _: _refuse_repr(content),
 }
 
 

@@ -1,7 +1,7 @@
-"""The event log: what the callbacks of a training saw and decided, written, read, replayed and varied.
+"""The event log: what the callbacks of a training saw and decided, written, read, replayed and compared.
 
-Nothing here imports torch. The names are loaded when they are first used, so that reading a log
-does not import what only writing one needs.
+Nothing here imports torch. Names are loaded when they are first used, so that reading a log does not import what
+only writing needs.
 """
 
 from __future__ import annotations

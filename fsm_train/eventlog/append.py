@@ -1,4 +1,4 @@
-"""Where a log that is there goes on: after which line, and what of it still counts."""
+"""How an existing log is continued: after which line, and which of its lines still count."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..core.phase import Phase
 from ..core.state import COUNTERS, State
 from .entries import Entry, entries, tail_of
 from .errors import LogError
-from .lines import HEADER
+from .lines import HEADER, is_new_training
 
 
 @attrs.frozen
@@ -19,13 +19,14 @@ class Continuation:
     """How a file is continued.
 
     Attributes:
-        seq: the number of the next line.
-        digest: that of the last line.
-        continues: the number of the line that the training goes on from; None if it begins anew.
-        gap: whether the log does not lead to where the training goes on.
-        size: so many bytes of the file are whole lines.
-        torn: so many bytes after them are of a line that was cut short.
-        unended: whether the last whole line has no line end.
+        seq: the `seq` of the next line.
+        digest: the digest of the last line.
+        continues: the `seq` of the line after which the training continues; None if it is a new training.
+        gap: whether the log has no line of the state from which the training continues. `continues` is then the
+            nearest line before it.
+        size: the number of bytes in whole lines.
+        torn: the number of bytes after them, in a line that was cut short.
+        missing_newline: whether the last whole line has no newline.
     """
 
     seq: int = 0
@@ -34,41 +35,41 @@ class Continuation:
     gap: bool = False
     size: int = 0
     torn: int = 0
-    unended: bool = False
+    missing_newline: bool = False
 
-    def said(self) -> dict[str, Any]:
-        """What the header says of it."""
-        found: dict[str, Any] = {}
+    def header_fields(self) -> dict[str, Any]:
+        """The keys of the header that describe the continuation."""
+        fields: dict[str, Any] = {}
         if self.continues is not None:
-            found["continues"] = self.continues
+            fields["continues"] = self.continues
         if self.gap:
-            found["gap"] = True
+            fields["gap"] = True
         if self.torn:
-            found["torn"] = self.torn
-        return found
+            fields["torn"] = self.torn
+        return fields
 
 
-def continuation(path: Path, state: State) -> Continuation:
-    """How the log at this path is continued by a run that begins with `state`.
+def find_continuation(path: Path, state: State) -> Continuation:
+    """How a run from `state` continues the log at this path.
 
     Raises:
-        LogError: there is something else at this path, or the log is damaged.
+        LogError: the file is no log, or the log is damaged.
     """
     try:
         if not path.is_file() or path.stat().st_size == 0:
             return Continuation()
-        size, torn, unended = tail_of(path)
+        size, torn, missing_newline = tail_of(path)
         if size == 0:
             raise LogError("it is no log, and will not be written over: give another path", path=str(path))
         last, continues, gap = _search(path, state)
     except OSError:
-        return Continuation()  # it will be said when the log is opened
-    return Continuation(last.seq + 1, last.digest, continues, gap, size, torn, unended)
+        return Continuation()  # opening the log raises the same error
+    return Continuation(last.seq + 1, last.digest, continues, gap, size, torn, missing_newline)
 
 
 def _search(path: Path, state: State) -> tuple[Entry, int | None, bool]:
-    """The last line, the one that tells of this state, and whether that is only the nearest before it."""
-    begins_anew = state.iteration == 0 and state.epoch == 0 and state.resume_at is None
+    """The last line, the `seq` of the line of this state, and whether that is only the nearest line before it."""
+    is_new = is_new_training(state)
     exact = nearest = None
     events = (
         {Phase.DONE.value, Phase.TRAIN_END.value}
@@ -77,12 +78,12 @@ def _search(path: Path, state: State) -> tuple[Entry, int | None, bool]:
     )
     counters = [getattr(state, name) for name in COUNTERS]
     for last in entries(path):
-        if begins_anew or last.event == HEADER:
+        if is_new or last.event == HEADER:
             continue
         if last.body["iteration"] <= state.iteration:
             nearest = last.seq
         if last.event in events and [last.body[name] for name in COUNTERS] == counters:
             exact = last.seq
-    if begins_anew:
+    if is_new:
         return last, None, False
     return last, nearest if exact is None else exact, exact is None

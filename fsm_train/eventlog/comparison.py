@@ -1,24 +1,24 @@
 """The first difference of two logs, and of what kind it is.
 
-Rule of this file: what the world said is compared before what was decided on it, so that a decision is
-called different only where it was made on the same grounds.
+Rule of this file: facts are compared before the decisions on them, so that two decisions differ only where their
+facts are equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 
-from ..core.phase import Phase
 from ..core.state import COUNTERS
 from ..encoding import Json
 from .entries import Entry, entries
-from .lines import ALWAYS, HEADER
-from .replayer import said
+from .line_difference import Change, Part, first_change, format_json, format_place, place_of
+from .lines import HEADER, MEASURED, logged_phases
 
 Kind = Literal["plan", "callbacks", "facts", "decisions"]
 
@@ -28,15 +28,14 @@ class Difference:
     """The first place where two logs differ.
 
     Attributes:
-        kind: "plan"; "callbacks" (which there are, their settings, when they are consulted); "facts"
-            (what the world said: batches, losses, metrics, signals, the hyper-parameters to begin
-            with); or "decisions" (made on the same facts).
-        what: the name of what differs: of a callback, a fact, a field.
+        kind: "plan"; "callbacks" (their names, settings and declarations); "facts" (batches, losses, metrics,
+            signals, errors, the state at the start); or "decisions" (on equal facts).
+        what: the name of the callback, fact or field that differs.
         lines: the numbers of the lines in both files; None where a log has ended.
-        phase: where the machine stood in the first of them.
-        epoch, batch, iteration, step: the counters there.
-        a, b: what stands in each log.
-        then: the first difference in what happened, where the headers differ.
+        phase: the phase of the first of these lines.
+        epoch, batch, iteration, step: its counters.
+        a, b: the value in each log.
+        then: the first difference in the lines after the headers, where the headers differ.
     """
 
     kind: Kind
@@ -52,69 +51,53 @@ class Difference:
     then: Difference | None = None
 
     def __str__(self) -> str:
-        where = f"{self.phase} (epoch {self.epoch}, batch {self.batch}, step {self.step})"
         numbers = " and ".join("the end" if line is None else f"line {line}" for line in self.lines)
-        text = f"{self.kind}, {self.what}: {said(self.a)} against {said(self.b)}, at {where}, {numbers}"
+        values = f"{format_json(self.a)} against {format_json(self.b)}"
+        place = format_place(self.phase, self.epoch, self.batch, self.step)
+        text = f"{self.kind}, {self.what}: {values}, at {place}, {numbers}"
         return text if self.then is None else f"{text}\nwhat happened then: {self.then}"
 
 
 def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Difference | None:
-    """The first difference of two trainings, or None if there is none.
+    """The first difference of two trainings; None if there is none.
 
-    Versions of packages and whatever is bound to a logger make no difference, and neither does a
-    phase that only one of both has lines for.
+    Versions of packages, keys that are bound to a logger, and lines of phases that only one log has are not compared.
 
     Raises:
         LogError: one of the logs cannot be read.
-        OSError: so with the file.
+        OSError: one of the files cannot be read.
     """
-    calls_a, calls_b = _calls(a), _calls(b)
-    while True:
-        one, other = next(calls_a, None), next(calls_b, None)
-        if one is None and other is None:
-            return None
+    for one, other in itertools.zip_longest(_calls(a), _calls(b)):
         if one is None or other is None:
-            header = (one or other or ("",))[0]
-            assert isinstance(header, Entry)
-            both = (header.number if one else None, header.number if other else None)
-            return _at(
-                header, "decisions", "call of run", both, "goes on" if one else None, "goes on" if other else None
-            )
+            header = (one or other)[0]
+            longer = Change("decisions", "call of run", one and "goes on", other and "goes on")
+            return _difference(header, longer, (header.number if one else None, header.number if other else None))
         (header_a, lines_a), (header_b, lines_b) = one, other
-        shared = _phases(header_a) & _phases(header_b)
-        first = _of_headers(header_a, header_b)
-        then = _of_lines(_only(lines_a, shared), _only(lines_b, shared))
-        if first is not None:
+        change = first_change(_header_parts(header_a, header_b))
+        phases = [{phase.value for phase in logged_phases(header.body)} for header in (header_a, header_b)]
+        shared = phases[0] & phases[1]
+        then = _first_difference(_only(lines_a, shared), _only(lines_b, shared))
+        if change is not None:
+            first = _difference(header_a, _settings_only(change), (header_a.number, header_b.number))
             return attrs.evolve(first, then=then)
         if then is not None:
             return then
+    return None
 
 
 def _calls(path: str | PathLike[str]) -> Iterator[tuple[Entry, Iterator[Entry]]]:
-    """Each call of `run`: its header, and its lines. The lines are to be gone through before the next call."""
-    stream = (entry for entry in entries(Path(path)) if entry.counts)
-    header = next(stream, None)
-    while header is not None:
-        following: list[Entry] = []
-        yield header, _until_header(stream, following)
-        header = following[0] if following else None
+    """The header and the lines of each call of `run`. Taking the next call skips the lines that were not taken."""
+    number = 0
 
+    def call_number(entry: Entry) -> int:
+        nonlocal number
+        number += entry.event == HEADER
+        return number
 
-def _until_header(stream: Iterator[Entry], following: list[Entry]) -> Iterator[Entry]:
-    for entry in stream:
-        if entry.event == HEADER:
-            following.append(entry)
-            return
-        yield entry
-
-
-def _phases(header: Entry) -> set[str]:
-    """The phases that have lines."""
-    return {
-        *(phase.value for phase in ALWAYS),
-        *header.body["phases"],
-        *(phase for spec in header.body["callbacks"] for phase in spec["at"]),
-    }
+    counting = (entry for entry in entries(Path(path)) if entry.counts)
+    for _, call in itertools.groupby(counting, call_number):
+        lines = iter(call)
+        yield next(lines), lines
 
 
 def _only(lines: Iterator[Entry], phases: set[str]) -> Iterator[Entry]:
@@ -131,75 +114,51 @@ def _only(lines: Iterator[Entry], phases: set[str]) -> Iterator[Entry]:
             yield entry
 
 
-def _at(entry: Entry, kind: Kind, what: str, lines: tuple[int | None, int | None], a: Json, b: Json) -> Difference:
-    body: Mapping[str, Any] = entry.body.get("start", entry.body)
-    counters = {name: body.get(name, 0) for name in ("epoch", "batch", "iteration", "step")}
-    return Difference(kind, what, lines, entry.event, **counters, a=a, b=b)
+def _difference(entry: Entry, change: Change, lines: tuple[int | None, int | None]) -> Difference:
+    return Difference(cast("Kind", change.part), change.key, lines, **place_of(entry), a=change.a, b=change.b)
 
 
-def _of_headers(a: Entry, b: Entry) -> Difference | None:
-    lines = (a.number, b.number)
+def _header_parts(a: Entry, b: Entry) -> Iterator[Part]:
+    """What is compared of two headers, in order."""
     start_a, start_b = a.body["start"], b.body["start"]
-    if start_a.get("plan") != start_b.get("plan"):
-        return _at(a, "plan", "plan", lines, start_a.get("plan"), start_b.get("plan"))
-    specs_a = {str(spec["name"]): spec for spec in a.body["callbacks"]}
-    specs_b = {str(spec["name"]): spec for spec in b.body["callbacks"]}
-    for name in dict.fromkeys((*specs_a, *specs_b)):
-        one, other = specs_a.get(name), specs_b.get(name)
-        if one != other:
-            return _at(a, "callbacks", name, lines, *_only_what_differs(one, other))
-    for name in (*COUNTERS, "hyper", "metrics", "history", "has_valid"):
-        if start_a.get(name) != start_b.get(name):
-            return _at(a, "facts", name, lines, start_a.get(name), start_b.get(name))
-    return None
+    yield Part("plan", start_a, start_b, ("plan",))
+    specs_a, specs_b = ({str(spec["name"]): spec for spec in header.body["callbacks"]} for header in (a, b))
+    yield Part("callbacks", specs_a, specs_b)
+    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics", "history", "has_valid"))
 
 
-def _only_what_differs(one: Json, other: Json) -> tuple[Json, Json]:
-    """Of two declarations with the same settings but for some, those; else which of them there is."""
+def _settings_only(change: Change) -> Change:
+    """A change of a callback, reduced to the settings or declarations that differ."""
+    if change.part != "callbacks":
+        return change
+    one, other = change.a, change.b
     if one is None or other is None:
-        return one and "is there", other and "is there"
+        return change._replace(a=one and "is there", b=other and "is there")
     if one["params"].keys() == other["params"].keys() and one["params"] != other["params"]:
-        names = [name for name in one["params"] if one["params"][name] != other["params"][name]]
-        return {name: one["params"][name] for name in names}, {name: other["params"][name] for name in names}
+        one, other = one["params"], other["params"]
     names = [name for name in one if one[name] != other.get(name)]
-    return {name: one[name] for name in names}, {name: other.get(name) for name in names}
+    return change._replace(a={name: one[name] for name in names}, b={name: other.get(name) for name in names})
 
 
-def _of_lines(lines_a: Iterator[Entry], lines_b: Iterator[Entry]) -> Difference | None:
-    while True:
-        a, b = next(lines_a, None), next(lines_b, None)
-        if a is None and b is None:
-            return None
+def _first_difference(lines_a: Iterator[Entry], lines_b: Iterator[Entry]) -> Difference | None:
+    for a, b in itertools.zip_longest(lines_a, lines_b):
         if a is None or b is None:
-            entry = a or b
-            assert entry is not None
-            lines = (a.number if a else None, b.number if b else None)
-            return _at(entry, "decisions", "end", lines, a and a.event, b and b.event)
-        if (found := _of_line(a, b)) is not None:
-            return found
-
-
-def _of_line(a: Entry, b: Entry) -> Difference | None:
-    lines = (a.number, b.number)
-    if a.course != b.course:
-        return _at(a, "facts", "course", lines, a.course, b.course)
-    if a.event != b.event:
-        return _at(a, "decisions", "phase", lines, a.event, b.event)
-    for name in dict.fromkeys((*a.facts, *b.facts)):
-        if name in a.facts and name in b.facts and a.facts[name] != b.facts[name]:
-            return _at(a, "facts", name, lines, a.facts[name], b.facts[name])
-    measured = a.event in (Phase.VALID_END.value, Phase.EPOCH_END.value)
-    if measured and a.body["metrics"] != b.body["metrics"]:
-        then, now = a.body["metrics"], b.body["metrics"]
-        names = [name for name in dict.fromkeys((*then, *now)) if then.get(name) != now.get(name)]
-        return _at(a, "facts", names[0], lines, then.get(names[0]), now.get(names[0]))
-    if a.body.get("error") != b.body.get("error"):
-        return _at(a, "facts", "error", lines, a.body.get("error"), b.body.get("error"))
-    then, now = a.body.get("answers", {}), b.body.get("answers", {})
-    for name in dict.fromkeys((*then, *now)):
-        if then.get(name) != now.get(name):
-            return _at(a, "decisions", name, lines, then.get(name), now.get(name))
-    for name in dict.fromkeys((*a.body, *b.body)):
-        if a.body.get(name) != b.body.get(name):
-            return _at(a, "decisions", name, lines, a.body.get(name), b.body.get(name))
+            ended = Change("decisions", "end", a and a.event, b and b.event)
+            return _difference(a or b, ended, (a.number if a else None, b.number if b else None))
+        if a.event == b.event and a.body == b.body and a.course == b.course and a.facts == b.facts:
+            continue
+        if (change := first_change(_line_parts(a, b))) is not None:
+            return _difference(a, change, (a.number, b.number))
     return None
+
+
+def _line_parts(a: Entry, b: Entry) -> Iterator[Part]:
+    """What is compared of two lines, in order."""
+    yield Part("facts", {"course": a.course}, {"course": b.course})
+    yield Part("decisions", {"phase": a.event}, {"phase": b.event})
+    yield Part("facts", a.facts, b.facts, [name for name in a.facts if name in b.facts])
+    if a.event in MEASURED:
+        yield Part("facts", a.body["metrics"], b.body["metrics"])
+    yield Part("facts", a.body, b.body, ("error",))
+    yield Part("decisions", a.body.get("answers", {}), b.body.get("answers", {}))
+    yield Part("decisions", a.body, b.body)

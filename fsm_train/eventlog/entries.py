@@ -1,7 +1,7 @@
-"""The lines of a log, as a stream: in bounded memory, and never running anything that stands in them.
+"""The lines of a log as a stream, in bounded memory. Nothing in a log is run.
 
-Rules of this file: whatever is wrong is a `LogError` with the number of the line. Only the very end
-may be torn, since that is what a crash leaves behind.
+Rules of this file: every fault is a `LogError` with the number of the line. Only the last line may be cut short,
+as a crash does it.
 """
 
 from __future__ import annotations
@@ -20,58 +20,60 @@ import orjson
 from ..core.phase import Phase
 from ..encoding import Json
 from .errors import LogError
-from .lines import HEADER, HEADER_KEYS, KEYS, ONWARD, PLACES, canonical, digest, is_course, wrong_in_header
+from .lines import HEADER, HEADER_KEYS, KEYS, NEXT_EVENTS, PLACES, canonical, digest, is_course, malformed_key
 from .upcasts import upcast
 
-LONGEST = 16 << 20
-"""So many bytes a line may have: far more than any real one, and little enough to be held."""
+MAX_LINE_BYTES = 16 << 20
+"""The longest line that is read: far longer than a real one, and short enough to be held in memory."""
 
 EVENTS = frozenset({HEADER, *(phase.value for phase in Phase)})
 
 _SETUP = Phase.SETUP.value
 
-AHEAD: Mapping[str, Set[str]] = {
+FOLLOWING: Mapping[str, Set[str]] = {
     HEADER: frozenset({HEADER, _SETUP, Phase.TEARDOWN.value}),
-    **{phase.value: ONWARD[phase] | {HEADER} for phase in Phase},
+    **{phase.value: NEXT_EVENTS[phase] | {HEADER} for phase in Phase},
 }
-"""After each event, those that the next line can have: a header at any time, since a process may be killed."""
+"""By event, the events that the next line can have; always a header too, since a process can be killed anywhere."""
 
 
 class Entry:
-    """A line as it was read: what is in it is checked only as far as its form goes.
+    """A line of a log, split into its parts. Only the form of the parts has been checked.
 
     Attributes:
-        number: of the line in the file, from 1.
-        seq: its number in the log, from 0.
+        number: the number of the line in the file, from 1.
+        seq: the number of the line in the log, from 0.
         event: the phase, or "header".
-        body: what the machine made of it. The rest is what the world said:
-        facts, course: as they stand in the line.
-        bound: keys that are not of the log.
-        counts: whether it is part of the history that counts.
+        digest: the digest of this line and all before it.
+        body: the other keys of the log, without facts and course: what a replay makes again.
+        facts: the measured values, as JSON.
+        course: what happened since the line before, as JSON.
+        bound: the keys that were bound to the logger.
+        counts: whether the line belongs to the history that counts; False if it is superseded.
     """
 
     __slots__ = ("body", "bound", "counts", "course", "digest", "event", "facts", "number", "seq")
 
-    def __init__(self, number: int, found: dict[str, Any]) -> None:
+    def __init__(self, number: int, line: dict[str, Any]) -> None:
         self.number = number
-        self.seq: int = found.pop("seq")
-        self.event: str = found.pop("event")
-        self.digest: str = found.pop("digest")
+        self.seq: int = line.pop("seq")
+        self.event: str = line.pop("event")
+        self.digest: str = line.pop("digest")
         own = HEADER_KEYS if self.event == HEADER else KEYS
         self.bound: Mapping[str, Any] = {}
-        if not found.keys() <= own:
-            self.bound = {name: found.pop(name) for name in found.keys() - own}
+        if not line.keys() <= own:
+            self.bound = {name: line.pop(name) for name in line.keys() - own}
         self.facts: Mapping[str, Json] = {}
         self.course: list[list[Any]] = []
         if self.event != HEADER:
-            self.facts = found.pop("facts", self.facts)
-            self.course = found.pop("course", self.course)
-        self.body = found
+            self.facts = line.pop("facts", self.facts)
+            self.course = line.pop("course", self.course)
+        self.body = line
         self.counts = True
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of the file, with their numbers; the last one may lack its end.
+    """The lines of the file with their numbers, from 1; the last may have no newline.
 
     Raises:
         LogError: a line is too long, or the file cannot be uncompressed.
@@ -79,72 +81,77 @@ def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     number = 0
     try:
-        with _opened(path) as file:
-            while raw := file.readline(LONGEST + 1):
+        with _open(path) as file:
+            while raw := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                if len(raw) > LONGEST:
-                    raise LogError(f"it is longer than {LONGEST >> 20} MiB", path=str(path), line=number)
+                if len(raw) > MAX_LINE_BYTES:
+                    raise LogError(f"it is longer than {MAX_LINE_BYTES >> 20} MiB", path=str(path), line=number)
                 yield number, raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise LogError(f"it cannot be uncompressed: {error}", path=str(path), line=number + 1) from error
 
 
-def _opened(path: Path) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes]:
     if path.suffix == ".gz":
         return cast("IO[bytes]", io.BufferedReader(gzip.open(path), 1 << 16))
     return path.open("rb", buffering=1 << 16)
 
 
 def tail_of(path: Path) -> tuple[int, int, bool]:
-    """How many bytes are whole lines, how many after them are torn, and whether the last whole one lacks its end."""
+    """What is at the end of the file.
+
+    Returns:
+        The number of bytes in whole lines, the number of bytes after them in a line that was cut short, and
+        whether the last whole line has no newline.
+    """
     size, end = 0, b""
     for _, raw in raw_lines(path):
         if raw.endswith(b"\n"):
             size += len(raw)
         else:
             end = raw
-    if end and _parsed(end) is not None:
+    if end and _parse(end) is not None:
         return size + len(end), 0, True
     return size, len(end), False
 
 
-def _parsed(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object in the line, or None."""
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    """The JSON object in the line; None if there is none."""
     try:
-        found = orjson.loads(raw)
+        value = orjson.loads(raw)
     except (orjson.JSONDecodeError, RecursionError):
         return None
-    return found if type(found) is dict else None
+    return value if type(value) is dict else None
 
 
 def entries(path: Path) -> Iterator[Entry]:
-    """All lines of the log, with those that are superseded marked.
+    """All lines of the log; those that are superseded have `counts` False.
 
-    Lines of others, in a file that a logger of theirs writes, are passed over: that none of ours is
-    missing, the sequence numbers tell.
+    Another program's lines in the same file are skipped. The sequence numbers show that no line of the log
+    is missing.
 
     Raises:
-        LogError: something is wrong with a line, or there is no log in the file.
+        LogError: a line is damaged, or there is no log in the file.
         OSError: the file cannot be read.
     """
-    counting = _history(path)
-    all_counts = counting == [(1, math.inf)]
-    checked = Checked(path)
+    parts = _history(path)
+    all_count = parts == [(1, math.inf)]
+    checker = LineChecker(path)
     for number, raw in raw_lines(path):
-        entry = checked.entry(number, raw)
+        entry = checker.check(number, raw)
         if entry is not None:
-            entry.counts = all_counts or any(first <= number and entry.seq <= last for first, last in counting)
+            entry.counts = all_count or any(first <= number and entry.seq <= last for first, last in parts)
             yield entry
-    if checked.last is None:
+    if checker.last is None:
         raise LogError("there is no log in this file", path=str(path))
 
 
 def _history(path: Path) -> list[tuple[int, float]]:
-    """What counts: pairs of the number of a header's line and the last `seq` from there on that counts."""
+    """The parts of the history that counts: the line number of a header, and the last `seq` after it that counts."""
     headers: list[tuple[int, int, int | None]] = []
-    for number, raw in _lines_with(b'"header"', path):
-        if (found := _parsed(raw)) and found.get("event") == HEADER:
-            headers.append((number, found.get("seq", 0), found.get("continues")))
+    for number, raw in _lines_containing(b'"header"', path):
+        if (line := _parse(raw)) and line.get("event") == HEADER:
+            headers.append((number, line.get("seq", 0), line.get("continues")))
     parts: list[tuple[int, float]] = []
     last = math.inf
     for number, seq, continues in reversed(headers):
@@ -157,15 +164,15 @@ def _history(path: Path) -> list[tuple[int, float]]:
     return parts
 
 
-def _lines_with(what: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines in which this stands, with their numbers; all others are only counted, many at a time.
+def _lines_containing(what: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that contain `what`, with their numbers. Blocks of other lines are counted without being split.
 
-    Where the file cannot be read on they end: whoever reads all of it is told.
+    They end where the file cannot be decompressed; `raw_lines` raises the error.
     """
     number = 1
-    with _opened(path) as file, contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error):
+    with _open(path) as file, contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error):
         while block := file.read(1 << 16):
-            block += file.readline(LONGEST)
+            block += file.readline(MAX_LINE_BYTES)
             if what in block:
                 for i, raw in enumerate(block.split(b"\n")):
                     if what in raw:
@@ -173,43 +180,47 @@ def _lines_with(what: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
             number += block.count(b"\n")
 
 
-class Checked:
-    """Lines one after the other, and what has to hold from one to the next."""
+class LineChecker:
+    """Checks the lines of a log one after the other: form, digest, sequence number, and the move from the line before.
+
+    Attributes:
+        path: the path of the log, for errors.
+        last: the last line that was checked; None at the beginning.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
         self.last: Entry | None = None
-        self.torn = False
-        self.resume_at = ""  # where this call of `run` goes on
+        self._resume_at = ""  # where this call of `run` continues
 
-    def entry(self, number: int, raw: bytes) -> Entry | None:
-        """The line, checked; None if it is not of this log, or torn at the very end.
+    def check(self, number: int, raw: bytes) -> Entry | None:
+        """The line; None if another program wrote it, or if it is cut short at the end of the file.
 
         Raises:
-            LogError: with what is wrong.
+            LogError: the line is damaged, or it cannot follow the line before.
         """
-        found = _parsed(raw)
-        if found is None:
+        line = _parse(raw)
+        if line is None:
             if not raw.endswith(b"\n") and self.last is not None:
                 return None
-            raise self._wrong(number, _why_not(raw))
-        if "seq" not in found and "digest" not in found:
+            raise self._error(number, _not_json(raw))
+        if "seq" not in line and "digest" not in line:
             return None
         if (
-            type(found.get("seq")) is not int
-            or type(found.get("digest")) is not str
-            or type(found.get("event")) is not str
-            or found["event"] not in EVENTS
+            type(line.get("seq")) is not int
+            or type(line.get("digest")) is not str
+            or type(line.get("event")) is not str
+            or line["event"] not in EVENTS
         ):
-            raise self._wrong(number, "it has no sequence number, digest or phase as a line of a log has")
-        entry = Entry(number, found)
+            raise self._error(number, "it has no sequence number, digest or phase as a line of a log has")
+        entry = Entry(number, line)
         self._check_place(entry)
         self._check_digest(entry, raw)
         if entry.event == HEADER:
             entry.body = upcast(entry.body, self.path, number)
         self._check_form(entry)
         if entry.event == HEADER:
-            self.resume_at = entry.body["start"].get("resume_at", "")
+            self._resume_at = entry.body["start"].get("resume_at", "")
         self.last = entry
         return entry
 
@@ -219,18 +230,18 @@ class Checked:
             if entry.seq == 0:
                 return
             if last is None:
-                raise self._wrong(entry.number, f"the log begins with line {entry.seq}: what comes before is missing")
+                raise self._error(entry.number, f"the log begins with line {entry.seq}: what comes before is missing")
         if last is None:
-            raise self._wrong(entry.number, "the log has no header: its beginning is missing")
+            raise self._error(entry.number, "the log has no header: its beginning is missing")
         if entry.seq != last.seq + 1:
             what = "a repeat" if entry.seq <= last.seq else "a gap"
-            raise self._wrong(entry.number, f"{what} in the log: line {entry.seq} comes after line {last.seq}")
-        if entry.event not in AHEAD[last.event] and not (last.event == _SETUP and self._resumes_at(entry.event)):
-            raise self._wrong(entry.number, f"the machine cannot go from {last.event} to {entry.event}")
+            raise self._error(entry.number, f"{what} in the log: line {entry.seq} comes after line {last.seq}")
+        if entry.event not in FOLLOWING[last.event] and not (last.event == _SETUP and self._resumes_at(entry.event)):
+            raise self._error(entry.number, f"the machine cannot go from {last.event} to {entry.event}")
 
     def _resumes_at(self, event: str) -> bool:
-        """Whether the place where this training goes on leads to such a line."""
-        return self.resume_at in PLACES and event in ONWARD[PLACES[self.resume_at]]
+        """Whether the place where the training continues leads to such a line."""
+        return self._resume_at in PLACES and event in NEXT_EVENTS[PLACES[self._resume_at]]
 
     def _check_digest(self, entry: Entry, raw: bytes) -> None:
         before = "" if self.last is None else self.last.digest
@@ -238,18 +249,18 @@ class Checked:
         body = raw[:cut] + raw[cut + len(_DIGEST) + len(entry.digest) + 1 :].rstrip(b"\r\n")
         if entry.digest == digest(before, body):
             return
-        # Another logger wrote it, with bindings or in another order; and it may have begun anew in its stream.
+        # Another logger wrote the line, with bound keys or another order; its stream may have begun with other logs.
         own = HEADER_KEYS if entry.event == HEADER else KEYS
         body = canonical({name: value for name, value in orjson.loads(raw).items() if name in own and name != "digest"})
-        anew = entry.event == HEADER and entry.seq == 0
-        if entry.digest == digest(before, body) or (anew and entry.digest == digest("", body)):
+        first = entry.event == HEADER and entry.seq == 0
+        if entry.digest == digest(before, body) or (first and entry.digest == digest("", body)):
             return
-        raise self._wrong(entry.number, "its digest does not fit: this line, or the one before it, was changed")
+        raise self._error(entry.number, "its digest does not fit: this line, or the one before it, was changed")
 
     def _check_form(self, entry: Entry) -> None:
         body = entry.body
         if entry.event == HEADER:
-            wrong = wrong_in_header(body)
+            key = malformed_key(body)
         elif (
             type(entry.facts) is dict
             and type(entry.course) is list
@@ -262,14 +273,12 @@ class Checked:
         else:
             values = {"facts": entry.facts, "course": entry.course, "answers": _NO_ANSWERS, **body}
             mappings = ("facts", "metrics", "hyper", "answers")
-            wrong = next((name for name in mappings if type(values.get(name)) is not dict), "course")
+            key = next((name for name in mappings if type(values.get(name)) is not dict), "course")
             body = values
-        if wrong:
-            raise self._wrong(
-                entry.number, f"its {wrong} is {body.get(wrong)!r:.60}, and not of the form that a log has"
-            )
+        if key:
+            raise self._error(entry.number, f"its {key} is {body.get(key)!r:.60}, and not of the form that a log has")
 
-    def _wrong(self, number: int, what: str) -> LogError:
+    def _error(self, number: int, what: str) -> LogError:
         return LogError(what, path=self.path, line=number)
 
 
@@ -277,7 +286,8 @@ _DIGEST = b',"digest":"'
 _NO_ANSWERS: dict[str, Any] = {}
 
 
-def _why_not(raw: bytes) -> str:
+def _not_json(raw: bytes) -> str:
+    """Why the line is no JSON object."""
     try:
         orjson.loads(raw)
     except (orjson.JSONDecodeError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What can be wrong with a log, in a sentence that names the file and the line."""
+"""The errors of logs. Each message names the file and the line."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from ..core.errors import FsmTrainError
 
 
 class LogError(FsmTrainError):
-    """A log cannot be read, or cannot be used for what was asked.
+    """A log cannot be read, or cannot be used for this purpose.
 
     Attributes:
-        path: the file.
-        line: the number of the line in it, from 1; None if it is about the whole.
+        path: the path of the log; "" if it is unknown.
+        line: the number of the line in the file, from 1; None if the error is about the whole file.
     """
 
     def __init__(self, message: str, *, path: str = "", line: int | None = None) -> None:
@@ -21,13 +21,18 @@ class LogError(FsmTrainError):
 
 
 class OutOfStepError(LogError):
-    """Something else comes next in the log than what is asked for."""
+    """The log has something else next than what is requested.
 
-    def __init__(self, asked: str, found: str, *, path: str = "", line: int | None = None) -> None:
-        super().__init__(f"{asked} would come next, but in the log it is {found}", path=path, line=line)
-        self.asked = asked
-        self.found = found
+    Attributes:
+        requested: what was requested of the recorded training.
+        recorded: what the log has there.
+    """
+
+    def __init__(self, requested: str, recorded: str, *, path: str = "", line: int | None = None) -> None:
+        super().__init__(f"{requested} would come next, but in the log it is {recorded}", path=path, line=line)
+        self.requested = requested
+        self.recorded = recorded
 
 
 class EndOfLogError(OutOfStepError):
-    """The log ends here, and what would have come next is not known."""
+    """The log ends before what is requested."""

@@ -1,6 +1,6 @@
-"""Callbacks made again from what a header says of them.
+"""Callbacks of the library, made from the declarations in a header.
 
-Rule of this file: only factories of the library are called, and only with values that are data.
+Rule of this file: only factories of the library are called, and only with data.
 """
 
 from __future__ import annotations
@@ -18,41 +18,42 @@ from .entries import Entry
 from .errors import LogError
 
 FACTORIES: Mapping[str, Any] = {
-    f"{make.__module__}.{make.__qualname__}": make for make in (getattr(library, name) for name in library.__all__)
+    f"{factory.__module__}.{factory.__qualname__}": factory
+    for factory in (getattr(library, name) for name in library.__all__)
 }
 SCHEDULES: Mapping[str, type] = {
     name: kind for name in schedules.__all__ if attrs.has(kind := getattr(schedules, name)) and isinstance(kind, type)
 }
 
 
-def rebuilt(header: Entry, path: str = "") -> tuple[Callback[Any], ...]:
+def callbacks_from_header(header: Entry, path: str = "") -> tuple[Callback[Any], ...]:
     """The callbacks of a call of `run`, made from its header.
 
     Raises:
-        LogError: one of them is not of the library, or its settings are no data; it is named.
+        LogError: a callback is not of the library, or its settings are not data; the error names it.
     """
-    return tuple(_rebuilt_one(spec, header.number, path) for spec in header.body["callbacks"])
+    return tuple(_callback_from_line(spec, header.number, path) for spec in header.body["callbacks"])
 
 
-def remade(spec: Mapping[str, Json], **changes: object) -> Callback[Any]:
-    """The callback that a header tells of, with some of its settings changed.
+def callback_from_spec(spec: Mapping[str, Json], **changes: object) -> Callback[Any]:
+    """The callback that was logged with these declarations, with some of its settings changed.
 
     Raises:
-        CannotDecodeError: it is not of the library, or its settings are no data.
+        CannotDecodeError: the callback is not of the library, or its settings are not data.
         TypeError, ValueError: the factory refuses the settings.
     """
-    make = FACTORIES.get(spec["factory"])
-    if make is None:
+    factory = FACTORIES.get(spec["factory"])
+    if factory is None:
         raise CannotDecodeError("it is not of the library")
     params = {**{name: decode(value, SCHEDULES) for name, value in spec["params"].items()}, **changes}
-    callback: Callback[Any] = make(**params)
+    callback: Callback[Any] = factory(**params)
     name = decode(spec["name"])
     return callback if callback.name == name else attrs.evolve(callback, name=name)
 
 
-def _rebuilt_one(spec: Any, line: int, path: str) -> Callback[Any]:
+def _callback_from_line(spec: Any, line: int, path: str) -> Callback[Any]:
     try:
-        return remade(spec)
+        return callback_from_spec(spec)
     except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         name = spec.get("name") if isinstance(spec, dict) else spec
         raise LogError(
@@ -62,6 +63,6 @@ def _rebuilt_one(spec: Any, line: int, path: str) -> Callback[Any]:
         ) from error
 
 
-def declared(spec: Mapping[str, Json]) -> tuple[Json, ...]:
-    """What decides when a callback is consulted, and in which order."""
+def declaration_of(spec: Mapping[str, Json]) -> tuple[Json, ...]:
+    """The declarations that decide when a callback is consulted, and in which order."""
     return (spec["name"], spec["at"], spec["needs"], spec["every"], spec["order"])

@@ -1,4 +1,4 @@
-"""A log, read as records: what a person works with in Python."""
+"""Reads a log as records, for use in Python."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from ..core.state import COUNTERS, Counters, Hyper, Plan
 from ..encoding import CannotDecodeError, Json, decode, flags
 from .entries import Entry, entries
 from .errors import LogError
-from .lines import HEADER, hyper_in, numbers_in, plan_in
+from .lines import HEADER, decode_hyper, decode_numbers, decode_plan
 
 
 @attrs.frozen
 class Header:
-    """What a call of `run` began with.
+    """The first line of a call of `run`.
 
     Attributes:
-        number: of the line in the file, from 1.
-        seq: its number in the log, from 0.
+        number: the number of the line in the file, from 1.
+        seq: the number of the line in the log, from 0.
         schema: the version of the format.
-        versions: of the packages that were installed.
+        versions: the versions of the installed packages, by name.
         plan: how long to train.
-        callbacks: what each declared: name, factory, params, at, needs, every, order.
-        phases, facts: those that the log was asked for in addition.
-        start: the control state, as it stands in the log.
-        continues: the `seq` of the line that it goes on from; None if the training began anew.
-        gap: whether the log does not lead to where it goes on from.
-        bound: keys that somebody bound to the logger.
-        superseded: whether it is no part of the history that counts.
-        digest: of this line and all before it.
+        callbacks: the declarations of each callback: name, factory, params, at, needs, every, order.
+        phases, facts: the further phases and facts that were given to `EventLog`.
+        start: the first control state, as JSON.
+        continues: the `seq` of the line after which the training continues; None if it is a new training.
+        gap: whether the log has no line of the state from which the training continues.
+        bound: the keys that were bound to the logger.
+        superseded: whether a later call of `run` replaces this line.
+        digest: the digest of this line and all before it.
     """
 
     number: int
@@ -55,25 +55,24 @@ class Header:
 
 @attrs.frozen
 class Line(Counters):
-    """A look at the training. The counters are those of a `State`.
+    """One phase of a training. The counters are those of a `State`.
 
     Attributes:
-        number: of the line in the file, from 1.
-        seq: its number in the log, from 0.
-        phase: where the machine stood.
-        flags: those that were raised after the answers.
-        facts: what was measured.
-        metrics: of the last epoch or validation.
+        number: the number of the line in the file, from 1.
+        seq: the number of the line in the log, from 0.
+        phase: the phase.
+        flags: the flags after the answers.
+        facts: the measured values, by name.
+        metrics: the metrics of the last epoch or validation.
         hyper: the hyper-parameters after the answers.
-        answers: by callback what it answered, without what it left as it was; memories and commands
-            are as they stand in the log.
-        course: what happened since the line before, as pairs of what and how often: batches by their
-            size, None for the end of the data, "held back", or the name of a signal.
-        reason: why it stops, where it does.
-        error: what went wrong, in a training that failed.
-        bound: keys that somebody bound to the logger.
-        superseded: whether it is no part of the history that counts.
-        digest: of this line and all before it.
+        answers: the answers by callback, without the fields that change nothing; memories and commands are JSON.
+        course: what happened since the line before, as pairs (event, count). An event is a batch as its size, None
+            for the end of the data, "held back" for a step that was not applied, or the name of a signal.
+        reason: why the training stops or was suspended; "" otherwise.
+        error: the error of a training that failed; "" for others.
+        bound: the keys that were bound to the logger.
+        superseded: whether a later call of `run` replaces this line.
+        digest: the digest of this line and all before it.
     """
 
     number: int
@@ -95,17 +94,15 @@ class Line(Counters):
 def read_log(path: str | PathLike[str], *, superseded: bool = False) -> Iterator[Header | Line]:
     """The records of a log, one after the other. Memory does not grow with the log.
 
-    A log holds a `Header` for each call of `run`, and the `Line`s of what happened in it. Where a
-    training was resumed, that is the history that counts: a line which comes after the checkpoint
-    that was resumed from is left out.
+    A log has a `Header` for each call of `run`, followed by its `Line`s. Where a training was resumed from a
+    checkpoint, the lines after that checkpoint are superseded and left out.
 
     Args:
-        path: of the log; one that ends in .gz is uncompressed.
-        superseded: give also what is superseded, marked as such.
+        path: the path of the log; one that ends in .gz is decompressed.
+        superseded: yield the superseded records too; their attribute `superseded` is True.
 
     Raises:
-        LogError: something is wrong with the file, with the number of the line. Only the last line
-            may be cut short, and is left out.
+        LogError: a line is damaged; the error has its number. A last line that was cut short is left out instead.
         OSError: the file cannot be read.
     """
     for entry in entries(Path(path)):
@@ -117,7 +114,7 @@ def record_of(entry: Entry, path: str = "") -> Header | Line:
     """The entry as a record.
 
     Raises:
-        LogError: something in it is not of the form that a log has.
+        LogError: a value does not have the form of a log.
     """
     try:
         return _header(entry) if entry.event == HEADER else _line(entry)
@@ -132,7 +129,7 @@ def _header(entry: Entry) -> Header:
         seq=entry.seq,
         schema=body["schema"],
         versions=dict(body["versions"]),
-        plan=plan_in(body["start"]),
+        plan=decode_plan(body["start"]),
         callbacks=tuple(dict(spec) for spec in body["callbacks"]),
         phases=tuple(body["phases"]),
         facts=tuple(body["facts"]),
@@ -155,9 +152,9 @@ def _line(entry: Entry) -> Line:
         phase=Phase(entry.event),
         **{name: body[name] for name in COUNTERS},
         flags=flags(body["flags"]),
-        facts=numbers_in(entry.facts),
-        metrics=numbers_in(body["metrics"]),
-        hyper=hyper_in(body["hyper"]),
+        facts=decode_numbers(entry.facts),
+        metrics=decode_numbers(body["metrics"]),
+        hyper=decode_hyper(body["hyper"]),
         answers={name: _answer(answer) for name, answer in body.get("answers", {}).items()},
         course=tuple((what, times) for what, times in entry.course),
         reason=decode(body.get("reason", "")),
@@ -169,11 +166,5 @@ def _line(entry: Entry) -> Line:
 
 
 def _answer(answer: dict[str, Any]) -> Mapping[str, Json]:
-    found = dict(answer)
-    if "flags" in found:
-        found["flags"] = flags(found["flags"])
-    if "hyper" in found:
-        found["hyper"] = hyper_in(found["hyper"])
-    if "reason" in found:
-        found["reason"] = decode(found["reason"])
-    return found
+    decoders = {"flags": flags, "hyper": decode_hyper, "reason": decode}
+    return {key: decoders[key](value) if key in decoders else value for key, value in answer.items()}

@@ -1,7 +1,7 @@
-"""A recorded training, as a workload: it says again what the real one said. Torch-free.
+"""A recorded training as a workload: it gives the batches, facts and metrics that are in the log. Torch-free.
 
-Rule of this file: it decides nothing and knows nothing that is not in the log. What is asked of it in
-another order than it was recorded in, or beyond the end of the log, is an error.
+Rule of this file: it decides nothing and knows nothing but the log. A request in another order than the recorded
+one, or beyond the end of the log, is an error.
 """
 
 from __future__ import annotations
@@ -22,27 +22,37 @@ from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
 from .entries import Entry, entries
 from .errors import EndOfLogError, LogError, OutOfStepError
-from .lines import EVENT, HEADER, HELD_BACK, hyper_in, numbers_in, plan_in, state_in
-
-_MEASURED = frozenset({Phase.EPOCH_END.value, Phase.VALID_END.value})
+from .lines import (
+    EVENT,
+    HEADER,
+    HELD_BACK,
+    MEASURED,
+    decode_hyper,
+    decode_numbers,
+    decode_plan,
+    decode_state,
+    is_new_training,
+)
 
 _END = object()
 
 
 class Recorded(Workload):
-    """Says again what a training said that was logged.
+    """A workload that gives what a logged training measured.
 
     >>> from fsm_train import Recorded, run
     >>> final = run(Recorded("run.jsonl").start(), callbacks)  # doctest: +SKIP
 
-    A log can hold several calls of `run`, after suspensions and extensions: `start` gives the state
-    with which the next of them began.
+    A log can hold several calls of `run`, after suspensions and extensions. `start` gives the first state of the
+    next one.
 
     Args:
         log: the path of a log, or the `Entry`s of one.
 
     Attributes:
-        header: what the call of `run` under way began with, as it stands in the log.
+        path: the path of the log; "" if entries were given.
+        header: the header of the current call of `run`; before the first `start`, that of the first call.
+        out_of_step: whether something was requested that the log does not have there.
     """
 
     def __init__(self, log: str | PathLike[str] | Iterator[Entry]) -> None:
@@ -53,131 +63,132 @@ class Recorded(Workload):
             self.path = ""
         self.interrupt: str | None = None
         self._entries = log
-        self._coming: Entry | None = next(log, None)  # read last, and not taken in yet
-        if self._coming is None or self._coming.event != HEADER:
+        self._lookahead: Entry | None = next(log, None)  # the entry after those in `_lines`
+        if self._lookahead is None or self._lookahead.event != HEADER:
             raise LogError("a recorded training begins with a header, and there is none", path=self.path)
-        self.header: Entry = self._coming
-        self.asked_beyond = False  # whether something was asked that the log does not know
-        self._lines: deque[tuple[int, Entry]] = deque()  # taken in, and not passed; with the runs that lead there
-        self._course: deque[list[Any]] = deque()  # what will happen: [what, times]
-        self._noted = self._passed = 0  # runs of the course: taken in, and over
-        self._hyper: Mapping[str, Hyper] = self._decoded(hyper_in, self.header.body["start"].get("hyper"), self.header)
-        self._ended_at = self.header.number
+        self.header: Entry = self._lookahead
+        self.out_of_step = False
+        self._lines: deque[tuple[int, Entry]] = deque()  # read and not passed; with the number of items before each
+        self._course: deque[list[Any]] = deque()  # the items that are read and not over: [what, count]
+        self._items_read = self._items_over = 0  # the number of items of the course
+        self._hyper: Mapping[str, Hyper] = self._decode(
+            decode_hyper, self.header.body["start"].get("hyper"), self.header
+        )
+        self._last_number = self.header.number  # of the last line that was read
 
     # ------------------------------------------------------------------------ the calls of run
 
     def start(self, last: State | None = None, memories: Mapping[str, Mapping[str, type]] | None = None) -> State:
-        """The state with which the next recorded call of `run` began, with this workload on it.
+        """The first state of the next recorded call of `run`, with this workload.
 
         Args:
-            last: how the call before it ended, in this replay; its memories are taken over as far
-                as they are those in the log.
-            memories: by callback, the classes that records in its memory are of.
+            last: the last state of the call before; its memories are kept, where the log has one of that callback.
+            memories: by callback, the classes of the records in its memory.
 
         Raises:
-            LogError: there is no further call of `run`, or its header is not what it should be.
+            LogError: there is no further call of `run`, or its header does not have the form of a log.
         """
         header = self.next_header
         if header is None:
             raise LogError("there is no further call of run in this log", path=self.path)
         self.header = header
-        self.asked_beyond = False
+        self.out_of_step = False
         self._lines.clear()
         self._course.clear()
-        self._noted = self._passed = 0
-        self._ended_at = header.number
-        self._coming = next(self._entries, None)
+        self._items_read = self._items_over = 0
+        self._last_number = header.number
+        self._lookahead = next(self._entries, None)
         try:
             return self._state(header.body["start"], last, memories or {})
         except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise self._wrong(f"its start cannot be made again: {error}", header.number) from error
+            raise self._error(f"its start cannot be made again: {error}", header.number) from error
 
     def _state(self, start: Mapping[str, Any], last: State | None, memories: Mapping[str, Mapping[str, type]]) -> State:
-        blank = State(Phase.READY, plan_in(start), has_valid=start["has_valid"], fetched=start["fetched"])
-        state = state_in(start, Phase.READY, blank)
+        blank = State(Phase.READY, decode_plan(start), has_valid=start["has_valid"], fetched=start["fetched"])
+        state = decode_state(start, Phase.READY, blank)
         self._hyper = state.hyper
-        begins_anew = state.iteration == 0 and state.epoch == 0 and state.resume_at is None
+        is_new = is_new_training(state)
         known = {} if last is None else last.memory
         memory = {
             name: known[name] if name in known else decode(value, memories.get(name))
             for name, value in start["memory"].items()
-            if not begins_anew and (name in known or name in memories)
+            if not is_new and (name in known or name in memories)
         }
         return attrs.evolve(
             state,
-            history=tuple(numbers_in(metrics) for metrics in start["history"]),
+            history=tuple(decode_numbers(metrics) for metrics in start["history"]),
             memory=FrozenMap(memory),
             workload=self,
         )
 
     @property
     def next_header(self) -> Entry | None:
-        """The header of the next call of `run`, if there is one; what is left of this call is passed over."""
-        while self._coming is not None and self._coming.event != HEADER:
-            self._coming = next(self._entries, None)
-        return self._coming
+        """The header of the next call of `run`; None if there is none. Skips the rest of the current call."""
+        while self._lookahead is not None and self._lookahead.event != HEADER:
+            self._lookahead = next(self._entries, None)
+        return self._lookahead
 
     # ------------------------------------------------------------------------ where in the log
 
-    def _take_in(self) -> bool:
-        """Take in the next line of this call of `run`; False at the end of it."""
-        entry = self._coming
+    def _read_line(self) -> bool:
+        """Read the next line of this call of `run`; False at its end."""
+        entry = self._lookahead
         if entry is None or entry.event == HEADER:
             return False
-        self._coming = next(self._entries, None)
-        self._ended_at = entry.number
-        for run in entry.course:
-            self._course.append(list(run))
-        self._noted += len(entry.course)
-        if entry.event in _MEASURED and not entry.body.get("error"):
+        self._lookahead = next(self._entries, None)
+        self._last_number = entry.number
+        self._course.extend(map(list, entry.course))
+        self._items_read += len(entry.course)
+        if entry.event in MEASURED and not entry.body.get("error"):
             self._course.append([entry, 1])
-            self._noted += 1
-        self._lines.append((self._noted, entry))
+            self._items_read += 1
+        self._lines.append((self._items_read, entry))
         return True
 
-    def _next(self) -> Any:
-        """What happens next, without letting it happen."""
+    def _peek(self) -> Any:
+        """The next item of the course, which stays there."""
         while not self._course:
-            if not self._take_in():
+            if not self._read_line():
                 return _END
         return self._course[0][0]
 
-    def _happens(self) -> None:
-        """It happens. If a signal comes right after it, it is there now."""
-        run = self._course[0]
-        run[1] -= 1
-        if run[1] == 0:
+    def _advance(self) -> None:
+        """Go past one occurrence of the next item, and past a signal right after it."""
+        item = self._course[0]
+        item[1] -= 1
+        if item[1] == 0:
             self._course.popleft()
-            self._passed += 1
-            self._interrupted()
+            self._items_over += 1
+            self._take_signal()
 
-    def _interrupted(self) -> None:
-        following = self._next()
-        if type(following) is str and following != HELD_BACK:
-            self.interrupt = following
+    def _take_signal(self) -> None:
+        """Set `interrupt` if the next item is a signal."""
+        item = self._peek()
+        if type(item) is str and item != HELD_BACK:
+            self.interrupt = item
             self._course.popleft()
-            self._passed += 1
+            self._items_over += 1
 
-    def upcoming(self) -> Entry | None:
-        """The next line that tells of a look; None at the end of this call of `run`."""
-        return self._lines[0][1] if self._lines or self._take_in() else None
+    def next_line(self) -> Entry | None:
+        """The next line that was not passed; None at the end of this call of `run`."""
+        return self._lines[0][1] if self._lines or self._read_line() else None
 
-    def reached(self) -> bool:
-        """Whether all that leads to the next line has happened."""
-        return bool(self._lines or self._take_in()) and self._lines[0][0] <= self._passed
+    def at_next_line(self) -> bool:
+        """Whether the course up to the next line is over."""
+        return bool(self._lines or self._read_line()) and self._lines[0][0] <= self._items_over
 
     def pass_line(self) -> None:
-        """The look that the next line tells of is over."""
+        """Go past the next line."""
         self._lines.popleft()
 
     def line_at(self, state: State) -> Entry | None:
-        """The line that tells of the look at this state, if it has one. Lines before it are passed."""
+        """The line of this state; None if it has none. Lines before it are passed."""
         before, event = 0, EVENT[state.phase]
-        while before < len(self._lines) or self._take_in():
+        while before < len(self._lines) or self._read_line():
             needed, entry = self._lines[before]
-            if needed > self._passed:
+            if needed > self._items_over:
                 return None
-            if entry.event == event and _is_there(entry.body, state):
+            if entry.event == event and _is_line_of(entry.body, state):
                 for _ in range(before):
                     self._lines.popleft()
                 return entry
@@ -209,45 +220,45 @@ class Recorded(Workload):
 
     def carry_out(self, command: Command, state: State) -> None:
         if command.changes_hyper and (entry := self.line_at(state)) is not None:
-            self._hyper = self._decoded(hyper_in, entry.body["hyper"], entry)
+            self._hyper = self._decode(decode_hyper, entry.body["hyper"], entry)
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
-        """All facts of this look that were recorded, whoever asked for them then."""
+        """All facts in the line of this state, also those that are not in `names`."""
         entry = None if state.phase in FINAL else self.line_at(state)  # nothing is measured at the end
-        facts: Mapping[str, float] = {} if entry is None else self._decoded(numbers_in, entry.facts, entry)
+        facts: Mapping[str, float] = {} if entry is None else self._decode(decode_numbers, entry.facts, entry)
         return facts
 
     def prepare(self, state: State) -> None:
         self._hyper = {**self._hyper, **state.hyper}
-        self._interrupted()
+        self._take_signal()
 
     def fetch(self) -> int | None:
-        size = self._next()
+        size = self._peek()
         if size is not None and type(size) is not int:
             raise self._unexpected("a batch", size)
-        self._happens()
+        self._advance()
         return size
 
     fetch_valid = fetch
 
     def step(self) -> bool:
-        if self._next() == HELD_BACK:
-            self._happens()
+        if self._peek() == HELD_BACK:
+            self._advance()
             return False
         return True
 
     def measure(self, state: State) -> Mapping[str, float]:
-        entry = self._next()
+        entry = self._peek()
         if type(entry) is not Entry:
             raise self._unexpected("the metrics", entry)
-        measured: Mapping[str, float] = self._decoded(numbers_in, entry.body["metrics"], entry)
-        self._happens()
+        measured: Mapping[str, float] = self._decode(decode_numbers, entry.body["metrics"], entry)
+        self._advance()
         return measured
 
     measure_valid = measure
 
     def finish(self, state: State) -> None:
-        self.interrupt = None  # one that was recorded is never one for the process that replays it
+        self.interrupt = None  # a recorded signal is none for this process
 
     def snapshot(self) -> object:
         raise LogError("a recorded training cannot be put back: read the log again", path=self.path)
@@ -256,10 +267,10 @@ class Recorded(Workload):
         raise LogError("a recorded training cannot be put back: read the log again", path=self.path)
 
     def reposition(self, state: State) -> None:
-        """It is where the log is."""
+        """Nothing to do: the log is where it was."""
 
     def open(self, state: State) -> None:
-        """Nothing to do: what is fetched is in the log. So with the following."""
+        """Nothing to do, as in the methods below: the results are in the log."""
 
     def forward(self) -> None: ...
     def loss(self) -> None: ...
@@ -272,25 +283,25 @@ class Recorded(Workload):
 
     # ------------------------------------------------------------------------------- errors
 
-    def _decoded(self, how: Any, value: Any, entry: Entry) -> Any:
+    def _decode(self, function: Any, value: Any, entry: Entry) -> Any:
         try:
-            return how(value)
+            return function(value)
         except (CannotDecodeError, AttributeError) as error:
-            raise self._wrong(str(error), entry.number) from error
+            raise self._error(str(error), entry.number) from error
 
-    def _unexpected(self, asked: str, found: Any) -> LogError:
-        self.asked_beyond = True
-        if found is _END:
-            return EndOfLogError(asked, "the end of the log", path=self.path, line=self._ended_at)
-        what = f"the metrics of {found.event}" if type(found) is Entry else _said(found)
-        return OutOfStepError(asked, what, path=self.path, line=self._ended_at)
+    def _unexpected(self, requested: str, item: Any) -> LogError:
+        self.out_of_step = True
+        if item is _END:
+            return EndOfLogError(requested, "the end of the log", path=self.path, line=self._last_number)
+        recorded = f"the metrics of {item.event}" if type(item) is Entry else _describe(item)
+        return OutOfStepError(requested, recorded, path=self.path, line=self._last_number)
 
-    def _wrong(self, what: str, line: int) -> LogError:
+    def _error(self, what: str, line: int) -> LogError:
         return LogError(what, path=self.path, line=line)
 
 
-def _is_there(body: Mapping[str, Any], state: State) -> bool:
-    """Whether the line tells of the look at this state."""
+def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
+    """Whether the line has the counters of this state."""
     return (
         body.get("iteration") == state.iteration
         and body.get("epoch") == state.epoch
@@ -299,7 +310,7 @@ def _is_there(body: Mapping[str, Any], state: State) -> bool:
     )
 
 
-def _said(what: object) -> str:
-    if what is None:
+def _describe(item: object) -> str:
+    if item is None:
         return "the end of the data"
-    return f"a batch of {what}" if isinstance(what, int) else f"{what!r:.60}"
+    return f"a batch of {item}" if isinstance(item, int) else f"{item!r:.60}"

@@ -1,46 +1,44 @@
-"""Deciding everything again from what was recorded, and finding the first decision that differs.
+"""Make the recorded decisions again, and find the first that differs.
 
-Rule of this file: a replay is a run. The interpreter is the same code, on a workload that says again what
-the real one said; here only the lines that it would have written are compared with those that are there.
+Rule of this file: it compares lines and decides nothing. A replay is a run on the recorded world (`rerun.py`);
+the one decision outside of a run, at TEARDOWN of a training that failed, is made in `failure.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from os import PathLike, fspath
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 import attrs
-import orjson
 
 from ..core.callback import Callback, memory_classes
-from ..core.errors import CallbackError, ConflictError
-from ..core.merge import consult, decide
-from ..core.phase import Flag, Phase
+from ..core.errors import CallbackError
+from ..core.phase import Phase
 from ..core.state import COUNTERS, State
 from ..core.transition import Transition
-from ..core.values import Facts
-from ..encoding import CannotDecodeError, Json
-from ..interpreter import iterate
-from ..sinks.base import Recorder
+from ..encoding import Json
 from .entries import Entry
-from .errors import EndOfLogError, LogError, OutOfStepError
-from .from_header import declared, rebuilt
-from .lines import ALWAYS, EVENT, Said, callback_of, line_of, numbers_in, start_of, state_in
+from .errors import EndOfLogError, OutOfStepError
+from .failure import decide_at_teardown
+from .from_header import callbacks_from_header, declaration_of
+from .line_difference import Change, Part, first_change, format_json, format_place, place_of
+from .lines import ALWAYS, EVENT, AnswerCache, callback_of, line_of, logged_phases, start_of
 from .recorded import Recorded
+from .rerun import Rerun
 
 
 @attrs.frozen
 class Divergence:
-    """The first place where something else would have been decided.
+    """The first difference between a log and its replay.
 
     Attributes:
-        line: of the file, from 1.
-        phase: where the machine stood, in the log.
-        epoch, batch, iteration, step: the counters there.
-        callback: whose answer differs; "" if it is something else that does.
-        what: what differs: "answer", "phase", or the name of a field.
-        recorded, decided: as it stands in the log, and as it is decided now.
+        line: the number of the line in the file, from 1.
+        phase: the phase of that line.
+        epoch, batch, iteration, step: its counters.
+        callback: the callback whose answer or memory differs; "" if something else differs.
+        what: what differs: "answer", "memory", "phase", "course", "gap", or the name of a field.
+        recorded, decided: the value in the log, and the value in the replay.
     """
 
     line: int
@@ -56,19 +54,19 @@ class Divergence:
 
     def __str__(self) -> str:
         who = f", callback {self.callback!r}" if self.callback else f", {self.what}"
-        where = f"line {self.line}, {self.phase} (epoch {self.epoch}, batch {self.batch}, step {self.step})"
-        return f"{where}{who}: recorded {said(self.recorded)}, decided {said(self.decided)}"
+        what = f"recorded {format_json(self.recorded)}, decided {format_json(self.decided)}"
+        return f"line {self.line}, {format_place(self.phase, self.epoch, self.batch, self.step)}{who}: {what}"
 
 
 @attrs.frozen
 class Replayed:
-    """What came of a replay.
+    """The result of a replay.
 
     Attributes:
-        ok: whether everything was decided as it was recorded.
+        ok: whether every decision agrees with the log.
         state: the last state that agrees with the log.
-        divergence: the first that does not, if there is one.
-        lines: so many lines agree.
+        divergence: the first difference; None if there is none.
+        lines: the number of lines that agree.
     """
 
     ok: bool
@@ -78,12 +76,12 @@ class Replayed:
 
 
 def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None = None) -> Replayed:
-    """Decide everything again from the recorded facts, without the model.
+    """Make every decision again from the recorded facts, without the model.
 
     Args:
-        log: the path of a log, also of a compressed one (.gz).
-        callbacks: those of the training. If none are given, they are made from the header, as far
-            as they are of the library.
+        log: the path of a log; one that ends in .gz is decompressed.
+        callbacks: the callbacks of the training. None makes them from the header, which works for callbacks
+            of the library.
 
     Raises:
         LogError: the log cannot be read, or its callbacks cannot be made from it.
@@ -95,202 +93,158 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
     last: State | None = None
     lines = 0
     while (header := recorded.next_header) is not None:
-        used = rebuilt(header, path) if given is None else given
+        used = callbacks_from_header(header, path) if given is None else given
         state = recorded.start(last, {callback.name: memory_classes(callback) for callback in used})
-        if (elsewhere := _elsewhere(last, header)) is not None:
-            return Replayed(False, cast("State", last), elsewhere, lines)
-        call = _Call(recorded, used)
-        call.run(state)
+        if last is not None and (change := _changed_between_calls(last, header)) is not None:
+            return Replayed(False, last, _divergence(header, change), lines)
+        call = _Replay(recorded, state, used)
+        divergence = call.first_divergence()
         lines += call.lines
-        last = call.last or attrs.evolve(state, workload=None)
-        if call.divergence is not None:
-            return Replayed(False, last, call.divergence, lines)
+        last = call.last
+        if divergence is not None:
+            return Replayed(False, last, divergence, lines)
     return Replayed(True, cast("State", last), None, lines)
 
 
-def _elsewhere(last: State | None, header: Entry) -> Divergence | None:
-    """Where a training goes on from another state than the log led to."""
-    if last is None:
-        return None
-    then, now = header.body["start"], start_of(last)
+def _changed_between_calls(last: State, header: Entry) -> Change | None:
+    """What differs between the last state of one call of `run` and the start of the next."""
     if header.body.get("gap"):
-        return divergence(header, "", "gap", "the log does not lead to where this call goes on", None)
-    for name in (*COUNTERS, "hyper", "metrics", "history"):
-        if then.get(name) != now[name]:
-            return divergence(header, "", name, then.get(name), now[name])
-    for name, memory in now["memory"].items():
-        if name in then["memory"] and then["memory"][name] != memory:
-            return divergence(header, name, "memory", then["memory"][name], memory)
-    return None
-
-
-def divergence(entry: Entry, callback: str, what: str, recorded: Json, decided: Json) -> Divergence:
-    """A divergence at this line."""
-    body = entry.body.get("start", entry.body)
-    return Divergence(
-        entry.number,
-        entry.event,
-        **{name: body.get(name, 0) for name in ("epoch", "batch", "iteration", "step")},
-        callback=callback,
-        what=what,
-        recorded=recorded,
-        decided=decided,
+        return Change("", "gap", "the log does not lead to where this call goes on", None)
+    recorded, decided = header.body["start"], start_of(last)
+    both = [name for name in decided["memory"] if name in recorded["memory"]]
+    return first_change(
+        (
+            Part("", recorded, decided, (*COUNTERS, "hyper", "metrics", "history")),
+            Part("memory", recorded["memory"], decided["memory"], both),
+        )
     )
 
 
-def said(value: Json) -> str:
-    """A value from a log, for a person."""
-    if value is None:
-        return "nothing"
-    return value if isinstance(value, str) else orjson.dumps(value).decode()
+def _divergence(entry: Entry, change: Change) -> Divergence:
+    """The divergence at this line. A change in a part with a name is one of a callback."""
+    return Divergence(
+        entry.number,
+        **place_of(entry),
+        callback=change.key if change.part else "",
+        what=change.part or change.key,
+        recorded=change.a,
+        decided=change.b,
+    )
 
 
-class _Call(Recorder):
-    """One call of `run`, replayed: watches, and compares each look with its line."""
+class _Replay(Rerun):
+    """Compares each state with the next line.
 
-    def __init__(self, recorded: Recorded, callbacks: tuple[Callback[Any], ...]) -> None:
-        header = recorded.header.body
-        self.recorded = recorded
-        self.callbacks = callbacks
-        self.divergence: Divergence | None = None
-        self.trouble: LogError | None = None
-        self.failed: Entry | None = None  # the line of a training that failed, where none can be decided
-        self.over = False  # whether nothing is compared any more
-        self.last: State | None = None
-        self.unrecorded: State | None = None
+    Attributes:
+        lines: the number of lines that agree.
+    """
+
+    def __init__(self, recorded: Recorded, start: State, callbacks: tuple[Callback[Any], ...]) -> None:
+        header = recorded.header
+        decided = sorted(map(repr, (declaration_of(callback_of(callback)) for callback in callbacks)))
+        logged = sorted(map(repr, map(declaration_of, header.body["callbacks"])))
+        # With other declarations, a state at which no callback answers may lack a line.
+        self._exact = decided == logged
+        at = (*ALWAYS, *map(Phase, header.body["phases"])) if self._exact else logged_phases(header.body)
+        super().__init__(recorded, start, at)
+        self.needs = frozenset(header.body["facts"])
         self.lines = 0
-        self.said = Said()
-        now = sorted(map(repr, (declared(callback_of(callback)) for callback in callbacks)))
-        then = sorted(map(repr, (declared(spec) for spec in header["callbacks"])))
-        self.exact = now == then  # the same looks must have lines; otherwise those without a word may lack one
-        phases = {Phase(name) for name in header["phases"]}
-        if not self.exact:
-            phases |= {Phase(name) for spec in header["callbacks"] for name in spec["at"]}
-        self.at = tuple(dict.fromkeys((*ALWAYS, *phases)))
-        self.needs = frozenset(header["facts"])
+        self._callbacks = callbacks
+        self._divergence: Divergence | None = None
+        self._failure: Entry | None = None  # the next line, if the training failed before it
+        self._unlogged: State | None = None  # the last state, if the training may have failed while it was logged
+        self._cache = AnswerCache()
 
-    def run(self, state: State) -> None:
-        """Go through this call of `run`, to its end or to where it differs.
+    def first_divergence(self) -> Divergence | None:
+        """Replay this call of `run`, to its end or to where it differs.
 
         Raises:
-            LogError: the log turned out to be unreadable.
+            LogError: the log cannot be read.
         """
-        error: Exception | None = None
-        try:
-            for now in iterate(state, self.callbacks, sinks=[self], at=self.at):
-                if self.over:
-                    break
-                if now.workload is not None:  # the last one
-                    self.last = attrs.evolve(now, workload=None)
-        except (OutOfStepError, CallbackError, ConflictError) as raised:
-            error = raised
-        except LogError as unreadable:
-            getattr(unreadable, "__notes__", []).clear()  # they tell of a model that is not there
-            raise
-        if self.trouble is not None:
-            raise self.trouble
-        if self.divergence is not None:
-            if isinstance(error, CallbackError):
-                self.divergence = self._raised(error)
-            return
-        if self.failed is None:
-            self._check_end(error)
-        if self.failed is not None:
-            self._check_failure(self.failed)
+        error = self.rerun(self._callbacks)
+        if self._divergence is not None:
+            return self._divergence_by(error) if isinstance(error, CallbackError) else self._divergence
+        if self._failure is None:
+            entry = self.recorded.next_line()
+            if entry is None or not entry.body.get("error") or _is_out_of_step(error):
+                return self._difference_at_end(entry, error)
+            self._failure = entry
+        return self._difference_at_failure(self._failure)
 
-    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
-        if self.over or self.recorded.asked_beyond:
-            return
-        try:
-            self._compare(state, answers)
-        except LogError as error:
-            self.trouble, self.over = error, True
-
-    def _compare(self, state: State, answers: Mapping[str, Transition]) -> None:
-        entry = self.recorded.upcoming()
+    def compare(self, state: State, answers: Mapping[str, Transition]) -> None:
+        entry = self.recorded.next_line()
         if entry is None:
-            self.over = True  # the log ends here
+            self.finished = True  # the log ends here
             return
-        ours = line_of(state, answers, self.said)
-        if entry.body == ours and entry.event == EVENT[state.phase] and self.recorded.reached():
+        line = line_of(state, answers, self._cache)
+        if entry.body == line and entry.event == EVENT[state.phase] and self.recorded.at_next_line():
             self.recorded.pass_line()
             self.last = state
             self.lines += 1
             return
-        if not self.exact and not answers and state.phase not in ALWAYS and self.recorded.line_at(state) is None:
+        if not self._exact and not answers and state.phase not in ALWAYS and self.recorded.line_at(state) is None:
             return
-        self.over = True
+        self.finished = True
         if entry.body.get("error") and not state.error:
-            self.failed = entry
-            if all(entry.body.get(name) == ours[name] for name in COUNTERS):
-                self.unrecorded = state  # a command of this very look may have failed, after it was decided
+            self._failure = entry
+            if all(entry.body.get(name) == line[name] for name in COUNTERS):
+                self._unlogged = state  # a command of this state may have failed, after it was decided
         else:
-            self.divergence = self._difference(entry, state, ours)
+            self._divergence = self._difference(entry, EVENT[state.phase], line)
 
-    def _difference(self, entry: Entry, state: State, ours: dict[str, Json]) -> Divergence:
-        then, now = entry.body.get("answers", {}), ours.get("answers", {})
-        if entry.event != state.phase.value:
-            if now and not self.exact:  # where nobody looked, somebody would have had something to say
-                name = next(iter(now))
-                return divergence(entry, name, "answer", None, now[name])
-            return divergence(entry, "", "phase", entry.event, state.phase.value)
-        order = [callback.name for callback in self.callbacks]
-        for name in sorted({*then, *now}, key=lambda name: order.index(name) if name in order else -1):
-            if then.get(name) != now.get(name):
-                return divergence(entry, name, "answer", then.get(name), now.get(name))
-        for name in dict.fromkeys((*ours, *entry.body)):
-            if entry.body.get(name) != ours.get(name):
-                return divergence(entry, "", name, entry.body.get(name), ours.get(name))
-        return divergence(entry, "", "course", entry.course, "less of it")
+    def _difference(self, entry: Entry, event: str, line: dict[str, Json]) -> Divergence:
+        """The first difference between a line of the log and the line of the replay at `event`."""
+        recorded, decided = entry.body.get("answers", {}), line.get("answers", {})
+        if entry.event != event and decided and not self._exact:  # a callback answers where none was consulted
+            name = next(iter(decided))
+            return _divergence(entry, Change("answer", name, None, decided[name]))
+        names = [callback.name for callback in self._callbacks]
+        change = first_change(
+            (
+                Part("", {"phase": entry.event}, {"phase": event}),
+                Part("answer", recorded, decided, (*(name for name in recorded if name not in names), *names)),
+                Part("", entry.body, line, dict.fromkeys((*line, *entry.body))),
+            )
+        )
+        return _divergence(entry, change or Change("", "course", entry.course, "less of it"))
 
-    def _raised(self, error: CallbackError) -> Divergence:
-        """The divergence that a callback made by raising."""
-        entry = self.recorded.upcoming()
+    def _divergence_by(self, error: CallbackError) -> Divergence:
+        """The divergence that a callback makes because it raises."""
+        entry = self.recorded.next_line()
         assert entry is not None
-        then = entry.body.get("answers", {}).get(error.callback) if entry.event == error.phase.value else None
-        return divergence(entry, error.callback, "answer", then, f"raised: {error.__cause__ or error}")
+        recorded = entry.body.get("answers", {}).get(error.callback) if entry.event == error.phase.value else None
+        return _divergence(entry, Change("answer", error.callback, recorded, f"raised: {error.__cause__ or error}"))
 
-    def _check_end(self, error: Exception | None) -> None:
-        """Whether the log ends where the replay does."""
-        entry = self.recorded.upcoming()
-        if isinstance(error, OutOfStepError) and not isinstance(error, EndOfLogError):
-            self.divergence = divergence(entry or self.recorded.header, "", "course", error.found, error.asked)
-        elif entry is not None and entry.body.get("error"):
-            self.failed = entry
-        elif entry is not None:
-            asked = error.asked if isinstance(error, EndOfLogError) else "the end"
-            self.divergence = divergence(entry, "", "phase", entry.event, asked)
+    def _difference_at_end(self, entry: Entry | None, error: Exception | None) -> Divergence | None:
+        """The divergence if the log and the replay do not end at the same line."""
+        if _is_out_of_step(error):
+            change = Change("", "course", error.recorded, error.requested)
+            return _divergence(entry or self.recorded.header, change)
+        if entry is None:
+            return None
+        decided = error.requested if isinstance(error, EndOfLogError) else "the end"
+        return _divergence(entry, Change("", "phase", entry.event, decided))
 
-    def _check_failure(self, entry: Entry) -> None:
-        """What was decided at the TEARDOWN of a training that failed.
+    def _difference_at_failure(self, entry: Entry) -> Divergence | None:
+        """The divergence at the line after which the training failed.
 
-        Where a training fails is a fact; that a callback failed is none, and would have come again.
+        That the model or the data failed is a fact. That a callback failed is a decision, and the replay made
+        another one.
         """
         error = entry.body["error"]
         if str(error).startswith(("CallbackError: ", "ConflictError: ")):
-            self.divergence = divergence(entry, "", "error", error, None)
-            return
-        if entry.event != Phase.TEARDOWN.value or self.last is None:
-            return
-        for last in (self.last, self.unrecorded):
-            if last is not None:
-                decided, ours = self._decided_at_teardown(entry, last)
-                if ours == entry.body:
-                    self.last = decided
-                    self.lines += 1
-                    return
-        self.divergence = self._difference(entry, decided, ours)
+            return _divergence(entry, Change("", "error", error, None))
+        if entry.event != Phase.TEARDOWN.value or not self.lines:
+            return None
+        for before in filter(None, (self.last, self._unlogged)):
+            decided, line = decide_at_teardown(entry, before, self._callbacks, self.recorded.path)
+            if line == entry.body:
+                self.last = decided
+                self.lines += 1
+                return None
+        return self._difference(entry, EVENT[Phase.TEARDOWN], line)
 
-    def _decided_at_teardown(self, entry: Entry, last: State) -> tuple[State, dict[str, Json]]:
-        """What is decided at the TEARDOWN of this line, when `last` was the last state before; and that as a line."""
-        try:
-            then = state_in(entry.body, Phase.TEARDOWN, last)
-            facts = Facts({"batch_size": last.fetched, **numbers_in(entry.facts)})
-        except (CannotDecodeError, KeyError) as error:
-            raise LogError(str(error), path=self.recorded.path, line=entry.number) from error
-        state = attrs.evolve(
-            then, flags=Flag.NONE, facts=facts, hyper=last.hyper, metrics=last.metrics, reason=then.error
-        )
-        answers = consult([c for c in self.callbacks if Phase.TEARDOWN in c.at], state)
-        decided, _ = decide(state, answers, {callback.name: i for i, callback in enumerate(self.callbacks)})
-        return decided, line_of(decided, {callback.name: answer for callback, answer in answers})
+
+def _is_out_of_step(error: Exception | None) -> TypeGuard[OutOfStepError]:
+    """Whether the log has something else next, and has not ended."""
+    return isinstance(error, OutOfStepError) and not isinstance(error, EndOfLogError)

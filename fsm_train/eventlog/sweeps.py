@@ -1,4 +1,4 @@
-"""What if, for many settings at once."""
+"""A what-if for each of many settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .counterfactual import Callback, WhatIf, what_if
 
 @attrs.frozen
 class Sweep:
-    """What would have come of a training with each of several settings. Printed, it is a table.
+    """The what-ifs of several settings. Printed, it is a table.
 
     Attributes:
-        rows: each setting, and what would have come of it.
+        rows: pairs of a setting (values by name) and its what-if.
     """
 
     rows: tuple[tuple[Mapping[str, object], WhatIf], ...]
@@ -39,7 +39,7 @@ class Sweep:
 
 
 def sweep(log: str | PathLike[str], factory: Callable[..., Callback], **ranges: Iterable[object]) -> Sweep:
-    """Ask a log what would have come of each combination of settings of a callback.
+    """What would have become of a recorded training with each combination of settings of a callback.
 
     >>> from fsm_train import sweep
     >>> from fsm_train.callbacks import early_stopping
@@ -47,8 +47,8 @@ def sweep(log: str | PathLike[str], factory: Callable[..., Callback], **ranges: 
 
     Args:
         log: the path of a log.
-        factory: makes the callback; what is not in `ranges` has its default (see functools.partial).
-        **ranges: by setting, the values to try.
+        factory: makes the callback. For other settings than those in `ranges`, use functools.partial.
+        **ranges: the values of each setting.
 
     Raises:
         LogError: the log cannot be read.

@@ -1,7 +1,7 @@
-"""Logs of older versions: each step makes a header of one schema that of the next.
+"""Headers of older schemas.
 
-Rule of this file: a step is written when the schema changes, and never changed again; golden logs of
-each schema are read in the tests.
+Rule of this file: a function in `UPCASTS` is added when the schema changes, and never edited afterwards. The tests
+read a golden log of each schema.
 """
 
 from __future__ import annotations
@@ -15,25 +15,21 @@ from .lines import SCHEMA
 Header = dict[str, Any]
 
 UPCASTS: Mapping[int, Callable[[Header], Header]] = {}
-"""By schema, what makes a header of it one of the next schema."""
+"""By schema, the function from a header of that schema to a header of the next one."""
 
 
-def upcast(header: Header, path: str, line: int, *, to: int = SCHEMA) -> Header:
-    """The header as the present schema has it.
+def upcast(header: Header, path: str, line: int) -> Header:
+    """The header in the present schema.
 
     Raises:
-        LogError: it is of a newer schema, or of none.
+        LogError: the header has a newer schema, or none.
     """
     schema = header.get("schema")
     if type(schema) is not int or schema < 1:
         raise LogError(f"its schema is {schema!r:.40}, which is none", path=path, line=line)
-    if schema > to:
-        raise LogError(
-            f"this log has schema {schema}, and this version of fsm_train knows up to {to}: read it with a newer one",
-            path=path,
-            line=line,
-        )
-    while schema < to:
-        header = UPCASTS[schema](header)
-        schema += 1
+    if schema > SCHEMA:
+        what = f"this log has schema {schema}, and this version of fsm_train knows up to {SCHEMA}"
+        raise LogError(f"{what}: read it with a newer one", path=path, line=line)
+    for older in range(schema, SCHEMA):
+        header = UPCASTS[older](header)
     return header

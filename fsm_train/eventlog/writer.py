@@ -1,8 +1,7 @@
-"""Writing the log: a sink that misses nothing, through structlog.
+"""Writes the log: a sink that gets every consulted phase, through structlog.
 
-Rules of this file: what is written depends on the training alone, never on who else watches or on the
-clock, so that equal trainings have equal logs. A log that cannot be written is one clear warning and
-a note on the last state; the training goes on.
+Rules of this file: the log depends on the training alone, not on other sinks or the clock, so that equal trainings
+have equal logs. A log that cannot be written is one warning and a note on the last state; the training continues.
 """
 
 from __future__ import annotations
@@ -27,33 +26,39 @@ from ..core.transition import Transition
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..sinks.base import Recorder
-from .append import Continuation, continuation
+from .append import Continuation, find_continuation
 from .errors import LogError
 from .lines import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
+"""The phases after whose line the file is flushed; after a final phase it is also synced to the disk."""
 
 
 class EventLog(Recorder):
-    """Writes what happens in a training, as JSON lines.
+    """Writes a training as JSON lines. README.md in this folder describes the format.
 
-    The first line of a call of `run` is the header: plan, callbacks with their settings, the state that
-    it begins with. Then there is a line for each look at which a callback is consulted, and for each
-    SETUP, EPOCH_BEGIN, VALID_END, EPOCH_END, TEARDOWN and final phase. What the course of the machine
-    depends on (batch sizes, steps held back, signals) stands in the lines in any case, run-length
-    encoded, so that a training which nobody watches per batch writes a few lines an epoch.
+    The first line of a call of `run` is the header: plan, callbacks with their settings, first state. There is a line
+    for each phase at which a callback is consulted, and for each SETUP, EPOCH_BEGIN, VALID_END, EPOCH_END, TEARDOWN
+    and final phase. Batch sizes, steps that were held back and signals are in the next line, run-length encoded, so
+    that a training without callbacks per batch writes a few lines an epoch.
 
-    A file that is there is continued: of a training that goes on, the lines that come after the point it
-    goes on from are superseded, and of one that begins anew, all lines before it.
+    An existing file is continued. If the training continues too, the lines after the state from which it continues are
+    superseded; if it is a new training, all lines before it are.
 
     Args:
         to: a path; or a bound logger of structlog, which gets each line as an event.
-        phases: further phases to have a line for each time.
-        facts: further facts to measure wherever there is a line and they are known.
+        phases: further phases that have a line each time.
+        facts: further facts, measured at each line where they are known.
         **bound: further keys for each line of a file, such as run_id or rank.
 
     Raises:
-        ValueError: a bound key is one of the log's own, or the path is that of a compressed file.
+        TypeError: `to` is neither a path nor a logger.
+        ValueError: a bound key is a key of the log, or the path ends in .gz.
+
+    Attributes:
+        path: the path of the file; None if a logger gets the lines.
+        phases: the further phases.
+        at, needs: the phases and facts of this sink, see `Sink`.
     """
 
     def __init__(
@@ -76,21 +81,21 @@ class EventLog(Recorder):
         self.needs: Set[str] = frozenset(facts)
         self._logger: Any = None if self.path else to
         self._bound = bound
-        self._form = canonical if self.path is None or bound else orjson.dumps
+        self._serialize = canonical if self.path is None or bound else orjson.dumps
         self._file: BinaryIO | None = None
-        self._safe = 0  # so many lines are with the operating system
+        self._flushed = 0  # the number of lines that the operating system has
 
-    # ------------------------------------------------------------------- what the interpreter calls
+    # ---------------------------------------------------------------- called by the interpreter
 
     def wrap_workload(self, workload: Workload, state: State) -> Workload:
         self._sensors = workload.sensors
-        self._recording = Recording(workload)
-        self._continuation = Continuation() if self.path is None else continuation(self.path, state)
+        self._recording = CourseRecorder(workload)
+        self._continuation = Continuation() if self.path is None else find_continuation(self.path, state)
         return cast("Workload", self._recording)
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         before = self._continuation
-        self._seq, self._digest, self._safe = before.seq, before.digest, before.seq
+        self._seq, self._digest, self._flushed = before.seq, before.digest, before.seq
         self._facts_at = {
             phase: frozenset({"batch_size"}).union(self.needs, *(c.needs for c in callbacks if phase in c.at))
             for phase in Phase
@@ -99,77 +104,81 @@ class EventLog(Recorder):
             state, callbacks, phases=self.phases, facts=self.needs, sensors=self._sensors, versions=versions()
         )
         try:
-            self._info = (self._logger or self._to_file(before)).info
-            self._write(HEADER, {**header, **before.said()})
+            self._emit = (self._logger or self._open_file(before)).info
+            self._write(HEADER, {**header, **before.header_fields()})
             self._flush()
         except OSError as error:
-            raise self._incomplete(error) from error
+            raise self._incomplete_log(error) from error
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         line = line_of(state, answers)
         facts: Mapping[str, float] = state.facts
-        wanted = self._facts_at[state.phase]
-        if not facts.keys() <= wanted:  # what only a progress bar asked for would differ from run to run
-            facts = {name: value for name, value in facts.items() if name in wanted}
+        logged = self._facts_at[state.phase]
+        if not facts.keys() <= logged:  # facts for other sinks, such as a progress bar, differ from run to run
+            facts = {name: value for name, value in facts.items() if name in logged}
         line["facts"] = numbers(facts)
         if self._recording.course:
-            line["course"] = self._recording.take()
+            line["course"] = self._recording.take_course()
         try:
             self._write(EVENT[state.phase], line)
             if state.phase in FLUSHED_AT:
-                self._flush(for_good=state.phase in FINAL)
+                self._flush(sync=state.phase in FINAL)
             elif answers and any(command.last for answer in answers.values() for command in answer.commands):
-                self._flush(for_good=True)  # a checkpoint is no use without the log that leads there
+                self._flush(sync=True)  # a checkpoint is no use without the log up to it
         except OSError as error:
-            raise self._incomplete(error) from error
+            raise self._incomplete_log(error) from error
 
     def close(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
 
-    # ------------------------------------------------------------------------------------- how
+    # ------------------------------------------------------------------------------- the file
 
     def _write(self, event: str, line: dict[str, Json]) -> None:
-        body = self._form({"seq": self._seq, **line, "event": event})
+        body = self._serialize({"seq": self._seq, **line, "event": event})
         self._digest = digest(self._digest, body)
-        if self._form is canonical:
-            self._info(event, seq=self._seq, **line, digest=self._digest)
-        else:  # nobody else has a word in it: what the digest was made of is what is written
+        if self._serialize is canonical:
+            self._emit(event, seq=self._seq, **line, digest=self._digest)
+        else:  # no processor changes the line, so the bytes that the digest is made of are written
             end = len(body) - len(event) - len(b',"event":""}')
-            self._info(event, rendered=b'%b,"digest":"%b"%b' % (body[:end], self._digest.encode(), body[end:]))
+            self._emit(event, rendered=b'%b,"digest":"%b"%b' % (body[:end], self._digest.encode(), body[end:]))
         self._seq += 1
 
-    def _to_file(self, before: Continuation) -> Any:
+    def _open_file(self, before: Continuation) -> Any:
         assert self.path is not None
         self._file = self.path.open("ab", buffering=1 << 16)
         if before.torn:
             self._file.truncate(before.size)
-        if before.unended:
+        if before.missing_newline:
             self._file.write(b"\n")
         bare = structlog.wrap_logger(
-            structlog.BytesLogger(cast("BinaryIO", _Unflushed(self._file))),
-            processors=[_rendered],
+            structlog.BytesLogger(cast("BinaryIO", _WithoutFlush(self._file))),
+            processors=[_render],
             wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
             context_class=dict,
             cache_logger_on_first_use=True,
         )
         return bare.bind(**self._bound)
 
-    def _flush(self, *, for_good: bool = False) -> None:
+    def _flush(self, *, sync: bool = False) -> None:
         if self._file is not None:
             self._file.flush()
-            if for_good:
+            if sync:
                 os.fsync(self._file.fileno())
-        self._safe = self._seq
+        self._flushed = self._seq
 
-    def _incomplete(self, error: OSError) -> LogError:
-        safe = f"its first {self._safe} lines are written" if self._safe else "nothing is written"
-        return LogError(f"the log is incomplete, {safe} ({error.strerror or error})", path=str(self.path))
+    def _incomplete_log(self, error: OSError) -> LogError:
+        written = f"its first {self._flushed} lines are written" if self._flushed else "nothing is written"
+        return LogError(f"the log is incomplete, {written} ({error.strerror or error})", path=str(self.path))
 
 
-class Recording:
-    """A workload with somebody who notes what it says. Everything else is the workload's own."""
+class CourseRecorder:
+    """Wraps a workload and records its course: batches, steps held back, signals. All else is the workload's.
+
+    Attributes:
+        course: pairs [event, count] since the last `take_course`.
+    """
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
@@ -185,70 +194,70 @@ class Recording:
 
     @interrupt.setter
     def interrupt(self, value: None) -> None:
-        self._note(self._workload.interrupt)  # the machine has acted on it
+        self._record(self._workload.interrupt)  # the machine has acted on it
         self._workload.interrupt = value
 
     def fetch(self, *state: State) -> int | None:
         size = self._fetch(*state)
-        self._note(size)
+        self._record(size)
         return size
 
     def fetch_valid(self, *state: State) -> int | None:
         size = self._fetch_valid(*state)
-        self._note(size)
+        self._record(size)
         return size
 
     def step(self, *state: State) -> bool:
         stepped = self._step(*state)
         if not stepped:
-            self._note(HELD_BACK)
+            self._record(HELD_BACK)
         return stepped
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        in_one_go = self._workload.fused(operations)
-        if in_one_go is None or Operation.STEP not in operations:
-            return None  # one by one, so that each is noted
+        run_fused = self._workload.fused(operations)
+        if run_fused is None or Operation.STEP not in operations:
+            return None  # one by one, so that a fetch is recorded
 
         def step() -> Outcome:
-            stepped = in_one_go()
+            stepped = run_fused()
             if not stepped:
-                self._note(HELD_BACK)
+                self._record(HELD_BACK)
             return stepped
 
         return step
 
-    def take(self) -> list[list[Any]]:
-        """What happened since this was asked last."""
+    def take_course(self) -> list[list[Any]]:
+        """The course since the last call of this method."""
         course, self.course = self.course, []
         return course
 
-    def _note(self, what: int | str | None) -> None:
-        if self.course and self.course[-1][0] == what:
+    def _record(self, event: int | str | None) -> None:
+        if self.course and self.course[-1][0] == event:
             self.course[-1][1] += 1
         else:
-            self.course.append([what, 1])
+            self.course.append([event, 1])
 
 
-class _Unflushed:
-    """A file that structlog flushes after each line, and that does not mind."""
+class _WithoutFlush:
+    """Wraps a file so that `flush`, which structlog calls after each line, does nothing."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.write = file.write
 
     def flush(self) -> None:
-        """It is flushed once an epoch."""
+        """Nothing to do: `EventLog` flushes the file once an epoch."""
 
 
-def _rendered(_: object, __: str, event: Any) -> bytes:
+def _render(_: object, __: str, event: Any) -> bytes:
     return event["rendered"] if "rendered" in event else orjson.dumps(event)
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a training depends on, as far as they are installed; nothing is imported for it."""
-    found = {"python": sys.version.split()[0]}
+    """The versions of the packages that a training depends on. None of them is imported for it."""
+    installed = {"python": sys.version.split()[0]}
     for name in ("fsm-train", "attrs", "structlog", "torch"):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # pragma: no cover - all of them are dependencies
             continue
-    return found
+    return installed

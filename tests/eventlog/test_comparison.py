@@ -42,6 +42,15 @@ def test_lines_that_only_one_has_make_no_difference(tmp_path: Path) -> None:
     assert diff(b, a) is None
 
 
+def test_facts_that_only_one_has_make_no_difference(tmp_path: Path) -> None:
+    """One log was asked for the loss of each batch, and the other was not."""
+    a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    for path, facts in ((a, ["loss"]), (b, [])):
+        run(start(workload(), epochs=2), log=EventLog(path, phases=[Phase.BATCH_END], facts=facts))
+
+    assert diff(a, b) is None
+
+
 def test_a_fact_is_a_fact(logs: tuple[Path, Path]) -> None:
     """A loss that differs in its last bit is the first difference, with its place in both files."""
     a, b = logs

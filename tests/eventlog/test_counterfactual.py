@@ -11,6 +11,7 @@ from fsm_train import (
     Callback,
     CallbackError,
     ClipGradNorm,
+    ConflictError,
     Flag,
     LogError,
     Phase,
@@ -193,6 +194,14 @@ def test_a_callback_that_raises_is_an_error(log: Path) -> None:
     """It is no answer that nobody knows: it is a mistake of whoever asks."""
     with pytest.raises(CallbackError, match="there is no metric 'nonsense' to monitor"):
         what_if(log, [early_stopping("nonsense")])
+
+
+def test_a_conflict_with_a_recorded_callback_is_an_error(log: Path) -> None:
+    """Two callbacks set the rate to different values, and one of them is in the log."""
+    other = schedule(lr=absolute(7.0), name="other")
+
+    with pytest.raises(ConflictError, match="'other' sets lr to 7.0 and 'schedule' to"):
+        what_if(log, [other])
 
 
 @pytest.mark.parametrize(

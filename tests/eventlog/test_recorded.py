@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from fsm_train import Operation, Scripted
-from fsm_train.eventlog.writer import Recording
+from pathlib import Path
+
+from fsm_train import EventLog, Operation, Phase, Recorded, Scripted, State, on, run, start
+from fsm_train.eventlog.writer import CourseRecorder
+
+from .forging import lines_of, workload
 
 STEP = (Operation.BACKWARD, Operation.STEP)
 
@@ -23,17 +27,44 @@ class InOneGo(Scripted):
 
 def test_step_held_back_in_one_go_is_noted() -> None:
     """A whole step that was held back stands in the course, as a step that is taken on its own does."""
-    recording = Recording(InOneGo())
+    recording = CourseRecorder(InOneGo())
     in_one_go = recording.fused(STEP)
     assert in_one_go is not None
 
     assert in_one_go() is True
-    assert recording.take() == []
+    assert recording.take_course() == []
     assert in_one_go() is False
-    assert recording.take() == [["held back", 1]]
+    assert recording.take_course() == [["held back", 1]]
 
 
 def test_what_is_to_be_noted_is_done_one_by_one() -> None:
     """A sequence with a fetch in it, or one that the workload has no implementation for, is not in one go."""
-    assert Recording(InOneGo()).fused((Operation.FETCH,)) is None
-    assert Recording(Scripted()).fused(STEP) is None
+    assert CourseRecorder(InOneGo()).fused((Operation.FETCH,)) is None
+    assert CourseRecorder(Scripted()).fused(STEP) is None
+
+
+def test_a_step_held_back_stands_in_the_line_after_it(tmp_path: Path) -> None:
+    """The course of a log has it in its place among the batches."""
+    path = tmp_path / "run.jsonl"
+    work = Scripted(batches=2, stepped=lambda state: state.batch == 1)
+    run(start(work, epochs=1), log=EventLog(path, phases=[Phase.BATCH_END]))
+
+    courses = [line.get("course") for line in lines_of(path) if line["event"] == "batch_end"]
+
+    assert courses == [[[32, 1], ["held back", 1]], [[32, 1]]]
+
+
+def test_facts_are_read_from_the_line_of_their_phase(tmp_path: Path) -> None:
+    """A recorded training that is watched at fewer phases than were logged passes over the other lines."""
+    path = tmp_path / "run.jsonl"
+    log = EventLog(path, phases=[Phase.LOSS_END, Phase.BATCH_END], facts=["loss"])
+    run(start(workload(), epochs=1), log=log)
+    losses: list[float] = []
+
+    @on(Phase.BATCH_END, needs={"loss"})
+    def collect(state: State) -> None:
+        losses.append(state.facts["loss"])
+
+    run(Recorded(path).start(), [collect])
+
+    assert losses == [1.0, 1 / 2, 1 / 3, 1 / 4]

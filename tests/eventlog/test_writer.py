@@ -323,10 +323,10 @@ def test_a_disk_that_fills_up_is_said_with_what_is_safe(tmp_path: Path, monkeypa
     path, log = tmp_path / "run.jsonl", EventLog(tmp_path / "run.jsonl")
     flush = log._flush
 
-    def full(*, for_good: bool = False) -> None:
+    def full(*, sync: bool = False) -> None:
         if log._seq > 20:
             raise OSError(28, "No space left on device")
-        flush(for_good=for_good)
+        flush(sync=sync)
 
     monkeypatch.setattr(log, "_flush", full)
     with pytest.warns(RuntimeWarning, match="its first 16 lines are written .No space left"):
