@@ -27,6 +27,7 @@ from ..core.transition import Transition
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..sinks.base import Recorder
+from ..worlds.proxy import WorkloadProxy
 from .append import Continuation, continuation
 from .errors import LogError
 from .lines import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
@@ -86,7 +87,7 @@ class EventLog(Recorder):
         self._sensors = workload.sensors
         self._recording = Recording(workload)
         self._continuation = Continuation() if self.path is None else continuation(self.path, state)
-        return cast("Workload", self._recording)
+        return self._recording.as_workload()
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         before = self._continuation
@@ -168,25 +169,22 @@ class EventLog(Recorder):
         return LogError(f"the log is incomplete, {safe} ({error.strerror or error})", path=str(self.path))
 
 
-class Recording:
-    """A workload with somebody who notes what it says. Everything else is the workload's own."""
+class Recording(WorkloadProxy):
+    """Notes what the workload answers, as far as the course of the machine depends on it."""
 
     def __init__(self, workload: Workload) -> None:
-        self._workload = workload
+        super().__init__(workload)
         self._fetch, self._fetch_valid, self._step = workload.fetch, workload.fetch_valid, workload.step
         self.course: list[list[Any]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._workload, name)
-
     @property
     def interrupt(self) -> str | None:
-        return self._workload.interrupt
+        return self.wrapped.interrupt
 
     @interrupt.setter
-    def interrupt(self, value: None) -> None:
-        self._note(self._workload.interrupt)  # the machine has acted on it
-        self._workload.interrupt = value
+    def interrupt(self, name: str | None) -> None:
+        self._note(self.wrapped.interrupt)  # the machine has acted on it
+        self.wrapped.interrupt = name
 
     def fetch(self, *state: State) -> int | None:
         size = self._fetch(*state)
@@ -205,7 +203,7 @@ class Recording:
         return stepped
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        in_one_go = self._workload.fused(operations)
+        in_one_go = self.wrapped.fused(operations)
         if in_one_go is None or Operation.STEP not in operations:
             return None  # one by one, so that each is noted
 

@@ -18,6 +18,7 @@ from ..core.phase import CONSULTED, FINAL, Flag, Operation, Phase
 from ..core.state import State
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.workload import Workload
+from ..worlds.proxy import WorkloadProxy
 
 Kind = Literal["phase", "answer", "command", "operation"]
 _OPERATIONS = frozenset(operation.value for operation in Operation)
@@ -104,7 +105,7 @@ class Trace:
 
     def watching(self, work: Workload) -> Workload:
         """The workload, with its operations and commands noted here."""
-        return cast("Workload", _Watched(work, self))
+        return _TracedWorkload(work, self).as_workload()
 
     def _note(self, operation: str) -> None:
         if self.on:
@@ -210,28 +211,20 @@ class Trace:
 _SHOWN = 12
 
 
-class _Watched:
-    """A workload that tells the trace what it does."""
+class _TracedWorkload(WorkloadProxy):
+    """A workload whose operations and commands a trace notes."""
 
-    def __init__(self, work: Workload, trace: Trace) -> None:
-        self._work = work
+    def __init__(self, workload: Workload, trace: Trace) -> None:
+        super().__init__(workload)
         self._trace = trace
-
-    @property
-    def interrupt(self) -> str | None:
-        return self._work.interrupt
-
-    @interrupt.setter
-    def interrupt(self, name: str | None) -> None:
-        self._work.interrupt = name
 
     def carry_out(self, command: Command, state: State) -> None:
         if self._trace.on:
             self._trace._carried_out.append(command)
-        self._work.carry_out(command, state)
+        self.wrapped.carry_out(command, state)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._work, name)
+        found = super().__getattr__(name)
         return self._noted(name, found) if name in _OPERATIONS else found
 
     def _noted(self, name: str, operation: Callable[..., object]) -> Callable[..., object]:
