@@ -74,7 +74,7 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
     return Progress(console, interval, None if metrics is None else tuple(metrics))
 
 
-class Progress:
+class Progress(Sink):
     """The sink that `progress` makes: it remembers what it saw, and tells a display what to show."""
 
     def __init__(self, console: Console, interval: float, metrics: tuple[str, ...] | None) -> None:
