@@ -14,6 +14,7 @@ from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.state import State
 from .interpreter import run
+from .representation import cut, html_table, middle_out
 
 
 @attrs.frozen
@@ -56,7 +57,7 @@ class Row:
         return tuple(value - base for value, base in zip(self.values, self.base, strict=True))
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Ablation:
     """What each callback contributes. Printed, it is a table.
 
@@ -95,12 +96,24 @@ class Ablation:
     def __str__(self) -> str:
         width = max(len(row.variant) for row in self.rows)
         head = f"{self.monitor}: mean ± spread over {len(self.seeds)} seeds, difference ± its standard error"
-        lines = [
-            f"{row.variant:<{width}}  {row.mean:10.4f} ± {row.spread:.4f}  "
-            + f"{row.difference:+10.4f} ± {row.error:.4f}  {self.verdict(row)}" * (row is not self.rows[0])
-            for row in self.rows
-        ]
+        lines = [f"{variant:<{width}}  " + "  ".join(cells) for variant, *cells in self._cells()]
         return "\n".join(line.rstrip() for line in [head, *lines])
+
+    def __repr__(self) -> str:
+        lines = [
+            cut(f"{cut(variant, 22):<22}  {mean}  {difference.partition(' ±')[0]:10}  {verdict}".rstrip())
+            for variant, mean, difference, verdict in self._cells()
+        ]
+        return "\n".join([f"Ablation of {self.monitor} over {len(self.seeds)} seeds", *middle_out(lines)])
+
+    def _repr_html_(self) -> str:
+        head = ("variant", "mean ± spread", "difference ± its standard error", "verdict")
+        return html_table(f"{self.monitor} over {len(self.seeds)} seeds", self._cells(), head)
+
+    def _cells(self) -> Iterator[tuple[str, str, str, str]]:
+        for row in self.rows:
+            mean, difference = f"{row.mean:10.4f} ± {row.spread:.4f}", f"{row.difference:+10.4f} ± {row.error:.4f}"
+            yield row.variant, mean, difference if row is not self.rows[0] else "", self.verdict(row)
 
 
 def ablate(

@@ -12,6 +12,7 @@ from .core.phase import Flag, Phase
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
 from .interpreter import run
+from .representation import html_table, properties
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +21,7 @@ BETA = 0.98  # of the smoothed loss
 DIVERGED = 4.0  # times the best smoothed loss; with one below zero, as far above it
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class LrFound:
     """What was found: a loss for each rate that was tried.
 
@@ -59,6 +60,23 @@ class LrFound:
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         axes.legend()
         return axes
+
+    def __repr__(self) -> str:
+        return properties("LrFound", self._parts())
+
+    def _repr_html_(self) -> str:
+        return html_table("LrFound", self._parts())
+
+    def _parts(self) -> list[tuple[str, str]]:
+        if not self.rates:
+            return [("rates", "none was tried")]
+        lowest = self.smoothed.index(min(self.smoothed))
+        suggestion = f"{self.suggestion:.3g}" if len(self.rates) > 2 else "none, of fewer than 3 rates"
+        return [
+            ("suggestion", suggestion),
+            ("rates", f"{len(self.rates)} from {self.rates[0]:.3g} to {self.rates[-1]:.3g}"),
+            ("lowest smoothed loss", f"{self.smoothed[lowest]:.4g} at {self.rates[lowest]:.3g}"),
+        ]
 
 
 @attrs.frozen

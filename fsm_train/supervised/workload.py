@@ -34,6 +34,7 @@ from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
+from .representation import as_html, as_text
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .whole_step import fused
 from .window import Gradients, Window
@@ -138,6 +139,9 @@ class Supervised(Workload):
         self._elapsed_before = 0.0
         self._since = time.perf_counter()
         self.told = False  # the summary
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     # ---------------------------------------------------------------- what the interpreter asks
 
