@@ -127,6 +127,15 @@ def ablate(
 ) -> Ablation:
     """Train with all callbacks, with each one left out, and with none; compare a metric.
 
+    >>> from fsm_train import start
+    >>> from fsm_train.callbacks import stop_after
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> def make_state(seed):
+    ...     return start(Scripted(valid_loss=lambda state: 10.0 - state.step), epochs=3, seed=seed)
+    >>> table = ablate(make_state, [stop_after(steps=1)], progress=False)
+    >>> [(row.variant, row.mean) for row in table.rows]
+    [('all', 9.0), ('none', 1.0)]
+
     Args:
         make_state: of a seed, a new state: a new model, optimizer and loaders each time.
         callbacks: those whose worth is in question.

@@ -128,6 +128,16 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     before, also when something is raised. Smith, "Cyclical Learning Rates for Training Neural
     Networks" (2017); the constants are those of fastai.
 
+    >>> import torch
+    >>> from fsm_train import Supervised, start
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(torch.ones(4, 3), torch.zeros(4, 1))] * 10
+    >>> work = Supervised(model, optimizer, torch.nn.MSELoss(), batches)
+    >>> found = find_lr(start(work, epochs=1), steps=20)
+    >>> len(found.rates) <= 20
+    True
+
     Args:
         state: from `start`.
         low: the rate to begin with.

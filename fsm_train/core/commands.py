@@ -35,7 +35,11 @@ def _part(command: Command, attribute: attrs.Attribute[float], value: float) -> 
 
 @attrs.frozen
 class ClipGradNorm(Command):
-    """Scale all gradients so that their common norm is at most `max_norm`."""
+    """Scale all gradients so that their common norm is at most `max_norm`.
+
+    >>> ClipGradNorm(1.0)
+    ClipGradNorm(max_norm=1.0, norm_type=2.0)
+    """
 
     max_norm: float = attrs.field(validator=_positive)
     norm_type: float = 2.0
@@ -43,14 +47,22 @@ class ClipGradNorm(Command):
 
 @attrs.frozen
 class ClipGradValue(Command):
-    """Bring each element of the gradients to between -value and value."""
+    """Bring each element of the gradients to between -value and value.
+
+    >>> ClipGradValue(0.5)
+    ClipGradValue(value=0.5)
+    """
 
     value: float = attrs.field(validator=_positive)
 
 
 @attrs.frozen
 class AddGradNoise(Command):
-    """Add normally distributed noise with this standard deviation to the gradients."""
+    """Add normally distributed noise with this standard deviation to the gradients.
+
+    >>> AddGradNoise(std=0.01, seed=0)
+    AddGradNoise(std=0.01, seed=0)
+    """
 
     std: float = attrs.field(validator=_not_negative)
     seed: int
@@ -64,6 +76,9 @@ class WeighLoss(Command):
     Before a step, the gradients are divided by the sum of the shares of the batches that took part,
     so that shares which do not add up to one, in a leftover window or with a batch skipped, still
     give the weighted mean.
+
+    >>> WeighLoss(0.25)  # one of four batches of equal size
+    WeighLoss(share=0.25)
     """
 
     share: float = attrs.field(validator=_not_negative)
@@ -71,7 +86,11 @@ class WeighLoss(Command):
 
 @attrs.frozen
 class AddPenalty(Command):
-    """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward."""
+    """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward.
+
+    >>> AddPenalty(l2=1e-4)
+    AddPenalty(l1=0.0, l2=0.0001)
+    """
 
     l1: float = attrs.field(default=0.0, validator=_not_negative)
     l2: float = attrs.field(default=0.0, validator=_not_negative)
@@ -85,6 +104,9 @@ class MixUp(Command):
     """Mix each sample of the batch with another: `weight` of itself, and the rest of its partner.
 
     The loss is that mean of the losses for both targets. The partners are a permutation drawn from `seed`.
+
+    >>> MixUp(weight=0.7, seed=0)
+    MixUp(weight=0.7, seed=0)
     """
 
     weight: float = attrs.field(validator=_part)
@@ -98,6 +120,9 @@ class CutMix(Command):
 
     `weight` is the part of the image that stays; the middle of the box is at (`x`, `y`), as parts
     of width and height. The partners are a permutation drawn from `seed`.
+
+    >>> CutMix(weight=0.75, x=0.5, y=0.5, seed=0)  # a quarter of the image, in its middle
+    CutMix(weight=0.75, x=0.5, y=0.5, seed=0)
     """
 
     weight: float = attrs.field(validator=_part)
@@ -112,7 +137,11 @@ class CutMix(Command):
 
 @attrs.frozen
 class UseMixedPrecision(Command):
-    """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN."""
+    """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN.
+
+    >>> UseMixedPrecision("bfloat16").dtype
+    'bfloat16'
+    """
 
     dtype: Literal["bfloat16", "float16"]
     initial_scale: float = attrs.field(default=2.0**16, validator=_positive)
@@ -122,7 +151,11 @@ class UseMixedPrecision(Command):
 
 @attrs.frozen
 class UseParallel(Command):
-    """Call the model through a parallel wrapper, until TEARDOWN."""
+    """Call the model through a parallel wrapper, until TEARDOWN.
+
+    >>> UseParallel("ddp")
+    UseParallel(kind='ddp')
+    """
 
     kind: Literal["data_parallel", "ddp"]
     alone: ClassVar[bool] = True
@@ -130,7 +163,11 @@ class UseParallel(Command):
 
 @attrs.frozen
 class UseCompiledStep(Command):
-    """Train whole steps, between which nobody looks, compiled or captured, until TEARDOWN."""
+    """Train whole steps, between which nobody looks, compiled or captured, until TEARDOWN.
+
+    >>> UseCompiledStep("default")
+    UseCompiledStep(mode='default', backend='inductor')
+    """
 
     mode: str
     backend: str = "inductor"
@@ -139,14 +176,22 @@ class UseCompiledStep(Command):
 
 @attrs.frozen
 class Freeze(Command):
-    """Let the parameters whose names match this pattern stay as they are: no gradient, no decay."""
+    """Let the parameters whose names match this pattern stay as they are: no gradient, no decay.
+
+    >>> Freeze("encoder.*")
+    Freeze(pattern='encoder.*')
+    """
 
     pattern: str
 
 
 @attrs.frozen
 class Unfreeze(Command):
-    """Take back what `Freeze` of this pattern did."""
+    """Take back what `Freeze` of this pattern did.
+
+    >>> Unfreeze("encoder.*")
+    Unfreeze(pattern='encoder.*')
+    """
 
     pattern: str
 
@@ -156,7 +201,11 @@ class Unfreeze(Command):
 
 @attrs.frozen
 class KeepAverage(Command):
-    """Have an average of the weights under this name: exponential with a decay, else the plain mean."""
+    """Have an average of the weights under this name: exponential with a decay, else the plain mean.
+
+    >>> KeepAverage("ema", decay=0.999)
+    KeepAverage(name='ema', decay=0.999)
+    """
 
     name: str
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(_part))
@@ -165,14 +214,22 @@ class KeepAverage(Command):
 
 @attrs.frozen
 class UpdateAverage(Command):
-    """Take the present weights into the average of this name; the first time, the average is a copy of them."""
+    """Take the present weights into the average of this name; the first time, the average is a copy of them.
+
+    >>> UpdateAverage("ema")
+    UpdateAverage(name='ema')
+    """
 
     name: str
 
 
 @attrs.frozen
 class UseAverage(Command):
-    """Exchange the weights for the average of this name, or, with on=False, back. Doing it twice does it once."""
+    """Exchange the weights for the average of this name, or, with on=False, back. Doing it twice does it once.
+
+    >>> UseAverage("ema", on=True)
+    UseAverage(name='ema', on=True)
+    """
 
     name: str
     on: bool
@@ -183,6 +240,9 @@ class FinishAverage(Command):
     """Let the model have the average of this name for good; with `batch_norm`, with statistics that fit it.
 
     It is carried out after other commands of its phase, which may bring back another average.
+
+    >>> FinishAverage("swa", batch_norm=True)
+    FinishAverage(name='swa', batch_norm=True)
     """
 
     name: str
@@ -192,14 +252,22 @@ class FinishAverage(Command):
 
 @attrs.frozen
 class KeepWeights(Command):
-    """Keep a copy of the weights and averages, in memory, under this name."""
+    """Keep a copy of the weights and averages, in memory, under this name.
+
+    >>> KeepWeights("best")
+    KeepWeights(name='best')
+    """
 
     name: str
 
 
 @attrs.frozen
 class RestoreWeights(Command):
-    """Go back to the weights and averages that were kept under this name."""
+    """Go back to the weights and averages that were kept under this name.
+
+    >>> RestoreWeights("best")
+    RestoreWeights(name='best')
+    """
 
     name: str
 
@@ -209,6 +277,9 @@ class SaveCheckpoint(Command):
     """Write a checkpoint of this name into the folder; when it is safely there, remove those in `drop`.
 
     It is carried out after all other commands of its phase, so that what it saves is what they left.
+
+    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",))
+    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',))
     """
 
     folder: str
@@ -222,7 +293,12 @@ class SaveCheckpoint(Command):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Have a scheduler of torch under this name: the one there is, or the one that `make` makes of the optimizer."""
+    """Have a scheduler of torch under this name: the one there is, or the one that `make` makes of the optimizer.
+
+    >>> import torch
+    >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name
+    'halve'
+    """
 
     name: str
     make: Callable[[Any], Any]
@@ -231,7 +307,11 @@ class UseScheduler(Command):
 
 @attrs.frozen
 class StepScheduler(Command):
-    """Call `step` of the scheduler of this name, with the metric if it takes one."""
+    """Call `step` of the scheduler of this name, with the metric if it takes one.
+
+    >>> StepScheduler("plateau", metric=0.5)
+    StepScheduler(name='plateau', metric=0.5)
+    """
 
     name: str
     metric: float | None = None

@@ -35,6 +35,16 @@ class Workload(Protocol):
     There is a method for each `Operation`, called by its value. Those in `informed` are given the
     state (a `State` costs microseconds, so only those that use it ask for it), the others nothing.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> class PrintSteps(Scripted):
+    ...     def step(self):
+    ...         print("step")
+    ...         return super().step()
+    >>> final = run(start(PrintSteps(batches=2), epochs=1))
+    step
+    step
+
     Attributes:
         informed: the operations that are given the state: at least `BRACKETS`.
         interrupt: the name of a signal that asks to leave, set from outside, or None.

@@ -50,6 +50,15 @@ class BestEpoch:
 class WhatIf:
     """What would have come of a training with other callbacks.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> answer = what_if("run.jsonl", [early_stopping(patience=1)])
+    >>> answer.verdict, answer.stopped_at, answer.best.value
+    ('exact', 2, 1.0)
+
     Attributes:
         verdict: "exact" where the first decision that differs ends or suspends the training, or none
             differs to its end: all before it is fact. "censored" where it would still be running when
@@ -77,6 +86,15 @@ def what_if(log: str | PathLike[str], callbacks: Iterable[Callback], *, without:
 
     Of the recorded callbacks, those with the name of a given one are replaced by it, and those named in
     `without` are left out; the answers of the others are taken as they were recorded.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> from fsm_train.callbacks import early_stopping
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> answer = what_if("run.jsonl", [early_stopping(patience=1)])
+    >>> answer.verdict, answer.state.epoch
+    ('exact', 2)
 
     Args:
         log: the path of a log.

@@ -8,6 +8,15 @@ from ..core.errors import FsmTrainError
 class LogError(FsmTrainError):
     """A log cannot be read, or cannot be used for what was asked.
 
+    >>> from pathlib import Path
+    >>> from fsm_train import replay
+    >>> size = Path("run.jsonl").write_text("no log")
+    >>> try:
+    ...     replay("run.jsonl")
+    ... except LogError as error:
+    ...     print(error)
+    run.jsonl, line 1: it is no JSON ...
+
     Attributes:
         path: the file.
         line: the number of the line in it, from 1; None if it is about the whole.

@@ -21,6 +21,13 @@ from .lines import COUNTERS, HEADER, hyper_in, numbers_in, plan_in
 class Header:
     """What a call of `run` began with.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(), epochs=2, seed=0), log="run.jsonl")
+    >>> header = next(read_log("run.jsonl"))
+    >>> header.plan
+    Plan(epochs=2, max_steps=None, seed=0)
+
     Attributes:
         number: of the line in the file, from 1.
         seq: its number in the log, from 0.
@@ -56,6 +63,13 @@ class Header:
 @attrs.frozen
 class Line:
     """A look at the training. The counters are those of a `State`.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(valid_loss=0.5), epochs=1), log="run.jsonl")
+    >>> *_, last = read_log("run.jsonl")
+    >>> last.phase, last.metrics["valid_loss"]
+    (<Phase.DONE: 'done'>, 0.5)
 
     Attributes:
         number: of the line in the file, from 1.
@@ -106,6 +120,15 @@ def read_log(path: str | PathLike[str], *, superseded: bool = False) -> Iterator
     A log holds a `Header` for each call of `run`, and the `Line`s of what happened in it. Where a
     training was resumed, that is the history that counts: a line which comes after the checkpoint
     that was resumed from is left out.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(valid_loss=[1.0, 0.5]), epochs=2), log="run.jsonl")
+    >>> for line in read_log("run.jsonl"):
+    ...     if isinstance(line, Line) and line.phase is Phase.EPOCH_END:
+    ...         print(line.epoch, line.metrics["valid_loss"])
+    1 1.0
+    2 0.5
 
     Args:
         path: of the log; one that ends in .gz is uncompressed.

@@ -34,6 +34,15 @@ from .recorded import Recorded
 class Divergence:
     """The first place where something else would have been decided.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> divergence = replay("run.jsonl", [early_stopping(patience=1)]).divergence
+    >>> divergence.callback, divergence.phase, divergence.epoch
+    ('early_stopping', 'epoch_end', 2)
+
     Attributes:
         line: of the file, from 1.
         phase: where the machine stood, in the log.
@@ -64,6 +73,15 @@ class Divergence:
 class Replayed:
     """What came of a replay.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> replayed = replay("run.jsonl")
+    >>> replayed.ok, replayed.state.phase, replayed.divergence
+    (True, <Phase.DONE: 'done'>, None)
+
     Attributes:
         ok: whether everything was decided as it was recorded.
         state: the last state that agrees with the log.
@@ -79,6 +97,15 @@ class Replayed:
 
 def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None = None) -> Replayed:
     """Decide everything again from the recorded facts, without the model.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> from fsm_train.callbacks import early_stopping
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=9), [early_stopping(patience=2)], log="run.jsonl")
+    >>> replayed = replay("run.jsonl")
+    >>> replayed.ok, replayed.state.epoch
+    (True, 3)
 
     Args:
         log: the path of a log, also of a compressed one (.gz).

@@ -47,6 +47,14 @@ class EventLog(Recorder):
     A file that is there is continued: of a training that goes on, the lines that come after the point it
     goes on from are superseded, and of one that begins anew, all lines before it.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.eventlog import read_log
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(), epochs=1), log=EventLog("run.jsonl", run_id=7))
+    >>> header, *lines = read_log("run.jsonl")
+    >>> [line.phase.value for line in lines]
+    ['setup', 'epoch_begin', 'epoch_end', 'teardown', 'done']
+
     Args:
         to: a path; or a bound logger of structlog, which gets each line as an event.
         phases: further phases to have a line for each time.

@@ -21,6 +21,15 @@ class Schedule(ABC):
     """A factor of the optimizer's own value, as a function of progress. Called, it gives the factor.
 
     For one of your own, derive a frozen attrs class that defines `at`, and `length` if it has an end.
+
+    >>> @attrs.frozen(repr=False)
+    ... class inverse(Schedule):
+    ...     rate: float
+    ...
+    ...     def at(self, progress):
+    ...         return 1 / (1 + self.rate * progress)
+    >>> inverse(0.5), inverse(0.5)(2)
+    (inverse(0.5), 0.5)
     """
 
     @property
@@ -82,7 +91,13 @@ class Schedule(ABC):
 
 @attrs.frozen(repr=False)
 class Chain(Schedule):
-    """One schedule after the other, as `then` makes it: `stages` with the length that each has, and the `last`."""
+    """One schedule after the other, as `then` makes it: `stages` with the length that each has, and the `last`.
+
+    >>> from fsm_train.schedules import cosine, warmup
+    >>> chain = warmup(100).then(cosine(900))
+    >>> chain, chain.length
+    (warmup(100).then(cosine(900)), 1000)
+    """
 
     stages: tuple[tuple[Schedule, int], ...]
     last: Schedule
@@ -123,7 +138,13 @@ def _stages(schedule: Schedule, length: int) -> tuple[tuple[Schedule, int], ...]
 
 @attrs.frozen(repr=False)
 class Product(Schedule):
-    """Schedules multiplied with each other and with a number, as `*` makes it. It ends when all of them have."""
+    """Schedules multiplied with each other and with a number, as `*` makes it. It ends when all of them have.
+
+    >>> from fsm_train.schedules import exponential, warmup
+    >>> product = warmup(10) * exponential(0.5) * 2
+    >>> product
+    2.0 * warmup(10) * exponential(0.5)
+    """
 
     number: float = attrs.field(validator=finite)
     factors: tuple[Schedule, ...]
@@ -159,7 +180,11 @@ def _product(*schedules: Schedule) -> Schedule:
 
 @attrs.frozen(repr=False)
 class Absolute:
-    """Marks what is the value itself, and not a factor of the optimizer's own. See `absolute`."""
+    """Marks what is the value itself, and not a factor of the optimizer's own. See `absolute`.
+
+    >>> absolute(0.05)(1_000)
+    0.05
+    """
 
     schedule: Callable[[float], float]
 

@@ -21,22 +21,22 @@ class Sink(Protocol):
 
     An object that has all of these attributes and methods is a sink too, without deriving from it.
 
+    >>> from fsm_train import Phase, run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> class PrintLoss(Sink):
+    ...     at = (Phase.EPOCH_END,)
+    ...
+    ...     def see(self, state, answers):
+    ...         print(state.epoch, state.metrics["train_loss"])
+    >>> final = run(start(Scripted(loss=0.5), epochs=2), sinks=[PrintLoss()])
+    1 0.5
+    2 0.5
+
     Attributes:
         at: the phases it is told about; final phases are allowed here.
         needs: the facts it shows that cost something to measure.
         interval: the least time between two calls of `see` at phases of a batch, in seconds. Between
             them nothing is measured and no state is made for it, so that it costs next to nothing.
-
-    Examples:
-        >>> from fsm_train import Phase, Scripted, run, start
-        >>> class PrintLoss(Sink):
-        ...     at = (Phase.EPOCH_END,)
-        ...
-        ...     def see(self, state, answers):
-        ...         print(state.epoch, state.metrics["train_loss"])
-        >>> final = run(start(Scripted(loss=0.5), epochs=2), sinks=[PrintLoss()])
-        1 0.5
-        2 0.5
     """
 
     at: Sequence[Phase]
@@ -59,16 +59,16 @@ class Sink(Protocol):
 class Recorder(Sink):
     """A sink that misses nothing: it is also told wherever a callback is consulted. To derive from.
 
-    Examples:
-        >>> from fsm_train import Scripted, run, start
-        >>> from fsm_train.callbacks import early_stopping
-        >>> class PrintAnswers(Recorder):
-        ...     def see(self, state, answers):
-        ...         print(state.phase.value, *answers)
-        >>> work = Scripted(valid_loss=[2.0, 1.0])
-        >>> final = run(start(work, epochs=2), [early_stopping()], sinks=[PrintAnswers()])
-        epoch_end early_stopping
-        epoch_end early_stopping
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> from fsm_train.callbacks import early_stopping
+    >>> class PrintAnswers(Recorder):
+    ...     def see(self, state, answers):
+    ...         print(state.phase.value, *answers)
+    >>> work = Scripted(valid_loss=[2.0, 1.0])
+    >>> final = run(start(work, epochs=2), [early_stopping()], sinks=[PrintAnswers()])
+    epoch_end early_stopping
+    epoch_end early_stopping
     """
 
     at: Sequence[Phase] = ()

@@ -45,6 +45,14 @@ _END = object()
 class Supervised(Workload):
     """Trains `model` to bring `loss_fn(model(inputs), target)` down, over batches of (inputs, target).
 
+    >>> from fsm_train import run, start
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(torch.zeros(4, 3), torch.ones(4, 1))] * 2
+    >>> work = Supervised(model, optimizer, nn.MSELoss(), batches, valid=batches)
+    >>> sorted(run(start(work, epochs=2)).metrics)
+    ['train_loss', 'valid_loss']
+
     Args:
         model: its parameters are what the optimizer changes.
         optimizer: any of torch.optim that steps without a closure.

@@ -51,6 +51,12 @@ class MachineModel(RuleBasedStateMachine):
 
     TestMyModel = MyModel.TestCase
     ```
+
+    >>> from hypothesis.stateful import run_state_machine_as_test
+    >>> class MyModel(MachineModel):
+    ...     def workload(self):
+    ...         return Scripted(batches=3)
+    >>> TestMyModel = MyModel.TestCase  # pytest finds it
     """
 
     def workload(self) -> Workload:

@@ -29,6 +29,12 @@ _PHASES: tuple[Phase, ...] = (*CONSULTED, *FINAL)
 class Event:
     """One thing that happened.
 
+    >>> from fsm_train.testing import simulate
+    >>> trace = Trace()
+    >>> final = simulate([], trace=trace)
+    >>> trace.events[0].kind, trace.events[0].name
+    ('operation', 'prepare')
+
     Attributes:
         kind: a phase was reached, a callback answered, a command or an operation was carried out.
         name: the phase's or operation's value, the callback's name, or the command's class.
