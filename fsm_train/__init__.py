@@ -21,10 +21,12 @@ from .core.errors import (
     WorkloadError,
 )
 from .core.phase import Flag, Phase
-from .core.state import Plan, State, extend
+from .core.runs import extend
+from .core.state import Plan, State
 from .core.transition import Command, Transition
 from .core.workload import Workload
-from .interpreter import evaluate, iterate, run, start
+from .evaluation import evaluate
+from .interpreter import iterate, run, start
 from .sinks.base import Sink
 
 __all__ = [

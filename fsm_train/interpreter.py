@@ -1,7 +1,8 @@
 """The interpreter: the one loop, in which pure and impure lines alternate.
 
-measure → decide → do → record. It decides nothing itself: where to go stands in the table, what to
-do in the answers of the callbacks. It knows no torch: what is done is done by the workload.
+measure → decide → do → record. Rule of this file: it decides nothing itself. Where to go is in the table,
+what to do in the answers of the callbacks, and what one call of `run` takes over from another in
+`core/runs.py`. It knows no torch: what is done is done by the workload.
 """
 
 from __future__ import annotations
@@ -9,21 +10,22 @@ from __future__ import annotations
 import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.callback import Callback, memory_classes
+from .core.callback import Callback
 from .core.description import check_callbacks
 from .core.errors import CallbackError
-from .core.fuse import Way, ways
+from .core.fuse import Path, fused_paths
 from .core.merge import consult, decide
-from .core.phase import FINAL, MEASURES, Flag, Junction, Operation, Phase, Place
-from .core.state import Counters, Plan, State, counters_of, failed, ready, state_at
-from .core.table import ROWS, Effect, Outcome, Predicate, reads, with_metrics
-from .core.values import NO_FACTS, Facts, FrozenMap, SavedMemory
+from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.runs import failed, interrupted, ready, with_memories
+from .core.state import Draft, Plan, State
+from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
+from .core.values import NO_FACTS, Facts
 from .core.workload import Workload
 from .signals import interrupts
 from .sinks.base import Sink
@@ -81,11 +83,11 @@ def run(
     (<Phase.DONE: 'done'>, 3, 0.75)
 
     Args:
-        state: from `start`, or one that an earlier `run` returned: a suspended training goes on
+        state: from `start`, or one that an earlier `run` returned: a suspended training resumes
             where it was, a finished one if its plan is larger now (`extend`).
         callbacks: pure functions that decide what happens; their order does not matter.
         log: where to write the event log, or an `EventLog` with settings. A log that is there is
-            continued: a training that goes on supersedes what comes after the point it goes on from.
+            continued: a training that resumes supersedes what comes after the point where it resumes.
         sinks: watch, and influence nothing.
 
     Returns:
@@ -101,31 +103,6 @@ def run(
     with interrupts(_workload_of(state)):
         (last,) = deque(iterate(state, callbacks, log=log, sinks=sinks), maxlen=1)
     return last
-
-
-def evaluate(workload: Workload) -> Mapping[str, float]:
-    """Validate once, and return the metrics: valid_loss, valid_accuracy, …
-
-    The model is as before afterwards, module by module, and so are the random generators.
-
-    >>> from fsm_train.worlds.scripted import Scripted
-    >>> evaluate(Scripted(valid_loss=0.25, valid_accuracy=0.9))
-    {'valid_loss': 0.25, 'valid_accuracy': 0.9}
-
-    Raises:
-        ValueError: the workload has no validation data.
-    """
-    if not workload.has_valid:
-        raise ValueError("there is no validation data: give the workload some (valid=…)")
-    state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)
-    workload.open_valid(state)
-    try:
-        while workload.fetch_valid() is not None:
-            workload.evaluate()
-    except BaseException:
-        workload.abandon(state)
-        raise
-    return FrozenMap(workload.measure_valid(state))
 
 
 def iterate(
@@ -154,64 +131,81 @@ def iterate(
     """
     work = _workload_of(state)
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
-    state = _with_memories(ready(state), watch.callbacks)
-    course = _Course(state, watch.wrap_workload(work, state), watch)
+    state, warnings = with_memories(ready(state), watch.callbacks)
+    for warning in warnings:
+        _logger.warning("%s", warning)
+    cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
     try:
-        watch.tell_all("open", course.state, watch.callbacks)
-        while course.place not in FINAL:
-            course.cross()
-            if course.look():
-                yield course.state
+        watch.call_sinks("open", cursor.state, watch.callbacks)
+        while cursor.place not in FINAL:
+            cursor.cross()
+            if cursor.look():
+                yield cursor.state
     except BaseException as error:
-        course.fail(error)
+        cursor.fail(error)
         raise
     finally:
-        watch.tell_all("close")
-        course.let_go()
-    elapsed = work.read({"elapsed"}, course.now()).get("elapsed", 0.0)
-    yield attrs.evolve(course.now(), workload=work, elapsed=elapsed, notes=watch.notes(state.notes))
+        watch.call_sinks("close")
+        cursor.drop_cached_paths()
+    elapsed = work.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
+    yield attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=watch.notes(state.notes))
 
 
-class _Bound:
-    """A way through the table, with the methods of the workload that carry it out."""
+class _BoundPath:
+    """A path through the table, with the methods of the workload that carry it out."""
 
-    __slots__ = ("flags", "holds", "measures", "moves", "onward", "resumes", "target", "watched")
+    __slots__ = ("flags", "last_phase", "moves", "next_paths", "predicate", "resumes", "target", "watched")
 
-    def __init__(self, way: Way, course: _Course) -> None:
-        self.holds: Predicate | None
-        (self.holds,) = way.predicates or (None,)  # no row has more than one
-        self.moves = [(op, course.method(op) if op else None, effect) for op, effect in way.moves]
-        in_one_go = course.work.fused(tuple(op for op, _ in way.moves if op))
-        if in_one_go is not None:
-            effects = tuple(effect for _, effect in way.moves if effect)
-            self.moves = [(way.moves[0][0], in_one_go, _all_effects(effects))]
-        self.measures = next((op for op, _ in way.moves if op in MEASURES), None)
-        self.flags = way.flags
-        self.target = way.target
-        self.resumes = way.target is Junction.RESUMED
-        self.onward = course.onward[way.target]
-        self.watched = course.watch.at.get(way.target)
+    def __init__(self, path: Path, cursor: _Cursor) -> None:
+        self.predicate: Predicate | None
+        (self.predicate,) = path.predicates or (None,)  # no row has more than one
+        self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
+        fused = cursor.work.fused(tuple(op for op, _ in path.moves if op))
+        if fused is not None:
+            effects = tuple(effect for _, effect in path.moves if effect)
+            self.moves = [(path.moves[0][0], fused, _all_effects(effects))]
+        self.flags = path.flags
+        self.target = path.target
+        self.last_phase = next((e.target for e in reversed(path.edges) if isinstance(e.target, Phase)), None)
+        self.resumes = path.target is Junction.RESUMED
+        self.next_paths = cursor.paths_by_place[path.target]
+        self.watched = cursor.watch.at.get(path.target)
 
 
-class _Course:
-    """Where a training is, and how it gets from there to the next place that somebody watches."""
+class _Cursor:
+    """Where a training is, and how it advances to the next watched place.
+
+    Attributes:
+        state: the last one that was made. What changes from batch to batch is newer in the draft.
+        place, flags: where the machine stands, and what is raised. They are newer here than in the draft.
+        draft: all else; its phase is the last one that was passed.
+        watched: the observers of this place; None if there are none.
+        doing: the operation under way.
+    """
 
     def __init__(self, state: State, work: Workload, watch: Watch) -> None:
-        self.state = state  # the last one that was made; what changes from batch to batch is newer here:
-        self.place: Place = state.phase
-        self.flags = state.flags
-        self.counters = counters_of(state)
         self.work = work
         self.watch = watch
-        self.watched: Watched | None = None  # who watches this place
-        self.onward: dict[Place, dict[Flag, list[_Bound]]] = {place: {} for place in ROWS}
-        self.ahead = self.onward[self.place]  # the ways from this place, by the flags that are raised
-        self.doing: Operation | None = None  # the operation under way
+        self.paths_by_place: dict[Place, dict[Flag, list[_BoundPath]]] = {place: {} for place in ROWS}
+        self.state = state
+        self.draft: Draft = state.draft()
+        self.flags = state.flags
+        self.doing: Operation | None = None
+        self.stand_at(state.phase)
+
+    def stand_at(self, place: Place) -> None:
+        self.place = place
+        self.watched: Watched | None = self.watch.at.get(place)
+        self.paths_here = self.paths_by_place[place]  # the paths from this place, by the flags that are raised
 
     def now(self, facts: Facts = NO_FACTS) -> State:
         """The state of this moment."""
-        phase = self.place if isinstance(self.place, Phase) else self.state.phase
-        return state_at(phase, self.counters, self.flags, facts, self.state)
+        phase = self.place if isinstance(self.place, Phase) else self.draft.phase
+        return self.draft.state(phase, self.flags, facts)
+
+    def take_over(self, state: State) -> None:
+        """Continue from this state, which a pure function made of the one before."""
+        self.state, self.flags, self.draft = state, state.flags, state.draft()
 
     def method(self, operation: Operation) -> Callable[[], Outcome]:
         """The workload's method for this operation, given the state if it wants it."""
@@ -219,140 +213,123 @@ class _Course:
         return (lambda: method(self.now())) if operation in self.work.informed else method
 
     def cross(self) -> None:
-        """Go on as far as nobody watches and no counter decides: choose the way, and walk it."""
+        """Advance to the next watched place, or to the next branch that depends on the state."""
         if self.work.interrupt is not None and Flag.SUSPEND in reads(self.place):
-            self.suspend()
-        found = self.ahead.get(self.flags)
-        if found is None:
-            found = [_Bound(way, self) for way in ways(self.place, self.flags, self.watch.at.keys())]
-            self.ahead[self.flags] = found
-        counters = self.counters
-        for way in found:  # the last one always holds
-            if way.holds is None or way.holds(counters):
+            self.take_over(interrupted(self.now(), self.work.interrupt))
+            self.work.interrupt = None
+        paths = self.paths_here.get(self.flags)
+        if paths is None:
+            found = fused_paths(self.place, self.flags, self.watch.at.keys())
+            self.paths_here[self.flags] = paths = [_BoundPath(path, self) for path in found]
+        draft = self.draft
+        for path in paths:  # the last one always holds
+            if path.predicate is None or path.predicate(draft):
                 break
-        resume_at, outcome = counters.resume_at, None
-        for self.doing, do, effect in way.moves:
-            if do is not None:
-                outcome = do()
+        resume_at = draft.resume_at
+        for self.doing, do, effect in path.moves:
+            outcome = None if do is None else do()
             if effect is not None:
-                effect(counters, outcome)
+                effect(draft, outcome)
         self.doing = None
-        self.place, self.flags, self.ahead, self.watched = way.target, way.flags, way.onward, way.watched
-        if way.measures is not None:
-            self.state = with_metrics(self.now(), way.measures, cast("Mapping[str, float]", outcome))
-        elif way.resumes:
+        if path.last_phase is not None:
+            draft.phase = path.last_phase
+        self.place, self.flags, self.paths_here, self.watched = path.target, path.flags, path.next_paths, path.watched
+        if path.resumes:
             assert resume_at is not None
-            self.place, self.ahead = resume_at, self.onward[resume_at]  # as if never left: nobody is consulted
-
-    def suspend(self) -> None:
-        """Somebody outside asks to leave, here where the table lets one leave."""
-        self.flags |= Flag.SUSPEND
-        reason = "; ".join(filter(None, (self.state.reason, f"interrupted by {self.work.interrupt}")))
-        self.state = attrs.evolve(self.state, reason=reason)
-        self.work.interrupt = None
+            self.stand_at(resume_at)
+            self.watched = None  # as if never left: no callback is consulted
 
     def look(self) -> bool:
-        """Where somebody watches: measure, decide, do, record. Whether a callback was consulted."""
+        """At a watched place: measure, decide, do, record. Returns whether a callback was consulted."""
         watched = self.watched
         if watched is None:
             return False
-        callbacks, sinks, needs = watched.due(self.counters) if watched.selective else watched.everyone
+        callbacks, sinks, needs = watched.due(self.draft) if watched.selective else watched.callbacks_only
         if not (callbacks or sinks or watched.yields):
             return False
         self.state = self.measured(needs)
         answers = consult(callbacks, self.state)
         if answers:
-            self.state, decision = decide(self.state, answers, self.watch.positions)
-            self.flags = self.state.flags
+            before, (state, decision) = self.state, decide(self.state, answers, self.watch.positions)
+            if state is not before:
+                draft = self.draft
+                self.state, self.flags = state, state.flags
+                draft.hyper, draft.memory, draft.reason = state.hyper, state.memory, state.reason
             if decision.hyper:
                 self.work.set_hyper(decision.hyper)
             for command in decision.commands:
                 self.work.carry_out(command, self.state)
                 if command.changes_hyper:
                     self.state = attrs.evolve(self.state, hyper=self.work.hyper())
+                    self.draft.hyper = self.state.hyper
         for sink in sinks:
             sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
         return bool(callbacks) or watched.yields
 
     def measured(self, needs: Set[str]) -> State:
-        """The state of this moment, with the facts that somebody needs."""
-        if not needs:  # which is so where the training has ended: the last state has no facts, seen or not
-            return self.now(NO_FACTS if self.place in FINAL else _only_the_size(self.counters.fetched))
-        state = self.now(facts := Facts(batch_size=self.counters.fetched))
-        dict.update(facts, self.work.read(needs, state))  # nobody else has them yet, and a state costs a microsecond
+        """The state of this moment, with the facts that observers need."""
+        phase = cast("Phase", self.place)  # a junction has no observers
+        if not needs:  # which is so where the training has ended: the last state has no facts, watched or not
+            facts = NO_FACTS if phase in FINAL else _batch_size(self.draft.fetched)
+            return self.draft.state(phase, self.flags, facts)
+        state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
+        dict.update(
+            facts, self.work.read(needs, state)
+        )  # no one else has them yet, and a second state would cost a microsecond
         return state
 
     def fail(self, error: BaseException) -> None:
-        """Leave in good order: TEARDOWN is consulted, everything undone, and the error says where it was."""
+        """Leave in good order: tear down as the table says, and let the error say where it was."""
         if not isinstance(error, (CallbackError, GeneratorExit)):
             error.add_note(_where(self.now(), self.work.doing or self.doing))
-        torn_down, finished = self.place is Phase.TEARDOWN, self.doing is Operation.FINISH
-        self.state = failed(self.now(), error)
-        self.flags, self.counters = Flag.NONE, counters_of(self.state)
-        leaving = (
-            (Phase.TEARDOWN, self.look, torn_down),
-            (Phase.TEARDOWN, self.cross, finished),
-            (Phase.FAILED, self.look, False),
-        )
-        for self.place, leave, done in leaving:
-            self.ahead, self.watched = self.onward[self.place], self.watch.at.get(self.place)
+        place: Place
+        place, looks = after_failure(self.place, self.doing)
+        self.take_over(failed(self.now(), error))
+        while True:
+            self.stand_at(place)
             try:
-                if not done:
-                    leave()
+                if looks:
+                    self.look()
+                if self.place in FINAL:
+                    return
+                self.cross()
+                place, looks = self.place, True
             except Exception as another:
                 error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
+                place, looks = after_failure(self.place, self.doing)
 
-    def let_go(self) -> None:
-        """Forget the ways, which hold on to this course and its workload: a model is to go with its last user."""
-        for ways_by_flags in self.onward.values():
-            ways_by_flags.clear()
+    def drop_cached_paths(self) -> None:
+        """Forget the paths: they reference the workload, and would keep the model alive."""
+        for paths in self.paths_by_place.values():
+            paths.clear()
 
 
 def _workload_of(state: State) -> Workload:
-    if state.workload is None:
+    work: Workload | None = state.workload
+    if work is None:
         raise ValueError(
             "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned"
         )
-    return state.workload
+    return work
 
 
 def _event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
     if log is None:
         return ()
-    from .eventlog.writer import EventLog  # it brings structlog along, which a run without a log does without
+    from .eventlog.writer import EventLog  # which imports structlog: a run without a log does without
 
     return (log if isinstance(log, EventLog) else EventLog(log),)
 
 
-def _with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> State:
-    """The state with the initial memory of each callback that has none in it yet.
-
-    Memories from a file are made again here, where their callbacks are known. Resuming with other
-    callbacks than were saved is allowed, and said.
-    """
-    memory = {callback.name: state.memory.get(callback.name, callback.memory) for callback in callbacks}
-    saved = {name for name, value in state.memory.items() if isinstance(value, SavedMemory)}
-    if saved:
-        afresh, left = sorted(memory.keys() - state.memory.keys()), sorted(saved - memory.keys())
-        if afresh:
-            _logger.warning("not in the checkpoint, begins with its initial memory: %s", ", ".join(afresh))
-        if left:
-            _logger.warning("in the checkpoint, but no callback of this run: %s", ", ".join(left))
-    again = {
-        c.name: m.decode_with(memory_classes(c)) for c in callbacks if isinstance(m := memory[c.name], SavedMemory)
-    }
-    return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory, **again}))
-
-
 @functools.lru_cache
-def _only_the_size(samples: int) -> Facts:
+def _batch_size(samples: int) -> Facts:
     return Facts(batch_size=samples)
 
 
 def _all_effects(effects: Sequence[Effect]) -> Effect:
-    def effect(at: Counters, outcome: Outcome) -> None:
+    def effect(draft: Draft, outcome: Outcome) -> None:
         for each in effects:
-            each(at, outcome)
+            each(draft, outcome)
 
     return effect
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, turned into the fact that somebody asks to leave.
+"""SIGTERM and Ctrl-C, noted as a request to suspend the training.
 
 Handlers are touched only in the main thread, and always put back.
 """
@@ -51,7 +51,7 @@ def interrupts(workload: Workload) -> Iterator[None]:
 def block_sigint_for_children() -> Iterator[None]:
     """Processes that begin in here do not get Ctrl-C, which a terminal sends to the whole process group.
 
-    The training goes on to the end of the batch, and its loader's workers have to live as long. SIGTERM
+    The training continues to the end of the batch, and its loader's workers have to live as long. SIGTERM
     is left to them: it is how Python ends workers that are still there when it exits itself.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows

@@ -1,6 +1,6 @@
-"""Who watches where: callbacks, sinks and whoever steps through a training, worked out once per run.
+"""The observers of each phase: callbacks, sinks, and the loop around `iterate`. Worked out once per run.
 
-Rule of this file: it decides who is asked, never what happens.
+Rule of this file: it decides who observes, never what happens.
 """
 
 from __future__ import annotations
@@ -12,20 +12,28 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from .core.callback import Callback, is_due
-from .core.description import check_commands, looking_inside_a_step, overruled
+from .core.description import check_commands, hyper_overlaps, watchers_inside_step, whole_step_callbacks
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
-from .core.state import Counters, State
+from .core.state import Draft, State
 from .core.workload import Workload
 from .sinks.base import Guarded, Recorder, Sink
 
 _logger = logging.getLogger("fsm_train")
 
-Lookers = tuple[Sequence[Callback[Any]], Sequence[Guarded], Set[str]]
+Observers = tuple[Sequence[Callback[Any]], Sequence[Guarded], Set[str]]
 
 
 class Watched:
-    """Who watches one place."""
+    """The observers of one place.
+
+    Attributes:
+        callbacks, sinks: those that declare this phase.
+        followers: sinks that also observe wherever a callback is consulted.
+        yields: whether `iterate` yields the state here though no callback is consulted.
+        callbacks_only, callbacks_and_sinks: the two usual sets of observers, with the facts that they need.
+        selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
+    """
 
     def __init__(
         self,
@@ -39,19 +47,23 @@ class Watched:
         self.place = place
         self.callbacks = callbacks
         self.sinks = sinks
-        self.followers = followers  # sinks that want to look whenever a callback does
+        self.followers = followers
         self.yields = yields
         self.sensors = sensors
-        self.everyone: Lookers = (callbacks, (), self.needs(callbacks, ()))
-        self.everybody: Lookers = (callbacks, (*sinks, *followers), self.needs(callbacks, (*sinks, *followers)))
+        self.callbacks_only: Observers = (callbacks, (), self.needs(callbacks, ()))
+        self.callbacks_and_sinks: Observers = (
+            callbacks,
+            (*sinks, *followers),
+            self.needs(callbacks, (*sinks, *followers)),
+        )
         self.each_time = all(callback.every == 1 for callback in callbacks)
         self.selective = bool(sinks or followers) or not self.each_time
 
-    def due(self, counters: Counters) -> Lookers:
-        """Those who want to look this time, and the facts that they need."""
+    def due(self, draft: Draft) -> Observers:
+        """The observers of this visit, and the facts that they need."""
         callbacks = self.callbacks
         if not self.each_time:
-            callbacks = [c for c in callbacks if c.every == 1 or is_due(c, self.place, counters)]
+            callbacks = [c for c in callbacks if c.every == 1 or is_due(c, self.place, draft)]
         sinks: Sequence[Guarded] = ()
         if self.sinks:
             now = time.monotonic() if self.place in BATCH_PHASES else math.inf
@@ -60,19 +72,19 @@ class Watched:
             sinks = [*sinks, *self.followers]
         if len(callbacks) == len(self.callbacks):
             if not sinks:
-                return self.everyone
-            if len(sinks) == len(self.everybody[1]):
-                return self.everybody
+                return self.callbacks_only
+            if len(sinks) == len(self.callbacks_and_sinks[1]):
+                return self.callbacks_and_sinks
         return callbacks, sinks, self.needs(callbacks, sinks)
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
-        """The facts that they need and that can be measured here."""
+        """The facts that these need and that can be measured here."""
         needs = frozenset[str]().union(*(c.needs for c in callbacks), *(s.sink.needs for s in sinks))
         return measurable(needs, self.place, self.sensors) if needs else needs
 
 
 class Watch:
-    """Who watches what, worked out once per call of `run`, and everything about it that can be refused."""
+    """The observers of each phase, for one call of `run`. What cannot work together is refused here."""
 
     def __init__(
         self, callbacks: tuple[Callback[Any], ...], sinks: Sequence[Sink], at: Sequence[Phase], work: Workload
@@ -82,11 +94,12 @@ class Watch:
             check_commands(callback, work.carries)
         for sink in sinks:
             check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
-        for note in overruled(callbacks):
+        for note in hyper_overlaps(callbacks):
             _logger.warning("%s", note)
         others = (*((f"the sink {type(sink).__name__}", sink.at) for sink in sinks), ("at=…", at))
-        if inside := looking_inside_a_step(callbacks, others):
-            _logger.warning("compile_step has nothing to do, since these look inside each step: %s", ", ".join(inside))
+        if inside := watchers_inside_step(callbacks, others):
+            idle = ", ".join(whole_step_callbacks(callbacks))
+            _logger.warning("%s has nothing to do, since these look inside each step: %s", idle, ", ".join(inside))
         self.callbacks = callbacks
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
         self.sinks = [Guarded(sink) for sink in sinks]
@@ -100,16 +113,16 @@ class Watch:
                 self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors)
 
     def wrap_workload(self, work: Workload, state: State) -> Workload:
-        """The workload, with what the recorders put around it."""
+        """The workload, wrapped by each recorder among the sinks."""
         for sink in self.sinks:
             if isinstance(sink.sink, Recorder):
                 work = sink.sink.wrap_workload(work, state)
         return work
 
     def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
-        """The notes of the state that the run began with, and why sinks were switched off, if any were."""
+        """The notes of the state that the run began with, and why sinks were switched off."""
         return tuple(dict.fromkeys((*before, *(sink.trouble for sink in self.sinks if sink.trouble))))
 
-    def tell_all(self, method: str, *args: object) -> None:
+    def call_sinks(self, method: str, *args: object) -> None:
         for sink in self.sinks:
             sink.tell(method, *args)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import attrs
 
 from fsm_train.core.phase import FINAL, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.state import Counters, Plan
+from fsm_train.core.state import COUNTERS, Draft, Plan
 from fsm_train.core.table import READABLE, TABLE, Edge, Effect, Outcome, effects, falling
 
 BATCH_SIZE, VALID_BATCH_SIZE = 2, 5
@@ -76,7 +76,7 @@ class Seen(NamedTuple):
 
 @attrs.frozen(eq=False)
 class Situation:
-    at: Counters
+    at: Draft
     seen: Seen
 
 
@@ -91,7 +91,8 @@ class Move:
     place: Place
 
 
-_key = attrgetter(*(field.name for field in attrs.fields(Counters) if field.name not in ("plan", "has_valid")))
+# What guards read and effects write, but for the metrics, of which there are none here.
+_key = attrgetter(*COUNTERS, "batches_over", "resume_at", "error", "fetched", "exhausted")
 _PLACES: tuple[Place, ...] = (*Phase, *Junction)
 _PLACE_NUMBER = {place: number for number, place in enumerate(_PLACES)}
 _FLAG_BITS = len(Flag)
@@ -115,12 +116,12 @@ class Exploration:
         self.rows = {place: self.machine.rows(place) for place in _PLACES}
         self._fall = {edge: self.machine.falling(edge).value for edge in self.machine.table}
         self._effects = {edge: tuple(self.machine.effects(edge)) for edge in self.machine.table}
-        self._guarded: dict[tuple[Place, int], list[tuple[Edge, tuple[Callable[[Counters], bool], ...]]]] = {}
+        self._guarded: dict[tuple[Place, int], list[tuple[Edge, tuple[Callable[[Draft], bool], ...]]]] = {}
         self._moves: dict[tuple[int, int], tuple[Move, ...]] = {}
         self._situations: list[Situation] = []
         self._numbers: dict[object, int] = {}
         plan = Plan(bounds.epochs, bounds.max_steps)
-        self.first = self._situation(Counters(plan, bounds.valid_batches > 0), Seen())
+        self.first = self._situation(Draft(Phase.READY, plan, has_valid=bounds.valid_batches > 0), Seen())
         self._explored = self._explore()
         self.states = len(self._explored)
         self.moves = [move for moves in self._moves.values() for move in moves]
@@ -177,6 +178,8 @@ class Exploration:
             onward = [number | bit for bit in raisable[place]]
             if place is Phase.SUSPENDED:
                 onward.append(self._encoded(self.resumed(state)))
+            elif place is Phase.DONE:
+                onward.append(self._encoded((Phase.READY, 0, situation)))  # another call of run with its last state
             elif place not in FINAL:
                 onward += [self._encoded(after) for _, after in self.cross(state)]
                 if id(situation) not in failed:
@@ -232,7 +235,7 @@ class Exploration:
     def _failed(self, situation: Situation) -> Situation:
         return self._situation(attrs.evolve(situation.at, error="boom"), situation.seen)
 
-    def _situation(self, at: Counters, seen: Seen) -> Situation:
+    def _situation(self, at: Draft, seen: Seen) -> Situation:
         number = self._numbers.setdefault((_key(at), seen), len(self._situations))
         if number == len(self._situations):
             self._situations.append(Situation(at, seen))

@@ -323,8 +323,10 @@ def ours(c: Chosen, callbacks: list[Callback[Any]]) -> tuple[Done, State, Superv
 
 @given(choices(), st.randoms(use_true_random=False))
 def test_any_part_of_the_library_is_the_loop_by_hand(c: Chosen, random: Any) -> None:
-    """Counters and validations are the same; weights and statistics to the last bit where sums are in the same
-    order, else within 1e-3, or within 5% where half precision rounds them.
+    """Counters and validations are the same, weights and statistics too.
+
+    They are equal to the last bit where sums are in the same order, else within 1e-3, or within 5% where half
+    precision rounds them.
     """
     callbacks = c.callbacks
     random.shuffle(callbacks)

@@ -13,7 +13,7 @@ from fsm_train import interpreter, watch
 from fsm_train.core import fuse, merge
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import Flag, Junction, Operation, Phase, Place
-from fsm_train.core.state import Counters, Plan
+from fsm_train.core.state import Draft, Plan
 from fsm_train.core.table import TABLE, Edge, Effect, Outcome, Term, effects, exhausted, falling, steps_reached
 from fsm_train.core.transition import Transition
 from property_tests import strategies as our
@@ -64,13 +64,13 @@ def affecting(where: Operation | Place, effect: Effect | None = None) -> Machine
     return Machine(effects=broken)
 
 
-def counts_always(at: Counters, _: Outcome) -> None:
+def counts_always(at: Draft, _: Outcome) -> None:
     at.pending = 0
     at.step += 1
     at.validated_at = -1
 
 
-def keeps_validated(at: Counters, outcome: Outcome) -> None:
+def keeps_validated(at: Draft, outcome: Outcome) -> None:
     at.pending = 0
     at.step += bool(outcome)
 
@@ -196,21 +196,21 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         test_merge.test_conflict_of_many_names_the_same_two,
         ([("d", 4.0), ("c", 2.0), ("b", 0.5), ("a", 0.5)],),
     ),
-    "ways past who watches": (
+    "paths past who watches": (
         interpreter,
-        "ways",
-        lambda place, flags, watched: fuse.ways(place, flags, NEVER),
+        "fused_paths",
+        lambda place, flags, watched: fuse.fused_paths(place, flags, NEVER),
         test_runs.test_interpreter_is_the_fold_of_the_table,
         (TRAINING,),
     ),
-    "flags stay up on a way": (
+    "flags stay up on a path": (
         fuse,
         "falling",
         lambda edge: falling(edge) & ~F.SKIP_VALID,
         test_runs.test_interpreter_is_the_fold_of_the_table,
         (TRAINING,),
     ),
-    "effects lost on a way": (
+    "effects lost on a path": (
         fuse,
         "effects",
         lambda edge: ((operation, effect) for operation, effect in effects(edge) if operation),
@@ -232,9 +232,9 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         (TRAINING, 2),
     ),
     "left in disorder": (
-        interpreter._Course,
+        interpreter._Cursor,
         "fail",
-        lambda course, error: None,
+        lambda cursor, error: None,
         test_runs.test_callback_that_raises_ends_in_good_order,
         (TRAINING, (P.LOSS_END, 1)),
     ),

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from fsm_train.core.callback import Callback, is_due
 from fsm_train.core.errors import CallbackError
 from fsm_train.core.facts import measurable
-from fsm_train.core.fuse import EVERYWHERE, Way, ways
+from fsm_train.core.fold import advance, arrived_at, choose
+from fsm_train.core.fuse import EVERYWHERE, Path, fused_paths
 from fsm_train.core.merge import consult, decide
 from fsm_train.core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.state import State, counters_of, extend, ready
-from fsm_train.core.table import ROWS, advance, arrived_at, choose
+from fsm_train.core.runs import extend, ready
+from fsm_train.core.state import State
+from fsm_train.core.table import ROWS
 from fsm_train.core.transition import Transition
 from fsm_train.interpreter import iterate, run, start
 from property_tests import strategies as our
@@ -51,12 +53,12 @@ def fold(state: State, callbacks: Sequence[Callback[Any]]) -> Iterator[State]:
     state, place = ready(state), Phase.READY
     state = attrs.evolve(state, memory={**{c.name: c.memory for c in callbacks}, **state.memory})
     while place not in FINAL:
-        edge = choose(place, state.flags, counters_of(state))
+        edge = choose(place, state.flags, state)
         outcomes = [
             getattr(work, operation.value)(*[state] * (operation in work.informed)) for operation in edge.operations
         ]
         place, state = arrived_at(edge, state.resume_at), advance(state, edge, outcomes)
-        here = [c for c in callbacks if place in c.at and is_due(c, state.phase, counters_of(state))]
+        here = [c for c in callbacks if place in c.at and is_due(c, state.phase, state)]
         if not here or place in FINAL or edge.target is Junction.RESUMED:
             continue
         needs = measurable(frozenset().union(*(c.needs for c in here)), state.phase, work.sensors)
@@ -108,10 +110,10 @@ def test_watching_changes_nothing(training: our.Training, phases: set[Phase]) ->
 )
 def test_way_is_its_edges_one_by_one(place: Place, flags: Flag, watched: set[Place]) -> None:
     """A fused way does what its edges do, each after the other, and nothing is watched on it but its end."""
-    for way in ways(place, flags, watched):
+    for way in fused_paths(place, flags, watched):
         moves, up = [], flags
         for edge in way.edges:
-            (step,) = (single for single in ways(edge.source, up, EVERYWHERE) if single.edges == (edge,))
+            (step,) = (single for single in fused_paths(edge.source, up, EVERYWHERE) if single.edges == (edge,))
             moves += step.moves
             up = step.flags
         assert (way.moves, way.flags, way.target) == (tuple(moves), up, way.edges[-1].target)
@@ -122,10 +124,10 @@ def test_whole_step_is_one_way() -> None:
     """Where nobody looks inside a step, it is one way from its batch to the end of it; so is the leftover step."""
     step = [Operation.FORWARD, Operation.LOSS, Operation.BACKWARD, Operation.UNSCALE, Operation.STEP, Operation.ZERO]
     for watched in ({Phase.BATCH_END}, {Phase.BATCH_BEGIN}, NOWHERE):
-        (way,) = ways(Phase.BATCH_BEGIN, Flag.NONE, watched)
+        (way,) = fused_paths(Phase.BATCH_BEGIN, Flag.NONE, watched)
         assert [operation for operation, _ in way.moves if operation] == step
         assert way.target is Phase.BATCH_END
-        leftover, *_ = ways(Junction.BATCHES_OVER, Flag.NONE, watched)
+        leftover, *_ = fused_paths(Junction.BATCHES_OVER, Flag.NONE, watched)
         assert [operation for operation, _ in leftover.moves if operation] == [*step[3:]]
 
 
@@ -134,18 +136,18 @@ NOWHERE = frozenset[Place]()
 
 @given(our.flags(tuple(Flag)), st.data())
 def test_composing_ways_is_associative(flags: Flag, data: st.DataObject) -> None:
-    """It does not matter which two of three ways are joined first."""
+    """It does not matter which two of three paths are joined first."""
     a, b, c = data.draw(st.sampled_from(_successions(flags)))
     assert a.then(b).then(c) == a.then(b.then(c))
 
 
-def _successions(flags: Flag) -> list[tuple[Way, Way, Way]]:
-    """Three ways, each from where the one before it ends, the second and third without predicates."""
+def _successions(flags: Flag) -> list[tuple[Path, Path, Path]]:
+    """Three paths, each from where the one before it ends, the second and third without predicates."""
 
-    def free(way: Way) -> list[Way]:
-        return [onward for onward in ways(way.target, way.flags, EVERYWHERE) if not onward.predicates]
+    def free(way: Path) -> list[Path]:
+        return [onward for onward in fused_paths(way.target, way.flags, EVERYWHERE) if not onward.predicates]
 
-    first = [way for place in ROWS for way in ways(place, flags, EVERYWHERE)]
+    first = [way for place in ROWS for way in fused_paths(place, flags, EVERYWHERE)]
     return [(a, b, c) for a in first for b in free(a) for c in free(b)]
 
 

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from fsm_train.core.fold import choose
 from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, FINAL, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.table import READABLE, SETTLED, TABLE, Edge, choose, draining
+from fsm_train.core.table import READABLE, SETTLED, TABLE, Edge, batches_over
 from property_tests.exploration import BRACKETS, CLOSES, Bounds, Exploration, Machine, Move, State
 
 O = Operation
@@ -121,7 +122,7 @@ def check_settled(exploration: Exploration) -> None:
     for move in exploration.moves:
         for predicate, value in SETTLED.get(move.place, {}).items():
             assert predicate(move.after.at) == value, move
-        if draining(move.before.at) != draining(move.after.at):
+        if batches_over(move.before.at) != batches_over(move.after.at):
             assert move.place in SETTLED, move
 
 

@@ -346,7 +346,7 @@ def test_fact_that_was_not_asked_for_says_how_to_ask() -> None:
     ("needs", "sentence"),
     [
         ({"loss"}, "callback 'early' needs the fact 'loss' at batch_begin, but it is known only at loss_end"),
-        ({"tokens"}, "needs the fact 'tokens', which nobody can measure: there are batch_size, elapsed"),
+        ({"tokens"}, "needs the fact 'tokens', which this workload does not measure: there are batch_size, elapsed"),
     ],
 )
 def test_facts_that_cannot_be_known_are_refused_when_the_run_starts(needs: set[str], sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the READMEs show is what happens. `python -m tests.test_readme` writes their tables and the diagram again."""
 
 from __future__ import annotations
 
@@ -6,85 +6,142 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
 import torch
 
 import fsm_train.callbacks
-from fsm_train import Callback
+from fsm_train import Callback, Flag, Phase
 from fsm_train.core.diagram import mermaid
-from fsm_train.testing import CHECKS, check_callback
-from tests.testing.hurried import HURRIED
-from tests.testing.library import EXAMPLES
-from tests.testing.mutants import MUTANTS
+from fsm_train.core.facts import KNOWN_AT
+from fsm_train.core.phase import CONSULTED
+from fsm_train.testing import check_callback
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+ROOMS = ("fsm_train", "examples", "tests", "property_tests")
+README = ROOT / "README.md"
+MACHINE = ROOT / "fsm_train" / "core" / "README.md"
+GALLERY = ROOT / "examples" / "README.md"
+READMES = [README, *(path for room in ROOMS for path in sorted((ROOT / room).rglob("README.md")))]
+PROSE = [*READMES, ROOT / "CHANGELOG.md", ROOT / ".github" / "CONTRIBUTING.md"]
 
 
-def test_code_in_the_readme_runs() -> None:
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def code_in(path: Path) -> list[str]:
+    """The Python blocks of a README."""
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", [path for path in READMES if code_in(path)], ids=named)
+def test_code_in_a_readme_runs(path: Path) -> None:
     """All Python blocks, as a reader would try them in one session; and what is shown as a callback is a good one."""
     torch.manual_seed(0)
     session: dict[str, object] = {}
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
 
-    for block in blocks:
+    for block in code_in(path):
         exec(block, session)
 
-    assert len(blocks) >= 5
-    shown = [value for value in session.values() if isinstance(value, Callback)]
-    assert len(shown) >= 5
-    for callback in shown:
-        check_callback(callback, examples=20)
+    for callback in session.values():
+        if isinstance(callback, Callback):
+            check_callback(callback, examples=20)
 
 
-def test_diagram_in_the_readme_is_that_of_the_table() -> None:
-    """The machine that is drawn is the one that runs; `python -m tests.test_readme` draws it anew."""
-    assert _drawn() in README.read_text()
+def test_readme_is_read_in_one_sitting() -> None:
+    """The first README has at most 200 lines, and shows a callback, its test and a training."""
+    assert len(README.read_text().splitlines()) <= 200
+    assert len(code_in(README)) >= 4
+    assert sum(block.count("@on(") for path in READMES for block in code_in(path)) >= 5
+
+
+@pytest.mark.parametrize("path", PROSE, ids=named)
+def test_links_lead_somewhere(path: Path) -> None:
+    """Each link to a file of the repository finds it, and each link to a heading finds the heading."""
+    lost = []
+    for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]*))?\)", path.read_text()):
+        file = (path.parent / target).resolve() if target else path
+        if not file.exists() or (anchor and anchor not in headings(file)):
+            lost.append(target + anchor)
+
+    assert lost == []
+
+
+def headings(path: Path) -> set[str]:
+    """The anchors that GitHub gives to the headings of a file."""
+    texts = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in texts}
+
+
+def test_contributing_names_files_that_exist() -> None:
+    """The tables of what to change where name files of the package, of the tests and of the examples."""
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text()
+    files = sorted(set(re.findall(r"`([\w/.]+\.(?:py|md))`", text)))
+
+    assert len(files) > 10
+    assert [file for file in files if not any((ROOT / place / file).exists() for place in ("fsm_train", ""))] == []
+
+
+def test_diagram_is_that_of_the_table() -> None:
+    """The machine that is drawn is the one that runs."""
+    assert drawn() in MACHINE.read_text()
+
+
+def test_phases_and_flags_are_listed() -> None:
+    """Each phase has a row with the facts that are known there, and each flag has a row."""
+    phases, flags = MACHINE.read_text().split("\n## Flags\n")
+    facts = {
+        phase.name: ", ".join(f"`{fact}`" for fact, at in KNOWN_AT.items() if phase in at and fact != "batch_size")
+        for phase in CONSULTED
+    }
+
+    assert dict(re.findall(r"^\| `([A-Z_]+)` \| [^|]+ \| ([^|]+) \|$", phases, re.MULTILINE)) == facts
+    assert [flag.name for flag in Flag if f"\n| `{flag.name}` | " not in flags] == []
+
+
+def test_gallery_lists_the_examples() -> None:
+    """Each script has its row; and what other libraries' names are translated to are phases and flags that exist."""
+    text = GALLERY.read_text()
+    scripts = {path.name for path in GALLERY.parent.glob("*.py")}
+    translated = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", text))
+
+    assert set(re.findall(r"^\| \[`(\w+\.py)`\]", text, re.MULTILINE)) == scripts
+    assert translated - Flag.__members__.keys() <= Phase.__members__.keys()
 
 
 def test_readme_lists_the_library() -> None:
     """Each callback stands in the table, linked to its file, with the first sentence of its docstring."""
-    rows = [_row(name) for name in sorted(fsm_train.callbacks.__all__)]
+    rows = [callback_row(name) for name in sorted(fsm_train.callbacks.__all__)]
 
     for name in fsm_train.callbacks.__all__:
-        assert f"\ndef {name}(" in (README.parent / _file_of(name)).read_text()
+        assert f"\ndef {name}(" in (ROOT / file_of(name)).read_text()
     assert [row for row in rows if row not in README.read_text()] == []
 
 
-def test_readme_lists_the_checks() -> None:
-    """Each check with the mutant that it finds alone, each mistake and each callback of the library has its row."""
-    text = README.read_text()
-    checks = [f"| {law.sentence.rstrip('.')} | `{MUTANTS[name].name}` | `{name}` |" for name, law in CHECKS.items()]
-    mistakes = [
-        f"| {make.__name__.replace('_', ' ')} | " + (f"`{check}` |" if check in CHECKS else "refused when")
-        for make, (check, _) in HURRIED.items()
-    ]
-    library = [f"| `{make().name}` | 200 | " for makes in EXAMPLES.values() for make in makes]
-
-    assert [row for row in (*checks, *mistakes, *library) if f"\n{row}" not in text] == []
-
-
-def _row(name: str) -> str:
-    factory, where = getattr(fsm_train.callbacks, name), _file_of(name)
+def callback_row(name: str) -> str:
+    factory, where = getattr(fsm_train.callbacks, name), file_of(name)
     effect = " ".join((inspect.getdoc(factory) or "").split("\n\n")[0].split()).replace("|", "\\|")
     return f"| [`{name}`]({where}) | {effect} |"
 
 
-def _file_of(name: str) -> Path:
+def file_of(name: str) -> Path:
     """Where the factory is written, and not what is around it."""
     factory = inspect.unwrap(getattr(fsm_train.callbacks, name))
-    return Path(inspect.getsourcefile(factory) or "").relative_to(README.parent)
+    return Path(inspect.getsourcefile(factory) or "").relative_to(ROOT)
 
 
-def _drawn() -> str:
+def drawn() -> str:
     return f"<!-- machine -->\n```mermaid\n{mermaid()}\n```\n<!-- /machine -->"
 
 
-def _redraw() -> None:
-    text = README.read_text()
-    text = re.sub(r"<!-- machine -->.*<!-- /machine -->", lambda _: _drawn(), text, flags=re.DOTALL)
-    rows = "\n".join(_row(name) for name in sorted(fsm_train.callbacks.__all__))
-    text = re.sub(r"(\| callback \| effect \|\n\|---\|---\|\n)(\|[^\n]*\n)*", lambda m: m[1] + rows + "\n", text)
-    README.write_text(text)
+def write_generated() -> None:
+    """Write the diagram and the table of callbacks into their READMEs."""
+    text = MACHINE.read_text()
+    MACHINE.write_text(re.sub(r"<!-- machine -->.*<!-- /machine -->", lambda _: drawn(), text, flags=re.DOTALL))
+    rows = "\n".join(callback_row(name) for name in sorted(fsm_train.callbacks.__all__))
+    table = r"(\| callback \| effect \|\n\|---\|---\|\n)(\|[^\n]*\n)*"
+    README.write_text(re.sub(table, lambda match: match[1] + rows + "\n", README.read_text()))
 
 
 if __name__ == "__main__":
-    _redraw()
+    write_generated()

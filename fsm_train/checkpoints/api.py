@@ -18,8 +18,10 @@ import orjson
 
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
-from ..core.phase import Flag, Junction, Phase
-from ..core.state import Plan, State
+from ..core.phase import Flag, Phase
+from ..core.runs import SAVED_AT, resume_place
+from ..core.state import COUNTERS, Plan, State
+from ..core.table import RESUMES_AT
 from ..core.values import NO_FACTS, FrozenMap, SavedMemory
 from ..data.position import Left, keeps_its_place
 from ..encoding import CannotDecodeError, decode, encode
@@ -32,16 +34,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("fsm_train")
 
-RESUMABLE = {
-    Phase.BATCH_END: Phase.BATCH_END,
-    Phase.VALID_END: Phase.VALID_END,
-    Phase.EPOCH_END: Phase.EPOCH_END,
-    Phase.TRAIN_END: None,  # to be extended
-    Phase.SUSPEND: None,  # it says itself where to go on
-}
-"""The phases at which a checkpoint can be written, and where a training goes on from it."""
-
-_COUNTERS = ("epoch", "batch", "iteration", "step", "samples", "pending", "valid_batch", "validated_at", "fetched")
+_COUNTERS = (*COUNTERS, "fetched")
 
 
 @attrs.frozen
@@ -69,8 +62,8 @@ def save(work: Supervised, command: SaveCheckpoint) -> None:
     """
     state = work.state
     assert state is not None
-    if state.phase not in RESUMABLE:
-        allowed = ", ".join(phase.value for phase in RESUMABLE)
+    if state.phase not in SAVED_AT:
+        allowed = ", ".join(phase.value for phase in SAVED_AT)
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training goes on from {allowed}")
     if work.precision is not None:
         work.precision.go_on(work.gradients())
@@ -169,7 +162,7 @@ def _newest_good(folder: Path) -> tuple[State, dict[str, Any]]:
 
 def control_of(state: State) -> bytes:
     """The state as JSON, exactly, without what belongs to one moment only."""
-    resume_at = state.resume_at or RESUMABLE.get(state.phase)
+    resume_at = resume_place(state)
     return orjson.dumps(
         {
             **{name: getattr(state, name) for name in _COUNTERS},
@@ -211,7 +204,7 @@ def state_of(control: bytes) -> State:
     try:
         said: Mapping[str, Any] = orjson.loads(control)
         resume_at = None if said["resume_at"] is None else decode(said["resume_at"])
-        if resume_at not in (None, Junction.VALID_ABANDONED, *RESUMABLE.values()):
+        if resume_at not in (None, *RESUMES_AT.values()):
             raise CannotDecodeError(f"it resumes at {resume_at!r}")
         counters: dict[str, Any] = {name: _whole(said[name]) for name in _COUNTERS}
         return State(

@@ -17,7 +17,7 @@ import attrs
 
 from .errors import CallbackError
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
-from .state import Counters, State
+from .state import Draft, State
 from .transition import Command, Transition
 from .values import EMPTY, FrozenMap, record_classes, types_in, unsaveable
 
@@ -285,7 +285,7 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
     return made
 
 
-def is_due(callback: Callback[Any], phase: Phase, at: Counters) -> bool:
+def is_due(callback: Callback[Any], phase: Phase, at: Draft) -> bool:
     """Whether the callback's `every` lets it be consulted this time, at one of its phases."""
     if phase in BATCH_PHASES:
         return at.iteration % callback.every == 0

@@ -172,6 +172,7 @@ class UseCompiledStep(Command):
     mode: str
     backend: str = "inductor"
     alone: ClassVar[bool] = True
+    whole_steps: ClassVar[bool] = True
 
 
 @attrs.frozen

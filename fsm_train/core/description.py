@@ -1,4 +1,4 @@
-"""What can be said of callbacks before they run: who does what when, and what cannot go well."""
+"""What is known of callbacks before they run: what each does at which phase, and which cannot work together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from itertools import combinations
 from typing import Any
 
 from .callback import Callback, check_names
-from .commands import UseCompiledStep
 from .errors import ConflictError
 from .facts import KNOWN_AT
 from .phase import CONSULTED, Flag, Phase
@@ -63,8 +62,8 @@ def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], b
             )
 
 
-def overruled(callbacks: Sequence[Callback[Any]]) -> list[str]:
-    """What is allowed and seldom meant: of each two that set one hyper-parameter at different phases, a sentence."""
+def hyper_overlaps(callbacks: Sequence[Callback[Any]]) -> list[str]:
+    """What is allowed and seldom meant: a sentence for each two that set one hyper-parameter at different phases."""
     return [
         f"{one.name!r} and {other.name!r} both set {', '.join(keys)}, at different phases: "
         "what one sets lasts only until the other sets it"
@@ -73,20 +72,25 @@ def overruled(callbacks: Sequence[Callback[Any]]) -> list[str]:
     ]
 
 
-def looking_inside_a_step(
+def whole_step_callbacks(callbacks: Iterable[Callback[Any]]) -> list[str]:
+    """The names of those that want each step done as a whole: they give a command that is `whole_steps`."""
+    return [callback.name for callback in callbacks if any(kind.whole_steps for kind in callback.commands or ())]
+
+
+def watchers_inside_step(
     callbacks: Iterable[Callback[Any]], others: Iterable[tuple[str, Iterable[Phase]]] = ()
 ) -> list[str]:
-    """Who has each step done phase by phase, when somebody wants it done in one go: their names.
+    """The names of those that look inside each step, where a callback wants it done as a whole.
 
     Args:
         callbacks: those of a run.
-        others: who else looks, by name, and at which phases.
+        others: further watchers, by name, and the phases at which they look.
     """
-    everyone = tuple(callbacks)
-    if not any(UseCompiledStep in (callback.commands or ()) for callback in everyone):
+    callbacks = tuple(callbacks)
+    if not whole_step_callbacks(callbacks):
         return []
-    lookers = (*((callback.name, callback.at) for callback in everyone), *others)
-    return [name for name, phases in lookers if not INSIDE_A_STEP.isdisjoint(phases)]
+    watchers = (*((callback.name, callback.at) for callback in callbacks), *others)
+    return [name for name, phases in watchers if not INSIDE_A_STEP.isdisjoint(phases)]
 
 
 INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END, Phase.STEP_BEGIN, Phase.STEP_END})
@@ -113,8 +117,8 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)
         if here:
             lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
-    lines += [f"note: {note}" for note in overruled(checked)]
-    return "\n".join(lines) or "nobody is consulted"
+    lines += [f"note: {note}" for note in hyper_overlaps(checked)]
+    return "\n".join(lines) or "no callback is consulted"
 
 
 def _line(callback: Callback[Any], phase: Phase, here: Sequence[Callback[Any]]) -> str:

@@ -77,7 +77,7 @@ class ConflictError(FsmTrainError):
 
 
 class FactError(FsmTrainError, KeyError):
-    """A fact was read that nobody asked for, or that cannot be known at this phase.
+    """A fact was read that no callback asked for, or that cannot be known at this phase.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at

@@ -44,7 +44,7 @@ def check_needs(who: str, needs: Iterable[str], at: Iterable[Phase], sensors: Se
         if name not in KNOWN_AT:
             there_are = ", ".join(sorted({*KNOWN_AT, *sensors}))
             raise ValueError(
-                f"{who} needs the fact {name!r}, which nobody can measure: there are {there_are}; "
+                f"{who} needs the fact {name!r}, which this workload does not measure: there are {there_are}; "
                 "a workload adds others with sensors={…}"
             )
         if not KNOWN_AT[name].intersection(phases):

@@ -1,12 +1,11 @@
-"""Edges that nobody watches, composed into one.
+"""Unwatched edges, composed into one path.
 
-From a watched place the machine runs through unwatched ones along edges that flags alone decide.
-Such a run of edges is a `Way`: its operations in sequence, its effects on the counters in sequence,
-and the flags and the place at its end. Composing is concatenation, hence associative, and walking a
-way is walking its edges one by one, with no state made in between.
+From a watched place the machine runs through unwatched ones along edges that flags alone decide. Such a
+run of edges is a `Path`: its operations in sequence, its effects in sequence, and the flags and the place
+at its end. Composing is concatenation, hence associative, and walking a path is walking its edges one by
+one, with no state made in between.
 
-Where a predicate of the counters decides that is not settled on the way, or an interrupt may come
-in, every way ends.
+A path ends where a predicate decides that is not settled on the way, and where an interrupt may come in.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from .table import ROWS, SETTLED, Edge, Effect, Predicate, Term, effects, fallin
 
 
 @attrs.frozen
-class Way:
-    """A run of edges that is walked in one go.
+class Path:
+    """A run of edges that is walked without a stop.
 
     Attributes:
         edges: the edges, each beginning where the one before it ends.
-        predicates: what must hold of the counters at its beginning; the flags have been seen to.
+        predicates: what must hold of the state at its beginning; the flags are checked already.
         moves: its operations and effects, in order; an effect without an operation is of arriving.
         flags: those that are raised at its end.
         target: where it ends.
@@ -37,52 +36,59 @@ class Way:
     flags: Flag
     target: Place
 
-    def then(self, onward: Way) -> Way:
-        """Both ways, one after the other; the second must not depend on the counters."""
-        assert onward.edges[0].source is self.target
-        assert not onward.predicates
-        return Way(self.edges + onward.edges, self.predicates, self.moves + onward.moves, onward.flags, onward.target)
+    def then(self, next_path: Path) -> Path:
+        """Both paths, one after the other; the second must not depend on the state."""
+        assert next_path.edges[0].source is self.target
+        assert not next_path.predicates
+        return Path(
+            self.edges + next_path.edges,
+            self.predicates,
+            self.moves + next_path.moves,
+            next_path.flags,
+            next_path.target,
+        )
 
 
 NOTHING_SETTLED: Mapping[Term, bool] = {}
 
-# Every cycle of the table passes a place where an interrupt may come in, so ways are finite.
+# Each cycle of the table passes a place where an interrupt may come in, so paths are finite.
 
 
-def ways(
+def fused_paths(
     place: Place, flags: Flag, watched: Set[Place], settled: Mapping[Term, bool] = NOTHING_SETTLED
-) -> tuple[Way, ...]:
-    """The ways from a place with these flags, in the order in which their predicates are tried.
+) -> tuple[Path, ...]:
+    """The paths from a place with these flags, in the order in which their predicates are tried.
 
     They end at watched places, and where more than flags decides. The last one has no predicate.
 
     Args:
         place: where they begin.
         flags: those that are raised there.
-        watched: the places where somebody wants to look.
-        settled: the predicates whose value is known when one comes here.
+        watched: the places where a callback or a sink looks.
+        settled: the predicates whose value is known on arriving here.
     """
     settled = {**settled, **SETTLED.get(place, {})}
-    found = []
+    paths = []
     for edge in ROWS[place]:
         if not all(term & flags if isinstance(term, Flag) else settled.get(term, True) for term in edge.guard):
             continue
         predicates = tuple(term for term in edge.guard if not isinstance(term, Flag) and term not in settled)
-        way = Way((edge,), predicates, tuple(effects(edge)), flags & ~falling(edge), edge.target)
-        found.append(_as_far_as_possible(way, watched, settled))
+        path = Path((edge,), predicates, tuple(effects(edge)), flags & ~falling(edge), edge.target)
+        paths.append(_extended(path, watched, settled))
         if not predicates:
             break
-    return tuple(found)
+    return tuple(paths)
 
 
-def _as_far_as_possible(way: Way, watched: Set[Place], settled: Mapping[Term, bool]) -> Way:
-    while way.target not in watched and way.target is not Junction.RESUMED and Flag.SUSPEND not in reads(way.target):
-        onward = ways(way.target, way.flags, EVERYWHERE, settled)
-        if len(onward) != 1:
+def _extended(path: Path, watched: Set[Place], settled: Mapping[Term, bool]) -> Path:
+    """The path, prolonged through unwatched places where flags alone decide."""
+    while path.target not in watched and path.target is not Junction.RESUMED and Flag.SUSPEND not in reads(path.target):
+        following = fused_paths(path.target, path.flags, EVERYWHERE, settled)
+        if len(following) != 1:
             break
-        settled = {**settled, **SETTLED.get(way.target, {})}
-        way = way.then(onward[0])
-    return way
+        settled = {**settled, **SETTLED.get(path.target, {})}
+        path = path.then(following[0])
+    return path
 
 
 EVERYWHERE: Set[Place] = frozenset(ROWS)

@@ -4,7 +4,7 @@ The laws: flags by union; memories each to its own; hyper-parameters by key, whe
 values are an error; commands by (order, position in the list). So nothing but the sequence of
 equal-ordered commands depends on the order of the callbacks.
 
-Rule of this file: what an answer leaves as it is costs nothing; this runs at every watched phase.
+Rule of this file: what an answer leaves unchanged costs nothing, since this runs at every watched phase.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Decision:
 
 
 def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
-    """Everybody's answer to the same state, without those who have nothing to say.
+    """The answers of these callbacks to one state, without the empty ones.
 
     Raises:
         CallbackError: one of them raised, answered something that is no Transition or that cannot
@@ -80,7 +80,7 @@ def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str |
                 names = sorted(kind.__name__ for kind in callback.commands)
                 return f"it gave the command {command!r}, which is not among its commands={names}"
     if answer.memory is UNCHANGED or answer.memory is state.memory.get(callback.name, UNCHANGED):
-        return None  # what it remembers already was looked at then
+        return None  # the memory that it has was checked when it was set
     return unsaveable(answer.memory)
 
 
@@ -150,8 +150,8 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
     if memory:
         changes["memory"] = FrozenMap({**state.memory, **memory})
     if reasons:
-        said = f"; {state.reason};"
-        new = sorted(reason for reason in reasons if f"; {reason};" not in said)
+        earlier = f"; {state.reason};"
+        new = sorted(reason for reason in reasons if f"; {reason};" not in earlier)
         changes["reason"] = "; ".join([state.reason] * bool(state.reason) + new)
     after = replaced(state, changes) if changes else state
     return after, Decision(hyper, tuple([command for _, command in commands]))

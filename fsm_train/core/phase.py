@@ -13,7 +13,7 @@ class Phase(enum.Enum):
     """Where the machine stands when callbacks are consulted; the value is the hook's name.
 
     READY and the final phases DONE, SUSPENDED and FAILED belong to the state before and after a
-    run: nobody is consulted there.
+    run: no callback is consulted there.
 
     >>> Phase("epoch_end")
     <Phase.EPOCH_END: 'epoch_end'>
@@ -49,12 +49,12 @@ class Phase(enum.Enum):
 
 
 class Junction(enum.Enum):
-    """Where the machine only decides which way to go on: nobody is consulted there."""
+    """A branch of the machine where no callback is consulted."""
 
     FETCHED = "fetched"  # a training batch was asked for, and came or did not come
     BATCHES_OVER = "batches_over"  # no further training batch in this epoch
     VALID_FETCHED = "valid_fetched"  # the same for a batch of the validation
-    VALID_ABANDONED = "valid_abandoned"  # where a validation that was abandoned begins anew
+    VALID_ABANDONED = "valid_abandoned"  # where an abandoned validation starts again
     RESUMED = "resumed"  # stands for the place in `State.resume_at`, entered as if never left
 
     __hash__ = object.__hash__
@@ -126,7 +126,7 @@ class Flag(enum.Flag):
     STOP_VALID = enum.auto()  # no further batch in this validation
     STOP_EPOCH = enum.auto()  # no further batch in this epoch
     STOP_TRAINING = enum.auto()  # finish this batch, close the epoch, end
-    SUSPEND = enum.auto()  # leave at once, at the end of this batch, so as to go on later
+    SUSPEND = enum.auto()  # leave at the end of this batch, to resume later
 
     __hash__ = object.__hash__
 

@@ -1,10 +1,10 @@
-"""The state of a training: one immutable record, and the counters that change from batch to batch.
+"""The state of a training: one immutable record, and the draft that one is made of.
 
-Rule of this file: records and their checks. How one state follows from another is in `table.py`.
+Rule of this file: records and their checks. How one state follows from another is in `table.py`, and
+how one call of `run` takes up what another left in `runs.py`.
 
-`Counters` are the part of the state that the guards of the table read and the operations change:
-the only record that is written to, since it changes several times per batch and a `State` is made
-of it only where somebody looks. Each belongs to the one who made it.
+Each field is declared once: `Counters` are what a log's line says too, a `Draft` is what the machine
+writes to, and a `State` is a draft that cannot be written to.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Any
 
 import attrs
 
 from .phase import Flag, Phase, Place
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
-
-if TYPE_CHECKING:
-    from .workload import Workload
 
 Hyper = float | tuple[float, ...]
 """The value of a hyper-parameter: one for all parameter groups, or a tuple with one per group."""
@@ -66,12 +63,10 @@ class Plan:
             raise ValueError("a plan without an end: give epochs, max_steps, or both")
 
 
-@attrs.define
+@attrs.define(slots=False, kw_only=True, on_setattr=None)
 class Counters:
-    """What guards read and operations change. The fields mean what they mean in `State`."""
+    """What a training counts, and what each line of its log says. The fields mean what they mean in `State`."""
 
-    plan: Plan
-    has_valid: bool = False
     epoch: int = 0
     batch: int = 0
     iteration: int = 0
@@ -79,16 +74,54 @@ class Counters:
     samples: int = 0
     pending: int = 0
     valid_batch: int = 0
-    batches_over: bool = False
     validated_at: int = NEVER
+
+
+COUNTERS = tuple(field.name for field in attrs.fields(Counters))
+
+
+@attrs.define(slots=False, on_setattr=None)
+class Draft(Counters):
+    """A state in the making: the fields of a `State`, which the effects of the table write to.
+
+    It changes several times per batch, and a `State` is made of it only where a callback or a sink looks.
+    Each belongs to the interpreter that made it; callbacks are never given one. Guards read it, or a `State`.
+    """
+
+    phase: Phase
+    plan: Plan
+    flags: Flag = Flag.NONE
+    facts: Facts = attrs.field(default=NO_FACTS, converter=as_facts)
+    metrics: Mapping[str, float] = attrs.field(default=Metrics(), converter=as_metrics)
+    history: tuple[Mapping[str, float], ...] = ()
+    hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map)
+    memory: Mapping[str, object] = attrs.field(default=EMPTY, converter=frozen_map)
+    reason: str = ""
+    workload: Any = attrs.field(default=None, eq=False, repr=False)  # a Workload, whose methods take a State
+    has_valid: bool = False
+    batches_over: bool = False
     resume_at: Place | None = None
     error: str = ""
     fetched: int = 0
     exhausted: bool = False
+    elapsed: float = attrs.field(default=0.0, eq=False)
+    notes: tuple[str, ...] = attrs.field(default=(), eq=False)
+
+    def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
+        """The state at `phase`, with these flags and facts.
+
+        This is the most expensive thing that the machine does, once for each phase that is watched. The
+        values were checked when they came in, so it goes around the constructor's checks and conversions.
+        """
+        values = self.__dict__.copy()
+        values["phase"] = phase
+        values["flags"] = flags
+        values["facts"] = facts
+        return _with_values(values)
 
 
-@attrs.frozen(slots=False)
-class State:
+@attrs.frozen(slots=False, repr=False)
+class State(Draft):
     """A training at one instant, seen from one phase.
 
     It has no slots, unlike the other records: copying a `__dict__` makes a state four times as fast
@@ -124,41 +157,14 @@ class State:
         batches_over: whether this epoch has had its last training batch. A step that is taken
             while this is true is the one for a leftover window ("draining").
         validated_at: the `iteration` after which these weights were validated, or -1.
-        resume_at: where a suspended training goes on.
+        resume_at: where a suspended training resumes.
         error: what went wrong, in a failed training.
         fetched: samples of the batch that was fetched last.
         exhausted: whether the last fetch found no further batch.
         elapsed: seconds of training in the calls of `run` that have ended.
-        notes: what whoever has the last state should know and what is no part of the training: that
+        notes: what the owner of the last state should know and what is no part of the training: that
             the log of it is incomplete, that a sink was switched off. Not compared.
     """
-
-    phase: Phase
-    plan: Plan
-    epoch: int = 0
-    batch: int = 0
-    iteration: int = 0
-    step: int = 0
-    samples: int = 0
-    pending: int = 0
-    flags: Flag = Flag.NONE
-    facts: Facts = attrs.field(default=NO_FACTS, converter=as_facts)
-    metrics: Mapping[str, float] = attrs.field(default=Metrics(), converter=as_metrics)
-    history: tuple[Mapping[str, float], ...] = ()
-    hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map)
-    memory: Mapping[str, object] = attrs.field(default=EMPTY, converter=frozen_map)
-    reason: str = ""
-    workload: Workload | None = attrs.field(default=None, eq=False, repr=False)
-    valid_batch: int = 0
-    has_valid: bool = False
-    batches_over: bool = False
-    validated_at: int = NEVER
-    resume_at: Place | None = None
-    error: str = ""
-    fetched: int = 0
-    exhausted: bool = False
-    elapsed: float = attrs.field(default=0.0, eq=False)
-    notes: tuple[str, ...] = attrs.field(default=(), eq=False)
 
     def __attrs_post_init__(self) -> None:
         if (
@@ -169,13 +175,32 @@ class State:
             or self.samples < 0
             or self.pending < 0
         ):
-            name = next(name for name in _COUNTED if getattr(self, name) < 0)
+            name = next(name for name in COUNTERS if getattr(self, name) < 0)
             raise ValueError(f"{name}={getattr(self, name)}: a state counts from 0")
+
+    def __repr__(self) -> str:
+        """Where the training stands, in a few words: a state holds too much to be printed whole."""
+        counts = ", ".join(f"{name}={getattr(self, name)}" for name in ("epoch", "batch", "step"))
+        parts = [
+            f"{self.phase.value}: {counts}",
+            _in_short(self.metrics),
+            _in_short({name: self.hyper[name] for name in ("lr",) if name in self.hyper}),
+            _in_short(self.facts),
+            "|".join(str(flag.name) for flag in self.flags),
+            f"reason={self.reason!r:.80}" if self.reason else "",
+        ]
+        return f"State({'; '.join(filter(None, parts))})"
 
     @property
     def draining(self) -> bool:
         """Whether the batches are over and a step is being taken for the leftover window."""
         return self.batches_over and self.phase in (Phase.STEP_BEGIN, Phase.STEP_END)
+
+    def draft(self) -> Draft:
+        """A draft with these values, to be written to."""
+        draft = _new(Draft)
+        draft.__dict__.update(self.__dict__)
+        return draft
 
     def random(self, name: str) -> random.Random:
         """A generator of random numbers that depends on the plan's seed, the counters and `name` alone.
@@ -189,135 +214,33 @@ class State:
         return random.Random(f"{seed}/{self.epoch}/{self.batch}/{self.iteration}/{self.step}/{validated}/{name}")
 
 
-_COUNTED = ("epoch", "batch", "iteration", "step", "samples", "pending")
+def _in_short(values: Mapping[str, Hyper]) -> str:
+    """The first few of these numbers, by name."""
+    first = [f"{name}={_number_in_short(value)}" for name, value in [*values.items()][:6]]
+    return ", ".join([*first, "…"] if len(values) > len(first) else first)
 
 
-def counters_of(state: State) -> Counters:
-    return Counters(
-        state.plan,
-        state.has_valid,
-        state.epoch,
-        state.batch,
-        state.iteration,
-        state.step,
-        state.samples,
-        state.pending,
-        state.valid_batch,
-        state.batches_over,
-        state.validated_at,
-        state.resume_at,
-        state.error,
-        state.fetched,
-        state.exhausted,
-    )
-
-
-def state_at(phase: Phase, counters: Counters, flags: Flag, facts: Facts, last: State) -> State:
-    """The state at `phase`: its counters, flags and facts, and for the rest what `last` says.
-
-    This is the most expensive thing that the machine does, once for each phase that is watched. It
-    takes the values of a state and counters that were checked already, so it goes around the checks
-    and conversions of the constructor.
-    """
-    values = last.__dict__.copy()
-    values["phase"] = phase
-    values["plan"] = counters.plan
-    values["epoch"] = counters.epoch
-    values["batch"] = counters.batch
-    values["iteration"] = counters.iteration
-    values["step"] = counters.step
-    values["samples"] = counters.samples
-    values["pending"] = counters.pending
-    values["flags"] = flags
-    values["facts"] = facts
-    values["workload"] = None
-    values["valid_batch"] = counters.valid_batch
-    values["has_valid"] = counters.has_valid
-    values["batches_over"] = counters.batches_over
-    values["validated_at"] = counters.validated_at
-    values["resume_at"] = counters.resume_at
-    values["error"] = counters.error
-    values["fetched"] = counters.fetched
-    values["exhausted"] = counters.exhausted
-    return _made(values)
+def _number_in_short(value: Hyper) -> str:
+    if isinstance(value, tuple):
+        shown = [f"{part:.4g}" for part in value[:3]]
+        return f"({', '.join([*shown, '…'] if len(value) > len(shown) else shown)})"
+    return f"{value:.4g}"
 
 
 def replaced(state: State, changes: Mapping[str, object]) -> State:
     """As attrs.evolve, several times as fast, for values that are checked already and frozen."""
     values = state.__dict__.copy()
     values.update(changes)
-    return _made(values)
+    return _with_values(values)
 
 
-def _made(values: dict[str, object]) -> State:
+def _with_values(values: dict[str, object]) -> State:
     state = _new(State)
     object.__setattr__(state, "__dict__", values)
     return state
 
 
 _new = object.__new__
-
-
-def extend(state: State, *, epochs: int | None = None, max_steps: int | None = None) -> State:
-    """The state with a larger plan: `epochs` more of them, `max_steps` more.
-
-    Counters, memories and history stay as they are, so that `run(extend(final, epochs=5), …)`
-    goes on with a finished training. A limit that is not named stays where it is, but a limit
-    that was reached already would end the extended training at once, which is an error.
-
-    >>> from fsm_train import run, start
-    >>> from fsm_train.worlds.scripted import Scripted
-    >>> final = run(start(Scripted(), epochs=2))
-    >>> run(extend(final, epochs=3)).epoch
-    5
-
-    Raises:
-        ValueError: nothing is added, or the plan would still be fulfilled.
-    """
-    if state.phase in (Phase.SUSPENDED, Phase.READY, Phase.DONE):
-        plan = attrs.evolve(
-            state.plan,
-            epochs=_sum(state.plan.epochs, epochs, state.epoch),
-            max_steps=_sum(state.plan.max_steps, max_steps, state.step),
-        )
-        if not epochs and not max_steps:
-            raise ValueError("extend by what? give epochs=, max_steps=, or both")
-        if plan.epochs is not None and state.epoch >= plan.epochs:
-            raise ValueError(f"all {plan.epochs} epochs of the plan are done: extend with epochs= as well")
-        if plan.max_steps is not None and state.step >= plan.max_steps:
-            raise ValueError(f"all {plan.max_steps} steps of the plan are done: extend with max_steps= as well")
-        return attrs.evolve(state, plan=plan)
-    raise ValueError(f"only a training between two runs can be extended, not one at {state.phase.value}")
-
-
-def _sum(limit: int | None, more: int | None, so_far: int) -> int | None:
-    if more is None:
-        return limit
-    return (so_far if limit is None else limit) + more
-
-
-def failed(state: State, error: BaseException) -> State:
-    """The state at TEARDOWN after something raised. Whatever was asked for is void."""
-    text = f"{type(error).__name__}: {error}"
-    return attrs.evolve(state, phase=Phase.TEARDOWN, error=text, reason=text, flags=Flag.NONE, facts=NO_FACTS)
-
-
-def ready(state: State) -> State:
-    """The state as a new call of `run` takes it up.
-
-    SUSPEND is over with the call that it ended, and STOP_TRAINING with the training that it ended.
-
-    Raises:
-        ValueError: the state was taken in the middle of a run.
-    """
-    if state.phase not in (Phase.READY, Phase.DONE, Phase.SUSPENDED):
-        raise ValueError(
-            f"this state was taken at {state.phase.value}, in the middle of a run: a run begins with the state of "
-            "start(), of restore(), or one that a run returned"
-        )
-    flags = state.flags & ~Flag.SUSPEND if state.resume_at else Flag.NONE
-    reason = state.reason if Flag.STOP_TRAINING in flags else ""
-    return attrs.evolve(state, phase=Phase.READY, flags=flags, reason=reason, facts=NO_FACTS, workload=None)
 
 
 def check_hyper(name: str, value: object) -> Hyper:

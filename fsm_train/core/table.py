@@ -5,26 +5,29 @@ The rules of this file:
 - `TABLE` is read from the top: from a place, the first row whose guard holds is the edge. There is
   always one, since the last row of each place has no guard.
 - A guard is a tuple of terms that must all hold. A `Flag` holds if any of its members is raised; a
-  named predicate is a function of the counters. "Either … or" is two rows.
-- While an edge is crossed its operations happen, in order. What they do to the counters is in
-  `AFTER`, what arriving somewhere does is in `ON_ENTRY`, and which flags fall on the way in `falling`.
-- Nothing else decides where the machine goes. Any place may also fail: see `failed`.
+  named predicate is a function of the state. "Either … or" is two rows.
+- While an edge is crossed its operations happen, in order. What they do to the state is in `AFTER`,
+  what arriving at a place does in `ON_ENTRY`, and which flags fall in `FALLS_ON_LEAVING`,
+  `FALLS_ON_ENTRY` and `FALLS_AFTER`.
+- Where a suspended or saved training resumes is in `RESUMES_AT`. Each place may also fail:
+  `after_failure` says where the machine goes then.
+- Nothing else decides where the machine goes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, MEASURES, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from .state import Counters, State, counters_of, state_at
-from .values import NO_FACTS, Metrics
+from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
+from .state import Draft
+from .values import Metrics
 
-Predicate = Callable[[Counters], bool]
+Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
-Effect = Callable[[Counters, "Outcome"], None]
+Effect = Callable[[Draft, "Outcome"], None]
 Outcome = object
 """What an operation answers: a fetch the batch size or None, a step whether it stepped, a measure its metrics."""
 
@@ -32,43 +35,43 @@ Outcome = object
 # ---------------------------------------------------------------------------------------- guards
 
 
-def resuming(at: Counters) -> bool:
+def resuming(at: Draft) -> bool:
     return at.resume_at is not None
 
 
-def failed_before(at: Counters) -> bool:
+def continuing(at: Draft) -> bool:
+    return at.iteration > 0
+
+
+def failed_before(at: Draft) -> bool:
     return at.error != ""
 
 
-def epochs_reached(at: Counters) -> bool:
+def epochs_reached(at: Draft) -> bool:
     return at.plan.epochs is not None and at.epoch >= at.plan.epochs
 
 
-def steps_reached(at: Counters) -> bool:
+def steps_reached(at: Draft) -> bool:
     return at.plan.max_steps is not None and at.step >= at.plan.max_steps
 
 
-def exhausted(at: Counters) -> bool:
+def exhausted(at: Draft) -> bool:
     return at.exhausted
 
 
-def batches_over(at: Counters) -> bool:
+def batches_over(at: Draft) -> bool:
     return at.batches_over
 
 
-def draining(at: Counters) -> bool:
-    return at.batches_over
-
-
-def leftover(at: Counters) -> bool:
+def leftover(at: Draft) -> bool:
     return at.pending > 0
 
 
-def has_valid(at: Counters) -> bool:
+def has_valid(at: Draft) -> bool:
     return at.has_valid
 
 
-def validated(at: Counters) -> bool:
+def validated(at: Draft) -> bool:
     return at.validated_at == at.iteration
 
 
@@ -94,9 +97,10 @@ def _table() -> tuple[Edge, ...]:
     F, J, O, P = Flag, Junction, Operation, Phase  # noqa: N806 - short names keep a row on a line
 
     rows: list[tuple[Place, tuple[Term, ...], tuple[Operation, ...], Place]] = [
-        # A call of run begins; a training begins, or goes on where it was.
+        # A call of run begins; a training begins, or resumes where it was.
         (P.READY, (), (O.PREPARE,), P.SETUP),
         (P.SETUP, (resuming,), (O.REPOSITION,), J.RESUMED),
+        (P.SETUP, (continuing,), (O.REPOSITION,), P.TRAIN_BEGIN),
         (P.SETUP, (), (), P.TRAIN_BEGIN),
         (P.TRAIN_BEGIN, (F.STOP_TRAINING,), (), P.TRAIN_END),
         (P.TRAIN_BEGIN, (epochs_reached,), (), P.TRAIN_END),
@@ -116,11 +120,11 @@ def _table() -> tuple[Edge, ...]:
         (P.BACKWARD_END, (F.SKIP_STEP, F.SKIP_ZERO), (), P.BATCH_END),
         (P.BACKWARD_END, (F.SKIP_STEP,), (O.ZERO,), P.BATCH_END),
         (P.BACKWARD_END, (), (O.UNSCALE,), P.STEP_BEGIN),
-        (P.STEP_BEGIN, (draining, F.SKIP_STEP), (O.ZERO,), J.BATCHES_OVER),
+        (P.STEP_BEGIN, (batches_over, F.SKIP_STEP), (O.ZERO,), J.BATCHES_OVER),
         (P.STEP_BEGIN, (F.SKIP_STEP, F.SKIP_ZERO), (), P.BATCH_END),
         (P.STEP_BEGIN, (F.SKIP_STEP,), (O.ZERO,), P.BATCH_END),
         (P.STEP_BEGIN, (), (O.STEP,), P.STEP_END),
-        (P.STEP_END, (draining,), (O.ZERO,), J.BATCHES_OVER),
+        (P.STEP_END, (batches_over,), (O.ZERO,), J.BATCHES_OVER),
         (P.STEP_END, (F.SKIP_ZERO,), (), P.BATCH_END),
         (P.STEP_END, (), (O.ZERO,), P.BATCH_END),
         (P.BATCH_END, (F.SUSPEND,), (), P.SUSPEND),
@@ -173,30 +177,30 @@ ROWS: Mapping[Place, tuple[Edge, ...]] = {
 """The rows of each place, in the order in which they are tried. The final phases and RESUMED have none."""
 
 SETTLED: Mapping[Place, Mapping[Term, bool]] = {
-    Phase.EPOCH_BEGIN: {draining: False},
-    Phase.BATCH_BEGIN: {draining: False},
-    Phase.LOSS_BEGIN: {draining: False},
-    Phase.LOSS_END: {draining: False},
-    Phase.BACKWARD_END: {draining: False},
-    Junction.BATCHES_OVER: {draining: True},
+    Phase.EPOCH_BEGIN: {batches_over: False},
+    Phase.BATCH_BEGIN: {batches_over: False},
+    Phase.LOSS_BEGIN: {batches_over: False},
+    Phase.LOSS_END: {batches_over: False},
+    Phase.BACKWARD_END: {batches_over: False},
+    Junction.BATCHES_OVER: {batches_over: True},
 }
-"""What is known of the counters at a place, and stays so until another one of these places is reached."""
+"""What is known of the state at a place, and stays so until another one of these places is reached."""
 
 
-# ------------------------------------------------------- what operations and arrivals do to counters
+# ------------------------------------------------------- what operations and arrivals do to the state
 
 
-def _fetched(at: Counters, outcome: Outcome) -> None:
+def _fetched(at: Draft, outcome: Outcome) -> None:
     at.exhausted = outcome is None
     if isinstance(outcome, int):
         at.fetched = outcome
 
 
-def _backward(at: Counters, outcome: Outcome) -> None:
+def _backward(at: Draft, outcome: Outcome) -> None:
     at.pending += 1
 
 
-def _stepped(at: Counters, outcome: Outcome) -> None:
+def _stepped(at: Draft, outcome: Outcome) -> None:
     at.pending = 0  # also when a gradient scaler held the step back: the window is used up
     if outcome:
         at.step += 1
@@ -204,8 +208,24 @@ def _stepped(at: Counters, outcome: Outcome) -> None:
             at.validated_at = min(at.validated_at, at.iteration - 1)
 
 
-def _zeroed(at: Counters, outcome: Outcome) -> None:
+def _zeroed(at: Draft, outcome: Outcome) -> None:
     at.pending = 0
+
+
+def _valid_measured(at: Draft, outcome: Outcome) -> None:
+    if isinstance(outcome, Mapping):
+        at.metrics = Metrics({**at.metrics, **outcome})
+
+
+def _epoch_measured(at: Draft, outcome: Outcome) -> None:
+    """The metrics of a validation count only if it was in this epoch: last epoch's valid_loss is no new one."""
+    if isinstance(outcome, Mapping):
+        in_this_epoch = at.validated_at > at.iteration - at.batch or at.validated_at == at.iteration
+        of_this_epoch = {
+            name: value for name, value in at.metrics.items() if in_this_epoch and name.startswith("valid_")
+        }
+        at.metrics = Metrics({**outcome, **of_this_epoch})
+        at.history = (*at.history, at.metrics)
 
 
 AFTER: Mapping[Operation, Effect] = {
@@ -214,42 +234,44 @@ AFTER: Mapping[Operation, Effect] = {
     Operation.BACKWARD: _backward,
     Operation.STEP: _stepped,
     Operation.ZERO: _zeroed,
+    Operation.MEASURE_VALID: _valid_measured,
+    Operation.MEASURE: _epoch_measured,
 }
-"""What an operation with this outcome does to the counters. Those not named here do nothing to them."""
+"""What an operation with this outcome does to the state. Those that are not named here do nothing to it."""
 
 
-def _epoch_begins(at: Counters, _: Outcome) -> None:
+def _epoch_begins(at: Draft, _: Outcome) -> None:
     at.batch = 0
     at.batches_over = False
 
 
-def _batch_ends(at: Counters, _: Outcome) -> None:
+def _batch_ends(at: Draft, _: Outcome) -> None:
     at.batch += 1
     at.iteration += 1
     at.samples += at.fetched
 
 
-def _batches_are_over(at: Counters, _: Outcome) -> None:
+def _batches_are_over(at: Draft, _: Outcome) -> None:
     at.batches_over = True
 
 
-def _validation_begins(at: Counters, _: Outcome) -> None:
+def _validation_begins(at: Draft, _: Outcome) -> None:
     at.valid_batch = 0
 
 
-def _valid_batch_ends(at: Counters, _: Outcome) -> None:
+def _valid_batch_ends(at: Draft, _: Outcome) -> None:
     at.valid_batch += 1
 
 
-def _validation_ends(at: Counters, _: Outcome) -> None:
+def _validation_ends(at: Draft, _: Outcome) -> None:
     at.validated_at = at.iteration
 
 
-def _epoch_ends(at: Counters, _: Outcome) -> None:
+def _epoch_ends(at: Draft, _: Outcome) -> None:
     at.epoch += 1
 
 
-def _resumed(at: Counters, _: Outcome) -> None:
+def _resumed(at: Draft, _: Outcome) -> None:
     at.resume_at = None
 
 
@@ -263,112 +285,70 @@ ON_ENTRY: Mapping[Place, Effect] = {
     Phase.EPOCH_END: _epoch_ends,
     Junction.RESUMED: _resumed,
 }
-"""What arriving somewhere does to the counters."""
+"""What arriving at a place does to the state."""
+
+RESUMES_AT: Mapping[Place, Place] = {
+    Phase.BATCH_END: Phase.BATCH_END,
+    Phase.VALID_BATCH_END: Junction.VALID_ABANDONED,
+    Phase.VALID_END: Phase.VALID_END,
+    Phase.EPOCH_END: Phase.EPOCH_END,
+}
+"""By the place where a training is suspended or saved, the place where it resumes, entered as if never left."""
 
 
 @functools.cache  # one function for one place, so that effects can be compared
-def _suspended_after(place: Place) -> Effect:
-    resume_at = Junction.VALID_ABANDONED if place is Phase.VALID_BATCH_END else place
+def _suspended_at(place: Place) -> Effect:
+    resume_at = RESUMES_AT.get(place, place)
 
-    def suspended(at: Counters, _: Outcome) -> None:
+    def suspended(at: Draft, _: Outcome) -> None:
         at.resume_at = resume_at
 
     return suspended
 
 
 def effects(edge: Edge) -> Iterator[tuple[Operation | None, Effect | None]]:
-    """What crossing the edge does to the counters, in order: with each operation, and on arriving."""
+    """What crossing the edge does to the state, in order: with each operation, and on arriving."""
     for operation in edge.operations:
         yield operation, AFTER.get(operation)
     if edge.target is Phase.SUSPEND:
-        yield None, _suspended_after(edge.source)
+        yield None, _suspended_at(edge.source)
     if edge.target in ON_ENTRY:
         yield None, ON_ENTRY[edge.target]
 
 
-def falling(edge: Edge) -> Flag:
-    """The flags that are lowered when this edge is crossed.
+# ------------------------------------------------------------------------------- which flags fall
 
-    Flags of a batch fall on leaving BATCH_END and when the batches are over, so that one raised for
-    a leftover window does not reach into the next epoch.
-    """
-    flags = Flag.NONE
-    if edge.source is Phase.BATCH_END or edge.target is Junction.BATCHES_OVER:
-        flags |= BATCH_FLAGS
-    if edge.target is Phase.EPOCH_BEGIN:
-        flags |= EPOCH_FLAGS
-    if edge.target is Phase.VALID_END:
-        flags |= VALID_FLAGS
-    if edge.operations == (Operation.ABANDON,):
-        flags |= Flag.STOP_VALID  # or the validation would be over as soon as it begins anew
+FALLS_ON_LEAVING: Mapping[Place, Flag] = {Phase.BATCH_END: BATCH_FLAGS}
+FALLS_ON_ENTRY: Mapping[Place, Flag] = {
+    Junction.BATCHES_OVER: BATCH_FLAGS,  # one raised for a leftover window does not reach into the next epoch
+    Phase.EPOCH_BEGIN: EPOCH_FLAGS,
+    Phase.VALID_END: VALID_FLAGS,
+}
+FALLS_AFTER: Mapping[Operation, Flag] = {
+    Operation.ABANDON: Flag.STOP_VALID,  # or the validation would be over as soon as it begins again
+}
+
+
+def falling(edge: Edge) -> Flag:
+    """The flags that are lowered when this edge is crossed."""
+    flags = FALLS_ON_LEAVING.get(edge.source, Flag.NONE) | FALLS_ON_ENTRY.get(edge.target, Flag.NONE)
+    for operation in edge.operations:
+        flags |= FALLS_AFTER.get(operation, Flag.NONE)
     return flags
 
 
-# --------------------------------------------------------------------------- walking on the table
-
-
-def holds(guard: Iterable[Term], flags: Flag, at: Counters) -> bool:
-    return all(bool(term & flags) if isinstance(term, Flag) else term(at) for term in guard)
-
-
-def choose(place: Place, flags: Flag, at: Counters) -> Edge:
-    """The edge to cross from `place`: the first row whose guard holds.
-
-    Raises:
-        ValueError: `place` is final.
-    """
-    for edge in ROWS[place]:
-        if holds(edge.guard, flags, at):
-            return edge
-    raise ValueError(f"there is no way on from {place_name(place)}")
-
-
-def advance(state: State, edge: Edge, outcomes: Sequence[Outcome] = ()) -> State:
-    """The state after crossing the edge, when its operations answered `outcomes`, in order.
-
-    At a junction the phase of the state is the one before it, so go on with `choose(edge.target, …)`.
-    RESUMED stands for the place where the training was suspended. The facts are gone: they were
-    measured somewhere else.
-    """
-    at = counters_of(state)
-    measured = iter(outcomes)
-    after = state
-    for operation, effect in effects(edge):
-        outcome = next(measured, None) if operation else None
-        if effect:
-            effect(at, outcome)
-        if operation in MEASURES and isinstance(outcome, Mapping):
-            after = with_metrics(after, operation, outcome)
-    place = arrived_at(edge, state.resume_at)
-    phase = place if isinstance(place, Phase) else state.phase
-    return state_at(phase, at, state.flags & ~falling(edge), NO_FACTS, after)
-
-
-def arrived_at(edge: Edge, resume_at: Place | None) -> Place:
-    """The target of the edge; RESUMED stands for the place where the training was suspended."""
-    if edge.target is not Junction.RESUMED:
-        return edge.target
-    assert resume_at is not None, "only a guard that saw where to resume leads here"
-    return resume_at
-
-
-def with_metrics(state: State, operation: Operation, measured: Mapping[str, float]) -> State:
-    """The state with what a validation or an epoch measured.
-
-    At the end of an epoch the metrics of a validation count only if it was in this epoch: whoever
-    monitors valid_loss must not take last epoch's for a new one.
-    """
-    if operation is Operation.MEASURE_VALID:
-        return attrs.evolve(state, metrics=Metrics({**state.metrics, **measured}))
-    in_this_epoch = state.validated_at > state.iteration - state.batch or state.validated_at == state.iteration
-    of_this_epoch = {
-        name: value for name, value in state.metrics.items() if in_this_epoch and name.startswith("valid_")
-    }
-    metrics = Metrics({**measured, **of_this_epoch})
-    return attrs.evolve(state, metrics=metrics, history=(*state.history, metrics))
-
-
 # ------------------------------------------------------------------------- questions about the table
+
+
+def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
+    """The phase that a training enters after it failed here, and whether callbacks are consulted there.
+
+    It is torn down once: callbacks are consulted at TEARDOWN unless one of them failed there, and what was
+    put in place is undone unless that is what failed.
+    """
+    if doing is Operation.FINISH:
+        return Phase.FAILED, True
+    return Phase.TEARDOWN, place is not Phase.TEARDOWN
 
 
 def reads(place: Place) -> Flag:

@@ -27,14 +27,16 @@ class Command:
 
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
-        changes_hyper: whether carrying it out changes hyper-parameters, which are then read anew.
+        changes_hyper: whether carrying it out changes hyper-parameters, which are then read again.
         alone: whether only one callback of a run may give commands of this type.
+        whole_steps: whether it has an effect only where no callback looks inside a training step.
     """
 
     __slots__ = ()
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool] = False
     alone: ClassVar[bool] = False
+    whole_steps: ClassVar[bool] = False
 
 
 class _Unchanged:
@@ -87,7 +89,7 @@ class Transition:
         hyper: hyper-parameters to set: one value, or a tuple with one per parameter group.
         memory: what to remember until the next time; UNCHANGED keeps what there is.
         commands: effects to carry out on the workload.
-        reason: why, for whoever reads the log, and for the final state where the training stops.
+        reason: why, for the log, and for the final state where the training stops.
     """
 
     flags: Flag = attrs.field(default=Flag.NONE, converter=_flags)

@@ -73,7 +73,7 @@ class Facts(FrozenMap[str, float]):
     def __missing__(self, name: str) -> Never:
         known = ", ".join(sorted(self)) or "nothing"
         raise FactError(
-            f"the fact {name!r} is not here: nobody asked for it at this phase, or it could not be measured "
+            f"the fact {name!r} is not here: no callback asked for it at this phase, or it could not be measured "
             f"(measured: {known}). Write needs={{{name!r}}} at the callback that reads it, and consult it where "
             "the fact is known; where it may be missing (a skipped batch has no loss), read it with .get()"
         )

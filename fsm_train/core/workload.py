@@ -1,7 +1,7 @@
 """What the interpreter asks of the world: operations, facts, hyper-parameters, commands.
 
-A workload only does what it is told. It decides nothing: which operation comes next stands in the
-table, and what a callback wants is carried out as it was said.
+Rule of this file: a workload decides nothing. Which operation comes next is in the table, and a command
+is carried out as the callback gave it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ BRACKETS = frozenset(
 
 
 class Workload(Protocol):
-    """The things a training is carried out on: model, optimizer and data, or what stands in for them.
+    """What a training is carried out on: model, optimizer and data, or what stands in for them.
 
-    There is a method for each `Operation`, called by its value. Those in `informed` are given the
-    state (a `State` costs microseconds, so only those that use it ask for it), the others nothing.
+    There is a method for each `Operation`, called by its value: `prepare`, `open`, `fetch`, … Those in
+    `informed` are given the state (a `State` costs microseconds, so only those that use it ask for it), the
+    others nothing. Derive from it: the members with a body are optional. `Supervised` trains a torch model,
+    `Scripted` measures what is written down, and `Recorded` what is in a log.
 
     >>> from fsm_train import run, start
     >>> from fsm_train.worlds.scripted import Scripted
@@ -47,10 +49,22 @@ class Workload(Protocol):
 
     Attributes:
         informed: the operations that are given the state: at least `BRACKETS`.
-        interrupt: the name of a signal that asks to leave, set from outside, or None.
-        doing: within a sequence that is carried out in one go, the operation under way.
+        interrupt: the name of a signal that asks to leave, set by a signal handler, or None. The
+            interpreter sets it to None when it has acted on it.
+        doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
         sensors: the names of facts that this workload adds to the standard ones.
+
+    Example:
+        >>> from fsm_train import Scripted, run, start
+        >>> class Loud(Scripted):
+        ...     def step(self, state=None):
+        ...         print("step")
+        ...         return super().step(state)
+        >>> run(start(Loud(batches=2), epochs=1)).step
+        step
+        step
+        2
     """
 
     interrupt: str | None
@@ -95,26 +109,39 @@ class Workload(Protocol):
         ...
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        """One implementation for a whole sequence of operations between which nobody looks, or None.
+        """One function for a sequence of operations between which no callback or sink looks, or None.
 
-        Its answer is that of the operation among them that has one: a fetch, or a step.
+        It answers what the operation among them that has an answer would: a fetch, or a step.
         """
         return None
 
+    # The operations; what each is for is written at `Operation`.
     def prepare(self, state: State) -> None: ...
     def reposition(self, state: State) -> None: ...
     def open(self, state: State) -> None: ...
-    def fetch(self) -> int | None: ...
+    def fetch(self) -> int | None:
+        """Fetch the next training batch; its number of samples, or None at the end of the epoch's data."""
+        ...
+
     def forward(self) -> None: ...
     def loss(self) -> None: ...
     def backward(self) -> None: ...
     def unscale(self) -> None: ...
-    def step(self) -> bool: ...
+    def step(self) -> bool:
+        """Take the optimizer's step; False if a gradient scaler held it back."""
+        ...
+
     def zero(self) -> None: ...
     def open_valid(self, state: State) -> None: ...
     def fetch_valid(self) -> int | None: ...
     def evaluate(self) -> None: ...
-    def measure_valid(self, state: State) -> Mapping[str, float]: ...
+    def measure_valid(self, state: State) -> Mapping[str, float]:
+        """End the validation; its metrics by name (`valid_loss`, …)."""
+        ...
+
     def abandon(self, state: State) -> None: ...
-    def measure(self, state: State) -> Mapping[str, float]: ...
+    def measure(self, state: State) -> Mapping[str, float]:
+        """The training metrics of the epoch by name (`train_loss`, …)."""
+        ...
+
     def finish(self, state: State) -> None: ...

@@ -8,10 +8,10 @@ from typing import Any
 import attrs
 
 from ..core.phase import Phase
-from ..core.state import State
+from ..core.state import COUNTERS, State
 from .entries import Entry, entries, tail_of
 from .errors import LogError
-from .lines import COUNTERS, HEADER
+from .lines import HEADER
 
 
 @attrs.frozen

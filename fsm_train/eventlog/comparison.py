@@ -14,9 +14,10 @@ from typing import Any, Literal
 import attrs
 
 from ..core.phase import Phase
+from ..core.state import COUNTERS
 from ..encoding import Json
 from .entries import Entry, entries
-from .lines import ALWAYS, COUNTERS, HEADER
+from .lines import ALWAYS, HEADER
 from .replayer import said
 
 Kind = Literal["plan", "callbacks", "facts", "decisions"]

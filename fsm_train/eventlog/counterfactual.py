@@ -17,7 +17,7 @@ from ..core.callback import is_due, memory_classes
 from ..core.errors import CallbackError
 from ..core.facts import KNOWN_AT, measurable
 from ..core.phase import STOP_FLAGS, Flag, Phase
-from ..core.state import State, counters_of
+from ..core.state import State
 from ..core.table import epochs_reached, steps_reached
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import FrozenMap
@@ -227,8 +227,7 @@ class _Supposed(Recorder):
             return self._answer("exact", state.epoch, f"{state.reason}{where}")
         if ended_then & ~ends_now:
             self.last = state
-            counters = counters_of(state)
-            if state.phase is Phase.EPOCH_END and (epochs_reached(counters) or steps_reached(counters)):
+            if state.phase is Phase.EPOCH_END and (epochs_reached(state) or steps_reached(state)):
                 return self._answer("exact", state.epoch, "it ends with its plan fulfilled")
             return self._answer(
                 "censored", None, f"not by epoch {state.epoch}, where the recorded training ended; unknown after"
@@ -258,13 +257,12 @@ class _Supposed(Recorder):
 
     def _was_asked(self, name: str, state: State, entry: Entry | None) -> bool:
         """Whether the fact would stand in the line if there had been one: a skipped batch has no loss."""
-        counters = counters_of(state)
         return entry is not None and (
             name in self.facts
             or any(
                 name in spec["needs"]
                 and state.phase.value in spec["at"]
-                and is_due(CallbackRecord(name, state.phase, _silent, every=spec["every"]), state.phase, counters)
+                and is_due(CallbackRecord(name, state.phase, _silent, every=spec["every"]), state.phase, state)
                 for spec in self.specs.values()
             )
         )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -21,7 +22,7 @@ import orjson
 from ..core.callback import Callback
 from ..core.facts import KNOWN_AT
 from ..core.phase import FINAL, Junction, Phase, Place
-from ..core.state import Hyper, Plan, State
+from ..core.state import COUNTERS, Hyper, Plan, State
 from ..core.table import ROWS
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap, SavedMemory
@@ -34,7 +35,6 @@ HELD_BACK = "held back"
 ALWAYS = (Phase.SETUP, Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.VALID_END, Phase.TEARDOWN, *FINAL)
 """The phases that have a line whether or not a callback is consulted."""
 
-COUNTERS = ("epoch", "batch", "iteration", "step", "samples", "pending", "valid_batch", "validated_at")
 KEYS = frozenset(
     {*COUNTERS, "seq", "flags", "metrics", "hyper", "answers", "facts", "course", "reason", "resume_at", "error"}
     | {"batches_over", "exhausted", "digest", "event"}
@@ -65,14 +65,7 @@ def canonical(body: Mapping[str, Json]) -> bytes:
 def line_of(state: State, answers: Mapping[str, Transition], said: Said | None = None) -> dict[str, Json]:
     """What a line says, apart from what the world said; `said` spares making the same answer out anew."""
     line: dict[str, Json] = {
-        "epoch": state.epoch,
-        "batch": state.batch,
-        "iteration": state.iteration,
-        "step": state.step,
-        "samples": state.samples,
-        "pending": state.pending,
-        "valid_batch": state.valid_batch,
-        "validated_at": state.validated_at,
+        **dict(zip(COUNTERS, _counters(state), strict=True)),
         "flags": flag_names(state.flags),
         "hyper": hyper_of(state.hyper),
         "metrics": numbers(state.metrics),
@@ -91,6 +84,9 @@ def line_of(state: State, answers: Mapping[str, Transition], said: Said | None =
     if state.error:
         line["error"] = encode(state.error)
     return line
+
+
+_counters = attrgetter(*COUNTERS)
 
 
 def hyper_of(hyper: Mapping[str, Hyper]) -> Mapping[str, Json]:

@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 
 from ..core.phase import Flag, Phase
-from ..core.state import Hyper, Plan
+from ..core.state import COUNTERS, Counters, Hyper, Plan
 from ..encoding import CannotDecodeError, Json, decode, flags
 from .entries import Entry, entries
 from .errors import LogError
-from .lines import COUNTERS, HEADER, hyper_in, numbers_in, plan_in
+from .lines import HEADER, hyper_in, numbers_in, plan_in
 
 
 @attrs.frozen
@@ -61,7 +61,7 @@ class Header:
 
 
 @attrs.frozen
-class Line:
+class Line(Counters):
     """A look at the training. The counters are those of a `State`.
 
     >>> from fsm_train import run, start
@@ -93,14 +93,6 @@ class Line:
     number: int
     seq: int
     phase: Phase
-    epoch: int
-    batch: int
-    iteration: int
-    step: int
-    samples: int
-    pending: int
-    valid_batch: int
-    validated_at: int
     flags: Flag
     facts: Mapping[str, float]
     metrics: Mapping[str, float]

@@ -17,7 +17,7 @@ from ..core.callback import Callback, memory_classes
 from ..core.errors import CallbackError, ConflictError
 from ..core.merge import consult, decide
 from ..core.phase import Flag, Phase
-from ..core.state import State
+from ..core.state import COUNTERS, State
 from ..core.transition import Transition
 from ..core.values import Facts
 from ..encoding import CannotDecodeError, Json
@@ -26,7 +26,7 @@ from ..sinks.base import Recorder
 from .entries import Entry
 from .errors import EndOfLogError, LogError, OutOfStepError
 from .from_header import declared, rebuilt
-from .lines import ALWAYS, COUNTERS, EVENT, Said, callback_of, line_of, numbers_in, start_of, state_in
+from .lines import ALWAYS, EVENT, Said, callback_of, line_of, numbers_in, start_of, state_in
 from .recorded import Recorded
 
 

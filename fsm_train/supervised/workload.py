@@ -206,12 +206,8 @@ class Supervised(Workload):
         self.loss_checked = False
         tell_once(self)
         self.set_hyper(state.hyper)
-        if state.resume_at is None:
-            if self.left is not None and self.left.from_file and self.left.iteration == state.iteration:
-                self.reposition(state)  # a finished training that is gone on with
-            self.left = None
         if state.iteration == 0 and state.resume_at is None:
-            self.kept = Kept()
+            self.kept, self.left = Kept(), None
             self.optimizer.zero_grad()  # of a training that failed, say
             self.window.clear()
             if state.plan.seed is not None:
@@ -219,6 +215,9 @@ class Supervised(Workload):
 
     def reposition(self, state: State) -> None:
         """Go on in the pass over the data that was left, with the generators as they were then."""
+        if state.resume_at is None and (self.left is None or self.left.iteration != state.iteration):
+            self.left = None
+            return  # a finished training that goes on in this process
         left = left_there(self.left, state)
         if left.from_file:
             set_epoch(self.train, state.epoch)

@@ -92,7 +92,7 @@ def examine(
             raise outcome.error
         return outcome
 
-    everybody: list[Callback[Any]] = [attrs.evolve(callback, decide=cast(Any, asked)), *_fate(training)]
+    everybody: list[Callback[Any]] = [attrs.evolve(callback, decide=cast("Any", asked)), *_fate(training)]
     if onlookers:
         before, after = (_onlooker(name, callback.at) for name in ONLOOKERS)
         everybody = [before, *everybody[::-1], after]

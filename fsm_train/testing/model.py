@@ -19,10 +19,12 @@ from hypothesis.strategies import SearchStrategy
 
 from ..core.callback import Callback
 from ..core.facts import measurable
+from ..core.fold import advance, arrived_at, choose
 from ..core.merge import consult, decide
 from ..core.phase import CONSULTED, FINAL, Flag, Operation, Phase, Place
-from ..core.state import Plan, State, counters_of, extend, failed, ready
-from ..core.table import Outcome, advance, arrived_at, choose, reads
+from ..core.runs import extend, failed, interrupted, ready
+from ..core.state import Plan, State
+from ..core.table import Outcome, reads
 from ..core.transition import Command, Transition
 from ..core.values import Facts, FrozenMap
 from ..core.workload import Workload
@@ -196,13 +198,9 @@ class MachineModel(RuleBasedStateMachine):
     def _follow(self) -> None:
         """The fold, as far as the interpreter has come: to the next place where somebody is consulted."""
         while True:
-            flags = self.fold.flags
             if self.interrupted and Flag.SUSPEND in reads(self.place):
-                flags |= Flag.SUSPEND
-                reason = "; ".join(filter(None, (self.fold.reason, f"interrupted by {self.interrupted}")))
-                self.fold = attrs.evolve(self.fold, flags=flags, reason=reason)
-                self.interrupted = ""
-            edge = choose(self.place, flags, counters_of(self.fold))
+                self.fold, self.interrupted = interrupted(self.fold, self.interrupted), ""
+            edge = choose(self.place, self.fold.flags, self.fold)
             outcomes = [self.work.outcome(operation) for operation in edge.operations]
             place = arrived_at(edge, self.fold.resume_at)
             resumes = place is not edge.target

@@ -12,7 +12,7 @@ from ..core.callback import Callback, is_due
 from ..core.facts import KNOWN_AT
 from ..core.merge import consult
 from ..core.phase import CONSULTED, Operation, Phase
-from ..core.state import Hyper, Plan, State, counters_of
+from ..core.state import Hyper, Plan, State
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap
 from ..core.workload import Workload
@@ -214,7 +214,7 @@ def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
             phases = ", ".join(phase.value for phase in callback.at)
             raise ValueError(f"{callback.name!r} is not consulted at {state.phase.value}, only at {phases}")
         answer = Transition()
-        if is_due(callback, state.phase, counters_of(state)):
+        if is_due(callback, state.phase, state):
             said = consult([callback], attrs.evolve(state, memory=FrozenMap({**state.memory, callback.name: memory})))
             answer = said[0][1] if said else answer
         if answer.memory is not UNCHANGED:

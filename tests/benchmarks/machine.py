@@ -11,7 +11,6 @@ from typing import Any
 
 from fsm_train import Callback, Phase, Scripted, on, run, start
 from fsm_train.core.phase import Flag
-from fsm_train.core.state import counters_of, state_at
 from fsm_train.core.values import NO_FACTS
 from fsm_train.testing import at
 from tests.benchmarks.interleaved import arguments, report
@@ -38,10 +37,10 @@ def per_step(callbacks: int, *, epochs: int = 5, batches: int = 1000) -> float:
 
 def per_state() -> float:
     state: Any = at(Phase.BATCH_END)
-    counters = counters_of(state)
+    draft = state.draft()
     began = time.perf_counter()
     for _ in range(20_000):
-        state_at(Phase.BATCH_END, counters, Flag.NONE, NO_FACTS, state)
+        draft.state(Phase.BATCH_END, Flag.NONE, NO_FACTS)
     return (time.perf_counter() - began) / 20_000 * 1e6
 
 

@@ -143,7 +143,7 @@ def test_window_that_is_overdue_is_full() -> None:
 
 def test_weight_that_nobody_measures_is_refused() -> None:
     """The weight is a fact like any other."""
-    with pytest.raises(ValueError, match="needs the fact 'tokens', which nobody can measure"):
+    with pytest.raises(ValueError, match="needs the fact 'tokens', which this workload does not measure"):
         simulate([accumulate(2, weight="tokens")])
 
 

@@ -37,7 +37,7 @@ from fsm_train.callbacks import (
     torch_scheduler,
 )
 from fsm_train.core.commands import UseCompiledStep
-from fsm_train.core.description import INSIDE_A_STEP, looking_inside_a_step
+from fsm_train.core.description import INSIDE_A_STEP, watchers_inside_step
 from fsm_train.core.phase import CONSULTED
 from fsm_train.schedules import time_decay
 from fsm_train.sinks.base import Recorder
@@ -135,8 +135,8 @@ def test_nobody_is_named_without_compile_step() -> None:
     """Only who wants whole steps wants to know."""
     lookers = [clip_grad_norm(1.0), record("loss"), accumulate(2)]
 
-    assert looking_inside_a_step(lookers) == []
-    assert looking_inside_a_step([*lookers, compile_step()]) == ["clip_grad_norm", "accumulate"]
+    assert watchers_inside_step(lookers) == []
+    assert watchers_inside_step([*lookers, compile_step()]) == ["clip_grad_norm", "accumulate"]
 
 
 class Watching(Recorder):

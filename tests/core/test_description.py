@@ -126,7 +126,7 @@ def test_description_says_who_does_what_when() -> None:
 
 def test_description_of_nobody() -> None:
     """An empty list is a list."""
-    assert describe([]) == "nobody is consulted"
+    assert describe([]) == "no callback is consulted"
 
 
 def test_callback_that_does_not_say_is_said_to() -> None:

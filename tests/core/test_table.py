@@ -6,8 +6,8 @@ import pytest
 
 from fsm_train import TABLE, Flag, Phase
 from fsm_train.core.diagram import text
-from fsm_train.core.state import Counters, Plan
-from fsm_train.core.table import choose
+from fsm_train.core.fold import choose
+from fsm_train.core.state import Draft, Plan
 
 
 def test_table_prints_a_row_a_line() -> None:
@@ -16,10 +16,10 @@ def test_table_prints_a_row_a_line() -> None:
 
     assert len(lines) == len(TABLE) + 1
     assert lines[1].split() == ["READY", "-", "prepare", "SETUP"]
-    assert "STEP_BEGIN         draining and SKIP_STEP             zero             (BATCHES_OVER)" in lines
+    assert "STEP_BEGIN         batches over and SKIP_STEP         zero             (BATCHES_OVER)" in lines
 
 
 def test_there_is_no_way_on_from_a_final_phase() -> None:
     """Asking for one is an error that names the phase."""
     with pytest.raises(ValueError, match="there is no way on from DONE"):
-        choose(Phase.DONE, Flag.NONE, Counters(Plan(epochs=1)))
+        choose(Phase.DONE, Flag.NONE, Draft(Phase.DONE, Plan(epochs=1)))

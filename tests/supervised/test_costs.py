@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, interpreter, on, run, start
+from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, on, run, start
+from fsm_train.core.state import Draft
 from tests.trainings import batches, net, sgd, trained, workload
 from tests.worlds import accuracy, digits, five_lines, network
 
@@ -90,13 +91,13 @@ def test_looking_each_so_many_batches_costs_a_part(
     every: int, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """States are built, and losses read, only where the callback is consulted."""
-    original, built = interpreter.state_at, [0]
+    original, built = Draft.state, [0]
 
     def counting(*args: Any) -> State:
         built[0] += 1
         return original(*args)
 
-    monkeypatch.setattr(interpreter, "state_at", counting)
+    monkeypatch.setattr(Draft, "state", counting)
 
     def cost(*callbacks: Callback[Any]) -> tuple[int, int]:
         built[0] = 0

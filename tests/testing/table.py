@@ -1,4 +1,4 @@
-"""The tables of what the checks find: `python -m tests.testing.table` writes them into the README."""
+"""The tables of what the checks find: `python -m tests.testing.table` writes them into fsm_train/testing/README.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.testing.hurried import HURRIED
 from tests.testing.library import EXAMPLES, EXPECTED
 from tests.testing.mutants import MUTANTS
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "fsm_train" / "testing" / "README.md"
 
 
 def main() -> None:

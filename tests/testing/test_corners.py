@@ -233,5 +233,5 @@ def test_states_are_compared_field_by_field() -> None:
     values: Sequence[Any] = (1, at(Phase.READY))
 
     assert lines is not None
-    assert lines[2:] == ["phase: <Phase.READY: 'ready'> != <Phase.DONE: 'done'>", "step: 1 != 2"]
+    assert lines[2:] == ["step: 1 != 2", "phase: <Phase.READY: 'ready'> != <Phase.DONE: 'done'>"]
     assert [pytest_assertrepr_compare("==", value, 2) for value in values] == [None, None]

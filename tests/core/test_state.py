@@ -1,0 +1,58 @@
+"""What a person sees of a state, and that each of its fields is declared once."""
+
+from __future__ import annotations
+
+import attrs
+
+from fsm_train import Flag, Phase, Plan, State
+from fsm_train.core.state import COUNTERS, Draft
+
+
+def test_a_state_is_shown_on_one_screen() -> None:
+    """Position, metrics, rate, facts, flags and the reason, however much there is of each."""
+    many = {f"valid_metric_{i}": 0.123456789 * i for i in range(50)}
+    state = State(
+        Phase.EPOCH_END,
+        Plan(epochs=9),
+        epoch=3,
+        step=36,
+        flags=Flag.STOP_TRAINING,
+        facts={"batch_size": 32.0},
+        metrics=many,
+        hyper={"lr": (0.1, 0.01, 0.001, 0.0001), "momentum": 0.9},
+        history=(many,) * 1000,
+        memory={"early_stopping": (1.0, 2)},
+        reason="early_stopping: valid_loss has not improved " + "for long " * 100,
+    )
+
+    shown = repr(state)
+
+    assert shown.startswith("State(epoch_end: epoch=3, batch=0, step=36; valid_metric_0=0, valid_metric_1=0.1235, ")
+    assert "lr=(0.1, 0.01, 0.001, …); batch_size=32; STOP_TRAINING; reason='early_stopping: valid_loss" in shown
+    assert len(shown) < 500
+
+
+def test_a_short_state_is_shown_shortly() -> None:
+    """What is not there is left out."""
+    assert repr(State(Phase.READY, Plan(max_steps=1))) == "State(ready: epoch=0, batch=0, step=0)"
+    assert repr(State(Phase.READY, Plan(1), hyper={"lr": (0.1, 0.2)})).endswith("; lr=(0.1, 0.2))")
+
+
+def test_a_state_and_its_draft_have_the_same_fields() -> None:
+    """A counter that is added to `Counters` is in the draft, in the state and in the line of a log."""
+    fields = [field.name for field in attrs.fields(State)]
+
+    assert fields == [field.name for field in attrs.fields(Draft)]
+    assert set(COUNTERS) < set(fields)
+
+
+def test_a_draft_is_written_to_and_its_state_is_not() -> None:
+    """What a draft goes through later does not show in a state that was made of it."""
+    first = State(Phase.BATCH_END, Plan(epochs=1), step=1)
+    draft = first.draft()
+    draft.step += 1
+    second = draft.state(Phase.STEP_END, Flag.SKIP_ZERO, first.facts)
+    draft.step += 1
+
+    assert (first.step, second.step, draft.step) == (1, 2, 3)
+    assert (second.phase, second.flags) == (Phase.STEP_END, Flag.SKIP_ZERO)
