@@ -12,9 +12,9 @@ import attrs
 from .callbacks.stopping import check_monitor
 from .core.callback import Callback, check_names
 from .core.phase import Phase
+from .core.representation import cut, html_table, middle_out
 from .core.state import State
 from .interpreter import run
-from .representation import cut, html_table, middle_out
 
 
 @attrs.frozen

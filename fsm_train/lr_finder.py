@@ -9,10 +9,10 @@ import attrs
 
 from .core.callback import Callback, on
 from .core.phase import Flag, Phase
+from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
 from .interpreter import run
-from .representation import html_table, properties
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

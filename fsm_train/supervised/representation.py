@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..core.representation import html_table, properties
 from ..core.state import Hyper
-from ..representation import html_table, properties
 
 if TYPE_CHECKING:
     from .workload import Supervised

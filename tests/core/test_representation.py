@@ -11,8 +11,8 @@ from torch import nn
 
 from fsm_train import Supervised
 from fsm_train.ablation import Ablation, Row
+from fsm_train.core.representation import HEIGHT, WIDTH, html_table, properties
 from fsm_train.lr_finder import LrFound
-from fsm_train.representation import HEIGHT, WIDTH, html_table, properties
 
 X, Y = torch.zeros(4, 3), torch.zeros(4, 1)
 
