@@ -1,15 +1,15 @@
-"""Which tweak earns its place: everything on, each one off, none."""
+"""Ablation: what each callback contributes, by trainings with all, without each one, and with none."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 
-from .callbacks.stopping import check_monitor
+from .callbacks.monitoring import Direction, check_monitor
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
@@ -18,14 +18,14 @@ from .interpreter import run
 
 
 @attrs.frozen
-class Row:
-    """One variant: what was left out, and the metric at the end, for each seed.
+class Variant:
+    """One row of an ablation: which callbacks were on, and the metric at the end, for each seed.
 
     Attributes:
         variant: "all", "without NAME", or "none".
         values: the metric, in the order of the seeds.
-        base: the metric with everything on, for the same seeds.
-        without: the name of the callback that was left out; None in the first and the last row.
+        base: the metric with all callbacks, for the same seeds.
+        without: the name of the callback that was off; None in the first and the last row.
     """
 
     variant: str
@@ -44,12 +44,12 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """The mean difference to everything on, seed by seed; positive is worse if smaller is better."""
+        """The mean of values - base, seed by seed; positive is worse if smaller is better."""
         return _mean(self._differences)
 
     @property
     def error(self) -> float:
-        """The standard error of the difference; NaN for a single seed, which says nothing of it."""
+        """The standard error of the difference; NaN for a single seed."""
         return _deviation(self._differences) / math.sqrt(len(self.values))
 
     @property
@@ -59,29 +59,30 @@ class Row:
 
 @attrs.frozen(repr=False)
 class Ablation:
-    """What each callback contributes. Printed, it is a table.
+    """The result of `ablate`. Its text is a table.
 
     Attributes:
         monitor: the metric that is compared.
         mode: "min" if smaller is better, else "max".
-        seeds: one training of each variant for each of them.
-        rows: "all" first, "none" last.
+        seeds: the seeds with which each variant was trained.
+        rows: the variants: "all" first, "none" last.
     """
 
     monitor: str
-    mode: Literal["min", "max"]
+    mode: Direction
     seeds: tuple[int, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Variant, ...]
 
     @property
     def earned(self) -> tuple[str, ...]:
-        """The callbacks that earned their place: without them it is worse."""
+        """The names of the callbacks without which the metric is worse."""
         return tuple(row.without for row in self.rows if row.without and self.verdict(row) == "worse without")
 
-    def verdict(self, row: Row) -> str:
-        """What leaving this out did. Variants share their seeds, so they are compared seed by seed.
+    def verdict(self, row: Variant) -> str:
+        """Whether this variant is better or worse than all callbacks, in words; "" for that one itself.
 
-        A difference is taken for real when it is more than twice its standard error.
+        Variants share their seeds, so they are compared seed by seed. A difference counts if it is more
+        than twice its standard error.
         """
         if row is self.rows[0]:
             return ""
@@ -122,10 +123,10 @@ def ablate(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     monitor: str = "valid_loss",
-    mode: Literal["min", "max"] = "min",
+    mode: Direction = "min",
     progress: bool = True,
 ) -> Ablation:
-    """Train with all callbacks, with each one left out, and with none; compare a metric.
+    """Train with all callbacks, without each one, and with none; compare a metric.
 
     >>> from fsm_train import start
     >>> from fsm_train.callbacks import stop_after
@@ -137,29 +138,29 @@ def ablate(
     [('all', 9.0), ('none', 1.0)]
 
     Args:
-        make_state: of a seed, a new state: a new model, optimizer and loaders each time.
-        callbacks: those whose worth is in question.
-        seeds: one training of each variant for each; a verdict takes at least two.
-        monitor: the metric at the end of the training.
+        make_state: makes a new state for a seed, each time with a new model, optimizer and loaders.
+        callbacks: those that are on or off.
+        seeds: each variant is trained once per seed; a verdict needs at least two.
+        monitor: the metric to compare, as it is at the end of the training.
         mode: "min" if smaller is better, else "max"; only the verdicts depend on it.
-        progress: whether to show a bar.
+        progress: whether to show a progress bar.
 
     Raises:
         ValueError: there are no callbacks or no seeds, or a setting makes no sense.
         LookupError: a training ended without the metric.
-        KeyboardInterrupt: a training was interrupted, or suspended by a callback: it is no result.
+        KeyboardInterrupt: a training was interrupted, or suspended by a callback, so it has no result.
     """
-    everyone = check_names(callbacks)
+    all_callbacks = check_names(callbacks)
     check_monitor(monitor, mode)
-    if not everyone or not seeds:
+    if not all_callbacks or not seeds:
         raise ValueError("an ablation takes at least one callback and one seed")
-    variants: dict[str, list[Callback[Any]]] = {"all": list(everyone)}
-    if len(everyone) > 1:
-        variants |= {f"without {c.name}": [other for other in everyone if other is not c] for c in everyone}
+    variants: dict[str, list[Callback[Any]]] = {"all": list(all_callbacks)}
+    if len(all_callbacks) > 1:
+        variants |= {f"without {c.name}": [other for other in all_callbacks if other is not c] for c in all_callbacks}
     variants["none"] = []
     jobs = [(variant, seed) for variant in variants for seed in seeds]
     values: dict[str, list[float]] = {variant: [] for variant in variants}
-    for variant, seed in _shown(jobs) if progress else jobs:
+    for variant, seed in _with_progress_bar(jobs) if progress else jobs:
         final = run(make_state(seed), variants[variant])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(f"{variant!r} was suspended: {final.reason}")
@@ -167,23 +168,23 @@ def ablate(
             raise LookupError(f"{variant!r} ended without {monitor!r}: there are {', '.join(final.metrics) or 'none'}")
         values[variant].append(final.metrics[monitor])
     base = tuple(values["all"])
-    left_out = {f"without {callback.name}": callback.name for callback in everyone}
-    rows = tuple(Row(variant, tuple(found), base, left_out.get(variant)) for variant, found in values.items())
+    without = {f"without {callback.name}": callback.name for callback in all_callbacks}
+    rows = tuple(Variant(variant, tuple(metrics), base, without.get(variant)) for variant, metrics in values.items())
     return Ablation(monitor, mode, tuple(seeds), rows)
 
 
 def _mean(values: Sequence[float]) -> float:
-    """The mean, summed exactly where that can be done."""
+    """The mean; summed exactly if all values are finite."""
     return statistics.fmean(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """The standard deviation; NaN where there is none."""
+    """The standard deviation; NaN for a single value, or one that is not finite."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
-def _shown(jobs: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """The jobs, with a bar on stderr while they are done."""
+def _with_progress_bar(jobs: Sequence[tuple[str, int]]) -> Iterator[tuple[str, int]]:
+    """The jobs, with a progress bar on stderr while they run."""
     from rich.console import Console
     from rich.progress import track
 

@@ -1,4 +1,4 @@
-"""Finding a learning rate: raise it from step to step, and look where the loss falls fastest."""
+"""The learning-rate range test: raise the rate at each step, and suggest the one at which the loss falls fastest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from .core.callback import Callback, on
+from .core.checks import check_count
 from .core.phase import Flag, Phase
 from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
@@ -17,18 +18,18 @@ from .interpreter import run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BETA = 0.98  # of the smoothed loss
-DIVERGED = 4.0  # times the best smoothed loss; with one below zero, as far above it
+BETA = 0.98  # the decay of the moving average of the losses
+DIVERGED = 4.0  # the test ends above this multiple of the best smoothed loss
 
 
 @attrs.frozen(repr=False)
 class LrFound:
-    """What was found: a loss for each rate that was tried.
+    """The result of `find_lr`: a loss for each rate that was tried.
 
     Attributes:
-        rates: the learning rates, rising.
-        losses: the loss of the batch that was trained with each.
-        smoothed: the exponential moving averages of the losses, corrected for their beginning.
+        rates: the learning rates, in ascending order.
+        losses: the loss of the batch that was trained with each rate.
+        smoothed: the exponential moving average of the losses at each rate, with its bias corrected.
     """
 
     rates: tuple[float, ...]
@@ -37,7 +38,7 @@ class LrFound:
 
     @property
     def suggestion(self) -> float:
-        """The rate at which the smoothed loss falls fastest, per factor of the rate, before its lowest point.
+        """The rate at which the smoothed loss falls fastest over log(rate), before its lowest point.
 
         Raises:
             ValueError: fewer than three rates were tried.
@@ -49,7 +50,14 @@ class LrFound:
         return self.rates[min(middles, key=lambda i: self.smoothed[i + 1] - self.smoothed[i - 1])]
 
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Draw the losses over the rates, with the suggestion; needs matplotlib."""
+        """Plot the losses over the rates, with the suggestion; needs matplotlib.
+
+        Args:
+            axes: where to plot; by default the axes of a new figure.
+
+        Returns:
+            The axes.
+        """
         if axes is None:
             import matplotlib.pyplot as plt
 
@@ -80,52 +88,57 @@ class LrFound:
 
 
 @attrs.frozen
-class Sweep:
-    """The rates tried so far, and what came of them."""
+class RangeTest:
+    """The rates that were tried so far; the fields are those of `LrFound`.
+
+    Attributes:
+        average: the moving average of the losses, with its bias.
+    """
 
     rates: tuple[float, ...] = ()
     losses: tuple[float, ...] = ()
     smoothed: tuple[float, ...] = ()
-    average: float = 0.0  # before it is corrected
+    average: float = 0.0
 
 
-def lr_sweep(low: float, high: float, steps: int) -> Callback[Sweep]:
+def lr_range_test(low: float, high: float, steps: int) -> Callback[RangeTest]:
     """Raise the learning rate exponentially from `low` to `high`, one step each, until the loss diverges."""
 
     @on(
         *(Phase.SETUP, Phase.EPOCH_BEGIN, Phase.STEP_BEGIN),
-        memory=Sweep(),
+        memory=RangeTest(),
         needs={"loss"},
         raises=Flag.SKIP_VALID | Flag.SKIP_STEP | Flag.STOP_EPOCH | Flag.STOP_TRAINING,
         sets={"lr"},
         commands=(),
     )
-    def lr_sweep(state: State, sweep: Sweep) -> Transition:
+    def lr_range_test(state: State, test: RangeTest) -> Transition:
         if state.phase is Phase.SETUP:
             return Transition(hyper={"lr": low})
         if state.phase is Phase.EPOCH_BEGIN:
             return Transition(flags=Flag.SKIP_VALID)
-        tried = len(sweep.rates)
+        tried = len(test.rates)
         rate = low * (high / low) ** (tried / max(steps - 1, 1))
         loss = state.facts["loss"]
-        average = BETA * sweep.average + (1 - BETA) * loss
+        average = BETA * test.average + (1 - BETA) * loss
         smoothed = average / (1 - BETA ** (tried + 1))
-        seen = Sweep((*sweep.rates, rate), (*sweep.losses, loss), (*sweep.smoothed, smoothed), average)
-        best = min(seen.smoothed)
+        extended = RangeTest((*test.rates, rate), (*test.losses, loss), (*test.smoothed, smoothed), average)
+        best = min(extended.smoothed)
+        # With a best loss below zero, the limit is as many times its size above it.
         if not math.isfinite(loss) or smoothed > best + (DIVERGED - 1) * abs(best):
             stop = Flag.STOP_TRAINING | Flag.STOP_EPOCH | Flag.SKIP_STEP
-            return Transition(flags=stop, memory=sweep, reason=f"the loss diverged at {rate:.2g}")
-        return Transition(hyper={"lr": rate}, memory=seen)
+            return Transition(flags=stop, memory=test, reason=f"the loss diverged at {rate:.2g}")
+        return Transition(hyper={"lr": rate}, memory=extended)
 
-    return lr_sweep
+    return lr_range_test
 
 
 def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrFound:
-    """Try out learning rates on a training that has not begun, and leave no trace.
+    """Try learning rates on a training that has not begun, and restore the training to its state before.
 
     The rate rises exponentially from `low` to `high` over `steps` optimizer steps, until the smoothed
-    loss is four times the best one. Model, optimizer, generators and loaders are afterwards as
-    before, also when something is raised. Smith, "Cyclical Learning Rates for Training Neural
+    loss is four times the best one. Afterwards model, optimizer, generators and loaders are as they were,
+    also when something is raised. Smith, "Cyclical Learning Rates for Training Neural
     Networks" (2017); the constants are those of fastai.
 
     >>> import torch
@@ -140,30 +153,30 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
 
     Args:
         state: from `start`.
-        low: the rate to begin with.
-        high: the rate to end with.
-        steps: how many rates to try.
+        low: the first rate.
+        high: the last rate.
+        steps: the number of rates, from 3.
 
     Raises:
-        ValueError: the numbers make no sense, or the state is not one that a training begins with.
-        KeyboardInterrupt: it was interrupted, by Ctrl-C or SIGTERM.
+        TypeError: a rate is no number.
+        ValueError: the rates or steps make no sense, or the state is not one that `start` returned.
+        KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM.
     """
     for setting, value in (("low", low), ("high", high)):
         check_hyper(setting, value)
     if not 0 < low < high:
         raise ValueError(f"low={low!r}, high={high!r}: rates are positive, and high is higher")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 3:
-        raise ValueError(f"steps={steps!r}: it is a whole number from 3")
+    check_count("steps", steps, least=3)
     if state.phase is not Phase.READY or state.workload is None:
         raise ValueError("find_lr begins with the state of start(workload, …)")
     snapshot = state.workload.snapshot()
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))
     try:
-        final = run(trial, [lr_sweep(low, high, steps)])
+        final = run(trial, [lr_range_test(low, high, steps)])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(final.reason)
     finally:
         state.workload.put_back(snapshot)
-    sweep = final.memory["lr_sweep"]
-    assert isinstance(sweep, Sweep)
-    return LrFound(sweep.rates, sweep.losses, sweep.smoothed)
+    test = final.memory["lr_range_test"]
+    assert isinstance(test, RangeTest)
+    return LrFound(test.rates, test.losses, test.smoothed)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fsm_train import Ablation, Flag, Phase, Scripted, State, Transition, ablate, on, run, start
-from fsm_train.ablation import Row
+from fsm_train.ablation import Variant
 from fsm_train.callbacks import clip_grad_norm, schedule
 from fsm_train.schedules import absolute
 from tests.trainings import batches, net, workload
@@ -47,10 +47,10 @@ def test_a_single_callback_is_on_or_off() -> None:
     assert found.verdict(found.rows[1]) == "one seed is no evidence"
 
 
-def rows(*values: tuple[float, ...]) -> tuple[Row, ...]:
+def rows(*values: tuple[float, ...]) -> tuple[Variant, ...]:
     left_out = [None, *"abcdef"][: len(values)]
     return tuple(
-        Row(f"without {name}" if name else "all", each, values[0], name)
+        Variant(f"without {name}" if name else "all", each, values[0], name)
         for name, each in zip(left_out, values, strict=True)
     )
 

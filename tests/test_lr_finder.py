@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from fsm_train import Flag, LrFound, Phase, Scripted, State, Supervised, Transition, find_lr, on, run, start
 from fsm_train.callbacks import ema
-from fsm_train.lr_finder import lr_sweep
+from fsm_train.lr_finder import lr_range_test
 from fsm_train.testing import at, drive
 from tests.trainings import batches, net, workload
 from tests.worlds import Noisy, digits, network, shuffled
@@ -77,13 +77,13 @@ def test_four_times_the_best_smoothed_loss_is_too_much(times: float, diverged: b
     states = [at(Phase.STEP_BEGIN, loss=loss) for loss in (1.0, second)]
 
     assert second > times
-    assert [bool(answer.flags) for answer in drive(lr_sweep(0.1, 1.0, 10), states)] == [False, diverged]
+    assert [bool(answer.flags) for answer in drive(lr_range_test(0.1, 1.0, 10), states)] == [False, diverged]
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_it_stops_when_the_loss_is_not_finite(loss: float) -> None:
     """That step is not taken."""
-    (answer,) = drive(lr_sweep(0.1, 1.0, 10), [at(Phase.STEP_BEGIN, loss=loss)])
+    (answer,) = drive(lr_range_test(0.1, 1.0, 10), [at(Phase.STEP_BEGIN, loss=loss)])
 
     assert answer.flags == Flag.STOP_TRAINING | Flag.STOP_EPOCH | Flag.SKIP_STEP
     assert answer.reason == "the loss diverged at 0.1"
@@ -93,7 +93,7 @@ def test_negative_losses_do_not_diverge_by_themselves() -> None:
     """A log-likelihood may well be below zero."""
     states = [at(Phase.STEP_BEGIN, loss=loss) for loss in (-1.0, -1.5, -2.0, -1.9, 90.0, 500.0)]
 
-    assert [bool(answer.flags) for answer in drive(lr_sweep(0.1, 1.0, 10), states)] == [*[False] * 4, True, True]
+    assert [bool(answer.flags) for answer in drive(lr_range_test(0.1, 1.0, 10), states)] == [*[False] * 4, True, True]
 
 
 def test_sweep_does_not_validate() -> None:

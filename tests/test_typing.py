@@ -33,6 +33,7 @@ final: State = run(start(Scripted(), epochs=1), callbacks, sinks=[PrintState()])
 
 MISUSES = {
     'on(Phase.EPOCH_END, memory="a")(needs_an_int)': "arg-type",
+    "on(Phase.EPOCH_END)(needs_an_int)": "arg-type",
     'clip_grad_norm("1.0")': "arg-type",
     "early_stopping(patienc=3)": "call-arg",
     "final.epoch = 3": "misc",

@@ -1,6 +1,9 @@
-"""The library: each callback is made by a factory with settings, and is a pure function.
+"""The library: one factory for each callback, which checks its settings at once. A callback is a pure function.
 
-A file per concern. All of it can be tested, and is, without torch.
+Each factory takes `name`: under it the callback appears in the log and in messages, and has its memory in
+the state. Two callbacks that one factory makes need two names.
+
+Rule of these files: one concern each, and no torch. So all of it is tested without torch.
 """
 
 from .accumulation import accumulate

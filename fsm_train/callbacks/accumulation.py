@@ -5,40 +5,39 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count
 from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import UNCHANGED, Transition
-from .stopping import check_count
 
 
-@factory
+@strict_factory
 def accumulate(
     every: int | Mapping[int, int],
     *,
     drop_last: bool = False,
     weight: str = "batch_size",
-    name: str | None = None,
+    name: str = "accumulate",
 ) -> Callback[float]:
-    """Take a step only every so many batches, with the gradient of the one batch that is their union.
+    """Take one optimizer step per `every` batches, with the gradient of the one batch that is their union.
 
     Each batch is weighted by its size, so the gradient is that of the union (to rounding) for batches
     of unequal size too, for a leftover window at the end of an epoch, and with a batch skipped inside
     a window. The loss is to be a mean over the batch. Windows do not cross epochs.
 
-    At LOSS_END, where the loss is weighed and the step is held back until the window is full.
+    At LOSS_END, where the loss is weighted and the step is skipped until the window is full.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([accumulate(4)], batches=10, epochs=1).step  # 4 + 4 + the leftover 2
     3
 
     Args:
-        every: batches per step; or from which epoch on how many, such as {0: 1, 5: 4}.
+        every: batches per step; or that number from each epoch on, such as {0: 1, 5: 4}.
         drop_last: drop a leftover window instead of taking a step for it.
-        weight: the fact that a batch is weighted by. For a loss that is a mean over tokens it is
+        weight: the fact that gives the weight of a batch. For a loss that is a mean over tokens it is
             their number, which a sensor of the workload measures.
-        name: the callback's name, if the function's will not do.
     """
     from_epoch = dict(every) if isinstance(every, Mapping) else {0: every}
     for epoch, batches in from_epoch.items():
@@ -48,17 +47,17 @@ def accumulate(
         raise ValueError(f"every={every!r}: say how many batches a step has from epoch 0 on")
 
     @functools.lru_cache(maxsize=1)
-    def window(epoch: int) -> int:
+    def batches_per_step(epoch: int) -> int:
         return from_epoch[max(first for first in from_epoch if first <= epoch)]
 
-    @functools.lru_cache  # nearly all batches of a training have the same answer
-    def answer(mine: float, first: float, batches: int, begins: bool, full: bool) -> Transition:
-        # In proportion to the first batch of the window rather than as they are: shares near 1/every
-        # keep a loss in half precision from overflowing.
+    @functools.lru_cache  # most batches of a training have the same answer
+    def answer(size: float, first: float, batches: int, begins: bool, full: bool) -> Transition:
+        # Relative to the first batch of the window, so that shares are near 1 / every: with the sizes
+        # themselves as shares, a loss in half precision overflows.
         return Transition(
             flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
             memory=first if begins else UNCHANGED,
-            commands=(WeighLoss(mine / (first * batches)),),
+            commands=(WeighLoss(size / (first * batches)),),
         )
 
     phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)
@@ -68,20 +67,19 @@ def accumulate(
         memory=1.0,
         needs={weight} - {"batch_size"},
         raises=Flag.SKIP_STEP | Flag.SKIP_ZERO,
-        sets=(),
         commands={WeighLoss},
     )
     def accumulate(state: State, first: float) -> Transition | None:
         if state.phase is Phase.STEP_BEGIN:
             return Transition(flags=Flag.SKIP_STEP) if state.draining else None
-        batches = window(state.epoch)
+        batches = batches_per_step(state.epoch)
         if batches == 1:
             return None
 
-        mine = state.facts[weight]
+        size = state.facts[weight]
         begins = state.pending == 0
         if begins:
-            first = mine or 1.0
-        return answer(mine, first, batches, begins, state.pending + 1 >= batches)
+            first = size or 1.0
+        return answer(size, first, batches, begins, state.pending + 1 >= batches)
 
     return accumulate

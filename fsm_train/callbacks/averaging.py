@@ -1,28 +1,28 @@
 """Averages of the weights over the training, which often generalise better than the last ones.
 
-An average is updated only when a step was applied, is put in for each validation and taken out
-after it, and is what the model has at the end. A training that is extended goes on with the own weights.
+An average is updated only after a step that was applied. The model has it during each validation and
+at the end of the training. A training that is extended continues from the model's own weights.
 """
 
 from __future__ import annotations
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_number
 from ..core.commands import FinishAverage, KeepAverage, UpdateAverage, UseAverage
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_count
 
 _COMMANDS = (KeepAverage, UpdateAverage, UseAverage, FinishAverage)
 
 
-@factory
-def ema(decay: float = 0.999, *, name: str | None = None) -> Callback[int]:
+@strict_factory
+def ema(decay: float = 0.999, *, name: str = "ema") -> Callback[int]:
     """Keep an exponential moving average of the weights, validate with it, and end with it.
 
     After each applied step (STEP_END): average = decay * average + (1 - decay) * weights; the first
-    update copies the weights. In at VALID_BEGIN, out at VALID_END (and at SUSPEND), for good at
-    TRAIN_END. Averages and buffers are those of torch.optim.swa_utils.AveragedModel.
+    update copies the weights. The model has the average from VALID_BEGIN to VALID_END (or SUSPEND),
+    and from TRAIN_END on. Averages and buffers are those of torch.optim.swa_utils.AveragedModel.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -31,41 +31,37 @@ def ema(decay: float = 0.999, *, name: str | None = None) -> Callback[int]:
 
     Args:
         decay: how much of the average stays at each step.
-        name: the callback's name, if the function's will not do.
+        name: of the callback, and of its average.
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"decay={decay!r}: it is a number from 0 to below 1")
-    called = name or "ema"
+    check_number("decay", decay, lambda x: 0 <= x < 1, "it is a number from 0 to below 1")
 
     @on(
         *(Phase.SETUP, Phase.STEP_END, Phase.VALID_BEGIN, Phase.VALID_END, Phase.SUSPEND, Phase.TRAIN_END),
         memory=0,
         needs={"stepped"},
-        raises=Flag.NONE,
-        sets=(),
         commands=_COMMANDS,
     )
     def ema(state: State, updates: int) -> Transition | None:
         match state.phase:
             case Phase.SETUP:
-                return Transition(commands=(KeepAverage(called, decay),))
+                return Transition(commands=(KeepAverage(name, decay),))
             case Phase.STEP_END:
                 if state.facts["stepped"]:
-                    return Transition(commands=(UpdateAverage(called),), memory=updates + 1)
+                    return Transition(commands=(UpdateAverage(name),), memory=updates + 1)
                 return None
-        return _exchange(state, called, updates, batch_norm=False)
+        return _exchange(state, name, updates, batch_norm=False)
 
     return ema
 
 
-@factory
-def swa(start_epoch: int, *, name: str | None = None) -> Callback[int]:
+@strict_factory
+def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
     """Average the weights at the end of each epoch from `start_epoch` on, and end with that average.
 
     Updated when the batches of an epoch are over (VALID_BEGIN, or EPOCH_END without a validation).
-    At TRAIN_END the model has the average, with batch-norm statistics made anew from the training
+    At TRAIN_END the model has the average, with batch-norm statistics computed again from the training
     data. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018);
-    by torch.optim.swa_utils. To be combined with a constant or cyclic learning rate.
+    as in torch.optim.swa_utils. Combine it with a constant or cyclic learning rate.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -73,38 +69,35 @@ def swa(start_epoch: int, *, name: str | None = None) -> Callback[int]:
     (UpdateAverage(name='swa'),)
 
     Args:
-        start_epoch: the first epoch, from 0, whose weights are taken in.
-        name: the callback's name, if the function's will not do.
+        start_epoch: the first epoch, from 0, whose weights are averaged.
+        name: of the callback, and of its average.
     """
     check_count("start_epoch", start_epoch)
-    called = name or "swa"
 
     @on(
         *(Phase.SETUP, Phase.VALID_BEGIN, Phase.VALID_END, Phase.SUSPEND, Phase.EPOCH_END, Phase.TRAIN_END),
-        memory=0,  # the epochs that were taken in, as a number of finished ones
-        raises=Flag.NONE,
-        sets=(),
+        memory=0,  # the number of finished epochs at the last update
         commands=_COMMANDS,
     )
-    def swa(state: State, taken: int) -> Transition | None:
+    def swa(state: State, updated_at: int) -> Transition | None:
         epochs = state.epoch + (state.phase is Phase.VALID_BEGIN and state.batches_over)
-        update = UpdateAverage(called)
+        update = UpdateAverage(name)
         match state.phase:
             case Phase.SETUP:
-                return Transition(commands=(KeepAverage(called),))
-            case Phase.VALID_BEGIN if state.batches_over and epochs > max(start_epoch, taken):
-                return Transition(commands=(update, UseAverage(called, on=True)), memory=epochs)
+                return Transition(commands=(KeepAverage(name),))
+            case Phase.VALID_BEGIN if state.batches_over and epochs > max(start_epoch, updated_at):
+                return Transition(commands=(update, UseAverage(name, on=True)), memory=epochs)
             case Phase.EPOCH_END:
-                return Transition(commands=(update,), memory=epochs) if epochs > max(start_epoch, taken) else None
-        return _exchange(state, called, taken, batch_norm=True)
+                return Transition(commands=(update,), memory=epochs) if epochs > max(start_epoch, updated_at) else None
+        return _exchange(state, name, updated_at, batch_norm=True)
 
     return swa
 
 
-def _exchange(state: State, called: str, updates: int, *, batch_norm: bool) -> Transition | None:
-    """The average in for a validation, out after it, and for good at the end; nothing before the first update."""
+def _exchange(state: State, name: str, updates: int, *, batch_norm: bool) -> Transition | None:
+    """Use the average in a validation, and for good at the end; do nothing before its first update."""
     if not updates:
         return None
     if state.phase is Phase.TRAIN_END:
-        return Transition(commands=(FinishAverage(called, batch_norm),))
-    return Transition(commands=(UseAverage(called, on=state.phase is Phase.VALID_BEGIN),))
+        return Transition(commands=(FinishAverage(name, batch_norm),))
+    return Transition(commands=(UseAverage(name, on=state.phase is Phase.VALID_BEGIN),))

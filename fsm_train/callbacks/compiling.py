@@ -1,20 +1,20 @@
-"""Whole training steps, compiled: what the bare loop cannot do, since it does not know who looks where."""
+"""Whole training steps, compiled: possible because the machine knows at which phases callbacks are consulted."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, always, strict_factory
 from ..core.commands import UseCompiledStep
-from ..core.phase import Flag, Phase
-from ..core.state import State
-from ..core.transition import Transition
+from ..core.phase import Phase
 
-Mode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
+CompileMode = Literal["graph", "default", "reduce-overhead", "max-autotune"]
 
 
-@factory
-def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str | None = None) -> Callback[None]:
+@strict_factory
+def compile_step(
+    mode: CompileMode = "default", *, backend: str = "inductor", name: str = "compile_step"
+) -> Callback[None]:
     """Train each step in one go, captured as a CUDA graph or through torch.compile.
 
     At SETUP. "graph" captures forward, loss, backward and step once, and replays them on batches of
@@ -22,11 +22,11 @@ def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str
     as fast. The other modes are those of torch.compile, for forward and loss, and for the step of the
     optimizer. Results are those of the eager way up to rounding.
 
-    It works where nobody looks inside a step: a callback at LOSS_BEGIN, LOSS_END, BACKWARD_END,
-    STEP_BEGIN or STEP_END has each step done the eager way, which is said when the run begins. So is,
-    and each reason is said once: a batch of another shape, a step under a gradient scaler, and with
-    "graph" a parallel wrapper, or gradients that wait for the step. Numbers such as a learning rate
-    are part of what is compiled, unless the optimizer holds them as tensors: set them by="epoch".
+    A callback or sink at LOSS_BEGIN, LOSS_END, BACKWARD_END, STEP_BEGIN or STEP_END makes every step
+    eager; the run warns of it when it begins. A single step is eager, with one warning per reason, for
+    a batch of another shape, under a gradient scaler, and with "graph" also under a parallel wrapper or
+    while gradients wait for the step. Numbers such as a learning rate are compiled in, unless the
+    optimizer holds them as tensors: set them by="epoch".
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -35,19 +35,12 @@ def compile_step(mode: Mode = "default", *, backend: str = "inductor", name: str
 
     Args:
         mode: "graph", or a mode of torch.compile.
-        backend: that of torch.compile, for mode "default": "aot_eager", say, to see whose fault something is.
-        name: the callback's name, if the function's will not do.
+        backend: that of torch.compile, for mode "default"; for example "aot_eager", to find out which part fails.
     """
-    if mode not in get_args(Mode):
-        raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(Mode)))}")
+    if mode not in get_args(CompileMode):
+        raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(CompileMode)))}")
     if not isinstance(backend, str):
         raise TypeError(f"backend={backend!r}: give the name of a backend of torch.compile")
     if backend != "inductor" and mode != "default":
         raise ValueError(f"backend={backend!r} goes with mode='default': the mode {mode!r} is one of inductor's")
-    use = Transition(commands=(UseCompiledStep(mode, backend),))
-
-    @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseCompiledStep})
-    def compile_step(state: State) -> Transition:
-        return use
-
-    return compile_step
+    return always(name, Phase.SETUP, UseCompiledStep(mode, backend))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count
 from ..core.commands import Freeze, Unfreeze
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_count
 
 
-@factory
+@strict_factory
 def freeze(pattern: str, *, until_epoch: int | None = None, name: str | None = None) -> Callback[None]:
-    """Let the parameters whose names match `pattern` stay as they are, for good or until an epoch begins.
+    """Freeze the parameters whose names match `pattern`, for the whole training or until an epoch begins.
 
-    Put in place at SETUP, taken back at EPOCH_BEGIN. Frozen parameters have no gradient, so that
-    weight decay and momentum do not move them either. Several of these unfreeze gradually: a
-    parameter is frozen while any pattern that matches it is. Statistics of batch norm are no
-    parameters: they go on unless the module is in eval mode.
+    Frozen at SETUP, unfrozen at EPOCH_BEGIN. Frozen parameters have no gradient, so weight decay and
+    momentum do not change them either. Several of these callbacks unfreeze gradually: a parameter is
+    frozen as long as any pattern that matches it is. Batch-norm statistics are not parameters: they
+    change unless the module is in eval mode.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -27,7 +27,7 @@ def freeze(pattern: str, *, until_epoch: int | None = None, name: str | None = N
     Args:
         pattern: of names in model.named_parameters(), with * and ? as in file names.
         until_epoch: the first epoch, from 0, in which they are trained.
-        name: the callback's name; "freeze " and the pattern if nothing is said.
+        name: of the callback; by default "freeze " and the pattern.
     """
     if not isinstance(pattern, str) or not pattern:
         raise ValueError(f"pattern={pattern!r}: give a pattern of parameter names, such as 'encoder.*'")
@@ -35,7 +35,7 @@ def freeze(pattern: str, *, until_epoch: int | None = None, name: str | None = N
         check_count("until_epoch", until_epoch, least=1)
     phases = (Phase.SETUP,) if until_epoch is None else (Phase.SETUP, Phase.EPOCH_BEGIN)
 
-    @on(*phases, name=f"freeze {pattern}", raises=Flag.NONE, sets=(), commands={Freeze, Unfreeze})
+    @on(*phases, name=f"freeze {pattern}", commands={Freeze, Unfreeze})
     def freeze(state: State) -> Transition | None:
         if state.phase is Phase.EPOCH_BEGIN:
             return Transition(commands=(Unfreeze(pattern),)) if state.epoch == until_epoch else None

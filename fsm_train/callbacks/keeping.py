@@ -1,6 +1,6 @@
 """Which weights to keep: the best in memory, and checkpoints on disk.
 
-Which file is written and which is dropped is decided here, purely; the workload only does it.
+Rule of this file: which checkpoint is written, and which are dropped, is decided here, by pure functions.
 """
 
 from __future__ import annotations
@@ -10,22 +10,23 @@ from os import PathLike, fspath
 
 import attrs
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_positive_or_inf
 from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_delta, check_monitor, is_better, monitored, short
+from .monitoring import Direction, check_monitor, is_better, monitored, short
 
 
-@factory
+@strict_factory
 def restore_best(
-    monitor: str = "valid_loss", *, mode: Mode = "min", min_delta: float = 0.0, name: str | None = None
+    monitor: str = "valid_loss", *, mode: Direction = "min", min_delta: float = 0.0, name: str = "restore_best"
 ) -> Callback[float | None]:
     """End the training with the weights that had the best metric.
 
-    They are copied at EPOCH_END when the metric is better than ever, and put back at TRAIN_END; so
-    are averages of the weights, if there are any. A value that is not finite is never the best.
+    Weights, and averages of them if there are any, are copied at EPOCH_END when the metric is better
+    than before, and put back at TRAIN_END. A value that is not finite is never the best.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
@@ -37,47 +38,49 @@ def restore_best(
         monitor: the metric to watch.
         mode: "min" if smaller is better, else "max".
         min_delta: how much better a value must be to count, in the metric's own unit.
-        name: the callback's name, if the function's will not do.
+        name: of the callback, and of the weights that it keeps.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
     """
-    check_monitor(monitor, mode)
-    check_delta(min_delta)
-    called = name or "restore_best"
+    check_monitor(monitor, mode, min_delta)
     never: float | None = None
 
     @on(
         *(Phase.EPOCH_END, Phase.TRAIN_END),
         memory=never,
-        order=10,  # what is kept is what others have left
-        raises=Flag.NONE,
-        sets=(),
+        order=10,  # after the commands of others, so that what they change is in the copy
         commands={KeepWeights, RestoreWeights},
     )
     def restore_best(state: State, best: float | None) -> Transition | None:
         if state.phase is Phase.TRAIN_END:
             if best is None:
                 return None
-            return Transition(commands=(RestoreWeights(called),), reason=f"{monitor} was {short(best)}")
+            return Transition(commands=(RestoreWeights(name),), reason=f"{monitor} was {short(best)}")
         value = monitored(state, monitor)
         if value is None or not is_better(value, best, mode, min_delta):
             return None
-        return Transition(commands=(KeepWeights(called),), memory=value)
+        return Transition(commands=(KeepWeights(name),), memory=value)
 
     return restore_best
 
 
 @attrs.frozen
 class Kept:
-    """The checkpoints there are: each with its name and score, in the order in which they were written."""
+    """The checkpoints that there are. Logs and checkpoints hold this record under its class's name.
+
+    Attributes:
+        files: each with its name and score, in the order in which they were written.
+        steps: how many times `every_steps` had passed at the last save.
+        seconds: of training, at the last save.
+    """
 
     files: tuple[tuple[str, float], ...] = ()
-    steps: int = 0  # so many times every_steps were over at the last save for their sake
-    seconds: float = 0.0  # of training, at the last save
+    steps: int = 0
+    seconds: float = 0.0
 
 
-@factory
+@strict_factory
 def checkpoint(
     folder: str | PathLike[str],
     *,
@@ -85,17 +88,17 @@ def checkpoint(
     every_steps: int | None = None,
     every_seconds: float | None = None,
     monitor: str | None = None,
-    mode: Mode = "min",
+    mode: Direction = "min",
     keep: int = 3,
-    name: str | None = None,
+    name: str = "checkpoint",
 ) -> Callback[Kept]:
     """Write checkpoints into a folder, and keep the best or the last of them.
 
-    At EPOCH_END every so many epochs, at BATCH_END every so many steps or seconds, and always at
-    SUSPEND. Without a monitor the last `keep` stay. With one the best `keep` do: a further one is
-    written while there are fewer, and then when it is strictly better than the worst, which is
-    dropped. A metric that is not finite counts as the worst. What is written at SUSPEND, or between
-    epochs, is there to go on from, and is dropped for the next of its kind.
+    At EPOCH_END every `every_epochs`, at BATCH_END every `every_steps` or `every_seconds`, and always
+    at SUSPEND. Without a monitor the last `keep` of the epochs stay, with one the best `keep`: once
+    there are `keep`, another is written only if it is strictly better than the worst, which is dropped.
+    A metric that is not finite counts as the worst. A checkpoint that is written at SUSPEND or between
+    epochs serves to resume from, and is dropped when the next checkpoint is written.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
@@ -108,13 +111,12 @@ def checkpoint(
 
     Args:
         folder: where they are written; made if it is not there.
-        every_epochs: write after each so many epochs; None for not at all.
-        every_steps: write also after each so many optimizer steps.
-        every_seconds: write also when so many seconds of training have gone by since the last.
-        monitor: the metric that says which are the best.
+        every_epochs: epochs from one checkpoint to the next; None for none at the end of epochs.
+        every_steps: optimizer steps from one further checkpoint to the next.
+        every_seconds: seconds of training from the last checkpoint to a further one.
+        monitor: the metric by which checkpoints are ranked.
         mode: "min" if smaller is better, else "max".
-        keep: how many stay.
-        name: the callback's name, if the function's will not do.
+        keep: the number of checkpoints of epochs that stay.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
@@ -122,8 +124,8 @@ def checkpoint(
     for setting, value in (("every_epochs", every_epochs), ("every_steps", every_steps), ("keep", keep)):
         if value is not None:
             check_count(setting, value, least=1)
-    if every_seconds is not None and not every_seconds > 0:
-        raise ValueError(f"every_seconds={every_seconds!r}: it is a positive number")
+    if every_seconds is not None:
+        check_positive_or_inf("every_seconds", every_seconds)
     if every_epochs is None and every_steps is None and every_seconds is None:
         raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
     check_monitor("valid_loss" if monitor is None else monitor, mode)
@@ -136,38 +138,36 @@ def checkpoint(
         *phases,
         memory=Kept(),
         needs=() if every_seconds is None else {"elapsed"},
-        raises=Flag.NONE,
-        sets=(),
         commands={SaveCheckpoint},
     )
-    def checkpoint(state: State, kept: Kept) -> Transition | None:
+    def checkpoint(state: State, saved: Kept) -> Transition | None:
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
-        steps = kept.steps
+        steps = saved.steps
         if state.phase is Phase.EPOCH_END:
             if every_epochs is None or state.epoch % every_epochs:
                 return None
-            called, score = f"epoch-{state.epoch:05d}", _score(state, monitor, mode)
-            drop = _outdone(score, kept.files, keep, ranked=monitor is not None)
+            file, score = f"epoch-{state.epoch:05d}", _score(state, monitor, mode)
+            drop = _to_drop(score, saved.files, keep, ranked=monitor is not None)
             if drop is None:
                 return None
         elif state.phase is Phase.SUSPEND:
-            called, score, drop = f"step-{state.step:08d}-suspended", -math.inf, ()
+            file, score, drop = f"step-{state.step:08d}-suspended", -math.inf, ()
         else:
             steps = 0 if every_steps is None else state.step // every_steps
-            if steps <= kept.steps and (every_seconds is None or seconds - kept.seconds < every_seconds):
+            if steps <= saved.steps and (every_seconds is None or seconds - saved.seconds < every_seconds):
                 return None
-            called, score, drop = f"step-{state.step:08d}", -math.inf, ()
-        drop = (*(name for name, _ in kept.files if name.startswith("step") and name != called), *drop)
-        left = tuple(file for file in kept.files if file[0] not in (called, *drop))
+            file, score, drop = f"step-{state.step:08d}", -math.inf, ()
+        drop = (*(other for other, _ in saved.files if other.startswith("step") and other != file), *drop)
+        others = tuple((other, its_score) for other, its_score in saved.files if other not in (file, *drop))
         return Transition(
-            commands=(SaveCheckpoint(folder, called, drop),),
-            memory=Kept((*left, (called, score)), steps, seconds),
+            commands=(SaveCheckpoint(folder, file, drop),),
+            memory=Kept((*others, (file, score)), steps, seconds),
         )
 
     return checkpoint
 
 
-def _score(state: State, monitor: str | None, mode: Mode) -> float:
+def _score(state: State, monitor: str | None, mode: Direction) -> float:
     """How good this epoch is: larger is better, and -inf the worst."""
     if monitor is None:
         return 0.0
@@ -177,11 +177,11 @@ def _score(state: State, monitor: str | None, mode: Mode) -> float:
     return -value if mode == "min" else value
 
 
-def _outdone(score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool) -> tuple[str, ...] | None:
-    """Those of an epoch that go for one with this score; None if it is not worth writing."""
+def _to_drop(score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool) -> tuple[str, ...] | None:
+    """The checkpoints of epochs to drop for one with this score; None if that one is not to be written."""
     epochs = [file for file in files if file[0].startswith("epoch")]
     if len(epochs) < keep:
         return ()
-    # Of several that are equally bad the oldest goes.
+    # Of several that are equally bad, `min` takes the oldest.
     worst = min(epochs, key=lambda file: file[1]) if ranked else epochs[0]
     return None if ranked and not score > worst[1] else (worst[0],)

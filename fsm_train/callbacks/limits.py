@@ -1,19 +1,22 @@
-"""How long, how much, how often: ends that are known beforehand."""
+"""Limits that are known beforehand: how long to train, how often to validate, what to record."""
 
 from __future__ import annotations
 
-from ..core.callback import Callback, factory, on
+import math
+
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_number, check_positive_or_inf
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_monitor, monitored, short
+from .monitoring import Direction, check_monitor, monitored, short
 
 _SMALLER = ("loss", "error", "perplexity", "mae", "mse", "rmse")
 _LARGER = ("accuracy", "acc", "f1", "auc", "auroc", "precision", "recall", "score", "iou", "r2")
 
 
-@factory
-def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str | None = None) -> Callback[None]:
+@strict_factory
+def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name: str = "stop_at") -> Callback[None]:
     """Stop the training when a metric has reached its target.
 
     At EPOCH_END; an epoch without the metric is no check.
@@ -27,17 +30,15 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
         target: the value to reach.
         mode: "min" if smaller is better, "max" if larger is. Known for the usual names (…loss,
             …error, …accuracy, …f1, …); needed for others.
-        name: the callback's name, if the function's will not do.
     """
     check_monitor(monitor, mode or "min")
     if mode is None:
         mode = "min" if monitor.endswith(_SMALLER) else "max" if monitor.endswith(_LARGER) else None
     if mode is None:
         raise ValueError(f"is smaller or larger better for {monitor!r}? pass mode='min' or mode='max'")
-    if not isinstance(target, (int, float)) or target != target:
-        raise ValueError(f"target={target!r}: a target is a number")
+    check_number("target", target, lambda x: x <= math.inf, "a target is a number")
 
-    @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING, sets=(), commands=())
+    @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING)
     def stop_at(state: State) -> Transition | None:
         value = monitored(state, monitor)
         if value is None or not (value <= target if mode == "min" else value >= target):
@@ -49,13 +50,13 @@ def stop_at(monitor: str, target: float, *, mode: Mode | None = None, name: str 
     return stop_at
 
 
-@factory
-def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str | None = None) -> Callback[None]:
-    """Stop the training when it has had so many steps, or seconds.
+@strict_factory
+def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str = "stop_after") -> Callback[None]:
+    """Stop the training after a number of optimizer steps, or of seconds.
 
     Steps are counted at STEP_END, that of a leftover window included (and at TRAIN_BEGIN, for a
-    training that is extended). Seconds are looked at when a batch or an epoch is over, at BATCH_END
-    and EPOCH_END; they are those of training, added up over resumptions.
+    training that is extended). Seconds are checked at BATCH_END and EPOCH_END; they are seconds of
+    training, summed over the calls of `run`.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([stop_after(steps=3)], epochs=9).reason
@@ -64,7 +65,6 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
     Args:
         steps: optimizer steps.
         seconds: of training.
-        name: the callback's name, if the function's will not do.
     """
     if steps is None and seconds is None:
         raise ValueError("stop_after what? give steps=, seconds=, or both")
@@ -73,11 +73,11 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
         check_count("steps", steps, least=1)
         phases += (Phase.TRAIN_BEGIN, Phase.STEP_END)
     if seconds is not None:
-        _check_seconds(seconds)
+        check_positive_or_inf("seconds", seconds)
         phases += (Phase.BATCH_END, Phase.EPOCH_END)
     needs = () if seconds is None else {"elapsed"}
 
-    @on(*phases, needs=needs, raises=Flag.STOP_TRAINING, sets=(), commands=())
+    @on(*phases, needs=needs, raises=Flag.STOP_TRAINING)
     def stop_after(state: State) -> Transition | None:
         if steps is not None and state.step >= steps:
             return Transition(flags=Flag.STOP_TRAINING, reason=f"{state.step} steps were taken")
@@ -88,12 +88,12 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
     return stop_after
 
 
-@factory
-def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]:
-    """Suspend the training when this call of `run` has had so many seconds: for time slices of a scheduler.
+@strict_factory
+def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[float]:
+    """Suspend the training when this call of `run` has taken `seconds`: for time slices of a job scheduler.
 
     At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END. A validation
-    that is suspended begins anew, so a slice has to be longer than one.
+    that is suspended starts again from its first batch, so `seconds` must be longer than a validation.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([suspend_after(seconds=60)], batches=9, elapsed=lambda state: 25.0 * state.iteration)
@@ -102,17 +102,14 @@ def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]
 
     Args:
         seconds: since the call of `run` began.
-        name: the callback's name, if the function's will not do.
     """
-    _check_seconds(seconds)
+    check_positive_or_inf("seconds", seconds)
 
     @on(
         *(Phase.SETUP, Phase.BATCH_END, Phase.VALID_BATCH_END),
         memory=0.0,
         needs={"elapsed"},
         raises=Flag.SUSPEND,
-        sets=(),
-        commands=(),
     )
     def suspend_after(state: State, since: float) -> Transition | None:
         elapsed = state.facts["elapsed"]
@@ -125,16 +122,11 @@ def suspend_after(*, seconds: float, name: str | None = None) -> Callback[float]
     return suspend_after
 
 
-def _check_seconds(seconds: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise ValueError(f"seconds={seconds!r}: it is a positive number")
+@strict_factory
+def validate_every(*, steps: int, name: str = "validate_every") -> Callback[int]:
+    """Validate every `steps` optimizer steps, also in the middle of an epoch.
 
-
-@factory
-def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
-    """Validate in the middle of an epoch, each time so many more steps were taken.
-
-    At BATCH_END. One at the end of an epoch counts: the same weights are not validated twice.
+    At BATCH_END. The validation at the end of an epoch counts too: no weights are validated twice.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([validate_every(steps=4)], batches=8, epochs=1, valid_loss=[3.0, 2.0])
@@ -143,11 +135,10 @@ def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
 
     Args:
         steps: optimizer steps from one validation to the next.
-        name: the callback's name, if the function's will not do.
     """
     check_count("steps", steps, least=1)
 
-    @on(Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE, sets=(), commands=())
+    @on(Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE)
     def validate_every(state: State, times: int) -> Transition | None:
         if state.step // steps <= times:
             return None
@@ -157,9 +148,9 @@ def validate_every(*, steps: int, name: str | None = None) -> Callback[int]:
     return validate_every
 
 
-@factory
-def limit(*, batches: int | None = None, valid_batches: int | None = None, name: str | None = None) -> Callback[None]:
-    """Take only the first so many batches of each epoch, and of each validation.
+@strict_factory
+def limit(*, batches: int | None = None, valid_batches: int | None = None, name: str = "limit") -> Callback[None]:
+    """End each epoch, and each validation, after a number of batches.
 
     At BATCH_END and VALID_BATCH_END. For a dry run of everything: `limit(batches=2, valid_batches=2)`
     and epochs=1.
@@ -171,7 +162,6 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     Args:
         batches: training batches per epoch.
         valid_batches: batches per validation.
-        name: the callback's name, if the function's will not do.
     """
     for setting, most in (("batches", batches), ("valid_batches", valid_batches)):
         if most is not None:
@@ -187,7 +177,7 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     if not limits:
         raise ValueError("limit what? give batches=, valid_batches=, or both")
 
-    @on(*limits, raises=Flag.STOP_EPOCH | Flag.STOP_VALID, sets=(), commands=())
+    @on(*limits, raises=Flag.STOP_EPOCH | Flag.STOP_VALID)
     def limit(state: State) -> Transition | None:
         most, flag = limits[state.phase]
         done = state.batch if state.phase is Phase.BATCH_END else state.valid_batch
@@ -196,31 +186,30 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     return limit
 
 
-@factory
-def record(*facts: str, every: int = 1, name: str | None = None) -> Callback[None]:
+@strict_factory
+def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
     """Ask for facts, so that the log holds them; decide nothing.
 
-    At BATCH_END, so that a step is still taken in one go; but grad_norm at STEP_BEGIN and stepped at
-    STEP_END, since they are known only there.
+    At BATCH_END, where asking does not interrupt a step; but grad_norm at STEP_BEGIN and stepped at
+    STEP_END, the only phases at which they are known.
 
     >>> record("loss", "grad_norm", every=50).at
     (<Phase.STEP_BEGIN: 'step_begin'>, <Phase.BATCH_END: 'batch_end'>)
 
     Args:
         *facts: the names of facts.
-        every: ask only each so many batches.
-        name: the callback's name, if the function's will not do.
+        every: ask only at multiples of this number of batches.
     """
     if not facts:
         raise ValueError("record what? for example record('loss')")
     check_count("every", every, least=1)
-    phases = sorted({_ONLY_KNOWN.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
+    phases = sorted({_KNOWN_ONLY_AT.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
 
-    @on(*phases, needs=facts, every=every, raises=Flag.NONE, sets=(), commands=())
+    @on(*phases, needs=facts, every=every)
     def record(state: State) -> None:
         return None
 
     return record
 
 
-_ONLY_KNOWN = {"grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}
+_KNOWN_ONLY_AT = {"grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}

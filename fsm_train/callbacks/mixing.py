@@ -1,6 +1,6 @@
-"""Mixing samples: a network that sees only things in between has less to learn by heart.
+"""Mixing samples: a network that is trained on mixtures of samples memorises single ones less.
 
-What is drawn is drawn here, from `state.random`, and stands in the command: a replay draws the same.
+Random numbers are drawn here, from `state.random`, and put into the command: a replay draws the same.
 """
 
 from __future__ import annotations
@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_positive
 from ..core.commands import CutMix, MixUp
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Command, Transition
 
 
-@factory
-def mixup(alpha: float = 0.4, *, name: str | None = None) -> Callback[None]:
+@strict_factory
+def mixup(alpha: float = 0.4, *, name: str = "mixup") -> Callback[None]:
     """Train on convex combinations of pairs of samples, and of the losses for their targets.
 
     At BATCH_BEGIN. The weight is drawn from Beta(alpha, alpha), once per batch, and is at least one
@@ -31,13 +32,12 @@ def mixup(alpha: float = 0.4, *, name: str | None = None) -> Callback[None]:
 
     Args:
         alpha: the smaller, the less is mixed.
-        name: the callback's name, if the function's will not do.
     """
-    return _mixing("mixup", alpha, lambda weight, draw: MixUp(weight, seed=draw.getrandbits(32)))
+    return _mixing("mixup", alpha, lambda weight, generator: MixUp(weight, seed=generator.getrandbits(32)))
 
 
-@factory
-def cutmix(alpha: float = 1.0, *, name: str | None = None) -> Callback[None]:
+@strict_factory
+def cutmix(alpha: float = 1.0, *, name: str = "cutmix") -> Callback[None]:
     """Replace a random box of each image by that of another, and weigh the losses for both targets by area.
 
     At BATCH_BEGIN. The part that stays is drawn from Beta(alpha, alpha), once per batch, and is at least
@@ -52,23 +52,21 @@ def cutmix(alpha: float = 1.0, *, name: str | None = None) -> Callback[None]:
 
     Args:
         alpha: the smaller, the smaller the boxes.
-        name: the callback's name, if the function's will not do.
     """
 
-    def command(weight: float, draw: Random) -> CutMix:
-        return CutMix(weight, x=draw.random(), y=draw.random(), seed=draw.getrandbits(32))
+    def command(weight: float, generator: Random) -> CutMix:
+        return CutMix(weight, x=generator.random(), y=generator.random(), seed=generator.getrandbits(32))
 
     return _mixing("cutmix", alpha, command)
 
 
 def _mixing(name: str, alpha: float, command: Callable[[float, Random], Command]) -> Callback[None]:
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < float("inf"):
-        raise ValueError(f"alpha={alpha!r}: it is a positive number")
+    check_positive("alpha", alpha)
 
-    @on(Phase.BATCH_BEGIN, name=name, raises=Flag.NONE, sets=(), commands={MixUp, CutMix})
+    @on(Phase.BATCH_BEGIN, name=name, commands={MixUp, CutMix})
     def mixing(state: State) -> Transition:
-        draw = state.random(name)
-        weight = draw.betavariate(alpha, alpha)
-        return Transition(commands=(command(max(weight, 1 - weight), draw),))
+        generator = state.random(name)
+        weight = generator.betavariate(alpha, alpha)
+        return Transition(commands=(command(max(weight, 1 - weight), generator),))
 
     return mixing

@@ -1,45 +1,44 @@
 """What to do when a loss or a gradient is not finite.
 
-The loss is looked at before backward, the norm of the gradients before the step, so that no weight
-is touched by a NaN. Looking costs a device sync each; `every` makes it rarer.
+The loss is checked before backward, the norm of the gradients before the step, so that a NaN never
+reaches a weight. Each check costs a synchronisation with the device.
 """
 
 from __future__ import annotations
 
 import math
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_count
 
-_LOOKS = {Phase.LOSS_END: ("loss", Flag.SKIP_BACKWARD), Phase.STEP_BEGIN: ("grad_norm", Flag.SKIP_STEP)}
+_CHECKED = {Phase.LOSS_END: ("loss", Flag.SKIP_BACKWARD), Phase.STEP_BEGIN: ("grad_norm", Flag.SKIP_STEP)}
 
 
-@factory
-def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str | None = None) -> Callback[None]:
+@strict_factory
+def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str = "stop_on_nonfinite") -> Callback[None]:
     """Stop the training at the first loss or gradient that is not finite, without taking that step.
 
-    At LOSS_END and STEP_BEGIN. Under float16 an infinite gradient is the business of the gradient
-    scaler: there, watch the loss alone with gradients=False.
+    At LOSS_END and STEP_BEGIN. Under float16 the gradient scaler handles infinite gradients: there,
+    check the loss alone, with gradients=False.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([stop_on_nonfinite()], batches=4, loss=[1.0, float("nan"), 1.0, 1.0]).reason
     'stop_on_nonfinite: the loss is nan in batch 1 of epoch 0'
 
     Args:
-        gradients: whether the norm of the gradients is watched too.
-        every: look only each so many batches.
-        name: the callback's name, if the function's will not do.
+        gradients: whether the norm of the gradients is checked too.
+        every: check only at multiples of this number of batches.
     """
     check_count("every", every, least=1)
-    phases = tuple(_LOOKS) if gradients else (Phase.LOSS_END,)
+    phases = tuple(_CHECKED) if gradients else (Phase.LOSS_END,)
     needs = {"loss", "grad_norm"} if gradients else {"loss"}
 
-    @on(*phases, needs=needs, every=every, raises=_RAISES | Flag.STOP_TRAINING, sets=(), commands=())
+    @on(*phases, needs=needs, every=every, raises=_RAISES | Flag.STOP_TRAINING)
     def stop_on_nonfinite(state: State) -> Transition | None:
-        fact, skip = _LOOKS[state.phase]
+        fact, skip = _CHECKED[state.phase]
         value = state.facts[fact]
         if math.isfinite(value):
             return None
@@ -51,31 +50,32 @@ def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str | Non
     return stop_on_nonfinite
 
 
-@factory
-def skip_nonfinite(*, limit: int = 10, gradients: bool = True, name: str | None = None) -> Callback[tuple[int, int]]:
+@strict_factory
+def skip_nonfinite(
+    *, limit: int = 10, gradients: bool = True, name: str = "skip_nonfinite"
+) -> Callback[tuple[int, int]]:
     """Leave out batches whose loss or gradient is not finite, and give up after `limit` of them in a row.
 
-    At LOSS_END a batch is skipped as if it had never been, so that an open window of accumulation
-    stays open; at STEP_BEGIN the step is skipped and the window dropped. Under float16 this does not
-    keep the gradient scaler from lowering its scale, but what it holds back counts for the limit.
+    At LOSS_END a batch is skipped as if the data did not have it, so that an open accumulation window
+    stays open; at STEP_BEGIN the step is skipped and the window dropped. Under float16 the gradient
+    scaler lowers its scale as ever, and the steps that it skips count for the limit.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([skip_nonfinite()], batches=4, loss=[1.0, float("nan"), 1.0, 1.0]).step
     3
 
     Args:
-        limit: so many in a row are left out; the last of them stops the training.
-        gradients: whether the norm of the gradients is watched too.
-        name: the callback's name, if the function's will not do.
+        limit: the number in a row at which the training stops; that batch is left out too.
+        gradients: whether the norm of the gradients is checked too.
     """
     check_count("limit", limit, least=1)
-    phases = tuple(_LOOKS) if gradients else (Phase.LOSS_END,)
+    phases = tuple(_CHECKED) if gradients else (Phase.LOSS_END,)
     needs = {"loss", "grad_norm"} if gradients else {"loss"}
 
-    # How many in a row: losses, and norms, which are looked at more rarely under accumulation.
-    @on(*phases, memory=(0, 0), needs=needs, raises=_RAISES | Flag.STOP_TRAINING, sets=(), commands=())
+    # Counted apart, since with accumulation norms are checked less often than losses.
+    @on(*phases, memory=(0, 0), needs=needs, raises=_RAISES | Flag.STOP_TRAINING)
     def skip_nonfinite(state: State, in_a_row: tuple[int, int]) -> Transition | None:
-        fact, skip = _LOOKS[state.phase]
+        fact, skip = _CHECKED[state.phase]
         value = state.facts[fact]
         losses, norms = in_a_row
         bad = 0 if math.isfinite(value) else 1 + (losses if fact == "loss" else norms)

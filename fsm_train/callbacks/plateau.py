@@ -4,39 +4,47 @@ from __future__ import annotations
 
 import attrs
 
-from ..core.callback import Callback, factory, on
-from ..core.phase import Flag, Phase
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_count, check_number
+from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
-from .stopping import Mode, check_count, check_delta, check_monitor, epochs, is_better, monitored, short
+from .monitoring import Direction, check_monitor, is_better, monitored, no_improvement
 
 
 @attrs.frozen
 class Plateau:
-    """The best value so far, the checks since then, and those to come that do not count."""
+    """What is remembered of the metric.
+
+    Attributes:
+        best: the best value so far.
+        bad: checks in a row since then, without those of a cooldown.
+        cooldown: checks to come that do not count.
+    """
 
     best: float | None = None
     bad: int = 0
     cooldown: int = 0
 
 
-@factory
+@strict_factory
 def reduce_on_plateau(
     monitor: str = "valid_loss",
     *,
     factor: float = 0.1,
     patience: int = 10,
     min_delta: float = 0.0,
-    mode: Mode = "min",
+    mode: Direction = "min",
     cooldown: int = 0,
     min_lr: float = 0.0,
-    name: str | None = None,
+    name: str = "reduce_on_plateau",
 ) -> Callback[Plateau]:
     """Multiply the learning rate by `factor` when more than `patience` checks in a row brought no new best.
 
-    At EPOCH_END; an epoch without the metric is no check. As torch's ReduceLROnPlateau with
-    threshold_mode="abs", which reduces one check later than Keras and fastai do. (Its relative
-    threshold never reduces on a constant negative metric.) A value that is not finite is a bad one.
+    At EPOCH_END; an epoch without the metric is no check. The rule is that of torch's
+    ReduceLROnPlateau with threshold_mode="abs", which reduces one check later than Keras and fastai.
+    (With its relative threshold, a constant negative metric never reduces the rate.) A value that is not
+    finite is never the best.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([reduce_on_plateau(patience=2)], valid_loss=[1.0] * 4, hyper={"lr": 1.0})
@@ -46,26 +54,22 @@ def reduce_on_plateau(
     Args:
         monitor: the metric to watch.
         factor: what the rate of each parameter group is multiplied by.
-        patience: so many checks in a row without an improvement are put up with.
+        patience: the number of checks in a row without an improvement that change nothing; one more reduces the rate.
         min_delta: how much better a value must be to count, in the metric's own unit.
         mode: "min" if smaller is better, else "max".
-        cooldown: so many checks after a reduction count for nothing.
-        min_lr: no group's rate is brought below this.
-        name: the callback's name, if the function's will not do.
+        cooldown: the number of checks after a reduction that do not count.
+        min_lr: the lower limit of the rate of each group.
 
     Raises:
         LookupError: at the first check, if there is no such metric.
     """
-    check_monitor(monitor, mode)
+    check_monitor(monitor, mode, min_delta)
     check_count("patience", patience)
     check_count("cooldown", cooldown)
-    if not 0 < factor < 1:
-        raise ValueError(f"factor={factor!r}: a rate is reduced by a factor between 0 and 1")
-    check_delta(min_delta)
-    if not min_lr >= 0:
-        raise ValueError(f"min_lr={min_lr!r}: a rate is a number from 0")
+    check_number("factor", factor, lambda x: 0 < x < 1, "a rate is reduced by a factor between 0 and 1")
+    check_number("min_lr", min_lr, lambda x: x >= 0, "a rate is a number from 0")
 
-    @on(Phase.EPOCH_END, memory=Plateau(), raises=Flag.NONE, sets={"lr"}, commands=())
+    @on(Phase.EPOCH_END, memory=Plateau(), sets={"lr"})
     def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
         value = monitored(state, monitor)
         if value is None:
@@ -75,11 +79,10 @@ def reduce_on_plateau(
         bad = 0 if better or seen.cooldown else seen.bad + 1
         if bad <= patience:
             return Transition(memory=Plateau(best, bad, max(seen.cooldown - 1, 0)))
-        so_far = "was never finite" if best is None else f"has not improved on {short(best)}"
         return Transition(
             memory=Plateau(best, 0, cooldown),
             hyper={"lr": scaled(state.hyper["lr"], factor, min_lr)},
-            reason=f"{monitor} {so_far} for {epochs(bad)}",
+            reason=no_improvement(monitor, best, bad),
         )
 
     return reduce_on_plateau

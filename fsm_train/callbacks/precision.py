@@ -1,32 +1,30 @@
 """How the model computes: in half precision, and through a parallel wrapper.
 
-Both are put in place at SETUP, in every call of `run`, and undone at TEARDOWN, also after a failure.
+Both begin at SETUP of every call of `run`, and end at TEARDOWN, also after a failure.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, always, strict_factory
+from ..core.checks import check_choice, check_count
 from ..core.commands import UseMixedPrecision, UseParallel
-from ..core.phase import Flag, Phase
-from ..core.state import State
-from ..core.transition import Transition
-from .stopping import check_count
+from ..core.phase import Phase
 
 
-@factory
+@strict_factory
 def mixed_precision(
     dtype: Literal["bfloat16", "float16"] = "bfloat16",
     *,
     initial_scale: float = 2.0**16,
     growth_interval: int = 2000,
-    name: str | None = None,
+    name: str = "mixed_precision",
 ) -> Callback[None]:
     """Compute forward and loss in half precision; for float16 with a gradient scaler. On CPU too.
 
-    At SETUP. A step that the scaler holds back is the fact `stepped`, and does not count in
-    `state.step`, so that schedules by step wait with it. Gradients are unscaled before STEP_BEGIN:
+    At SETUP. The fact `stepped` is 0 for a step that the scaler skips. Such a step does not count in
+    `state.step`, so schedules by step do not advance. Gradients are unscaled before STEP_BEGIN:
     clipping sees their true size. Micikevicius et al., "Mixed Precision Training" (2018).
 
     >>> from fsm_train import Phase
@@ -36,27 +34,19 @@ def mixed_precision(
 
     Args:
         dtype: "bfloat16" has the range of float32 and needs no scaler; "float16" is more exact.
-        initial_scale: what the scaler multiplies the loss by at first.
-        growth_interval: after so many steps in a row that were not held back the scale is doubled.
-        name: the callback's name, if the function's will not do.
+        initial_scale: the factor of the loss at first.
+        growth_interval: the number of steps in a row, none skipped by the scaler, after which the factor doubles.
     """
-    if dtype not in ("bfloat16", "float16"):
-        raise ValueError(f"dtype={dtype!r}: 'bfloat16' or 'float16'")
+    check_choice("dtype", dtype, ("bfloat16", "float16"))
     check_count("growth_interval", growth_interval, least=1)
-    use = Transition(commands=(UseMixedPrecision(dtype, initial_scale, growth_interval),))
-
-    @on(Phase.SETUP, raises=Flag.NONE, sets=(), commands={UseMixedPrecision})
-    def mixed_precision(state: State) -> Transition:
-        return use
-
-    return mixed_precision
+    return always(name, Phase.SETUP, UseMixedPrecision(dtype, initial_scale, growth_interval))
 
 
-@factory
-def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str | None = None) -> Callback[None]:
+@strict_factory
+def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str = "parallel") -> Callback[None]:
     """Train on several devices: call the model through torch's DataParallel or DistributedDataParallel.
 
-    At SETUP, before all others. The model itself stays what it is: only calls go through the
+    At SETUP, before all others. The model itself is not replaced: only calls of it go through the
     wrapper. "ddp" needs a process group (`torch.distributed.init_process_group`), one process per
     device, and a loader with a DistributedSampler, whose epoch is set for it.
 
@@ -67,14 +57,6 @@ def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: s
 
     Args:
         kind: "data_parallel" for one process, "ddp" for one process per device.
-        name: the callback's name, if the function's will not do.
     """
-    if kind not in ("data_parallel", "ddp"):
-        raise ValueError(f"kind={kind!r}: 'data_parallel' or 'ddp'")
-    use = Transition(commands=(UseParallel(kind),))
-
-    @on(Phase.SETUP, order=-100, raises=Flag.NONE, sets=(), commands={UseParallel})
-    def parallel(state: State) -> Transition:
-        return use
-
-    return parallel
+    check_choice("kind", kind, ("data_parallel", "ddp"))
+    return always(name, Phase.SETUP, UseParallel(kind), order=-100)

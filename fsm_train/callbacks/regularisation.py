@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, always, on, strict_factory
+from ..core.checks import check_not_negative, check_positive
 from ..core.commands import AddGradNoise, AddPenalty
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 
 
-@factory
-def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str | None = None) -> Callback[None]:
+@strict_factory
+def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_penalty") -> Callback[None]:
     """Add l1 * sum |w| + l2 * sum w ** 2, over the trainable parameters, to the loss that is minimised.
 
-    At LOSS_END. The measured loss stays without it. Other than the optimizer's weight_decay, this goes
-    through the gradient, and so through momentum, Adam's scaling, clipping and accumulation.
+    At LOSS_END. The loss that is measured does not contain it. Unlike the optimizer's weight_decay, the
+    penalty is part of the gradient, and so of momentum, Adam's scaling, clipping and accumulation.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -22,24 +23,17 @@ def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str | None = None)
     (AddPenalty(l1=0.01, l2=0.0),)
 
     Args:
-        l1: of the sum of absolute values, which makes weights exactly zero in the limit.
-        l2: of the sum of squares.
-        name: the callback's name, if the function's will not do.
+        l1: the factor of the sum of absolute values, which makes weights exactly zero in the limit.
+        l2: the factor of the sum of squares.
     """
     if not (l1 or l2):
         raise ValueError("weight_penalty without a weight: give l1=, l2=, or both")
-    add = Transition(commands=(AddPenalty(l1, l2),))
-
     # Before a loss is weighed for accumulation, so that the penalty is the same for any window.
-    @on(Phase.LOSS_END, order=-10, raises=Flag.NONE, sets=(), commands={AddPenalty})
-    def weight_penalty(state: State) -> Transition:
-        return add
-
-    return weight_penalty
+    return always(name, Phase.LOSS_END, AddPenalty(l1, l2), order=-10)
 
 
-@factory
-def grad_noise(std: float, *, decay: float = 0.0, name: str | None = None) -> Callback[None]:
+@strict_factory
+def grad_noise(std: float, *, decay: float = 0.0, name: str = "grad_noise") -> Callback[None]:
     """Add normally distributed noise to the gradients before each step, after clipping.
 
     At STEP_BEGIN, with the standard deviation std / (1 + step) ** (decay / 2). Neelakantan et al.,
@@ -52,19 +46,16 @@ def grad_noise(std: float, *, decay: float = 0.0, name: str | None = None) -> Ca
     0.05
 
     Args:
-        std: at step 0.
+        std: the standard deviation at step 0.
         decay: how fast the variance falls; 0 keeps it.
-        name: the callback's name, if the function's will not do.
+        name: of the callback. It is part of the seed of the noise: two callbacks draw different noise.
     """
-    if not 0 < std < float("inf"):
-        raise ValueError(f"std={std!r}: it is a positive number")
-    if not 0 <= decay < float("inf"):
-        raise ValueError(f"decay={decay!r}: it is a number from 0")
-    called = name or "grad_noise"
+    check_positive("std", std)
+    check_not_negative("decay", decay)
 
-    @on(Phase.STEP_BEGIN, order=10, raises=Flag.NONE, sets=(), commands={AddGradNoise})
+    @on(Phase.STEP_BEGIN, order=10, commands={AddGradNoise})
     def grad_noise(state: State) -> Transition:
         now = std / (1 + state.step) ** (decay / 2)
-        return Transition(commands=(AddGradNoise(now, seed=state.random(called).getrandbits(32)),))
+        return Transition(commands=(AddGradNoise(now, seed=state.random(name).getrandbits(32)),))
 
     return grad_noise

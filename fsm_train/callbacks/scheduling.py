@@ -6,13 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
-from ..core.callback import Callback, factory, on
-from ..core.phase import Flag, Phase
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_choice
+from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from ..schedules import Absolute
 
 Bases = tuple[tuple[str, Hyper], ...]
+"""The optimizer's own value of each scheduled hyper-parameter, by name."""
 
 _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
     "step": (Phase.STEP_BEGIN, lambda state: state.step),
@@ -21,18 +23,19 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 }
 
 
-@factory
+@strict_factory
 def schedule(
     *,
     by: Literal["step", "iteration", "epoch"] = "step",
-    name: str | None = None,
+    name: str = "schedule",
     **schedules: Callable[[int], float],
 ) -> Callback[Bases]:
     """Set hyper-parameters as functions of progress.
 
     A schedule gives a factor of the optimizer's own value, so that each parameter group keeps its
     proportion; `absolute(…)` around it makes it the value itself. The optimizer's own values are
-    those at the first SETUP. What others set in between, such as `reduce_on_plateau`, is overruled.
+    those at the first SETUP. A value that another callback sets in between, such as
+    `reduce_on_plateau`, is overwritten.
 
     >>> from fsm_train.schedules import cosine, warmup
     >>> from fsm_train.testing import simulate
@@ -41,17 +44,15 @@ def schedule(
     0.05
 
     Args:
-        by: "step": the step with index i uses f(i), also with accumulation, and with steps skipped
-            or held back; "iteration": set at BATCH_BEGIN, before each mini-batch; "epoch": set at
-            EPOCH_BEGIN.
-        name: the callback's name, if the function's will not do.
+        by: "step": the step with index i uses f(i), also with accumulation, and with steps that a
+            callback or the gradient scaler skips; "iteration": set at BATCH_BEGIN, before each
+            mini-batch; "epoch": set at EPOCH_BEGIN.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
 
     Raises:
         LookupError: at SETUP, if the optimizer has no such hyper-parameter.
     """
-    if by not in _CLOCKS:
-        raise ValueError(f"by={by!r}: 'step', 'iteration' or 'epoch'")
+    check_choice("by", by, tuple(_CLOCKS))
     if not schedules:
         raise ValueError("schedule what? for example schedule(lr=cosine(1000))")
     for key, function in schedules.items():
@@ -60,9 +61,9 @@ def schedule(
                 f"{key}={function!r} is no function of progress; for a fixed value write absolute({function!r})"
             )
     phase, progress = _CLOCKS[by]
-    unknown: Bases = ()
+    no_bases: Bases = ()
 
-    @on(Phase.SETUP, phase, memory=unknown, raises=Flag.NONE, sets=schedules, commands=())
+    @on(Phase.SETUP, phase, memory=no_bases, sets=schedules)
     def schedule(state: State, bases: Bases) -> Transition:
         if not bases:
             bases = tuple((key, _own_value(state, key)) for key in schedules)

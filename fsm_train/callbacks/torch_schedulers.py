@@ -1,31 +1,32 @@
-"""For a scheduler of torch that has no pure form here."""
+"""The schedulers of torch, for those that `fsm_train.schedules` does not have."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ..core.callback import Callback, factory, on
+from ..core.callback import Callback, on, strict_factory
+from ..core.checks import check_choice
 from ..core.commands import StepScheduler, UseScheduler
-from ..core.phase import Flag, Phase
+from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .stopping import check_monitor, monitored
+from .monitoring import check_monitor, monitored
 
 
-@factory
+@strict_factory
 def torch_scheduler(
     make: Callable[[Any], Any],
     *,
     by: Literal["step", "epoch"] = "step",
     monitor: str | None = None,
-    name: str | None = None,
+    name: str = "torch_scheduler",
 ) -> Callback[None]:
-    """Let one of torch's own schedulers set the hyper-parameters.
+    """Set the hyper-parameters by one of torch's own schedulers.
 
-    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END). What it sets
-    is read from the optimizer afterwards, since nothing pure could know it; prefer `schedule` where
-    there is a form of it in `fsm_train.schedules`.
+    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END). The values that
+    it sets are read from the optimizer afterwards, since no pure function can compute them. Prefer
+    `schedule` for what `fsm_train.schedules` has.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -34,38 +35,34 @@ def torch_scheduler(
     (StepScheduler(name='torch_scheduler', metric=2.0),)
 
     Args:
-        make: of the optimizer, the scheduler: lambda optimizer: MultiplicativeLR(optimizer, …).
+        make: makes the scheduler of the optimizer: lambda optimizer: MultiplicativeLR(optimizer, …).
         by: "step" or "epoch".
-        monitor: the metric that its `step` is given, as ReduceLROnPlateau wants it; only by epoch. An
-            epoch without the metric is no step.
-        name: the callback's name, if the function's will not do.
+        monitor: the metric that is passed to the scheduler's `step`, as ReduceLROnPlateau needs it; only
+            by epoch. An epoch without the metric is no step.
+        name: of the callback, and of its scheduler.
     """
     if not callable(make):
         raise TypeError(f"make={make!r}: give a function that makes a scheduler of the optimizer")
-    if by not in ("step", "epoch"):
-        raise ValueError(f"by={by!r}: 'step' or 'epoch'")
+    check_choice("by", by, ("step", "epoch"))
     if monitor is not None:
         check_monitor(monitor)
         if by != "epoch":
             raise ValueError(f"monitor={monitor!r}: metrics are there at the end of an epoch, so pass by='epoch'")
-    called = name or "torch_scheduler"
     phase = Phase.STEP_END if by == "step" else Phase.EPOCH_END
 
     @on(
         *(Phase.SETUP, phase),
         needs={"stepped"} if by == "step" else (),
-        raises=Flag.NONE,
-        sets=(),
         commands={UseScheduler, StepScheduler},
     )
     def torch_scheduler(state: State) -> Transition | None:
         if state.phase is Phase.SETUP:
-            return Transition(commands=(UseScheduler(called, make),))
+            return Transition(commands=(UseScheduler(name, make),))
         if by == "step" and not state.facts["stepped"]:
             return None
         if monitor is None:
-            return Transition(commands=(StepScheduler(called),))
+            return Transition(commands=(StepScheduler(name),))
         value = monitored(state, monitor)
-        return None if value is None else Transition(commands=(StepScheduler(called, value),))
+        return None if value is None else Transition(commands=(StepScheduler(name, value),))
 
     return torch_scheduler

@@ -1,8 +1,10 @@
-"""Callbacks: what one is, and how it is asked.
+"""Callbacks: the record of one, and the decorators that make it of a function.
 
 A callback is a pure function with declarations: at which phases it is consulted, which facts it
-`needs`, and its initial memory. It is given the state (and its memory, if it has one) and answers
-with a `Transition`, or None when it has nothing to say.
+`needs`, and its initial memory. It gets the state (and its memory, if it has one) and answers with a
+`Transition`, or None for nothing.
+
+Rule of this file: what is wrong with a declaration is refused when the callback is made.
 """
 
 from __future__ import annotations
@@ -11,45 +13,61 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
 
 import attrs
 
+from .checks import is_whole
 from .errors import CallbackError
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Draft, State
 from .transition import Command, Transition
 from .values import EMPTY, FrozenMap, record_classes, types_in, unsaveable
 
-M = TypeVar("M")
-M_contra = TypeVar("M_contra", contravariant=True)
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with the default that `typing` has from Python 3.13 on
+
+    M = TypeVar("M", default=None)
+else:
+    from typing import TypeVar
+
+    M = TypeVar("M")
+
 M_co = TypeVar("M_co", covariant=True)
 P = ParamSpec("P")
 
+Decide = Callable[[State], Transition | None]
+"""The function of a callback without a memory."""
 
-def _phases(at: object) -> tuple[Phase, ...]:
-    phases = tuple(at) if isinstance(at, Iterable) and not isinstance(at, str) else (at,)
-    for phase in phases:
+DecideWithMemory = Callable[[State, M], Transition | None]
+"""The function of a callback with a memory of type M."""
+
+_NO_MEMORY: Any = None
+
+
+def _at(phases: object) -> tuple[Phase, ...]:
+    several = tuple(phases) if isinstance(phases, Iterable) and not isinstance(phases, str) else (phases,)
+    for phase in several:
         if not isinstance(phase, Phase):
             known = {p.value: p.name for p in CONSULTED}
             advice = f"write Phase.{known[phase]}" if phase in known else "the phases are " + ", ".join(known)
             raise TypeError(f"{phase!r} is no phase: {advice}")
-    return tuple(dict.fromkeys(phases))
+    return tuple(dict.fromkeys(several))
 
 
-def _facts(needs: object) -> frozenset[str]:
+def _needs(needs: object) -> frozenset[str]:
     names = tuple(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else (None,)
     if not all(isinstance(name, str) for name in names):
         raise TypeError(f"needs={needs!r}: give a set of names of facts, for example {{'loss'}}")
     return frozenset(cast("tuple[str, ...]", names))
 
 
-def _keys(sets: Iterable[str] | None) -> frozenset[str] | None:
-    return None if sets is None else frozenset(sets)
+def _sets(keys: Iterable[str] | None) -> frozenset[str] | None:
+    return None if keys is None else frozenset(keys)
 
 
-def _kinds(commands: Iterable[type[Command]] | None) -> frozenset[type[Command]] | None:
-    return None if commands is None else frozenset(commands)
+def _commands(types: Iterable[type[Command]] | None) -> frozenset[type[Command]] | None:
+    return None if types is None else frozenset(types)
 
 
 @attrs.frozen
@@ -62,37 +80,37 @@ class Callback(Generic[M_co]):
     ('early_stopping', (<Phase.EPOCH_END: 'epoch_end'>,), 5)
 
     Attributes:
-        name: under which it has its memory and answers in the log; unique in a run.
+        name: the key of its memory in the state, and of its answers in the log; unique in a run.
         at: the phases at which it is consulted.
         decide: the pure function, of the state and the callback's memory.
-        memory: its memory before it was ever consulted: an immutable value that survives JSON. Records
-            come back from a checkpoint or a log if they are of a class that is in the initial memory,
-            or in the type of the function's second parameter.
+        memory: its initial memory: an immutable value that survives JSON. A record in a memory is read
+            from a checkpoint or a log if its class is in the initial memory, or in the type of the
+            function's second parameter.
         needs: the facts it reads that cost something to measure.
         every: it is consulted only when the number of finished batches (at EPOCH_BEGIN, EPOCH_END,
             VALID_BEGIN and VALID_END: of epochs) is a multiple of this. It does not apply outside
             of epochs, from SETUP to TRAIN_BEGIN and from TRAIN_END to TEARDOWN.
         order: commands of a phase are carried out in ascending order; nothing else depends on it.
-        params: what it was made with: logged and shown.
-        raises: the flags it may raise; None if it does not say.
-        sets: the hyper-parameters it may set; None if it does not say.
-        commands: the types of command it may give; None if it does not say. What a callback
-            declares here is shown by `describe`, checked against the others and the workload before
-            a run, and an answer that goes beyond it is an error.
+        params: the arguments of its factory: logged and shown.
+        raises: the flags it may raise; None if that is not declared.
+        sets: the hyper-parameters it may set; None if that is not declared.
+        commands: the types of command it may give; None if that is not declared. These three are shown
+            by `describe` and checked against the other callbacks and the workload before a run; an
+            answer beyond them is an error.
         factory: the name of the factory that made it with these `params`, with its module; or "".
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
-    at: tuple[Phase, ...] = attrs.field(converter=_phases)
+    at: tuple[Phase, ...] = attrs.field(converter=_at)
     decide: Callable[[State, Any], Transition | None] = attrs.field(eq=False, repr=False)
     memory: M_co = attrs.field(default=cast("M_co", None))
-    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_facts)
+    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_needs)
     every: int = 1
     order: int = 0
     params: Mapping[str, object] = attrs.field(default=EMPTY, converter=FrozenMap)
     raises: Flag | None = None
-    sets: frozenset[str] | None = attrs.field(default=None, converter=_keys)
-    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_kinds)
+    sets: frozenset[str] | None = attrs.field(default=None, converter=_sets)
+    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_commands)
     factory: str = ""
 
     def __attrs_post_init__(self) -> None:
@@ -103,7 +121,7 @@ class Callback(Generic[M_co]):
                 f"callback {self.name!r} would never be consulted: name at least one of the phases "
                 + ", ".join(phase.name for phase in CONSULTED)
             )
-        if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 1:
+        if not is_whole(self.every, least=1):
             raise ValueError(f"callback {self.name!r}: every={self.every!r}, but it counts batches or epochs from 1")
         if not callable(self.decide):
             raise TypeError(f"callback {self.name!r}: decide={self.decide!r} is not a function")
@@ -111,7 +129,7 @@ class Callback(Generic[M_co]):
             raise TypeError(f"callback {self.name!r}: {why}")
 
     def __call__(self, state: State, memory: object = None) -> Transition | None:
-        """What the callback decides about this state, to try it out.
+        """Its answer to this state, to try it out.
 
         Its memory is `memory` if one is given, else the one in the state, else its initial memory.
         """
@@ -121,10 +139,10 @@ class Callback(Generic[M_co]):
 
 
 def memory_classes(callback: Callback[Any]) -> dict[str, type]:
-    """The attrs classes, by name, of the records that a callback may remember.
+    """The attrs classes, by name, of the records that may be in a callback's memory.
 
-    They are those in its initial memory, and those that the type of its function's second parameter
-    speaks of: `best: Best | None`.
+    They are those in its initial memory, and those in the type of its function's second parameter, such
+    as `best: Best | None`.
     """
     declared: tuple[type, ...] = ()
     parameters = tuple(inspect.signature(callback.decide).parameters.values())
@@ -132,57 +150,14 @@ def memory_classes(callback: Callback[Any]) -> dict[str, type]:
         function = callback.decide
         names = dict(getattr(function, "__globals__", {}))
         if inspect.isfunction(function):
-            names |= inspect.getclosurevars(function).nonlocals  # a class that is made where the callback is
+            names |= inspect.getclosurevars(function).nonlocals  # a class that is local to the factory
         declared = types_in(parameters[1].annotation, names)
     return record_classes((callback.memory, *declared))
 
 
-class _OfState(Protocol):
-    __name__: str
-
-    def __call__(self, state: State, /) -> Transition | None: ...
-
-
-class _OfStateAndMemory(Protocol[M_contra]):
-    __name__: str
-
-    def __call__(self, state: State, memory: M_contra, /) -> Transition | None: ...
-
-
-class _On(Protocol):
-    def __call__(self, function: _OfState, /) -> Callback[None]: ...
-
-
-class _OnWithMemory(Protocol[M_co]):
-    def __call__(self, function: _OfStateAndMemory[M_co], /) -> Callback[M_co]: ...
-
-
-@overload
 def on(
     *phases: Phase,
-    needs: Iterable[str] = ...,
-    every: int = ...,
-    order: int = ...,
-    name: str | None = ...,
-    raises: Flag | None = ...,
-    sets: Iterable[str] | None = ...,
-    commands: Iterable[type[Command]] | None = ...,
-) -> _On: ...
-@overload
-def on(
-    *phases: Phase,
-    memory: M,
-    needs: Iterable[str] = ...,
-    every: int = ...,
-    order: int = ...,
-    name: str | None = ...,
-    raises: Flag | None = ...,
-    sets: Iterable[str] | None = ...,
-    commands: Iterable[type[Command]] | None = ...,
-) -> _OnWithMemory[M]: ...
-def on(
-    *phases: Phase,
-    memory: Any = None,
+    memory: M = _NO_MEMORY,
     needs: Iterable[str] = (),
     every: int = 1,
     order: int = 0,
@@ -190,7 +165,7 @@ def on(
     raises: Flag | None = None,
     sets: Iterable[str] | None = None,
     commands: Iterable[type[Command]] | None = None,
-) -> Any:
+) -> Callable[[Decide | DecideWithMemory[M]], Callback[M]]:
     """Make a callback of a function of the state, or of the state and its memory.
 
     >>> from fsm_train import Flag, Phase, Transition, on
@@ -203,22 +178,23 @@ def on(
         phases: when it is consulted. A function for several phases tells them apart by `match state.phase`.
         memory: the initial memory of a function with two parameters.
         needs: the facts it reads that cost something to measure.
-        every: consult it only each so many batches, or epochs.
+        every: consult it only at multiples of this number of batches, or of epochs.
         order: the place of its commands among those of others.
-        name: how it is called; the function's name if nothing is said.
-        raises: the flags it may raise, if it wants to say so.
-        sets: the hyper-parameters it may set, if it wants to say so.
-        commands: the types of command it may give, if it wants to say so.
+        name: the callback's name; by default that of the function.
+        raises: the flags it may raise. None, here and in the next two, leaves it undeclared.
+        sets: the hyper-parameters it may set.
+        commands: the types of command it may give.
 
     Raises:
         TypeError: something is not a phase, the memory cannot be saved, or the function does not
             take the state, or the state and a memory.
+        ValueError: no phase is one at which callbacks are consulted, or `every` is below 1.
     """
     if len(phases) == 1 and callable(phases[0]) and not isinstance(phases[0], Phase):
         raise TypeError("on is given the phases first: @on(Phase.EPOCH_END)")
 
-    def decorate(function: Callable[..., Transition | None]) -> Callback[Any]:
-        called = name or function.__name__
+    def decorate(function: Callable[..., Transition | None]) -> Callback[M]:
+        callback_name = name or str(getattr(function, "__name__", ""))
         parameters = [
             p
             for p in inspect.signature(function).parameters.values()
@@ -226,14 +202,14 @@ def on(
         ]
         if len(parameters) not in (1, 2):
             raise TypeError(
-                f"callback {called!r} is a function of (state) or of (state, memory), not of {len(parameters)}"
+                f"callback {callback_name!r} is a function of (state) or of (state, memory), not of {len(parameters)}"
             )
         if len(parameters) == 1 and memory is not None:
             raise TypeError(
-                f"callback {called!r} has a memory, but its function has no parameter for it: (state, memory)"
+                f"callback {callback_name!r} has a memory, but its function has no parameter for it: (state, memory)"
             )
         decide = function if len(parameters) == 2 else _ignoring_memory(function)
-        return Callback(called, phases, decide, memory, needs, every, order, EMPTY, raises, sets, commands)
+        return Callback(callback_name, phases, decide, memory, needs, every, order, EMPTY, raises, sets, commands)
 
     return decorate
 
@@ -247,7 +223,7 @@ def _ignoring_memory(function: Callable[..., Transition | None]) -> Callable[[St
 
 
 def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
-    """Let the callbacks that `make` makes record the arguments they were made with as `params`.
+    """Record the arguments of `make` as the `params` of each callback that it makes.
 
     A `name` among the arguments becomes the callback's name.
 
@@ -275,7 +251,7 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
                 params.update(params.pop(parameter.name))
             elif parameter.kind is parameter.VAR_POSITIONAL:
                 params[parameter.name] = tuple(params[parameter.name])
-        # A path is recorded as text, which a log can hold and make the callback of again.
+        # A path is recorded as text: a log can hold that, and the callback can be made of it again.
         params = {key: fspath(value) if isinstance(value, PathLike) else value for key, value in params.items()}
         name = params.pop("name", None) or callback.name
         return attrs.evolve(
@@ -285,15 +261,48 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
     return made
 
 
+def strict_factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
+    """As `factory`, for callbacks that declare all that they do, such as those of the library.
+
+    A declaration that is left out means nothing, and not undeclared: raises=Flag.NONE, sets=(),
+    commands=(). The name None, or an empty one, means the default name in the signature of `make`.
+    """
+
+    @functools.wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Callback[M]:
+        if not kwargs.get("name", True):
+            del kwargs["name"]
+        callback = make(*args, **kwargs)
+        return attrs.evolve(
+            callback,
+            raises=callback.raises or Flag.NONE,
+            sets=callback.sets or (),
+            commands=callback.commands or (),
+        )
+
+    return factory(made)
+
+
+def always(name: str, phase: Phase, command: Command, *, order: int = 0) -> Callback[None]:
+    """The callback that gives the same command each time it is consulted, at one phase."""
+    answer = Transition(commands=(command,))
+
+    @on(phase, name=name, order=order, raises=Flag.NONE, sets=(), commands={type(command)})
+    def always(state: State) -> Transition:
+        return answer
+
+    return always
+
+
 def is_due(callback: Callback[Any], phase: Phase, at: Draft) -> bool:
-    """Whether the callback's `every` lets it be consulted this time, at one of its phases."""
+    """Whether the callback's `every` allows it to be consulted with these counters, at one of its phases."""
     if phase in BATCH_PHASES:
         return at.iteration % callback.every == 0
     return phase not in EPOCH_PHASES or at.epoch % callback.every == 0
 
 
 def callback_error(callback: Callback[Any], state: State, message: str) -> CallbackError:
-    """The error that says what this callback did wrong, and when."""
+    """The error for what this callback did wrong at this state."""
     return CallbackError(
         message,
         callback=callback.name,
@@ -306,7 +315,7 @@ def callback_error(callback: Callback[Any], state: State, message: str) -> Callb
 
 
 def check_names(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]:
-    """The callbacks as a tuple, when they are callbacks and their names are unique.
+    """The callbacks as a tuple, checked to be callbacks with unique names.
 
     Raises:
         TypeError: something in the list is no callback.

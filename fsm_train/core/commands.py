@@ -1,34 +1,18 @@
 """The commands of the library: effects as data, which can be compared, logged and replayed.
 
-Rule of this file: records with checks. How each is carried out on a real model stands in
-`supervised/`; where one draws random numbers there, the command brings the seed.
+Rule of this file: records with checks. `supervised/` carries the commands out on a real model; a
+command for which random numbers are drawn there holds their seed.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import attrs
 
+from .checks import fraction, not_negative, positive
 from .transition import Command
-
-
-def _positive(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 < value < math.inf:
-        raise ValueError(f"{attribute.name}={value!r}: it must be a positive number")
-
-
-def _not_negative(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{attribute.name}={value!r}: it must be a number from 0")
-
-
-def _part(command: Command, attribute: attrs.Attribute[float], value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{attribute.name}={value!r}: it must be a number from 0 to 1")
-
 
 # ------------------------------------------------------------------------------- the gradient
 
@@ -41,7 +25,7 @@ class ClipGradNorm(Command):
     ClipGradNorm(max_norm=1.0, norm_type=2.0)
     """
 
-    max_norm: float = attrs.field(validator=_positive)
+    max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
 
 
@@ -53,7 +37,7 @@ class ClipGradValue(Command):
     ClipGradValue(value=0.5)
     """
 
-    value: float = attrs.field(validator=_positive)
+    value: float = attrs.field(validator=positive)
 
 
 @attrs.frozen
@@ -64,24 +48,23 @@ class AddGradNoise(Command):
     AddGradNoise(std=0.01, seed=0)
     """
 
-    std: float = attrs.field(validator=_not_negative)
+    std: float = attrs.field(validator=not_negative)
     seed: int
 
 
 @attrs.frozen
 class WeighLoss(Command):
-    """Let the loss of this batch count as this share of the gradient.
+    """Weight the gradient of this batch by `share`.
 
-    The loss that goes into backward is multiplied by it; the loss that is measured stays as it is.
-    Before a step, the gradients are divided by the sum of the shares of the batches that took part,
-    so that shares which do not add up to one, in a leftover window or with a batch skipped, still
-    give the weighted mean.
+    The loss that goes into backward is multiplied by it; the loss that is measured is not. Before a
+    step, the gradients are divided by the sum of the shares of its batches. So the gradient is the
+    weighted mean also if the shares do not add up to one: in a leftover window, or with a batch skipped.
 
     >>> WeighLoss(0.25)  # one of four batches of equal size
     WeighLoss(share=0.25)
     """
 
-    share: float = attrs.field(validator=_not_negative)
+    share: float = attrs.field(validator=not_negative)
 
 
 @attrs.frozen
@@ -92,8 +75,8 @@ class AddPenalty(Command):
     AddPenalty(l1=0.0, l2=0.0001)
     """
 
-    l1: float = attrs.field(default=0.0, validator=_not_negative)
-    l2: float = attrs.field(default=0.0, validator=_not_negative)
+    l1: float = attrs.field(default=0.0, validator=not_negative)
+    l2: float = attrs.field(default=0.0, validator=not_negative)
 
 
 # ----------------------------------------------------------------------------------- the batch
@@ -103,31 +86,32 @@ class AddPenalty(Command):
 class MixUp(Command):
     """Mix each sample of the batch with another: `weight` of itself, and the rest of its partner.
 
-    The loss is that mean of the losses for both targets. The partners are a permutation drawn from `seed`.
+    The loss is the mean, with the same weights, of the losses for both targets. The partners are a
+    permutation drawn from `seed`.
 
     >>> MixUp(weight=0.7, seed=0)
     MixUp(weight=0.7, seed=0)
     """
 
-    weight: float = attrs.field(validator=_part)
+    weight: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
 
 
 @attrs.frozen
 class CutMix(Command):
-    """Replace a box of each image by that of its partner, and weigh the losses by what is left of each.
+    """Replace a box of each image by that of its partner, and weight the losses for both targets by area.
 
-    `weight` is the part of the image that stays; the middle of the box is at (`x`, `y`), as parts
-    of width and height. The partners are a permutation drawn from `seed`.
+    `weight` is the fraction of the image that stays; the middle of the box is at (`x`, `y`), as
+    fractions of width and height. The partners are a permutation drawn from `seed`.
 
     >>> CutMix(weight=0.75, x=0.5, y=0.5, seed=0)  # a quarter of the image, in its middle
     CutMix(weight=0.75, x=0.5, y=0.5, seed=0)
     """
 
-    weight: float = attrs.field(validator=_part)
-    x: float = attrs.field(validator=_part)
-    y: float = attrs.field(validator=_part)
+    weight: float = attrs.field(validator=fraction)
+    x: float = attrs.field(validator=fraction)
+    y: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
 
@@ -144,7 +128,7 @@ class UseMixedPrecision(Command):
     """
 
     dtype: Literal["bfloat16", "float16"]
-    initial_scale: float = attrs.field(default=2.0**16, validator=_positive)
+    initial_scale: float = attrs.field(default=2.0**16, validator=positive)
     growth_interval: int = 2000
     alone: ClassVar[bool] = True
 
@@ -163,7 +147,7 @@ class UseParallel(Command):
 
 @attrs.frozen
 class UseCompiledStep(Command):
-    """Train whole steps, between which nobody looks, compiled or captured, until TEARDOWN.
+    """Train steps in which no callback is consulted compiled or captured, until TEARDOWN.
 
     >>> UseCompiledStep("default")
     UseCompiledStep(mode='default', backend='inductor')
@@ -177,7 +161,7 @@ class UseCompiledStep(Command):
 
 @attrs.frozen
 class Freeze(Command):
-    """Let the parameters whose names match this pattern stay as they are: no gradient, no decay.
+    """Freeze the parameters whose names match this pattern: no gradient, no weight decay.
 
     >>> Freeze("encoder.*")
     Freeze(pattern='encoder.*')
@@ -188,7 +172,7 @@ class Freeze(Command):
 
 @attrs.frozen
 class Unfreeze(Command):
-    """Take back what `Freeze` of this pattern did.
+    """Undo `Freeze` of this pattern.
 
     >>> Unfreeze("encoder.*")
     Unfreeze(pattern='encoder.*')
@@ -202,20 +186,20 @@ class Unfreeze(Command):
 
 @attrs.frozen
 class KeepAverage(Command):
-    """Have an average of the weights under this name: exponential with a decay, else the plain mean.
+    """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
 
     >>> KeepAverage("ema", decay=0.999)
     KeepAverage(name='ema', decay=0.999)
     """
 
     name: str
-    decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(_part))
+    decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
     alone: ClassVar[bool] = True
 
 
 @attrs.frozen
 class UpdateAverage(Command):
-    """Take the present weights into the average of this name; the first time, the average is a copy of them.
+    """Update the average of this name with the current weights; the first update copies them.
 
     >>> UpdateAverage("ema")
     UpdateAverage(name='ema')
@@ -226,7 +210,7 @@ class UpdateAverage(Command):
 
 @attrs.frozen
 class UseAverage(Command):
-    """Exchange the weights for the average of this name, or, with on=False, back. Doing it twice does it once.
+    """Swap the average of this name in for the weights, or, with on=False, out again. Idempotent.
 
     >>> UseAverage("ema", on=True)
     UseAverage(name='ema', on=True)
@@ -238,9 +222,9 @@ class UseAverage(Command):
 
 @attrs.frozen
 class FinishAverage(Command):
-    """Let the model have the average of this name for good; with `batch_norm`, with statistics that fit it.
+    """Replace the weights by the average of this name; with `batch_norm`, compute its batch-norm statistics.
 
-    It is carried out after other commands of its phase, which may bring back another average.
+    It is carried out after the other commands of its phase, which may restore another average.
 
     >>> FinishAverage("swa", batch_norm=True)
     FinishAverage(name='swa', batch_norm=True)
@@ -264,7 +248,7 @@ class KeepWeights(Command):
 
 @attrs.frozen
 class RestoreWeights(Command):
-    """Go back to the weights and averages that were kept under this name.
+    """Restore the weights and averages that `KeepWeights` copied under this name.
 
     >>> RestoreWeights("best")
     RestoreWeights(name='best')
@@ -275,9 +259,9 @@ class RestoreWeights(Command):
 
 @attrs.frozen
 class SaveCheckpoint(Command):
-    """Write a checkpoint of this name into the folder; when it is safely there, remove those in `drop`.
+    """Write a checkpoint of this name into the folder; once it is on disk, remove those in `drop`.
 
-    It is carried out after all other commands of its phase, so that what it saves is what they left.
+    It is carried out after all other commands of its phase, so that it saves what they change.
 
     >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",))
     SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',))
@@ -294,7 +278,7 @@ class SaveCheckpoint(Command):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Have a scheduler of torch under this name: the one there is, or the one that `make` makes of the optimizer.
+    """Create the scheduler of this name if there is none: `make` makes it of the optimizer.
 
     >>> import torch
     >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from .checks import is_number, is_whole
 from .phase import Flag, Phase, Place
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
 
@@ -25,17 +26,17 @@ Hyper = float | tuple[float, ...]
 NEVER = -1
 
 
-def _positive_or_none(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
+def _count_or_none(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise TypeError(f"{attribute.name} is a whole number, not {value!r}")
     if value < 0:
         raise ValueError(f"{attribute.name}={value}: a training cannot have a negative number of them")
 
 
 def _seed(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+    if value is not None and not is_whole(value, 0):
         raise ValueError(
             f"seed={value!r}: a seed is a whole number from 0, or None to leave the generators as they are"
         )
@@ -54,8 +55,8 @@ class Plan:
         seed: seeds all generators when the training begins; None leaves them as they are.
     """
 
-    epochs: int | None = attrs.field(default=None, validator=_positive_or_none)
-    max_steps: int | None = attrs.field(default=None, validator=_positive_or_none)
+    epochs: int | None = attrs.field(default=None, validator=_count_or_none)
+    max_steps: int | None = attrs.field(default=None, validator=_count_or_none)
     seed: int | None = attrs.field(default=None, validator=_seed)
 
     def __attrs_post_init__(self) -> None:
@@ -258,7 +259,7 @@ def check_hyper(name: str, value: object) -> Hyper:
 
 
 def _finite(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise TypeError(
             f"{name}={value!r}: a hyper-parameter is a number, or a tuple with one number per parameter group"
         )

@@ -1,8 +1,8 @@
-"""Schedules: numbers that follow the progress of a training, as plain values.
+"""Schedules: functions of the progress of a training, as plain values.
 
-A schedule is a frozen record that is called with the progress (finished steps, or epochs: what is
-counted is up to the one who calls) and answers with a factor of the optimizer's own value, so that
-1.0 leaves it as it is. It reads back as the call that made it, and combines:
+A schedule is a frozen record. Called with the progress (finished steps or epochs, as the caller
+counts), it returns a factor of the optimizer's own value, so that 1.0 leaves that as it is. Its repr is
+the call that makes it, and schedules combine:
 
 >>> rate = warmup(100).then(cosine(2_000, floor=0.1)) * 0.5
 >>> rate
@@ -10,8 +10,8 @@ counted is up to the one who calls) and answers with a factor of the optimizer's
 >>> rate(100), rate(1_100), rate(1_000_000)
 (0.5, 0.275, 0.05)
 
-Rule of these files: a function of progress alone. No schedule remembers where it was, so none has
-anything to save, and each holds its last value when it is over.
+Rule of these files: functions of progress alone. A schedule has no state, so there is none to save,
+and each holds its last value when it is over.
 """
 
 from .compose import Absolute, Chain, Product, Schedule, absolute, constant

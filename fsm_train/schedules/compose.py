@@ -1,7 +1,7 @@
-"""How schedules combine: one after the other, multiplied, or marked as the value itself.
+"""How schedules combine: one after the other, multiplied, or as the value itself.
 
-Rule of this file: combining is flat, so that combinations that do the same are equal however they
-were bracketed.
+Rule of this file: combinations do not nest, so that those which do the same are equal, whatever their
+brackets.
 """
 # ruff: noqa: N801 -- users call these records like the functions that they are, and see that in their repr
 
@@ -13,14 +13,15 @@ from collections.abc import Callable
 
 import attrs
 
+from ..core.checks import is_whole
 from .checks import count, finite
 
 
 @attrs.frozen(repr=False)
 class Schedule(ABC):
-    """A factor of the optimizer's own value, as a function of progress. Called, it gives the factor.
+    """A factor of the optimizer's own value, as a function of progress.
 
-    For one of your own, derive a frozen attrs class that defines `at`, and `length` if it has an end.
+    To write one, derive a frozen attrs class that defines `at`, and `length` if it has an end.
 
     >>> @attrs.frozen(repr=False)
     ... class inverse(Schedule):
@@ -34,7 +35,7 @@ class Schedule(ABC):
 
     @property
     def length(self) -> int | None:
-        """The progress from which on it holds its last value; None if it has no end."""
+        """The progress from which it holds its last value; None if it has no end."""
         return None
 
     @abstractmethod
@@ -47,7 +48,7 @@ class Schedule(ABC):
         return float(self.at(progress))
 
     def then(self, following: Schedule, *, after: int | None = None) -> Schedule:
-        """Go over to the `following` schedule at the end of this one, with progress counted from there.
+        """Continue with the `following` schedule at the end of this one; its progress counts from there.
 
         >>> from fsm_train.schedules import exponential, warmup
         >>> [warmup(2, start=0.5).then(exponential(0.5))(i) for i in range(5)]
@@ -55,7 +56,7 @@ class Schedule(ABC):
 
         Args:
             following: the next schedule.
-            after: go over at this progress, rather than at the end. A schedule without an end needs it.
+            after: continue at this progress, instead of at the end. A schedule without an end needs it.
 
         Raises:
             ValueError: this schedule has no end, and `after` does not give it one.
@@ -65,7 +66,7 @@ class Schedule(ABC):
         after = self.length if after is None else after
         if after is None:
             raise ValueError(f"{self!r} has no end: say when to go over, .then({following!r}, after=1000)")
-        if not isinstance(after, int) or after < 1:
+        if not is_whole(after, least=1):
             raise ValueError(f"then: after={after!r}, but it takes a whole number from 1")
         if isinstance(following, Chain):
             return Chain((*_stages(self, after), *following.stages), following.last)
@@ -91,12 +92,16 @@ class Schedule(ABC):
 
 @attrs.frozen(repr=False)
 class Chain(Schedule):
-    """One schedule after the other, as `then` makes it: `stages` with the length that each has, and the `last`.
+    """One schedule after the other, as `then` makes it.
 
     >>> from fsm_train.schedules import cosine, warmup
     >>> chain = warmup(100).then(cosine(900))
     >>> chain, chain.length
     (warmup(100).then(cosine(900)), 1000)
+
+    Attributes:
+        stages: the schedules but the last, each with its length.
+        last: the last one, which has no length of its own.
     """
 
     stages: tuple[tuple[Schedule, int], ...]
@@ -124,7 +129,7 @@ class Chain(Schedule):
 
 
 def _stages(schedule: Schedule, length: int) -> tuple[tuple[Schedule, int], ...]:
-    """What the schedule does in its first `length`, flat: chains are equal however they were bracketed."""
+    """The stages of the schedule's first `length`, without nesting: how a chain is bracketed changes nothing."""
     if not isinstance(schedule, Chain):
         return ((schedule, length),)
     stages = []
@@ -138,7 +143,7 @@ def _stages(schedule: Schedule, length: int) -> tuple[tuple[Schedule, int], ...]
 
 @attrs.frozen(repr=False)
 class Product(Schedule):
-    """Schedules multiplied with each other and with a number, as `*` makes it. It ends when all of them have.
+    """The product of a number and of schedules, as `*` makes it. It ends when all of them have ended.
 
     >>> from fsm_train.schedules import exponential, warmup
     >>> product = warmup(10) * exponential(0.5) * 2
@@ -180,7 +185,7 @@ def _product(*schedules: Schedule) -> Schedule:
 
 @attrs.frozen(repr=False)
 class Absolute:
-    """Marks what is the value itself, and not a factor of the optimizer's own. See `absolute`.
+    """A function of progress that gives the value itself, not a factor of the optimizer's own. See `absolute`.
 
     >>> absolute(0.05)(1_000)
     0.05
@@ -196,7 +201,7 @@ class Absolute:
 
 
 def absolute(value: Absolute | Callable[[float], float] | float) -> Absolute:
-    """Take the value of a schedule, a number, or any function of progress as it is, and not as a factor.
+    """Use a schedule, a number, or any function of progress as the value itself, not as a factor.
 
     >>> from fsm_train.schedules import linear
     >>> absolute(linear(0.5, 1, 100))(50)

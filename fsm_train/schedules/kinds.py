@@ -1,4 +1,4 @@
-"""The kinds of schedule, each a published method or a closed form."""
+"""The schedules, each a published method or a closed form."""
 # ruff: noqa: N801 -- users call these records like the functions that they are, cosine(100), and see that in their repr
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 import attrs
 
 from . import checks
-from .checks import Mode, Shape
+from .checks import CyclicMode, Shape
 from .compose import Schedule
 
 Between = Callable[[float, float, float], float]
@@ -19,7 +19,7 @@ Between = Callable[[float, float, float], float]
 
 @attrs.frozen(repr=False)
 class warmup(Schedule):
-    """Rise in a straight line to the full value: f(t) = start + (1 - start) min(t / length, 1).
+    """Rise linearly to the full value: f(t) = start + (1 - start) min(t / length, 1).
 
     Gradual warm-up as in Goyal et al. 2017 (arXiv:1706.02677).
 
@@ -31,12 +31,12 @@ class warmup(Schedule):
     start: float = attrs.field(default=0.01, kw_only=True, validator=checks.share)
 
     def at(self, progress: float) -> float:
-        return _straight(self.start, 1.0, progress / self.length)
+        return _interpolate(self.start, 1.0, progress / self.length)
 
 
 @attrs.frozen(repr=False)
 class linear(Schedule):
-    """Go in a straight line from `start` to `end`: f(t) = start + (end - start) min(t / length, 1).
+    """Change linearly from `start` to `end`: f(t) = start + (end - start) min(t / length, 1).
 
     >>> [linear(1, 0.5, 2)(i) for i in range(4)]
     [1.0, 0.75, 0.5, 0.5]
@@ -47,12 +47,12 @@ class linear(Schedule):
     length: int = attrs.field(validator=checks.count)
 
     def at(self, progress: float) -> float:
-        return _straight(self.start, self.end, progress / self.length)
+        return _interpolate(self.start, self.end, progress / self.length)
 
 
 @attrs.frozen(repr=False)
 class exponential(Schedule):
-    """Decay by the same ratio each time: f(t) = gamma ** t, or f(t) = exp(-rate t). Give one of both.
+    """Decay by a constant ratio: f(t) = gamma ** t, or f(t) = exp(-rate t). Give one of the two.
 
     >>> [exponential(0.5)(i) for i in range(4)]
     [1.0, 0.5, 0.25, 0.125]
@@ -73,7 +73,7 @@ class exponential(Schedule):
 
 @attrs.frozen(repr=False)
 class step(Schedule):
-    """Drop once `every` so many: f(t) = drop ** floor(t / every).
+    """Drop at each multiple of `every`: f(t) = drop ** floor(t / every).
 
     >>> [step(2, drop=0.5)(i) for i in range(5)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
@@ -86,8 +86,8 @@ class step(Schedule):
         return math.pow(self.drop, progress // self.every)
 
 
-def _several(given: Iterable[int] | int) -> tuple[int, ...]:
-    return tuple(given) if isinstance(given, Iterable) else (given,)
+def _as_tuple(milestones: Iterable[int] | int) -> tuple[int, ...]:
+    return tuple(milestones) if isinstance(milestones, Iterable) else (milestones,)
 
 
 @attrs.frozen(repr=False)
@@ -99,7 +99,9 @@ class multistep(Schedule):
     """
 
     milestones: tuple[int, ...] = attrs.field(
-        converter=_several, validator=attrs.validators.deep_iterable(checks.count), repr=lambda given: repr(list(given))
+        converter=_as_tuple,
+        validator=attrs.validators.deep_iterable(checks.count),
+        repr=lambda milestones: repr(list(milestones)),
     )
     drop: float = attrs.field(default=0.1, validator=checks.drop)
 
@@ -138,7 +140,7 @@ class polynomial(Schedule):
     floor: float = attrs.field(default=0.0, kw_only=True, validator=checks.share)
 
     def at(self, progress: float) -> float:
-        return _straight(self.floor, 1.0, math.pow(max(1 - progress / self.length, 0.0), self.power))
+        return _interpolate(self.floor, 1.0, math.pow(max(1 - progress / self.length, 0.0), self.power))
 
 
 @attrs.frozen(repr=False)
@@ -163,8 +165,8 @@ class cosine(Schedule):
 class cosine_restarts(Schedule):
     """Decay along half a cosine and start again at the full value, each cycle `factor` times as long.
 
-    f(t) = floor + (1 - floor) (1 + cos(pi s)) / 2, where s is the part of the present cycle that is
-    over. SGDR, Loshchilov & Hutter 2017 (arXiv:1608.03983); `period` is its T_0, `factor` its T_mult.
+    f(t) = floor + (1 - floor) (1 + cos(pi s)) / 2, where s is the finished fraction of the current
+    cycle. SGDR, Loshchilov & Hutter 2017 (arXiv:1608.03983); `period` is its T_0, `factor` its T_mult.
 
     >>> [cosine_restarts(2, floor=0.5)(i) for i in range(4)]
     [1.0, 0.75, 1.0, 0.75]
@@ -188,8 +190,8 @@ class cosine_restarts(Schedule):
 class one_cycle(Schedule):
     """Rise from `start` to the full value in the first part, `warmup`, of `length`, then decay to `final`.
 
-    The peak is at warmup * length - 1 and `final` is reached at length - 1 and held, all as torch's
-    OneCycleLR counts. With `three_phase` the rise is mirrored before the rest decays to `final`.
+    As in torch's OneCycleLR, the peak is at warmup * length - 1, and `final` is reached at length - 1
+    and held. With `three_phase` the rise is mirrored before the decay to `final`.
     Smith & Topin 2017 (arXiv:1708.07120), Smith 2018 (arXiv:1803.09820).
 
     >>> [one_cycle(5, warmup=0.6, start=0.5, final=0.25, shape="linear")(i) for i in range(6)]
@@ -211,16 +213,16 @@ class one_cycle(Schedule):
         peak = max(self.warmup * self.length - 1, 0)
         fall = ((2 * peak, self.start),) if self.three_phase else ()
         points = ((0, self.start), (peak, 1.0), *fall, (self.length - 1, self.final))
-        return _through(points, progress, _half_cosine if self.shape == "cosine" else _straight)
+        return _through(points, progress, _half_cosine if self.shape == "cosine" else _interpolate)
 
 
 @attrs.frozen(repr=False)
 class cyclic(Schedule):
-    """Go up from `low` to the full value and down again, in straight lines, over and over.
+    """Rise linearly from `low` to the full value and fall again, cycle after cycle.
 
-    f(t) = low + (1 - low) h(t) s(t), where h rises from 0 to 1 over `up` and falls over `down` (as long
-    as `up` if nothing is said), and s is 1 ("triangular"), halved with each cycle ("triangular2"), or
-    gamma ** t ("exp_range"). Smith 2017 (arXiv:1506.01186), which has `low` at 1/4 to 1/3.
+    f(t) = low + (1 - low) h(t) s(t), where h rises from 0 to 1 over `up` and falls over `down` (by
+    default as long as `up`), and s is 1 ("triangular"), halved with each cycle ("triangular2"), or
+    gamma ** t ("exp_range"). Smith 2017 (arXiv:1506.01186), whose `low` is 1/4 to 1/3.
 
     >>> [cyclic(2, low=0.5, mode="triangular2")(i) for i in range(8)]
     [0.5, 0.75, 1.0, 0.75, 0.5, 0.625, 0.75, 0.625]
@@ -229,7 +231,7 @@ class cyclic(Schedule):
     up: int = attrs.field(validator=checks.count)
     down: int | None = attrs.field(default=None, kw_only=True, validator=attrs.validators.optional(checks.count))
     low: float = attrs.field(default=0.25, kw_only=True, validator=checks.share)
-    mode: Mode = attrs.field(default="triangular", kw_only=True, validator=checks.mode)
+    mode: CyclicMode = attrs.field(default="triangular", kw_only=True, validator=checks.mode)
     gamma: float = attrs.field(default=1.0, kw_only=True, validator=checks.share)
 
     def __attrs_post_init__(self) -> None:
@@ -238,22 +240,22 @@ class cyclic(Schedule):
 
     def at(self, progress: float) -> float:
         down = self.up if self.down is None else self.down
-        cycle, here = divmod(progress, self.up + down)
-        height = here / self.up if here <= self.up else (self.up + down - here) / down
+        cycle, in_cycle = divmod(progress, self.up + down)
+        height = in_cycle / self.up if in_cycle <= self.up else (self.up + down - in_cycle) / down
         scale = math.pow(0.5, cycle) if self.mode == "triangular2" else math.pow(self.gamma, progress)
-        return _straight(self.low, 1.0, height * scale)
+        return _interpolate(self.low, 1.0, height * scale)
 
 
-def _points(given: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+def _points(points: Mapping[int, float] | Iterable[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
     try:
-        return tuple(sorted((at, 0.0 + factor) for at, factor in dict(given).items()))
+        return tuple(sorted((at, 0.0 + factor) for at, factor in dict(points).items()))
     except (TypeError, ValueError):
-        raise TypeError(f"piecewise: {given!r}, but it takes points, such as {{0: 1.0, 100: 0.1}}") from None
+        raise TypeError(f"piecewise: {points!r}, but it takes points, such as {{0: 1.0, 100: 0.1}}") from None
 
 
 @attrs.frozen(repr=False)
 class piecewise(Schedule):
-    """Go in straight lines through the points {progress: factor}, and keep the first before and the last after.
+    """Interpolate linearly between the points {progress: factor}; hold the first before and the last after them.
 
     >>> [piecewise({1: 1.0, 3: 0.5})(i) for i in range(5)]
     [1.0, 1.0, 0.75, 0.5, 0.5]
@@ -262,17 +264,17 @@ class piecewise(Schedule):
     points: tuple[tuple[int, float], ...] = attrs.field(converter=_points, repr=lambda points: repr(dict(points)))
 
     def __attrs_post_init__(self) -> None:
-        fit = [isinstance(at, int) and at >= 0 and 0 <= factor < math.inf for at, factor in self.points]
-        if len(fit) < 2 or not all(fit):
-            known = "two points or more, each at a whole number from 0 and with a finite factor from 0"
-            raise ValueError(f"piecewise: {dict(self.points)}, but it takes {known}")
+        valid = [isinstance(at, int) and at >= 0 and 0 <= factor < math.inf for at, factor in self.points]
+        if len(valid) < 2 or not all(valid):
+            wanted = "two points or more, each at a whole number from 0 and with a finite factor from 0"
+            raise ValueError(f"piecewise: {dict(self.points)}, but it takes {wanted}")
 
     @property
     def length(self) -> int:
         return self.points[-1][0]
 
     def at(self, progress: float) -> float:
-        return _through(self.points, progress, _straight)
+        return _through(self.points, progress, _interpolate)
 
 
 def _through(points: Iterable[tuple[float, float]], progress: float, between: Between) -> float:
@@ -282,11 +284,11 @@ def _through(points: Iterable[tuple[float, float]], progress: float, between: Be
     return last
 
 
-def _straight(start: float, end: float, share: float) -> float:
-    # Weighed instead of added up, so that rounding spares both ends.
+def _interpolate(start: float, end: float, share: float) -> float:
+    # A weighted mean is exact at both ends; start + share * (end - start) is not.
     share = min(max(share, 0.0), 1.0)
     return start * (1 - share) + end * share
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:
-    return _straight(start, end, (1 - math.cos(math.pi * min(share, 1.0))) / 2)
+    return _interpolate(start, end, (1 - math.cos(math.pi * min(share, 1.0))) / 2)

@@ -10,7 +10,7 @@ import attrs
 import pytest
 
 from fsm_train import Callback, Flag, Phase, State, Transition, on
-from fsm_train.core.callback import factory, memory_classes
+from fsm_train.core.callback import always, factory, memory_classes, strict_factory
 from fsm_train.testing import at
 
 
@@ -185,3 +185,38 @@ def test_a_path_among_the_arguments_is_recorded_as_text() -> None:
         return on(Phase.EPOCH_END)(nothing)
 
     assert writes(Path("runs", "a")).params == {"folder": "runs/a"} == writes("runs/a").params
+
+
+def test_what_a_strict_factory_does_not_declare_is_not_done() -> None:
+    """A factory of the library declares nothing in silence; any other one declares only what it says."""
+
+    def stop(*, name: str = "stop") -> Callback[None]:
+        return on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING)(nothing)
+
+    strict, plain = strict_factory(stop)(), factory(stop)()
+
+    assert (strict.raises, strict.sets, strict.commands) == (Flag.STOP_TRAINING, frozenset(), frozenset())
+    assert (plain.raises, plain.sets, plain.commands) == (Flag.STOP_TRAINING, None, None)
+    assert strict.factory == plain.factory
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_no_name_is_the_default_name(name: Any) -> None:
+    """A name that is passed on and may be None changes neither the callback nor its commands."""
+    from fsm_train.callbacks import ema
+
+    setup = at(Phase.SETUP)
+
+    assert ema(name=name) == ema()
+    assert ema(name=name)(setup) == ema()(setup)
+
+
+def test_command_that_is_always_given() -> None:
+    """The callback declares its one command, and that it does nothing else."""
+    from fsm_train import ClipGradNorm
+
+    callback = always("clip", Phase.STEP_BEGIN, ClipGradNorm(1.0), order=-10)
+
+    assert callback(at(Phase.STEP_BEGIN)) == Transition(commands=(ClipGradNorm(1.0),))
+    assert (callback.raises, callback.sets, callback.commands) == (Flag.NONE, frozenset(), {ClipGradNorm})
+    assert (callback.name, callback.order) == ("clip", -10)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fsm_train import Supervised
-from fsm_train.ablation import Ablation, Row
+from fsm_train.ablation import Ablation, Variant
 from fsm_train.core.representation import HEIGHT, WIDTH, html_table, properties
 from fsm_train.lr_finder import LrFound
 
@@ -26,7 +26,7 @@ def supervised(**settings: object) -> Supervised:
 def ablation(callbacks: int, seeds: int = 1) -> Ablation:
     names = ["all", *(f"without a_callback_with_a_long_name_{i}" for i in range(callbacks)), "none"]
     base, bad = (0.5,) * seeds, (math.nan,) * seeds
-    rows = [Row(name, base if i % 3 else bad, base, name.partition(" ")[2] or None) for i, name in enumerate(names)]
+    rows = [Variant(name, base if i % 3 else bad, base, name.partition(" ")[2] or None) for i, name in enumerate(names)]
     return Ablation("valid_loss", "min", tuple(range(seeds)), tuple(rows))
 
 
@@ -92,7 +92,7 @@ def test_loader_without_a_length_is_named() -> None:
 
 def test_ablation_shows_what_each_variant_did() -> None:
     """Mean and spread, difference and verdict."""
-    table = (Row("all", (1.0, 1.2), (1.0, 1.2)), Row("without a", (2.0, 2.3), (1.0, 1.2), "a"))
+    table = (Variant("all", (1.0, 1.2), (1.0, 1.2)), Variant("without a", (2.0, 2.3), (1.0, 1.2), "a"))
 
     assert repr(Ablation("valid_loss", "min", (0, 1), table)).splitlines() == [
         "Ablation of valid_loss over 2 seeds",
