@@ -12,6 +12,7 @@ import attrs
 from .callbacks.monitoring import Direction, check_monitor
 from .core.callback import Callback, check_names
 from .core.phase import Phase
+from .core.representation import cut, html_table, middle_out
 from .core.state import State
 from .interpreter import run
 
@@ -56,7 +57,7 @@ class Variant:
         return tuple(value - base for value, base in zip(self.values, self.base, strict=True))
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class Ablation:
     """The result of `ablate`. Its text is a table.
 
@@ -96,12 +97,24 @@ class Ablation:
     def __str__(self) -> str:
         width = max(len(row.variant) for row in self.rows)
         head = f"{self.monitor}: mean ± spread over {len(self.seeds)} seeds, difference ± its standard error"
-        lines = [
-            f"{row.variant:<{width}}  {row.mean:10.4f} ± {row.spread:.4f}  "
-            + f"{row.difference:+10.4f} ± {row.error:.4f}  {self.verdict(row)}" * (row is not self.rows[0])
-            for row in self.rows
-        ]
+        lines = [f"{variant:<{width}}  " + "  ".join(cells) for variant, *cells in self._cells()]
         return "\n".join(line.rstrip() for line in [head, *lines])
+
+    def __repr__(self) -> str:
+        lines = [
+            cut(f"{cut(variant, 22):<22}  {mean}  {difference.partition(' ±')[0]:10}  {verdict}".rstrip())
+            for variant, mean, difference, verdict in self._cells()
+        ]
+        return "\n".join([f"Ablation of {self.monitor} over {len(self.seeds)} seeds", *middle_out(lines)])
+
+    def _repr_html_(self) -> str:
+        head = ("variant", "mean ± spread", "difference ± its standard error", "verdict")
+        return html_table(f"{self.monitor} over {len(self.seeds)} seeds", self._cells(), head)
+
+    def _cells(self) -> Iterator[tuple[str, str, str, str]]:
+        for row in self.rows:
+            mean, difference = f"{row.mean:10.4f} ± {row.spread:.4f}", f"{row.difference:+10.4f} ± {row.error:.4f}"
+            yield row.variant, mean, difference if row is not self.rows[0] else "", self.verdict(row)
 
 
 def ablate(
@@ -114,6 +127,15 @@ def ablate(
     progress: bool = True,
 ) -> Ablation:
     """Train with all callbacks, without each one, and with none; compare a metric.
+
+    >>> from fsm_train import start
+    >>> from fsm_train.callbacks import stop_after
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> def make_state(seed):
+    ...     return start(Scripted(valid_loss=lambda state: 10.0 - state.step), epochs=3, seed=seed)
+    >>> table = ablate(make_state, [stop_after(steps=1)], progress=False)
+    >>> [(row.variant, row.mean) for row in table.rows]
+    [('all', 9.0), ('none', 1.0)]
 
     Args:
         make_state: makes a new state for a seed, each time with a new model, optimizer and loaders.

@@ -42,6 +42,11 @@ def start(
 ) -> State:
     """The state of a training that has not begun.
 
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> state = start(Scripted(), epochs=3, seed=0)
+    >>> state.phase, state.plan
+    (<Phase.READY: 'ready'>, Plan(epochs=3, max_steps=None, seed=0))
+
     Args:
         workload: what is to be trained.
         epochs: passes over the training data.
@@ -69,6 +74,13 @@ def run(
     sinks: Iterable[Sink] = (),
 ) -> State:
     """Train, and return the last state.
+
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 0.5, 0.75])
+    >>> final = run(start(work, epochs=20), [early_stopping(patience=1)])
+    >>> final.phase, final.epoch, final.metrics["valid_loss"]
+    (<Phase.DONE: 'done'>, 3, 0.75)
 
     Args:
         state: from `start`, or one that an earlier `run` returned: a suspended training resumes
@@ -106,6 +118,13 @@ def iterate(
     What `run` does, for a notebook or a loop of one's own, without touching signal handlers.
     Leaving the loop early ends the training as a failure does: TEARDOWN is consulted and what was
     put in place is undone.
+
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> for state in iterate(start(Scripted(), epochs=2), at=[Phase.EPOCH_END]):
+    ...     print(state.phase.value, state.epoch)
+    epoch_end 1
+    epoch_end 2
+    done 2
 
     Args:
         at: further phases to yield the state at.

@@ -10,6 +10,7 @@ import attrs
 from .core.callback import Callback, on
 from .core.checks import check_count
 from .core.phase import Flag, Phase
+from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
 from .interpreter import run
@@ -21,7 +22,7 @@ BETA = 0.98  # the decay of the moving average of the losses
 DIVERGED = 4.0  # the test ends above this multiple of the best smoothed loss
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class LrFound:
     """The result of `find_lr`: a loss for each rate that was tried.
 
@@ -67,6 +68,23 @@ class LrFound:
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         axes.legend()
         return axes
+
+    def __repr__(self) -> str:
+        return properties("LrFound", self._parts())
+
+    def _repr_html_(self) -> str:
+        return html_table("LrFound", self._parts())
+
+    def _parts(self) -> list[tuple[str, str]]:
+        if not self.rates:
+            return [("rates", "none was tried")]
+        lowest = self.smoothed.index(min(self.smoothed))
+        suggestion = f"{self.suggestion:.3g}" if len(self.rates) > 2 else "none, of fewer than 3 rates"
+        return [
+            ("suggestion", suggestion),
+            ("rates", f"{len(self.rates)} from {self.rates[0]:.3g} to {self.rates[-1]:.3g}"),
+            ("lowest smoothed loss", f"{self.smoothed[lowest]:.4g} at {self.rates[lowest]:.3g}"),
+        ]
 
 
 @attrs.frozen
@@ -122,6 +140,16 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     loss is four times the best one. Afterwards model, optimizer, generators and loaders are as they were,
     also when something is raised. Smith, "Cyclical Learning Rates for Training Neural
     Networks" (2017); the constants are those of fastai.
+
+    >>> import torch
+    >>> from fsm_train import Supervised, start
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(torch.ones(4, 3), torch.zeros(4, 1))] * 10
+    >>> work = Supervised(model, optimizer, torch.nn.MSELoss(), batches)
+    >>> found = find_lr(start(work, epochs=1), steps=20)
+    >>> len(found.rates) <= 20
+    True
 
     Args:
         state: from `start`.

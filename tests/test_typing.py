@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 USES = """
-from fsm_train import Callback, Phase, Scripted, State, Transition, on, run, start
+from collections.abc import Mapping
+
+import fsm_train.commands
+from fsm_train import Callback, Phase, Scripted, Sink, State, Transition, on, run, start
 from fsm_train.callbacks import clip_grad_norm, early_stopping, schedule
 from fsm_train.schedules import cosine
 
@@ -17,7 +20,15 @@ def count(state: State, epochs: int) -> Transition:
 
 counts: Callback[int] = count
 callbacks = [clip_grad_norm(1.0), early_stopping(), schedule(lr=cosine(10)), count]
-final: State = run(start(Scripted(), epochs=1), callbacks)
+clip: fsm_train.Command = fsm_train.commands.ClipGradNorm(1.0)
+
+class PrintState(Sink):
+    at = (Phase.EPOCH_END,)
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        print(state)
+
+final: State = run(start(Scripted(), epochs=1), callbacks, sinks=[PrintState()])
 """
 
 MISUSES = {
@@ -27,6 +38,8 @@ MISUSES = {
     "early_stopping(patienc=3)": "call-arg",
     "final.epoch = 3": "misc",
     'final.metrics["x"] = 1.0': "index",
+    "from fsm_train import Sate": "attr-defined",
+    "fsm_train.commands.ClipGradNrom": "attr-defined",
 }
 
 

@@ -92,6 +92,17 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
 
     What cannot be brought back exactly is in the `notes` of the state, and logged.
 
+    >>> import torch
+    >>> from fsm_train import Supervised, run, start
+    >>> from fsm_train.callbacks import checkpoint
+    >>> def workload():
+    ...     model = torch.nn.Linear(3, 1)
+    ...     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ...     return Supervised(model, optimizer, torch.nn.MSELoss(), [(torch.zeros(4, 3), torch.ones(4, 1))])
+    >>> final = run(start(workload(), epochs=2), [checkpoint("checkpoints")])
+    >>> restore("checkpoints", workload()).epoch
+    2
+
     Args:
         path: a checkpoint, or a folder of them, of which the newest good one is taken. One that is
             damaged is named in a warning.

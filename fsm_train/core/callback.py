@@ -74,6 +74,11 @@ def _commands(types: Iterable[type[Command]] | None) -> frozenset[type[Command]]
 class Callback(Generic[M_co]):
     """A pure function that is consulted at some phases, and what it declares.
 
+    >>> from fsm_train.callbacks import early_stopping
+    >>> callback = early_stopping(patience=5)
+    >>> callback.name, callback.at, callback.params["patience"]
+    ('early_stopping', (<Phase.EPOCH_END: 'epoch_end'>,), 5)
+
     Attributes:
         name: the key of its memory in the state, and of its answers in the log; unique in a run.
         at: the phases at which it is consulted.
@@ -221,6 +226,17 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
     """Record the arguments of `make` as the `params` of each callback that it makes.
 
     A `name` among the arguments becomes the callback's name.
+
+    >>> from fsm_train import Flag
+    >>> @factory
+    ... def stop_below(loss):
+    ...     @on(Phase.EPOCH_END)
+    ...     def stop_below(state):
+    ...         if state.metrics["train_loss"] < loss:
+    ...             return Transition(flags=Flag.STOP_TRAINING)
+    ...     return stop_below
+    >>> stop_below(0.1).params
+    {'loss': 0.1}
     """
     signature = inspect.signature(make)
 

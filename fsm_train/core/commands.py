@@ -19,7 +19,11 @@ from .transition import Command
 
 @attrs.frozen
 class ClipGradNorm(Command):
-    """Scale all gradients so that their common norm is at most `max_norm`."""
+    """Scale all gradients so that their common norm is at most `max_norm`.
+
+    >>> ClipGradNorm(1.0)
+    ClipGradNorm(max_norm=1.0, norm_type=2.0)
+    """
 
     max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
@@ -27,14 +31,22 @@ class ClipGradNorm(Command):
 
 @attrs.frozen
 class ClipGradValue(Command):
-    """Bring each element of the gradients to between -value and value."""
+    """Bring each element of the gradients to between -value and value.
+
+    >>> ClipGradValue(0.5)
+    ClipGradValue(value=0.5)
+    """
 
     value: float = attrs.field(validator=positive)
 
 
 @attrs.frozen
 class AddGradNoise(Command):
-    """Add normally distributed noise with this standard deviation to the gradients."""
+    """Add normally distributed noise with this standard deviation to the gradients.
+
+    >>> AddGradNoise(std=0.01, seed=0)
+    AddGradNoise(std=0.01, seed=0)
+    """
 
     std: float = attrs.field(validator=not_negative)
     seed: int
@@ -47,6 +59,9 @@ class WeighLoss(Command):
     The loss that goes into backward is multiplied by it; the loss that is measured is not. Before a
     step, the gradients are divided by the sum of the shares of its batches. So the gradient is the
     weighted mean also if the shares do not add up to one: in a leftover window, or with a batch skipped.
+
+    >>> WeighLoss(0.25)  # one of four batches of equal size
+    WeighLoss(share=0.25)
     """
 
     share: float = attrs.field(validator=not_negative)
@@ -54,7 +69,11 @@ class WeighLoss(Command):
 
 @attrs.frozen
 class AddPenalty(Command):
-    """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward."""
+    """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward.
+
+    >>> AddPenalty(l2=1e-4)
+    AddPenalty(l1=0.0, l2=0.0001)
+    """
 
     l1: float = attrs.field(default=0.0, validator=not_negative)
     l2: float = attrs.field(default=0.0, validator=not_negative)
@@ -69,6 +88,9 @@ class MixUp(Command):
 
     The loss is the mean, with the same weights, of the losses for both targets. The partners are a
     permutation drawn from `seed`.
+
+    >>> MixUp(weight=0.7, seed=0)
+    MixUp(weight=0.7, seed=0)
     """
 
     weight: float = attrs.field(validator=fraction)
@@ -82,6 +104,9 @@ class CutMix(Command):
 
     `weight` is the fraction of the image that stays; the middle of the box is at (`x`, `y`), as
     fractions of width and height. The partners are a permutation drawn from `seed`.
+
+    >>> CutMix(weight=0.75, x=0.5, y=0.5, seed=0)  # a quarter of the image, in its middle
+    CutMix(weight=0.75, x=0.5, y=0.5, seed=0)
     """
 
     weight: float = attrs.field(validator=fraction)
@@ -96,7 +121,11 @@ class CutMix(Command):
 
 @attrs.frozen
 class UseMixedPrecision(Command):
-    """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN."""
+    """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN.
+
+    >>> UseMixedPrecision("bfloat16").dtype
+    'bfloat16'
+    """
 
     dtype: Literal["bfloat16", "float16"]
     initial_scale: float = attrs.field(default=2.0**16, validator=positive)
@@ -106,7 +135,11 @@ class UseMixedPrecision(Command):
 
 @attrs.frozen
 class UseParallel(Command):
-    """Call the model through a parallel wrapper, until TEARDOWN."""
+    """Call the model through a parallel wrapper, until TEARDOWN.
+
+    >>> UseParallel("ddp")
+    UseParallel(kind='ddp')
+    """
 
     kind: Literal["data_parallel", "ddp"]
     alone: ClassVar[bool] = True
@@ -114,7 +147,11 @@ class UseParallel(Command):
 
 @attrs.frozen
 class UseCompiledStep(Command):
-    """Train steps in which no callback is consulted compiled or captured, until TEARDOWN."""
+    """Train steps in which no callback is consulted compiled or captured, until TEARDOWN.
+
+    >>> UseCompiledStep("default")
+    UseCompiledStep(mode='default', backend='inductor')
+    """
 
     mode: str
     backend: str = "inductor"
@@ -124,14 +161,22 @@ class UseCompiledStep(Command):
 
 @attrs.frozen
 class Freeze(Command):
-    """Freeze the parameters whose names match this pattern: no gradient, no weight decay."""
+    """Freeze the parameters whose names match this pattern: no gradient, no weight decay.
+
+    >>> Freeze("encoder.*")
+    Freeze(pattern='encoder.*')
+    """
 
     pattern: str
 
 
 @attrs.frozen
 class Unfreeze(Command):
-    """Undo `Freeze` of this pattern."""
+    """Undo `Freeze` of this pattern.
+
+    >>> Unfreeze("encoder.*")
+    Unfreeze(pattern='encoder.*')
+    """
 
     pattern: str
 
@@ -141,7 +186,11 @@ class Unfreeze(Command):
 
 @attrs.frozen
 class KeepAverage(Command):
-    """Create the average of this name if there is none: exponential with a `decay`, else the plain mean."""
+    """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
+
+    >>> KeepAverage("ema", decay=0.999)
+    KeepAverage(name='ema', decay=0.999)
+    """
 
     name: str
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
@@ -150,14 +199,22 @@ class KeepAverage(Command):
 
 @attrs.frozen
 class UpdateAverage(Command):
-    """Update the average of this name with the current weights; the first update copies them."""
+    """Update the average of this name with the current weights; the first update copies them.
+
+    >>> UpdateAverage("ema")
+    UpdateAverage(name='ema')
+    """
 
     name: str
 
 
 @attrs.frozen
 class UseAverage(Command):
-    """Swap the average of this name in for the weights, or, with on=False, out again. Idempotent."""
+    """Swap the average of this name in for the weights, or, with on=False, out again. Idempotent.
+
+    >>> UseAverage("ema", on=True)
+    UseAverage(name='ema', on=True)
+    """
 
     name: str
     on: bool
@@ -168,6 +225,9 @@ class FinishAverage(Command):
     """Replace the weights by the average of this name; with `batch_norm`, compute its batch-norm statistics.
 
     It is carried out after the other commands of its phase, which may restore another average.
+
+    >>> FinishAverage("swa", batch_norm=True)
+    FinishAverage(name='swa', batch_norm=True)
     """
 
     name: str
@@ -177,14 +237,22 @@ class FinishAverage(Command):
 
 @attrs.frozen
 class KeepWeights(Command):
-    """Keep a copy of the weights and averages, in memory, under this name."""
+    """Keep a copy of the weights and averages, in memory, under this name.
+
+    >>> KeepWeights("best")
+    KeepWeights(name='best')
+    """
 
     name: str
 
 
 @attrs.frozen
 class RestoreWeights(Command):
-    """Restore the weights and averages that `KeepWeights` copied under this name."""
+    """Restore the weights and averages that `KeepWeights` copied under this name.
+
+    >>> RestoreWeights("best")
+    RestoreWeights(name='best')
+    """
 
     name: str
 
@@ -194,6 +262,9 @@ class SaveCheckpoint(Command):
     """Write a checkpoint of this name into the folder; once it is on disk, remove those in `drop`.
 
     It is carried out after all other commands of its phase, so that it saves what they change.
+
+    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",))
+    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',))
     """
 
     folder: str
@@ -207,7 +278,12 @@ class SaveCheckpoint(Command):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Create the scheduler of this name if there is none: `make` makes it of the optimizer."""
+    """Create the scheduler of this name if there is none: `make` makes it of the optimizer.
+
+    >>> import torch
+    >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name
+    'halve'
+    """
 
     name: str
     make: Callable[[Any], Any]
@@ -216,7 +292,11 @@ class UseScheduler(Command):
 
 @attrs.frozen
 class StepScheduler(Command):
-    """Call `step` of the scheduler of this name, with the metric if it takes one."""
+    """Call `step` of the scheduler of this name, with the metric if it takes one.
+
+    >>> StepScheduler("plateau", metric=0.5)
+    StepScheduler(name='plateau', metric=0.5)
+    """
 
     name: str
     metric: float | None = None

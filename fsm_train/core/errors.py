@@ -9,11 +9,30 @@ if TYPE_CHECKING:
 
 
 class FsmTrainError(Exception):
-    """What every error of this package is."""
+    """What every error of this package is.
+
+    >>> from fsm_train import restore
+    >>> try:
+    ...     restore("checkpoints", workload=None)
+    ... except FsmTrainError as error:
+    ...     print(type(error).__name__)
+    NoCheckpointError
+    """
 
 
 class CallbackError(FsmTrainError):
     """A callback raised, or answered with something that is no answer.
+
+    >>> from fsm_train import Phase, on
+    >>> from fsm_train.testing import simulate
+    >>> @on(Phase.EPOCH_END)
+    ... def broken(state):
+    ...     return 1 / 0
+    >>> try:
+    ...     simulate([broken])
+    ... except CallbackError as error:
+    ...     print(error.callback, error.phase.value, error.epoch)
+    broken epoch_end 1
 
     Attributes:
         callback: its name.
@@ -43,28 +62,85 @@ class CallbackError(FsmTrainError):
 
 
 class ConflictError(FsmTrainError):
-    """Two callbacks of one phase want the same hyper-parameter to be different things."""
+    """Two callbacks of one phase want the same hyper-parameter to be different things.
+
+    >>> from fsm_train.callbacks import schedule
+    >>> from fsm_train.schedules import absolute
+    >>> from fsm_train.testing import simulate
+    >>> two = [schedule(lr=absolute(0.1)), schedule(lr=absolute(0.2), name="other")]
+    >>> try:
+    ...     simulate(two)
+    ... except ConflictError as error:
+    ...     print(error)
+    'schedule' and 'other' both set lr at step_begin: ...
+    """
 
 
 class FactError(FsmTrainError, KeyError):
-    """A fact was read that no callback asked for, or that cannot be known at this phase."""
+    """A fact was read that no callback asked for, or that cannot be known at this phase.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> try:
+    ...     at(Phase.LOSS_END).facts["loss"]
+    ... except FactError as error:
+    ...     print(error)
+    the fact 'loss' ...
+    """
 
     __str__ = Exception.__str__  # KeyError would show the sentence in quotes
 
 
 class MetricError(FsmTrainError, KeyError):
-    """A metric was read that was not measured."""
+    """A metric was read that was not measured.
+
+    >>> from fsm_train.testing import simulate
+    >>> try:
+    ...     simulate([]).metrics["valid_loss"]
+    ... except MetricError as error:
+    ...     print(error)
+    there is no metric 'valid_loss' here: ...
+    """
 
     __str__ = Exception.__str__
 
 
 class WorkloadError(FsmTrainError, ValueError):
-    """The model, the optimizer, the data or the loss are not what a training needs."""
+    """The model, the optimizer, the data or the loss are not what a training needs.
+
+    >>> from fsm_train import Supervised
+    >>> import torch
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> try:
+    ...     Supervised(model, optimizer, torch.nn.MSELoss(), train=[])
+    ... except WorkloadError as error:
+    ...     print(error)
+    train has no batches: is the dataset empty, or smaller than one batch with drop_last=True?
+    """
 
 
 class CheckpointError(FsmTrainError):
-    """A checkpoint is damaged, missing, or not one."""
+    """A checkpoint is damaged, missing, or not one.
+
+    >>> from pathlib import Path
+    >>> from fsm_train import restore
+    >>> Path("damaged").touch()
+    >>> try:
+    ...     restore("damaged", workload=None)
+    ... except CheckpointError as error:
+    ...     print(error)
+    damaged is no checkpoint: ...
+    """
 
 
 class NoCheckpointError(CheckpointError):
-    """There is none yet: a training is to be started, and not gone on with."""
+    """There is none yet: a training is to be started, and not gone on with.
+
+    >>> from fsm_train import restore
+    >>> try:
+    ...     restore("checkpoints", workload=None)
+    ... except NoCheckpointError:
+    ...     print("start a new training")
+    start a new training
+    """

@@ -14,6 +14,11 @@ class Phase(enum.Enum):
 
     READY and the final phases DONE, SUSPENDED and FAILED belong to the state before and after a
     run: no callback is consulted there.
+
+    >>> Phase("epoch_end")
+    <Phase.EPOCH_END: 'epoch_end'>
+    >>> Phase.LOSS_END.value
+    'loss_end'
     """
 
     READY = "ready"
@@ -104,7 +109,12 @@ MEASURES = (Operation.MEASURE, Operation.MEASURE_VALID)
 
 
 class Flag(enum.Flag):
-    """What a callback can ask of the machine: it raises a flag, and only the machine lowers it."""
+    """What a callback can ask of the machine: it raises a flag, and only the machine lowers it.
+
+    >>> flags = Flag.SKIP_STEP | Flag.SKIP_ZERO
+    >>> Flag.SKIP_STEP in flags, Flag.STOP_TRAINING in flags
+    (True, False)
+    """
 
     NONE = 0
     SKIP_BATCH = enum.auto()  # straight to BATCH_END: no forward, backward, step or zero

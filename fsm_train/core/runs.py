@@ -82,6 +82,12 @@ def extend(state: State, *, epochs: int | None = None, max_steps: int | None = N
     continues a finished training. A limit that is not named stays where it is, but a limit that
     was reached already would end the extended training at once, which is an error.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(), epochs=2))
+    >>> run(extend(final, epochs=3)).epoch
+    5
+
     Raises:
         ValueError: nothing is added, or the plan would still be fulfilled.
     """

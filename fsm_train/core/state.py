@@ -46,6 +46,9 @@ def _seed(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None)
 class Plan:
     """How long to train: whichever of `epochs` and `max_steps` is reached first ends the training.
 
+    >>> Plan(epochs=10, max_steps=5_000)
+    Plan(epochs=10, max_steps=5000, seed=None)
+
     Attributes:
         epochs: passes over the training data.
         max_steps: optimizer steps that were applied.
@@ -124,6 +127,13 @@ class State(Draft):
 
     It has no slots, unlike the other records: copying a `__dict__` makes a state four times as fast
     as setting two dozen slots, and one is made at every phase that is watched.
+
+    >>> from fsm_train.testing import simulate
+    >>> final = simulate([], epochs=2, batches=3, valid_loss=[1.0, 0.5])
+    >>> final.epoch, final.step, final.metrics["valid_loss"]
+    (2, 6, 0.5)
+    >>> [metrics["valid_loss"] for metrics in final.history]
+    [1.0, 0.5]
 
     Attributes:
         phase: where the machine stands.

@@ -19,6 +19,12 @@ from .values import EMPTY, FrozenMap
 class Command:
     """An effect described as data: subclass it with a frozen attrs record.
 
+    >>> @attrs.frozen
+    ... class ScaleGradients(Command):
+    ...     factor: float
+    >>> Transition(commands=(ScaleGradients(0.5),)).commands
+    (ScaleGradients(factor=0.5),)
+
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
         changes_hyper: whether carrying it out changes hyper-parameters, which are then read again.
@@ -73,6 +79,10 @@ def _commands(value: object) -> tuple[Command, ...]:
 @attrs.frozen
 class Transition:
     """What a callback asks for.
+
+    >>> answer = Transition(flags=Flag.SKIP_STEP, hyper={"lr": 0.01}, reason="the loss rose")
+    >>> answer.flags.name, answer.hyper["lr"], answer.commands
+    ('SKIP_STEP', 0.01, ())
 
     Attributes:
         flags: flags to raise.

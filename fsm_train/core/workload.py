@@ -37,6 +37,16 @@ class Workload(Protocol):
     others nothing. Derive from it: the members with a body are optional. `Supervised` trains a torch model,
     `Scripted` measures what is written down, and `Recorded` what is in a log.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> class PrintSteps(Scripted):
+    ...     def step(self):
+    ...         print("step")
+    ...         return super().step()
+    >>> final = run(start(PrintSteps(batches=2), epochs=1))
+    step
+    step
+
     Attributes:
         informed: the operations that are given the state: at least `BRACKETS`.
         interrupt: the name of a signal that asks to leave, set by a signal handler, or None. The

@@ -21,6 +21,13 @@ def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
     seeded from (seed, epoch, batch), and put back afterwards. The order of the samples is left to the
     loader's sampler, as it was.
 
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> data = TensorDataset(torch.zeros(8, 3), torch.zeros(8, 1))
+    >>> loader = reproducible(DataLoader(data, batch_size=4, shuffle=True), seed=0)
+    >>> len(loader)
+    2
+
     Args:
         loader: over a map-style dataset.
         seed: of the augmentation.

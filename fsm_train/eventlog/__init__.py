@@ -6,17 +6,7 @@ only writing needs.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .comparison import Difference, diff
-    from .counterfactual import WhatIf, what_if
-    from .errors import LogError
-    from .reader import Header, Line, read_log
-    from .replayer import Divergence, Replayed, replay
-    from .sweeps import Sweep, sweep
-    from .writer import EventLog
+from typing import TYPE_CHECKING
 
 __all__ = [
     "Difference",
@@ -35,25 +25,26 @@ __all__ = [
     "what_if",
 ]
 
-_HOME = {
-    "Difference": "comparison",
-    "Divergence": "replayer",
-    "EventLog": "writer",
-    "Header": "reader",
-    "Line": "reader",
-    "LogError": "errors",
-    "Replayed": "replayer",
-    "Sweep": "sweeps",
-    "WhatIf": "counterfactual",
-    "diff": "comparison",
-    "read_log": "reader",
-    "replay": "replayer",
-    "sweep": "sweeps",
-    "what_if": "counterfactual",
-}
+if TYPE_CHECKING:
+    from .comparison import Difference, diff
+    from .counterfactual import WhatIf, what_if
+    from .errors import LogError
+    from .reader import Header, Line, read_log
+    from .replayer import Divergence, Replayed, replay
+    from .sweeps import Sweep, sweep
+    from .writer import EventLog
+else:
+    from ..lazy import lazy_names
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            ".comparison": ("Difference", "diff"),
+            ".counterfactual": ("WhatIf", "what_if"),
+            ".errors": ("LogError",),
+            ".reader": ("Header", "Line", "read_log"),
+            ".replayer": ("Divergence", "Replayed", "replay"),
+            ".sweeps": ("Sweep", "sweep"),
+            ".writer": ("EventLog",),
+        },
+    )

@@ -27,6 +27,14 @@ Kind = Literal["plan", "callbacks", "facts", "decisions"]
 class Difference:
     """The first place where two logs differ.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> for loss, log in [(0.5, "one.jsonl"), (0.25, "other.jsonl")]:
+    ...     final = run(start(Scripted(loss=loss), epochs=1), log=log)
+    >>> difference = diff("one.jsonl", "other.jsonl")
+    >>> difference.kind, difference.what, difference.a, difference.b
+    ('facts', 'train_loss', 0.5, 0.25)
+
     Attributes:
         kind: "plan"; "callbacks" (their names, settings and declarations); "facts" (batches, losses, metrics,
             signals, errors, the state at the start); or "decisions" (on equal facts).
@@ -62,6 +70,17 @@ def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Difference | None:
     """The first difference of two trainings; None if there is none.
 
     Versions of packages, keys that are bound to a logger, and lines of phases that only one log has are not compared.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=1)], log="other.jsonl")
+    >>> difference = diff("run.jsonl", "other.jsonl")
+    >>> difference.kind, difference.what, difference.then.kind, difference.then.epoch
+    ('callbacks', 'early_stopping', 'decisions', 2)
 
     Raises:
         LogError: one of the logs cannot be read.

@@ -55,6 +55,15 @@ class BestEpoch:
 class WhatIf:
     """What would have become of a training with other callbacks.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> answer = what_if("run.jsonl", [early_stopping(patience=1)])
+    >>> answer.verdict, answer.stopped_at, answer.best.value
+    ('exact', 2, 1.0)
+
     Attributes:
         verdict: "exact" if the first decision that differs ends or suspends the training, or if none differs to its
             end; everything before that decision is fact. "censored" if the training would still be running where the
@@ -82,6 +91,15 @@ def what_if(log: str | PathLike[str], callbacks: Iterable[Callback], *, without:
 
     A given callback replaces the recorded one of the same name. The recorded callbacks in `without` are left out. The
     other recorded callbacks give the answers in the log.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> from fsm_train.callbacks import early_stopping
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> answer = what_if("run.jsonl", [early_stopping(patience=1)])
+    >>> answer.verdict, answer.state.epoch
+    ('exact', 2)
 
     Args:
         log: the path of a log.

@@ -8,6 +8,15 @@ from ..core.errors import FsmTrainError
 class LogError(FsmTrainError):
     """A log cannot be read, or cannot be used for this purpose.
 
+    >>> from pathlib import Path
+    >>> from fsm_train import replay
+    >>> size = Path("run.jsonl").write_text("no log")
+    >>> try:
+    ...     replay("run.jsonl")
+    ... except LogError as error:
+    ...     print(error)
+    run.jsonl, line 1: it is no JSON ...
+
     Attributes:
         path: the path of the log; "" if it is unknown.
         line: the number of the line in the file, from 1; None if the error is about the whole file.

@@ -21,6 +21,13 @@ from .lines import HEADER, decode_hyper, decode_numbers, decode_plan
 class Header:
     """The first line of a call of `run`.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(), epochs=2, seed=0), log="run.jsonl")
+    >>> header = next(read_log("run.jsonl"))
+    >>> header.plan
+    Plan(epochs=2, max_steps=None, seed=0)
+
     Attributes:
         number: the number of the line in the file, from 1.
         seq: the number of the line in the log, from 0.
@@ -56,6 +63,13 @@ class Header:
 @attrs.frozen
 class Line(Counters):
     """One phase of a training. The counters are those of a `State`.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(valid_loss=0.5), epochs=1), log="run.jsonl")
+    >>> *_, last = read_log("run.jsonl")
+    >>> last.phase, last.metrics["valid_loss"]
+    (<Phase.DONE: 'done'>, 0.5)
 
     Attributes:
         number: the number of the line in the file, from 1.
@@ -96,6 +110,15 @@ def read_log(path: str | PathLike[str], *, superseded: bool = False) -> Iterator
 
     A log has a `Header` for each call of `run`, followed by its `Line`s. Where a training was resumed from a
     checkpoint, the lines after that checkpoint are superseded and left out.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(valid_loss=[1.0, 0.5]), epochs=2), log="run.jsonl")
+    >>> for line in read_log("run.jsonl"):
+    ...     if isinstance(line, Line) and line.phase is Phase.EPOCH_END:
+    ...         print(line.epoch, line.metrics["valid_loss"])
+    1 1.0
+    2 0.5
 
     Args:
         path: the path of the log; one that ends in .gz is decompressed.

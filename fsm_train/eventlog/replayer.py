@@ -32,6 +32,15 @@ from .rerun import Rerun
 class Divergence:
     """The first difference between a log and its replay.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> divergence = replay("run.jsonl", [early_stopping(patience=1)]).divergence
+    >>> divergence.callback, divergence.phase, divergence.epoch
+    ('early_stopping', 'epoch_end', 2)
+
     Attributes:
         line: the number of the line in the file, from 1.
         phase: the phase of that line.
@@ -62,6 +71,15 @@ class Divergence:
 class Replayed:
     """The result of a replay.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> replayed = replay("run.jsonl")
+    >>> replayed.ok, replayed.state.phase, replayed.divergence
+    (True, <Phase.DONE: 'done'>, None)
+
     Attributes:
         ok: whether every decision agrees with the log.
         state: the last state that agrees with the log.
@@ -77,6 +95,15 @@ class Replayed:
 
 def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None = None) -> Replayed:
     """Make every decision again from the recorded facts, without the model.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> from fsm_train.callbacks import early_stopping
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=9), [early_stopping(patience=2)], log="run.jsonl")
+    >>> replayed = replay("run.jsonl")
+    >>> replayed.ok, replayed.state.epoch
+    (True, 3)
 
     Args:
         log: the path of a log; one that ends in .gz is decompressed.

@@ -15,6 +15,15 @@ from .counterfactual import Callback, WhatIf, what_if
 class Sweep:
     """The what-ifs of several settings. Printed, it is a table.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.callbacks import early_stopping
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> answers = sweep("run.jsonl", early_stopping, patience=[1, 2, 3])
+    >>> [(settings["patience"], answer.stopped_at) for settings, answer in answers]
+    [(1, 2), (2, 3), (3, 3)]
+
     Attributes:
         rows: pairs of a setting (values by name) and its what-if.
     """
@@ -41,9 +50,14 @@ class Sweep:
 def sweep(log: str | PathLike[str], factory: Callable[..., Callback], **ranges: Iterable[object]) -> Sweep:
     """What would have become of a recorded training with each combination of settings of a callback.
 
-    >>> from fsm_train import sweep
+    >>> from fsm_train import run, start
     >>> from fsm_train.callbacks import early_stopping
-    >>> print(sweep("run.jsonl", early_stopping, patience=range(1, 11)))  # doctest: +SKIP
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(valid_loss=[1.0, 1.5, 2.0])
+    >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
+    >>> answers = sweep("run.jsonl", early_stopping, patience=[1, 2, 3])
+    >>> [answer.stopped_at for settings, answer in answers]
+    [2, 3, 3]
 
     Args:
         log: the path of a log.

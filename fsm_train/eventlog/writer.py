@@ -26,6 +26,7 @@ from ..core.transition import Transition
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..sinks.base import Recorder
+from ..worlds.proxy import WorkloadProxy
 from .append import Continuation, find_continuation
 from .errors import LogError
 from .lines import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
@@ -44,6 +45,14 @@ class EventLog(Recorder):
 
     An existing file is continued. If the training continues too, the lines after the state from which it continues are
     superseded; if it is a new training, all lines before it are.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.eventlog import read_log
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> final = run(start(Scripted(), epochs=1), log=EventLog("run.jsonl", run_id=7))
+    >>> header, *lines = read_log("run.jsonl")
+    >>> [line.phase.value for line in lines]
+    ['setup', 'epoch_begin', 'epoch_end', 'teardown', 'done']
 
     Args:
         to: a path; or a bound logger of structlog, which gets each line as an event.
@@ -91,7 +100,7 @@ class EventLog(Recorder):
         self._sensors = workload.sensors
         self._recording = CourseRecorder(workload)
         self._continuation = Continuation() if self.path is None else find_continuation(self.path, state)
-        return cast("Workload", self._recording)
+        return self._recording.as_workload()
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         before = self._continuation
@@ -173,7 +182,7 @@ class EventLog(Recorder):
         return LogError(f"the log is incomplete, {written} ({error.strerror or error})", path=str(self.path))
 
 
-class CourseRecorder:
+class CourseRecorder(WorkloadProxy):
     """Wraps a workload and records its course: batches, steps held back, signals. All else is the workload's.
 
     Attributes:
@@ -181,21 +190,18 @@ class CourseRecorder:
     """
 
     def __init__(self, workload: Workload) -> None:
-        self._workload = workload
+        super().__init__(workload)
         self._fetch, self._fetch_valid, self._step = workload.fetch, workload.fetch_valid, workload.step
         self.course: list[list[Any]] = []
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._workload, name)
-
     @property
     def interrupt(self) -> str | None:
-        return self._workload.interrupt
+        return self.wrapped.interrupt
 
     @interrupt.setter
-    def interrupt(self, value: None) -> None:
-        self._record(self._workload.interrupt)  # the machine has acted on it
-        self._workload.interrupt = value
+    def interrupt(self, name: str | None) -> None:
+        self._record(self.wrapped.interrupt)  # the machine has acted on it
+        self.wrapped.interrupt = name
 
     def fetch(self, *state: State) -> int | None:
         size = self._fetch(*state)
@@ -214,7 +220,7 @@ class CourseRecorder:
         return stepped
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        run_fused = self._workload.fused(operations)
+        run_fused = self.wrapped.fused(operations)
         if run_fused is None or Operation.STEP not in operations:
             return None  # one by one, so that a fetch is recorded
 

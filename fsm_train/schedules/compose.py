@@ -22,6 +22,15 @@ class Schedule(ABC):
     """A factor of the optimizer's own value, as a function of progress.
 
     To write one, derive a frozen attrs class that defines `at`, and `length` if it has an end.
+
+    >>> @attrs.frozen(repr=False)
+    ... class inverse(Schedule):
+    ...     rate: float
+    ...
+    ...     def at(self, progress):
+    ...         return 1 / (1 + self.rate * progress)
+    >>> inverse(0.5), inverse(0.5)(2)
+    (inverse(0.5), 0.5)
     """
 
     @property
@@ -85,6 +94,11 @@ class Schedule(ABC):
 class Chain(Schedule):
     """One schedule after the other, as `then` makes it.
 
+    >>> from fsm_train.schedules import cosine, warmup
+    >>> chain = warmup(100).then(cosine(900))
+    >>> chain, chain.length
+    (warmup(100).then(cosine(900)), 1000)
+
     Attributes:
         stages: the schedules but the last, each with its length.
         last: the last one, which has no length of its own.
@@ -129,7 +143,13 @@ def _stages(schedule: Schedule, length: int) -> tuple[tuple[Schedule, int], ...]
 
 @attrs.frozen(repr=False)
 class Product(Schedule):
-    """The product of a number and of schedules, as `*` makes it. It ends when all of them have ended."""
+    """The product of a number and of schedules, as `*` makes it. It ends when all of them have ended.
+
+    >>> from fsm_train.schedules import exponential, warmup
+    >>> product = warmup(10) * exponential(0.5) * 2
+    >>> product
+    2.0 * warmup(10) * exponential(0.5)
+    """
 
     number: float = attrs.field(validator=finite)
     factors: tuple[Schedule, ...]
@@ -165,7 +185,11 @@ def _product(*schedules: Schedule) -> Schedule:
 
 @attrs.frozen(repr=False)
 class Absolute:
-    """A function of progress that gives the value itself, not a factor of the optimizer's own. See `absolute`."""
+    """A function of progress that gives the value itself, not a factor of the optimizer's own. See `absolute`.
+
+    >>> absolute(0.05)(1_000)
+    0.05
+    """
 
     schedule: Callable[[float], float]
 

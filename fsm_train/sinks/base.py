@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Protocol
 
@@ -16,56 +17,68 @@ from ..core.workload import Workload
 
 
 class Sink(Protocol):
-    """Watches a training.
+    """Watches a training. A sink of your own derives from this and has `at` and `see`; the rest has defaults.
+
+    An object that has all of these attributes and methods is a sink too, without deriving from it.
+
+    >>> from fsm_train import Phase, run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> class PrintLoss(Sink):
+    ...     at = (Phase.EPOCH_END,)
+    ...
+    ...     def see(self, state, answers):
+    ...         print(state.epoch, state.metrics["train_loss"])
+    >>> final = run(start(Scripted(loss=0.5), epochs=2), sinks=[PrintLoss()])
+    1 0.5
+    2 0.5
 
     Attributes:
         at: the phases it is told about; final phases are allowed here.
         needs: the facts it shows that cost something to measure.
-        interval: at least so many seconds between two calls of `see` at phases of a batch. Between
+        interval: the least time between two calls of `see` at phases of a batch, in seconds. Between
             them nothing is measured and no state is made for it, so that it costs next to nothing.
     """
 
-    @property
-    def at(self) -> Sequence[Phase]: ...
-
-    @property
-    def needs(self) -> Set[str]: ...
-
-    @property
-    def interval(self) -> float: ...
-
-    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
-        """A call of `run` begins."""
-        ...
-
-    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
-        """A phase is over: this is the state after it, and what the callbacks answered, by name."""
-        ...
-
-    def close(self) -> None:
-        """The call of `run` ended, in whatever way."""
-        ...
-
-
-class Recorder(Sink):
-    """A sink that misses nothing: it is also told wherever a callback is consulted. To derive from."""
-
-    at: Sequence[Phase] = ()
+    at: Sequence[Phase]
     needs: Set[str] = frozenset()
     interval: float = 0.0
 
+    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        """A call of `run` begins. By default, do nothing."""
+        return
+
+    @abstractmethod
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        """A phase is over: this is the state after it, and what the callbacks answered, by name."""
+
+    def close(self) -> None:
+        """The call of `run` ended, in whatever way. By default, do nothing."""
+        return
+
+
+class Recorder(Sink):
+    """A sink that misses nothing: it is also told wherever a callback is consulted. To derive from.
+
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> from fsm_train.callbacks import early_stopping
+    >>> class PrintAnswers(Recorder):
+    ...     def see(self, state, answers):
+    ...         print(state.phase.value, *answers)
+    >>> work = Scripted(valid_loss=[2.0, 1.0])
+    >>> final = run(start(work, epochs=2), [early_stopping()], sinks=[PrintAnswers()])
+    epoch_end early_stopping
+    epoch_end early_stopping
+    """
+
+    at: Sequence[Phase] = ()
+
     def wrap_workload(self, workload: Workload, state: State) -> Workload:
-        """The workload as the interpreter is to have it, so that what it says can be noted.
+        """The workload as the interpreter calls it: a `WorkloadProxy` around it, or the workload itself.
 
         Called before a run begins with this state: what this raises is an error of the run.
         """
         return workload
-
-    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
-        """Nothing to do."""
-
-    def close(self) -> None:
-        """Nothing to do."""
 
 
 class Guarded:

@@ -54,6 +54,14 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
     suspended, the row shows the part after the suspension. The learning rate of a row is the one that
     its epoch ended with, before anything that was decided for the next.
 
+    >>> from fsm_train import run, start
+    >>> from fsm_train.worlds.scripted import Scripted
+    >>> work = Scripted(loss=0.5, valid_loss=[0.8, 0.4])
+    >>> final = run(start(work, epochs=2), sinks=[progress(metrics=["valid_loss"])])
+    epoch 1/2  valid_loss 0.8000  lr 0.1  ...
+    epoch 2/2  valid_loss 0.4000  lr 0.1  ...
+    all 2 epochs done  ...
+
     Args:
         interval: at least so many seconds between two drawings of the bar, and two readings of the loss.
         console: where to show it; standard output if nothing is said.
@@ -74,7 +82,7 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
     return Progress(console, interval, None if metrics is None else tuple(metrics))
 
 
-class Progress:
+class Progress(Sink):
     """The sink that `progress` makes: it remembers what it saw, and tells a display what to show."""
 
     def __init__(self, console: Console, interval: float, metrics: tuple[str, ...] | None) -> None:

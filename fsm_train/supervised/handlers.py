@@ -31,7 +31,17 @@ _EFFECTS: dict[type[Command], Callable[[Supervised, Any], None]] = {}
 
 
 def carries_out(kind: type[C]) -> Callable[[Callable[[Supervised, C], None]], Callable[[Supervised, C], None]]:
-    """Register the decorated function of (workload, command) as what carries out commands of this type."""
+    """Register the decorated function of (workload, command) as what carries out commands of this type.
+
+    >>> import attrs
+    >>> @attrs.frozen
+    ... class ScaleGradients(Command):
+    ...     factor: float
+    >>> @carries_out(ScaleGradients)
+    ... def scale_gradients(work, command):
+    ...     for parameter in work.parameters:
+    ...         parameter.grad *= command.factor
+    """
 
     def register(effect: Callable[[Supervised, C], None]) -> Callable[[Supervised, C], None]:
         _EFFECTS[kind] = effect

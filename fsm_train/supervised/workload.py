@@ -34,6 +34,7 @@ from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
+from .representation import as_html, as_text
 from .sensors import Sensor, check_sensors, in_one_transfer
 from .whole_step import fused
 from .window import Gradients, Window
@@ -43,6 +44,14 @@ _END = object()
 
 class Supervised(Workload):
     """Trains `model` to bring `loss_fn(model(inputs), target)` down, over batches of (inputs, target).
+
+    >>> from fsm_train import run, start
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(torch.zeros(4, 3), torch.ones(4, 1))] * 2
+    >>> work = Supervised(model, optimizer, nn.MSELoss(), batches, valid=batches)
+    >>> sorted(run(start(work, epochs=2)).metrics)
+    ['train_loss', 'valid_loss']
 
     Args:
         model: its parameters are what the optimizer changes.
@@ -138,6 +147,9 @@ class Supervised(Workload):
         self._elapsed_before = 0.0
         self._since = time.perf_counter()
         self.told = False  # the summary
+
+    __repr__ = as_text
+    _repr_html_ = as_html
 
     # ---------------------------------------------------------------- what the interpreter asks
 

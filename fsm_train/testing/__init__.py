@@ -6,25 +6,11 @@ Hypothesis, which the extra `testing` brings, and are loaded when they are first
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .differences import differences
 from .simulation import SimulatedError, at, drive, simulate
 from .trace import Event, Trace
-
-if TYPE_CHECKING:
-    from . import strategies
-    from .checks import (
-        CallbackCheckError,
-        CheckFailedError,
-        NotJudgedError,
-        callback_checks,
-        check_callback,
-        parametrize_with_checks,
-    )
-    from .inspection import CHECKS
-    from .model import MachineModel
 
 __all__ = [
     "CHECKS",
@@ -45,32 +31,40 @@ __all__ = [
     "strategies",
 ]
 
-_LAZY = {
-    "CHECKS": "inspection",
-    **dict.fromkeys(
-        (
-            *("CallbackCheckError", "CheckFailedError", "NotJudgedError"),
-            *("callback_checks", "check_callback", "parametrize_with_checks"),
-        ),
-        "checks",
-    ),
-    "MachineModel": "model",
-}
+if TYPE_CHECKING:
+    from . import strategies
+    from .checks import (
+        CallbackCheckError,
+        CheckFailedError,
+        NotJudgedError,
+        callback_checks,
+        check_callback,
+        parametrize_with_checks,
+    )
+    from .inspection import CHECKS
+    from .model import MachineModel
+else:
+    from ..lazy import lazy_names
 
+    _load, __dir__ = lazy_names(
+        __name__,
+        {
+            ".strategies": (),
+            ".checks": (
+                *("CallbackCheckError", "CheckFailedError", "NotJudgedError"),
+                *("callback_checks", "check_callback", "parametrize_with_checks"),
+            ),
+            ".inspection": ("CHECKS",),
+            ".model": ("MachineModel",),
+        },
+    )
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY and name != "strategies":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = importlib.import_module(f".{_LAZY.get(name, name)}", __name__)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "hypothesis":
-            raise
-        raise ImportError(
-            f"fsm_train.testing.{name} needs Hypothesis: pip install 'fsm-train[testing]'", name="hypothesis"
-        ) from error
-    return module if name == "strategies" else getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __getattr__(name: str) -> object:
+        try:
+            return _load(name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] != "hypothesis":
+                raise
+            raise ImportError(
+                f"fsm_train.testing.{name} needs Hypothesis: pip install 'fsm-train[testing]'", name="hypothesis"
+            ) from error

@@ -23,15 +23,51 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class CheckFailedError(AssertionError):
-    """A callback fails one check; the message says what is wrong, shows an example, and says how to mend it."""
+    """A callback fails one check; the message says what is wrong, shows an example, and says how to mend it.
+
+    >>> from fsm_train import Phase, on
+    >>> @on(Phase.LOSS_END)
+    ... def undeclared(state):
+    ...     state.facts["loss"]
+    >>> try:
+    ...     for check in callback_checks(undeclared, examples=5):
+    ...         check()
+    ... except CheckFailedError as error:
+    ...     print(str(error).splitlines()[0])
+    it reads the fact 'loss' without needs={'loss'}
+    """
 
 
 class NotJudgedError(Exception):
-    """A check that says nothing of this callback, and why."""
+    """A check that says nothing of this callback, and why.
+
+    >>> from fsm_train import Phase, on
+    >>> @on(Phase.LOSS_END)
+    ... def undeclared(state):
+    ...     state.facts["loss"]
+    >>> for check in callback_checks(undeclared, examples=5):
+    ...     try:
+    ...         check()
+    ...     except CheckFailedError:
+    ...         failed = check.name
+    ...     except NotJudgedError as why:
+    ...         print(why)
+    it fails needs_what_it_reads
+    """
 
 
 class CallbackCheckError(AssertionError):
     """A callback fails some checks.
+
+    >>> from fsm_train import Phase, on
+    >>> @on(Phase.LOSS_END)
+    ... def undeclared(state):
+    ...     state.facts["loss"]
+    >>> try:
+    ...     check_callback(undeclared, examples=5)
+    ... except CallbackCheckError as error:
+    ...     print(*error.report.failed)
+    needs_what_it_reads
 
     Attributes:
         report: what was found.
@@ -191,6 +227,11 @@ def parametrize_with_checks(
     def test_callbacks(check):
         check()
     ```
+
+    >>> from fsm_train.callbacks import accumulate, early_stopping
+    >>> @parametrize_with_checks([early_stopping(), accumulate(4)])
+    ... def test_my_callbacks(check):
+    ...     check()
 
     Args:
         callbacks: who is checked; their names are different.

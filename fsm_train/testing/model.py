@@ -29,6 +29,7 @@ from ..core.transition import Command, Transition
 from ..core.values import Facts, FrozenMap
 from ..core.workload import Workload
 from ..interpreter import iterate, start
+from ..worlds.proxy import WorkloadProxy
 from ..worlds.scripted import Scripted
 from . import strategies as our
 from .differences import differences
@@ -52,6 +53,12 @@ class MachineModel(RuleBasedStateMachine):
 
     TestMyModel = MyModel.TestCase
     ```
+
+    >>> from hypothesis.stateful import run_state_machine_as_test
+    >>> class MyModel(MachineModel):
+    ...     def workload(self):
+    ...         return Scripted(batches=3)
+    >>> TestMyModel = MyModel.TestCase  # pytest finds it
     """
 
     def workload(self) -> Workload:
@@ -150,8 +157,8 @@ class MachineModel(RuleBasedStateMachine):
     under_way: bool
 
     def _start(self, plan: Plan) -> None:
-        self.work = _Heard(self.workload())
-        work = cast("Workload", self.work)
+        self.work = _ObservedWorkload(self.workload())
+        work = self.work.as_workload()
         self._enter(start(work, epochs=plan.epochs, max_steps=plan.max_steps, seed=plan.seed))
 
     def _enter(self, state: State) -> None:
@@ -233,15 +240,14 @@ class MachineModel(RuleBasedStateMachine):
             self.states.close()
 
 
-class _Heard:
+class _ObservedWorkload(WorkloadProxy):
     """A workload whose answers are written down for the fold."""
 
-    def __init__(self, work: Workload) -> None:
-        self._work = work
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
         self.done: deque[tuple[Operation, Outcome]] = deque()
         self.commands: list[Command] = []
         self.read_facts: list[Mapping[str, float]] = []
-        self.interrupt: str | None = None
 
     def clear(self) -> None:
         self.done.clear()
@@ -265,14 +271,14 @@ class _Heard:
 
     def carry_out(self, command: Command, state: State) -> None:
         self.commands.append(command)
-        self._work.carry_out(command, state)
+        self.wrapped.carry_out(command, state)
 
     def read(self, names: Any, state: State) -> Mapping[str, float]:
-        self.read_facts.append(self._work.read(names, state))
+        self.read_facts.append(self.wrapped.read(names, state))
         return self.read_facts[-1]
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._work, name)
+        found = super().__getattr__(name)
         if name not in _OPERATIONS:
             return found
 

@@ -26,7 +26,14 @@ When = Phase | Callable[[State], bool]
 
 
 class SimulatedError(Exception):
-    """What `simulate(fail_at=…)` lets go wrong."""
+    """What `simulate(fail_at=…)` lets go wrong.
+
+    >>> try:
+    ...     simulate([], fail_at=Phase.EPOCH_END)
+    ... except SimulatedError as error:
+    ...     print(error)
+    as planned, at epoch_end
+    """
 
 
 def simulate(

@@ -2,6 +2,13 @@
 
 Each shrinks towards what a person would write: few epochs, few batches, round numbers, callbacks that
 say little. Each is shown with its smallest example that fulfils some condition.
+
+>>> from hypothesis import given
+>>> from fsm_train.testing import strategies
+>>> @given(strategies.plans())
+... def test_a_plan_has_an_end(plan):
+...     assert plan.epochs is not None or plan.max_steps is not None
+>>> test_a_plan_has_an_end()
 """
 
 from __future__ import annotations

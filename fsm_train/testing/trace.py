@@ -18,6 +18,7 @@ from ..core.phase import CONSULTED, FINAL, Flag, Operation, Phase
 from ..core.state import State
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.workload import Workload
+from ..worlds.proxy import WorkloadProxy
 
 Kind = Literal["phase", "answer", "command", "operation"]
 _OPERATIONS = frozenset(operation.value for operation in Operation)
@@ -27,6 +28,12 @@ _PHASES: tuple[Phase, ...] = (*CONSULTED, *FINAL)
 @attrs.frozen
 class Event:
     """One thing that happened.
+
+    >>> from fsm_train.testing import simulate
+    >>> trace = Trace()
+    >>> final = simulate([], trace=trace)
+    >>> trace.events[0].kind, trace.events[0].name
+    ('operation', 'prepare')
 
     Attributes:
         kind: a phase was reached, a callback answered, a command or an operation was carried out.
@@ -104,7 +111,7 @@ class Trace:
 
     def watching(self, work: Workload) -> Workload:
         """The workload, with its operations and commands noted here."""
-        return cast("Workload", _Watched(work, self))
+        return _TracedWorkload(work, self).as_workload()
 
     def _note(self, operation: str) -> None:
         if self.on:
@@ -210,28 +217,20 @@ class Trace:
 _SHOWN = 12
 
 
-class _Watched:
-    """A workload that tells the trace what it does."""
+class _TracedWorkload(WorkloadProxy):
+    """A workload whose operations and commands a trace notes."""
 
-    def __init__(self, work: Workload, trace: Trace) -> None:
-        self._work = work
+    def __init__(self, workload: Workload, trace: Trace) -> None:
+        super().__init__(workload)
         self._trace = trace
-
-    @property
-    def interrupt(self) -> str | None:
-        return self._work.interrupt
-
-    @interrupt.setter
-    def interrupt(self, name: str | None) -> None:
-        self._work.interrupt = name
 
     def carry_out(self, command: Command, state: State) -> None:
         if self._trace.on:
             self._trace._carried_out.append(command)
-        self._work.carry_out(command, state)
+        self.wrapped.carry_out(command, state)
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._work, name)
+        found = super().__getattr__(name)
         return self._noted(name, found) if name in _OPERATIONS else found
 
     def _noted(self, name: str, operation: Callable[..., object]) -> Callable[..., object]:

@@ -212,3 +212,49 @@ def test_impossible_need_is_refused_before_the_training_begins() -> None:
 
     with pytest.raises(ValueError, match="the sink Recorder needs the fact 'loss' at epoch_end"):
         run(a_training(), sinks=[sink])
+
+
+def test_sink_of_ones_own_has_only_phases_and_see() -> None:
+    """What derives from Sink needs no fact, is not throttled, and has nothing to open or to close."""
+
+    class Seen(Sink):
+        at = (Phase.EPOCH_END,)
+
+        def __init__(self) -> None:
+            self.epochs: list[int] = []
+
+        def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+            self.epochs.append(state.epoch)
+
+    sink = Seen()
+    final = run(a_training(), sinks=[sink])
+
+    assert (sink.epochs, sink.needs, sink.interval) == ([1, 2], frozenset(), 0.0)
+    assert final == run(a_training())
+
+
+def test_attributes_of_a_sink_may_be_its_own() -> None:
+    """Phases, needs and interval can be set when the sink is made."""
+
+    class Losses(Sink):
+        def __init__(self, *at: Phase, interval: float) -> None:
+            self.at, self.needs, self.interval = at, {"loss"}, interval
+            self.losses: list[float] = []
+
+        def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+            self.losses.append(state.facts["loss"])
+
+    sink = Losses(Phase.LOSS_END, interval=0.0)
+    run(a_training(), sinks=[sink])
+
+    assert sink.losses == [1, 0, -1, -2, -3, 1]
+
+
+def test_sink_without_see_is_refused_when_it_is_made() -> None:
+    """A sink that sees nothing is a mistake, which Python names."""
+
+    class Blind(Sink):
+        at = (Phase.EPOCH_END,)
+
+    with pytest.raises(TypeError, match="see"):
+        Blind()

@@ -1,0 +1,50 @@
+"""How a `Supervised` looks in a terminal and in a notebook. No loader is iterated for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..core.representation import html_table, properties
+from ..core.state import Hyper
+
+if TYPE_CHECKING:
+    from .workload import Supervised
+
+
+def as_text(work: Supervised) -> str:
+    return properties(type(work).__name__, _parts(work))
+
+
+def as_html(work: Supervised) -> str:
+    return html_table(type(work).__name__, _parts(work))
+
+
+def _parts(work: Supervised) -> list[tuple[str, str]]:
+    """What the training consists of, by the names of the settings; those that were left out are left out."""
+    total = sum(parameter.numel() for parameter in work.model.parameters())
+    trained = sum(parameter.numel() for parameter in work.parameters if parameter.requires_grad)
+    hyper = ", ".join(f"{name} {_number(value)}" for name, value in work.hyper().items())
+    named = {"metrics": work.train_meters.metrics, "sensors": work.sensors, "extra": work.extra}
+    return [
+        ("model", f"{type(work.model).__name__} of {total:,} parameters, {trained:,} of them trained"),
+        ("optimizer", f"{type(work.optimizer).__name__}, {hyper}"),
+        ("loss_fn", getattr(work.loss_fn, "__name__", type(work.loss_fn).__name__)),
+        ("train", _loader(work.train)),
+        *([("valid", _loader(work.valid))] if work.valid is not None else []),
+        *((setting, ", ".join(names)) for setting, names in named.items() if names),
+        ("device", str(work.device)),
+    ]
+
+
+def _number(value: Hyper) -> str:
+    return f"{value:g}" if isinstance(value, float) else f"({', '.join(f'{each:g}' for each in value)})"
+
+
+def _loader(loader: Iterable[Any]) -> str:
+    kind = type(loader).__name__
+    try:
+        count = len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
+        return kind
+    return f"{kind} of {count:,} batch{'es' * (count != 1)}"

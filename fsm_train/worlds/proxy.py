@@ -1,0 +1,38 @@
+"""A workload around another one, to watch or change some of what it does."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from ..core.workload import Workload
+
+
+class WorkloadProxy:
+    """Passes everything to the workload that it wraps. Subclass it and define the methods that differ.
+
+    It does not derive from `Workload`, whose default methods would hide those of the wrapped one. A
+    method that is not defined here is looked up once per run, and costs nothing more when it is called.
+
+    Attributes:
+        wrapped: the workload. The interpreter's writes to `interrupt` go to it as well.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self.wrapped = workload
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wrapped":  # copy and pickle ask for attributes before __init__ has run
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
+
+    @property
+    def interrupt(self) -> str | None:
+        return self.wrapped.interrupt
+
+    @interrupt.setter
+    def interrupt(self, name: str | None) -> None:
+        self.wrapped.interrupt = name
+
+    def as_workload(self) -> Workload:
+        """This proxy, for a type checker: it has all methods of a workload, some by `__getattr__`."""
+        return cast("Workload", self)
