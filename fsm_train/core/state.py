@@ -18,6 +18,7 @@ import attrs
 
 from .checks import is_number, is_whole
 from .phase import Flag, Phase, Place
+from .representation import cut, html_table
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
 
 Hyper = float | tuple[float, ...]
@@ -179,18 +180,25 @@ class State(Draft):
             name = next(name for name in COUNTERS if getattr(self, name) < 0)
             raise ValueError(f"{name}={getattr(self, name)}: a state counts from 0")
 
+    def _in_short(self) -> list[tuple[str, str]]:
+        """What a person wants to know first, by name; what is empty is left out."""
+        rate = {name: self.hyper[name] for name in ("lr",) if name in self.hyper}
+        parts = [
+            ("at", f"epoch={self.epoch}, batch={self.batch}, step={self.step}"),
+            ("metrics", _in_short(self.metrics)),
+            ("hyper", _in_short(rate)),
+            ("facts", _in_short(self.facts)),
+            ("flags", "|".join(str(flag.name) for flag in self.flags)),
+            ("reason", cut(self.reason)),
+        ]
+        return [(name, text) for name, text in parts if text]
+
     def __repr__(self) -> str:
         """Where the training stands, in a few words: a state holds too much to be printed whole."""
-        counts = ", ".join(f"{name}={getattr(self, name)}" for name in ("epoch", "batch", "step"))
-        parts = [
-            f"{self.phase.value}: {counts}",
-            _in_short(self.metrics),
-            _in_short({name: self.hyper[name] for name in ("lr",) if name in self.hyper}),
-            _in_short(self.facts),
-            "|".join(str(flag.name) for flag in self.flags),
-            f"reason={self.reason!r:.80}" if self.reason else "",
-        ]
-        return f"State({'; '.join(filter(None, parts))})"
+        return f"State({self.phase.value}: {'; '.join(text for _, text in self._in_short())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"State at {self.phase.value}", self._in_short())
 
     @property
     def draining(self) -> bool:

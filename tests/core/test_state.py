@@ -28,8 +28,18 @@ def test_a_state_is_shown_on_one_screen() -> None:
     shown = repr(state)
 
     assert shown.startswith("State(epoch_end: epoch=3, batch=0, step=36; valid_metric_0=0, valid_metric_1=0.1235, ")
-    assert "lr=(0.1, 0.01, 0.001, …); batch_size=32; STOP_TRAINING; reason='early_stopping: valid_loss" in shown
-    assert len(shown) < 500
+    assert "lr=(0.1, 0.01, 0.001, …); batch_size=32; STOP_TRAINING; early_stopping: valid_loss" in shown
+    assert len(shown) < 400
+
+
+def test_a_state_is_a_table_in_a_notebook() -> None:
+    """The same in HTML, escaped."""
+    state = State(Phase.DONE, Plan(epochs=1), epoch=1, metrics={"<b>": 1.0}, reason="a < b")
+
+    assert state._repr_html_() == (
+        "<table><caption>State at done</caption><tr><th>at</th><td>epoch=1, batch=0, step=0</td></tr>"
+        "<tr><th>metrics</th><td>&lt;b&gt;=1</td></tr><tr><th>reason</th><td>a &lt; b</td></tr></table>"
+    )
 
 
 def test_a_short_state_is_shown_shortly() -> None:
