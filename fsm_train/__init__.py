@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     )
     from .eventlog.recorded import Recorded
     from .lr_finder import LrFound, find_lr
-    from .supervised.handlers import carries_out
     from .supervised.workload import Supervised
+    from .worlds.registry import carries_out
 
 __all__ = [
     "TABLE",
@@ -121,7 +121,7 @@ _LAZY = {
     "LrFound": ".lr_finder",
     "Supervised": ".supervised.workload",
     "ablate": ".ablation",
-    "carries_out": ".supervised.handlers",
+    "carries_out": ".worlds.registry",
     "restore": ".checkpoints.api",
     "find_lr": ".lr_finder",
 }

@@ -390,4 +390,4 @@ def test_failing_leaves_nothing_behind(c: Chosen, iteration: int) -> None:
     assert work.called is model
     assert work.precision is None
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not any(average.in_use for average in work.kept.averages.values())
+    assert not any(average.in_use for average in work.carried_over.averages.values())

@@ -1,4 +1,4 @@
-"""Means and metrics of an epoch, gathered on the device and read once."""
+"""Means and metrics of an epoch, collected on the device and read once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Metric(Protocol):
 
 
 class Mean:
-    """The weighted mean of scalars that stay on their device until it is asked for.
+    """The weighted mean of scalar tensors, which stay on their device until the mean is read.
 
-    Adding one is appending to a list: no kernel is launched and nothing waits. Every BLOCK scalars
-    are put into one tensor, so that memory does not grow by an allocation a batch.
+    Adding a scalar appends it to a list: no kernel is launched, and nothing waits for the device. Every
+    BLOCK scalars are stacked into one tensor, so that memory does not grow by an allocation a batch.
     """
 
     BLOCK = 1024
@@ -92,7 +92,7 @@ class FunctionMetric:
 
 
 class ObjectMetric:
-    """A metric with update, compute and reset. One that computes a mapping gives one metric for each of its keys."""
+    """A metric with update, compute and reset. If it computes a mapping, each key is a metric of its own."""
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
         self.metric = copy.deepcopy(metric)  # each split has its own
@@ -154,7 +154,7 @@ class Meters:
                     metric.add(output, target, samples)
 
     def results(self) -> dict[str, float]:
-        """The metrics by name, such as valid_loss; those of which nothing was measured are left out."""
+        """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
         found = {} if loss is None else {f"{self.split}_loss": loss}
         for name, metric in self.metrics.items():
@@ -167,7 +167,7 @@ class Meters:
             metric.reset()
 
     def state(self) -> tuple[dict[str, Any], list[str]]:
-        """What they have gathered so far, and the names of those that cannot say."""
+        """What was collected so far, and the names of the metrics that have no state_dict."""
         states = {name: metric.state() for name, metric in self.metrics.items()}
         unsaved = [name for name, state in states.items() if state is None]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
@@ -180,7 +180,7 @@ class Meters:
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:
-    """The metrics, when each is one.
+    """The metrics, if each is one.
 
     Raises:
         TypeError: one is neither a function nor an object with update, compute and reset.

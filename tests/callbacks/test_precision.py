@@ -152,8 +152,8 @@ class Loop:
 
 
 def scale_of(work: Supervised) -> float:
-    assert work.kept.scaler is not None
-    return float(work.kept.scaler["scale"])
+    assert work.carried_over.scaler is not None
+    return float(work.carried_over.scaler["scale"])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -171,7 +171,7 @@ def test_bfloat16_needs_no_scaler() -> None:
     ours = trained([mixed_precision("bfloat16"), look], DATA)
 
     assert stepped == [1.0] * 4
-    assert ours.work.kept.scaler is None
+    assert ours.work.carried_over.scaler is None
 
 
 def test_overflow_holds_the_step_back() -> None:
