@@ -21,9 +21,11 @@ PURE = [
     "fsm_train.schedules",
     "fsm_train.sinks",
     "fsm_train.testing",
+    "fsm_train.checkpoints.control",
     "fsm_train.checkpoints.manifest",
     "fsm_train.eventlog.recorded",
     "fsm_train.encoding",
+    "fsm_train.worlds.registry",
     "fsm_train.worlds.scripted",
 ]
 
