@@ -9,8 +9,8 @@ from torch import nn
 from ..core.errors import WorkloadError
 
 
-class Frozen:
-    """Freezes the parameters whose names match a pattern: they require no gradient.
+class FrozenParameters:
+    """The parameters of a model whose names match a pattern: they require no gradient.
 
     Attributes:
         model: whose parameters are frozen.

@@ -107,24 +107,24 @@ def use_parallel(work: Training, command: c.UseParallel) -> None:
 
 @carries_out_by_default(c.UseCompiledStep)
 def use_compiled_step(work: Training, command: c.UseCompiledStep) -> None:
-    work.compiled = compiled_step(work, command.mode, command.backend)
+    work.whole_step = compiled_step(work, command.mode, command.backend)
 
     def undo() -> None:
-        work.compiled = None
+        work.whole_step = None
 
     work.undo_at_finish(undo)
 
 
 @carries_out_by_default(c.Freeze)
 def freeze(work: Training, command: c.Freeze) -> None:
-    work.frozen.add(command.pattern)
-    work.undo_at_finish(work.frozen.clear)
+    work.frozen_parameters.add(command.pattern)
+    work.undo_at_finish(work.frozen_parameters.clear)
     work.call_through(work.wrapper)  # a wrapper knows only the parameters that required a gradient when it was made
 
 
 @carries_out_by_default(c.Unfreeze)
 def unfreeze(work: Training, command: c.Unfreeze) -> None:
-    work.frozen.remove(command.pattern)
+    work.frozen_parameters.remove(command.pattern)
     work.call_through(work.wrapper)
 
 

@@ -66,7 +66,12 @@ class Mean:
 
 
 class FunctionMetric:
-    """The mean over samples of a function of (output, target)."""
+    """The mean over samples of a function of (output, target).
+
+    Attributes:
+        function: returns the mean over one batch, a number or a scalar tensor.
+        mean: over the batches so far, weighted by their samples.
+    """
 
     def __init__(self, function: Measure) -> None:
         self.function = function
@@ -92,10 +97,15 @@ class FunctionMetric:
 
 
 class ObjectMetric:
-    """A metric with update, compute and reset. If it computes a mapping, each key is a metric of its own."""
+    """A metric with update, compute and reset. If it computes a mapping, each key is a metric of its own.
+
+    Attributes:
+        metric: a copy of the user's, since train and valid data have one each.
+        updated: whether it got a batch since the last reset.
+    """
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
-        self.metric = copy.deepcopy(metric)  # each split has its own
+        self.metric = copy.deepcopy(metric)
         if hasattr(self.metric, "to"):
             self.metric = self.metric.to(device)
         self.updated = False
@@ -118,7 +128,7 @@ class ObjectMetric:
         self.updated = False
 
     def state(self) -> Any:
-        """Its state_dict, in which torchmetrics puts only what is persistent; None if it has none."""
+        """Its state_dict, where torchmetrics saves persistent states only; None if it has none."""
         if not hasattr(self.metric, "state_dict"):
             return None
         if hasattr(self.metric, "persistent"):
@@ -136,7 +146,13 @@ class ObjectMetric:
 
 
 class Meters:
-    """The loss and the metrics of one split."""
+    """The loss and the metrics of train or valid data.
+
+    Attributes:
+        split: "train" or "valid", the prefix of the names.
+        loss: the mean over samples.
+        metrics: by name without the prefix.
+    """
 
     def __init__(self, split: str, metrics: Mapping[str, Measure | Metric], device: torch.device) -> None:
         self.split = split
@@ -156,10 +172,10 @@ class Meters:
     def results(self) -> dict[str, float]:
         """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
-        found = {} if loss is None else {f"{self.split}_loss": loss}
+        results = {} if loss is None else {f"{self.split}_loss": loss}
         for name, metric in self.metrics.items():
-            found.update(metric.results(f"{self.split}_{name}"))
-        return found
+            results.update(metric.results(f"{self.split}_{name}"))
+        return results
 
     def reset(self) -> None:
         self.loss.reset()

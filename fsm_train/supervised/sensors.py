@@ -13,15 +13,15 @@ from ..core.facts import KNOWN_AT
 S = TypeVar("S", bound=Callable[..., Any])
 
 
-def read_in_one_transfer(found: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
+def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
     """The values as floats. All tensors, which are scalars, are read in one transfer."""
-    on_device = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    on_device = {name: value for name, value in facts.items() if isinstance(value, torch.Tensor)}
     if len(on_device) > 1:
         values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
     else:
         values = [value.item() for value in on_device.values()]
     return {
-        **{n: float(v) for n, v in found.items() if n not in on_device},
+        **{n: float(v) for n, v in facts.items() if n not in on_device},
         **dict(zip(on_device, values, strict=True)),
     }
 

@@ -15,7 +15,7 @@ from ..data.batches import Forward, Split, apply_split, call, check_loader, chec
 from ..data.generators import generators_of
 from ..data.position import EpochStart, SuspendPoint
 from .carried_over import CarriedOver, Stateful
-from .freezing import Frozen
+from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
 from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
@@ -40,43 +40,47 @@ class WholeStep(Protocol):
 
 
 class Training:
-    """A model, an optimizer, a loss and data, with the batch under way: what a command or a sensor gets.
+    """A model, an optimizer, a loss and data, with the batch under way: what commands and sensors get.
 
-    `Supervised` adds the operations of the machine. Only the methods here and the attributes marked
-    "commands may set it" are for writing; everything else is for reading. Tensors are on `device`.
+    `Supervised` adds the operations of the machine. A command changes a training through the methods here
+    and through those attributes that say so; it reads the others. Sensors only read. The model, the batch
+    and the loss are on `device`.
 
     Attributes:
-        model: the module that is trained.
-        called: what is called in forward: the model, or the parallel wrapper around it. Set by `call_through`.
-        wrapper: makes `called` of the model; None without a wrapper. Set by `call_through`.
-        optimizer: changes the parameters. Its numbers are set with `set_hyper`.
-        loss_fn: of (output, target), a scalar tensor.
-        train: the training data.
+        model: the module that is trained. Commands may change its weights in place.
+        wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
+        wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
+        optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        train: the training data, an iterable of batches.
         valid: the validation data, or None.
         device: of the model and of every batch.
-        parameters: those that the optimizer steps: the model's in the model's order, then the loss's.
-        gradients: call it for the list of their gradients; `norm()` is the common norm, a scalar tensor.
-            Whoever changes a gradient in place calls `gradients.changed()`.
         custom_forward: the user's function of (model, inputs), or None.
-        inputs: of the batch under way, as the user's data gives them; None between batches of different
-            runs. Commands may set it before forward.
-        target: of the batch under way. Commands may set it before the loss.
-        output: what the model answered for `inputs`.
-        batch_size: samples in the batch under way.
-        mix: how the loss of a mixed batch is computed; None for other batches. Commands may set it.
-        window: of accumulation: the share of each batch in the gradients that wait for a step.
-        train_meters: train_loss and the train metrics of this epoch so far.
-        state: the State in which the present command is carried out.
-        precision: autocast and gradient scaler; None for the model's own precision. Commands may set it.
-        compiled: trains whole steps; None for eager steps. Commands may set it.
-        frozen: the patterns of frozen parameters.
-        carried_over: what outlasts a call of `run` beside model and optimizer: averages, copies, schedulers.
         extra: by name, further parts that belong in a checkpoint.
+        parameters: those of the optimizer: the model's in the model's order, then the loss's.
+        gradients: call it for the list of their gradients; `gradients.norm()` is the common norm, a scalar
+            tensor. A command that changes a gradient in place calls `gradients.changed()`.
+
+        inputs: of the batch under way, as the data gives them. Commands may replace them before forward.
+        target: of the batch under way. Commands may replace it before the loss.
+        output: of the model for `inputs`, set by forward.
+        batch_size: samples in the batch under way.
+        mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
+        window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
+        train_meters: train_loss and the train metrics of this epoch so far.
+
+        state: the State in which the present command is carried out. Set by the interpreter's call.
+        precision: autocast and gradient scaler; None for the model's own precision. Commands may set it.
+        whole_step: a compiled or captured step; None for eager steps. Commands may set it.
+        frozen_parameters: the patterns of frozen parameters. Commands call its methods.
+        carried_over: what outlasts a call of `run` beside model and optimizer: averages, copies of weights,
+            schedulers. Commands change what is theirs; a new training starts with a new one.
+
         epoch_start: what the pass over the training data follows from; None before the first epoch.
         suspended_at: where the training was suspended, between two calls of `run`; otherwise None.
         loss_checked: whether the first loss of this call of `run` was checked.
         doing: the operation under way within a whole step; None outside.
-        interrupt: the name of a signal that asks to suspend, set by signal handlers, or None.
+        interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
         summary_logged: whether the summary of this training was logged.
     """
 
@@ -100,7 +104,7 @@ class Training:
         if device is not None:
             model.to(device)
         self.model = model
-        self.called: nn.Module = model
+        self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
         self.optimizer = optimizer
         self.loss_fn = loss_fn
@@ -130,8 +134,8 @@ class Training:
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.compiled: WholeStep | None = None
-        self.frozen = Frozen(model)
+        self.whole_step: WholeStep | None = None
+        self.frozen_parameters = FrozenParameters(model)
         self.carried_over = CarriedOver()
         self._undo = ExitStack()
         self.loss_checked = False
@@ -147,16 +151,20 @@ class Training:
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
         """Set the named hyper-parameters, which exist, in the optimizer."""
         write_groups(self.optimizer, changes)
-        if self.compiled is not None:
-            self.compiled.mark_stale()
+        if self.whole_step is not None:
+            self.whole_step.mark_stale()
 
     def call(self, inputs: Any) -> Any:
         """The output of the model, called as in this training: through the wrapper and the user's `forward`."""
-        return call(self.called, inputs) if self.custom_forward is None else self.custom_forward(self.called, inputs)
+        return (
+            call(self.wrapped_model, inputs)
+            if self.custom_forward is None
+            else self.custom_forward(self.wrapped_model, inputs)
+        )
 
     def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
         """Call the model through this wrapper from now on, or directly with None. `model` itself stays."""
-        self.wrapper, self.called = wrapper, self.model if wrapper is None else wrapper(self.model)
+        self.wrapper, self.wrapped_model = wrapper, self.model if wrapper is None else wrapper(self.model)
 
     def add_to_loss(self, penalty: torch.Tensor) -> None:
         """Add a scalar tensor to the loss for backward. The measured loss stays without it."""

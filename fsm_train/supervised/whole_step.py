@@ -69,7 +69,7 @@ def plain_step(work: Training) -> torch.Tensor:
 
 def _forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
     if type(inputs) is torch.Tensor and work.custom_forward is None:
-        output = work.called(inputs)
+        output = work.wrapped_model(inputs)
     else:
         output = work.call(inputs)
     work.doing = LOSS

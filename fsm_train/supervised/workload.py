@@ -126,8 +126,8 @@ class Supervised(Training, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
-        if self.compiled is not None:
-            self.compiled.mark_stale()
+        if self.whole_step is not None:
+            self.whole_step.mark_stale()
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)
@@ -152,8 +152,8 @@ class Supervised(Training, Checkpointable):
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
         if self.mix is None and not self.window.shares:
-            if self.compiled is not None and self.compiled.can_run():
-                self.note_step(self.compiled.run())
+            if self.whole_step is not None and self.whole_step.can_run():
+                self.note_step(self.whole_step.run())
                 return True
             if self.precision is None:
                 self.note_step(plain_step(self))

@@ -388,7 +388,7 @@ def test_wrapped_training_on_the_cpu_is_the_plain_one() -> None:
     ours = trained([parallel()], DATA, model=net(), valid=DATA[:1], forward=forward)
 
     assert set(called) == {nn.DataParallel}
-    assert ours.work.called is ours.model
+    assert ours.work.wrapped_model is ours.model
     assert same_weights(ours.model, trained([], DATA, model=net(), valid=DATA[:1]).model)
 
 
@@ -398,7 +398,7 @@ def test_wrapper_is_undone_after_a_failure() -> None:
     with pytest.raises(CallbackError, match="ZeroDivisionError"):
         run(start(work, epochs=1), [parallel(), _failing()])
 
-    assert work.called is work.model
+    assert work.wrapped_model is work.model
 
 
 def test_several_processes_need_a_group() -> None:
@@ -444,10 +444,10 @@ def distributed_is_plain() -> None:
     for others in subsets:
         ours = trained([parallel("ddp"), *others], DATA, model=net(), valid=DATA[:1], epochs=3)
         assert same_weights(ours.model, trained(others, DATA, model=net(), valid=DATA[:1], epochs=3).model), others
-        assert ours.work.called is ours.model
+        assert ours.work.wrapped_model is ours.model
 
     work = workload(DATA, model=net())
     with pytest.raises(CallbackError, match="ZeroDivisionError"):
         run(start(work, epochs=1), [parallel("ddp"), _failing()])
-    assert work.called is work.model
+    assert work.wrapped_model is work.model
     run(start(work, epochs=1))

@@ -1,4 +1,4 @@
-"""Feeding: what is fetched when, and that a training is the same with it as without."""
+"""Prefetching: what is fetched when, and that a training is the same with it as without."""
 
 from __future__ import annotations
 
@@ -22,8 +22,7 @@ from torch.utils.data import (
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, on, restore, run, start
 from fsm_train.callbacks import checkpoint, validate_every
-from fsm_train.data import prefetch as feeding
-from fsm_train.data import reproducible
+from fsm_train.data import prefetch, reproducible
 from fsm_train.data.prefetch import CudaStreamCopier, Prefetcher, SyncCopier, copier_for, prefetch_obstacle
 from tests.trainings import batches, net, trained, workload
 from tests.worlds import Noisy, digits, network, same_weights, sgd
@@ -82,30 +81,30 @@ def test_without_looking_ahead_each_batch_comes_at_its_turn() -> None:
 @pytest.mark.parametrize("ahead", [True, False])
 def test_a_pass_that_is_over_stays_over(ahead: bool) -> None:
     """As iterators do."""
-    feed = Prefetcher(source([], "a"), Noting([]), ahead=ahead)
+    prefetcher = Prefetcher(source([], "a"), Noting([]), ahead=ahead)
 
-    assert [next(feed, None) for _ in range(3)] == [("a", "target"), None, None]
+    assert [next(prefetcher, None) for _ in range(3)] == [("a", "target"), None, None]
     assert list(Prefetcher(iter(()), Noting([]), ahead=ahead)) == []
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_what_the_loader_raises_comes_at_its_turn(ahead: bool) -> None:
     """The batch before it is trained, and the original exception comes out, with where it was raised."""
-    feed = Prefetcher(source([], ["a", ZeroDivisionError("of all things")]), Noting([]), ahead=ahead)
+    prefetcher = Prefetcher(source([], ["a", ZeroDivisionError("of all things")]), Noting([]), ahead=ahead)
 
-    assert next(feed) == ("a", "target")
+    assert next(prefetcher) == ("a", "target")
     with pytest.raises(ZeroDivisionError, match="of all things") as caught:
-        next(feed)
+        next(prefetcher)
     assert "source" in [frame.name for frame in caught.traceback]
 
 
 def test_batch_that_is_no_pair_is_refused_at_its_turn() -> None:
     """In the sentence that it is always refused with."""
-    feed = Prefetcher(iter([("a", "b"), 3]), Noting([]), ahead=True)
+    prefetcher = Prefetcher(iter([("a", "b"), 3]), Noting([]), ahead=True)
 
-    next(feed)
+    next(prefetcher)
     with pytest.raises(WorkloadError, match="the loader gave a int"):
-        next(feed)
+        next(prefetcher)
 
 
 # ----------------------------------------------------------------------------- who may be looked into
@@ -304,7 +303,7 @@ def test_copies_are_made_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatc
     copier.wait(batch)
 
     assert under_way
-    assert [tensor.device.type for tensor in feeding.tensors(batch)] == ["meta", "meta"]
+    assert [tensor.device.type for tensor in prefetch.tensors(batch)] == ["meta", "meta"]
     assert did == [
         *("on copying", "copy (2, 3)", "copy (2,)", "off copying"),
         *("computing waits for copying", "(2, 3): computing", "(2,): computing"),
