@@ -156,11 +156,9 @@ class Training:
 
     def call(self, inputs: Any) -> Any:
         """The output of the model, called as in this training: through the wrapper and the user's `forward`."""
-        return (
-            call(self.wrapped_model, inputs)
-            if self.custom_forward is None
-            else self.custom_forward(self.wrapped_model, inputs)
-        )
+        if self.custom_forward is None:
+            return call(self.wrapped_model, inputs)
+        return self.custom_forward(self.wrapped_model, inputs)
 
     def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
         """Call the model through this wrapper from now on, or directly with None. `model` itself stays."""
