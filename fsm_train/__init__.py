@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
     from .eventlog import EventLog, LogError, replay, what_if
-    from .supervised.handlers import carries_out
     from .supervised.workload import Supervised
+    from .worlds.registry import carries_out
 
     __version__: str
 
@@ -108,7 +108,7 @@ else:
             ),
             ".eventlog.recorded": ("Recorded",),
             ".lr_finder": ("LrFound", "find_lr"),
-            ".supervised.handlers": ("carries_out",),
+            ".worlds.registry": ("carries_out",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),
         },

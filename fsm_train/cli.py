@@ -29,7 +29,7 @@ from .core.phase import FINAL, Phase
 from .core.table import TABLE
 
 if TYPE_CHECKING:
-    from .checkpoints.manifest import Verified
+    from .checkpoints.manifest import Verification
     from .eventlog.sweeps import Sweep
 
 AGREES, DIFFERS, UNREADABLE = 0, 1, 2
@@ -262,11 +262,11 @@ def _followed(path: Path, interval: float = 0.2) -> Iterator[Any]:
 
 
 def _checkpoints(options: argparse.Namespace) -> int:
-    from .checkpoints.manifest import verified
+    from .checkpoints.manifest import verify_all
     from .core.errors import NoCheckpointError
     from .eventlog.render import escaped
 
-    found = verified(Path(options.folder))
+    found = verify_all(Path(options.folder))
     if not found:
         raise NoCheckpointError(f"there is no checkpoint in {options.folder}")
     # It is from there that a training goes on, whatever lies beside it.
@@ -287,25 +287,25 @@ def _checkpoints(options: argparse.Namespace) -> int:
     return DIFFERS if any(each.trouble for each in found) else AGREES
 
 
-def _told(found: Verified) -> dict[str, Any]:
+def _told(found: Verification) -> dict[str, Any]:
     """A checkpoint as data; what only its manifest could say is null where that cannot be read."""
     there = found.checkpoint
     return {
         "name": found.path.name,
         "good": not found.trouble,
         "trouble": found.trouble,
-        "iteration": None if there is None else there.place.iteration,
-        "step": None if there is None else there.place.step,
-        "written": None if there is None else there.place.written,
+        "iteration": None if there is None else there.save_point.iteration,
+        "step": None if there is None else there.save_point.step,
+        "written": None if there is None else there.save_point.written,
         "bytes": None if there is None else there.size,
     }
 
 
-def _seen(found: Verified) -> str:
+def _seen(found: Verification) -> str:
     """A checkpoint in a few words."""
     if found.checkpoint is None:
         return "damaged"
-    place = found.checkpoint.place
+    place = found.checkpoint.save_point
     written = datetime.fromtimestamp(place.written, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     where = f"step {place.step:>8}  {written}  {found.checkpoint.size / 1e6:10.1f} MB"
     return f"{where}  {'damaged' if found.trouble else 'good'}"

@@ -64,8 +64,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .supervised.handlers import carries_out
+    from .worlds.registry import carries_out
 else:
     from .lazy import lazy_names
 
-    __getattr__, __dir__ = lazy_names(__name__, {".supervised.handlers": ("carries_out",)})
+    __getattr__, __dir__ = lazy_names(__name__, {".worlds.registry": ("carries_out",)})

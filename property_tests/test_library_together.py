@@ -389,7 +389,7 @@ def test_failing_leaves_nothing_behind(c: Chosen, iteration: int) -> None:
     with contextlib.suppress(Exception):
         run(start(work, epochs=EPOCHS, seed=SEED), [*c.callbacks, stop_on_nonfinite(), record("loss"), fail])
 
-    assert work.called is model
+    assert work.wrapped_model is model
     assert work.precision is None
     assert all(parameter.requires_grad for parameter in model.parameters())
-    assert not any(average.in_use for average in work.kept.averages.values())
+    assert not any(average.in_use for average in work.carried_over.averages.values())

@@ -140,7 +140,7 @@ def test_plot_shows_what_was_found() -> None:
 
 def everything(work: Supervised) -> list[Any]:
     """All that a training changes, as comparable values."""
-    generators = [torch.get_rng_state(), *(generator.get_state() for generator in work.own_generators())]
+    generators = [torch.get_rng_state(), *(generator.get_state() for generator in work.loader_generators())]
     tensors = [
         *work.model.state_dict().values(),
         *(parameter.grad for parameter in work.model.parameters()),
@@ -213,10 +213,10 @@ def test_averages_of_a_training_are_left_alone() -> None:
     """What the workload keeps for a training that may be extended is still there."""
     work = workload(batches(8, 8), model=net())
     run(start(work, epochs=1), [ema(0.9)])
-    kept = work.kept.averages["ema"]
+    kept = work.carried_over.averages["ema"]
     find_lr(start(work, epochs=1), steps=5)
 
-    assert work.kept.averages["ema"] is kept
+    assert work.carried_over.averages["ema"] is kept
 
 
 def test_interrupt_is_passed_on() -> None:

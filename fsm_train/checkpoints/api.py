@@ -1,6 +1,6 @@
-"""Saving a training, and going on from what was saved.
+"""Saving a training as a checkpoint, and restoring it.
 
-What could not be saved or brought back exactly is said: in `State.notes`, and in the log.
+What cannot be saved or restored exactly is in `State.notes`, and in the log.
 """
 
 from __future__ import annotations
@@ -8,76 +8,76 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 import attrs
-import orjson
 
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
-from ..core.phase import Flag, Phase
-from ..core.runs import SAVED_AT, resume_place
-from ..core.state import COUNTERS, Plan, State
-from ..core.table import RESUMES_AT
-from ..core.values import NO_FACTS, FrozenMap, SavedMemory
-from ..data.position import Left, keeps_its_place
-from ..encoding import CannotDecodeError, decode, encode
+from ..core.runs import SAVED_AT
+from ..core.state import State
+from ..core.workload import Workload
+from ..worlds.registry import carries_out_by_default
 from . import files
-from .manifest import MANIFEST, Checkpoint, Place, find_all, manifest_of
-from .parts import as_beginning, as_generators, bring_back, parts_of
-
-if TYPE_CHECKING:
-    from ..supervised.workload import Supervised
+from .control import control_of, state_of
+from .files import Parts
+from .manifest import MANIFEST, Checkpoint, SavePoint, find_all, manifest_of
 
 _logger = logging.getLogger("fsm_train")
 
-_COUNTERS = (*COUNTERS, "fetched")
+
+class Checkpointable(Workload, Protocol):
+    """A workload that can be saved and restored.
+
+    Attributes:
+        state: the State in which the present command is carried out.
+    """
+
+    state: State | None
+
+    def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
+        """All that resuming takes beside the state: tensors and plain values, by part.
+
+        Returns them with notes: a sentence for each thing that cannot be restored exactly.
+        """
+        ...
+
+    def restore_parts(self, parts: Parts, state: State) -> tuple[str, ...]:
+        """Restore what `parts_to_save` gave, saved with this state. Notes on what is not exactly as it was.
+
+        Raises:
+            RuntimeError, WorkloadError: the workload has another model, optimizer or loss.
+        """
+        ...
 
 
-@attrs.frozen
-class FromFile(SavedMemory):
-    """A memory as JSON."""
+@carries_out_by_default(SaveCheckpoint)
+def save(work: Checkpointable, command: SaveCheckpoint) -> None:
+    """Write a checkpoint, and then remove those that the command drops.
 
-    callback: str
-    json: Any
+    If the disk refuses, that is a warning: the training continues, and older checkpoints are untouched.
 
-    def decode_with(self, classes: Mapping[str, type]) -> object:
-        try:
-            return decode(self.json, classes)
-        except CannotDecodeError as error:
-            raise CheckpointError(
-                f"the memory of the callback {self.callback!r} does not fit it: {error}. Records are made again of "
-                "the classes in its initial memory, and in the type of its second parameter. With another name= the "
-                "callback begins afresh"
-            ) from error
-
-
-def save(work: Supervised, command: SaveCheckpoint) -> None:
-    """Write a checkpoint, and then drop those that are not needed any more.
-
-    When the disk does not let it, that is a warning: the training goes on, and what was there stays.
+    Raises:
+        WorkloadError: a training cannot resume from this phase, or a part is no tensor and no plain value.
     """
     state = work.state
     assert state is not None
     if state.phase not in SAVED_AT:
         allowed = ", ".join(phase.value for phase in SAVED_AT)
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training goes on from {allowed}")
-    if work.precision is not None:
-        work.precision.go_on(work.gradients())
-    parts, notes = parts_of(work, state)
-    if found := files.unsafe(parts):
+    parts, notes = work.parts_to_save(state)
+    if unsafe := files.find_unsafe(parts):
         raise WorkloadError(
-            f"{found}, which cannot be saved: a checkpoint holds tensors and plain values, so that loading it "
+            f"{unsafe}, which cannot be saved: a checkpoint holds tensors and plain values, so that loading it "
             "runs no code"
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
-    folder, place = Path(command.folder), Place(state.iteration, state.step, time.time(), command.drop)
+    folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop)
     try:
-        files.write(folder, command.name, control, parts, place)
+        files.write(folder, command.name, control, parts, save_point)
     except OSError as error:
         warnings.warn(
             f"the checkpoint {command.name} could not be written to {folder}: {error}; the training goes on, "
@@ -87,10 +87,10 @@ def save(work: Supervised, command: SaveCheckpoint) -> None:
         )
 
 
-def restore(path: str | PathLike[str], workload: Supervised) -> State:
-    """The state to go on from, with model, optimizer and all else in the workload as they were saved.
+def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
+    """Restore model, optimizer and everything else of a checkpoint; the state to resume from.
 
-    What cannot be brought back exactly is in the `notes` of the state, and logged.
+    What cannot be restored exactly is in the `notes` of the state, and logged.
 
     >>> import torch
     >>> from fsm_train import Supervised, run, start
@@ -104,13 +104,13 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     2
 
     Args:
-        path: a checkpoint, or a folder of them, of which the newest good one is taken. One that is
-            damaged is named in a warning.
-        workload: made as the one that was saved: the same model, optimizer and loaders.
+        path: a checkpoint, or a folder of them, of which the newest good one is taken. A warning
+            names each damaged one.
+        workload: a `Supervised` of the same model, optimizer and loaders as the one that was saved.
 
     Raises:
         NoCheckpointError: there is no checkpoint yet.
-        CheckpointError: there is no good one, or the one that was named is damaged.
+        CheckpointError: there is no good one, or the named one is damaged.
         RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
     """
     chosen = Path(path)
@@ -123,19 +123,13 @@ def restore(path: str | PathLike[str], workload: Supervised) -> State:
     if state.has_valid != workload.has_valid:
         was, now_is = ("with", "without") if state.has_valid else ("without", "with")
         raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
-    notes = dict.fromkeys((*state.notes, *bring_back(workload, parts)))
+    notes = dict.fromkeys((*state.notes, *workload.restore_parts(parts, state)))
     for note in notes:
         _logger.warning("what goes on is not exactly what was saved: %s", note)
-    own = workload.own_generators()
-    if parts["loader"] is not None and keeps_its_place(workload.train):
-        workload.train.load_state_dict(parts["loader"])  # type: ignore[attr-defined]
-    # The rest of it waits for the run to begin: until then others may draw random numbers.
-    workload.left = Left(state.iteration, as_generators(parts["generators"], own), from_file=True)
-    workload.beginning = as_beginning(parts["beginning"], own)
     return attrs.evolve(state, workload=workload, notes=tuple(notes))
 
 
-def _read(checkpoint: Checkpoint) -> tuple[State, dict[str, Any]]:
+def _read(checkpoint: Checkpoint) -> tuple[State, Parts]:
     control, parts = files.read(checkpoint)
     try:
         return state_of(control), parts
@@ -143,86 +137,18 @@ def _read(checkpoint: Checkpoint) -> tuple[State, dict[str, Any]]:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
-def _newest_good(folder: Path) -> tuple[State, dict[str, Any]]:
-    there, damaged = find_all(folder)
-    trouble = list(damaged.values())
-    for candidate in there:
+def _newest_good(folder: Path) -> tuple[State, Parts]:
+    candidates, damaged = find_all(folder)
+    problems = list(damaged.values())
+    for candidate in candidates:
         try:
-            found = _read(candidate)
+            state, parts = _read(candidate)
         except CheckpointError as error:
-            trouble.append(str(error))
+            problems.append(str(error))
             continue
-        if trouble:
-            warnings.warn(f"{'; '.join(trouble)}: going on from {candidate.path}", RuntimeWarning, stacklevel=3)
-        return found
-    if trouble:
-        raise CheckpointError("; ".join(trouble))
+        if problems:
+            warnings.warn(f"{'; '.join(problems)}: going on from {candidate.path}", RuntimeWarning, stacklevel=3)
+        return state, parts
+    if problems:
+        raise CheckpointError("; ".join(problems))
     raise NoCheckpointError(f"there is no checkpoint in {folder}")
-
-
-def control_of(state: State) -> bytes:
-    """The state as JSON, exactly, without what belongs to one moment only."""
-    resume_at = resume_place(state)
-    return orjson.dumps(
-        {
-            **{name: getattr(state, name) for name in _COUNTERS},
-            "reason": encode(state.reason),
-            "plan": attrs.asdict(state.plan),
-            "flags": state.flags.value,
-            "metrics": encode(dict(state.metrics)),
-            "history": encode(tuple(dict(metrics) for metrics in state.history)),
-            "hyper": encode(dict(state.hyper)),
-            "memory": {name: _memory(value) for name, value in state.memory.items()},
-            "resume_at": None if resume_at is None else encode(resume_at),
-            "has_valid": state.has_valid,
-            "batches_over": state.batches_over,
-            "elapsed": encode(state.elapsed),
-            "notes": encode(state.notes),
-        },
-        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2,
-    )
-
-
-def _memory(value: object) -> Any:
-    return value.json if isinstance(value, FromFile) else encode(value)  # of a callback that is not here
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r:.60} is no whole number")
-    return value
-
-
-def state_of(control: bytes) -> State:
-    """The state that `control_of` was given, as one between two runs.
-
-    Memories wait for their callbacks: only those know the classes of their records.
-
-    Raises:
-        CheckpointError: it is something else.
-    """
-    try:
-        said: Mapping[str, Any] = orjson.loads(control)
-        resume_at = None if said["resume_at"] is None else decode(said["resume_at"])
-        if resume_at not in (None, *RESUMES_AT.values()):
-            raise CannotDecodeError(f"it resumes at {resume_at!r}")
-        counters: dict[str, Any] = {name: _whole(said[name]) for name in _COUNTERS}
-        return State(
-            Phase.DONE if resume_at is None else Phase.SUSPENDED,
-            Plan(**said["plan"]),
-            **counters,
-            reason=decode(said["reason"]),
-            flags=Flag(said["flags"]),
-            facts=NO_FACTS,
-            metrics=FrozenMap(decode(said["metrics"])),
-            history=tuple(FrozenMap(metrics) for metrics in decode(said["history"], depth=1000)),
-            hyper=FrozenMap(decode(said["hyper"])),
-            memory=FrozenMap({name: FromFile(name, value) for name, value in said["memory"].items()}),
-            has_valid=bool(said["has_valid"]),
-            batches_over=bool(said["batches_over"]),
-            resume_at=resume_at,
-            elapsed=decode(said["elapsed"]),
-            notes=decode(said["notes"]),
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the control state is damaged: {type(error).__name__}: {error}") from error

@@ -1,8 +1,8 @@
-"""Checkpoints as files: written so that a crash at any moment leaves a good one, and never trusted unread.
+"""Checkpoints as files: a crash at any moment leaves a good one, and every byte is verified before it is used.
 
-The tensors are loaded with weights_only=True and nothing allow-listed; the manifest has a sha256 of each
-byte, since torch.load takes a flipped bit without a word. A checkpoint is made under a temporary name,
-flushed to disk, renamed, and the folder around it flushed too.
+The tensors are loaded with weights_only=True and nothing allow-listed. The manifest has a sha256 of each
+file, since torch.load accepts a flipped bit in silence. A checkpoint is made under a temporary name,
+flushed to disk and renamed, and the folder around it is flushed too.
 """
 
 from __future__ import annotations
@@ -28,18 +28,28 @@ import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from ..core.errors import CheckpointError
-from .manifest import FORMAT, MANIFEST, STATE, TEMPORARY, TENSORS, Checkpoint, Place, find, verify
+from .manifest import FORMAT, MANIFEST, STATE, TEMPORARY, TENSORS, Checkpoint, SavePoint, find, verify
 
 LARGEST_JSON = 256 * 2**20  # bytes; a state is some kilobytes, its history some megabytes at most
-_REPLACED = ".replaced-"
-_PIECE = 2**18  # bytes that are hashed at once, while they are in the processor's cache
+Parts = dict[str, Any]
+"""What is saved beside the state, by part: tensors and plain values, in nested containers."""
+
+_REPLACED = ".replaced-"  # prefix of a folder's name while another one takes its place
+_PIECE = 2**18  # bytes that are hashed at once: few enough to stay in the processor's cache
 
 
-class _Hashing(io.RawIOBase):
-    """A file that a second thread hashes, while it is written and then while it is flushed to disk.
+class _HashingFile(io.RawIOBase):
+    """A file that a second thread hashes while it is written and flushed to disk.
 
-    That thread reads what was written back, from memory still: the tensors that are written may be gone
-    by then (those of a device are copied one by one), and to wait for it at each would double the time.
+    The thread reads the written bytes back, from the page cache: the tensors themselves may be freed by
+    then, as those of a device are copied to memory one by one. Hashing each piece before writing the next
+    would double the time.
+
+    Attributes:
+        file: the file itself.
+        size: bytes that were written.
+        announced: bytes that may be hashed.
+        ends: the values of `announced`, for the thread; None is the last.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -56,13 +66,13 @@ class _Hashing(io.RawIOBase):
         return len(data)
 
     def announce(self) -> None:
-        """Let all that was written until now be hashed."""
+        """Let the thread hash everything that was written so far."""
         self.file.flush()
         self.announced = self.size
         self.ends.put(self.size)
 
     def hash(self) -> str:
-        """Hash up to each end that is announced, and to the last one."""
+        """The sha256, in hexadecimal; returns after the last end."""
         sha256, at, piece = hashlib.sha256(), 0, memoryview(bytearray(_PIECE))
         for end in iter(self.ends.get, None):
             while at < end:
@@ -72,31 +82,39 @@ class _Hashing(io.RawIOBase):
         return sha256.hexdigest()
 
 
-def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: Place) -> None:
-    """Write a checkpoint of this name into the folder, and then drop those that are not needed any more.
+def write(folder: Path, name: str, state: bytes, parts: Parts, save_point: SavePoint) -> None:
+    """Write a checkpoint of this name into the folder, and then remove those that it supersedes.
 
-    The folder is made if it is not there; a checkpoint of the same name is replaced. What a save or a
-    drop that was cut short has left is put in order first.
+    The folder is made if it does not exist, and a checkpoint of the same name is replaced. Before that,
+    `tidy` repairs what an interrupted save left.
+
+    Args:
+        folder: of all checkpoints of the training.
+        name: of this one, a plain file name.
+        state: the content of `state.json`.
+        parts: the content of `tensors.pt`.
+        save_point: for the manifest.
 
     Raises:
-        OSError: the disk is full, the folder cannot be written to. What was there before is untouched.
+        OSError: the disk is full, or the folder cannot be written to. Older checkpoints are untouched.
+        ValueError: the name is no plain file name.
     """
     if not name or name.startswith(".") or Path(name).name != name:
         raise ValueError(f"a checkpoint cannot be called {name!r}: it is the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    there = tidy(folder)
-    number = 1 + max((checkpoint.number for checkpoint in there), default=0)
+    older = tidy(folder)
+    number = 1 + max((checkpoint.number for checkpoint in older), default=0)
     unfinished = folder / f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
     unfinished.mkdir()
     try:
         files: dict[str, tuple[int, str]] = {}
-        with _written(unfinished / STATE, files) as file:
+        with _write_hashed(unfinished / STATE, files) as file:
             file.write(state)
-        with _written(unfinished / TENSORS, files) as file, _without_crc():
+        with _write_hashed(unfinished / TENSORS, files) as file, _without_crc():
             torch.save(parts, cast("IO[bytes]", file))
-        body = {"format": FORMAT, "number": number, "place": attrs.asdict(place), "files": files}
+        body = {"format": FORMAT, "number": number, "place": attrs.asdict(save_point), "files": files}
         text = json.dumps(body, sort_keys=True).encode()
-        with _written(unfinished / MANIFEST, {}) as file:
+        with _write_hashed(unfinished / MANIFEST, {}) as file:
             file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
         _flush_folder(unfinished)
         _put_in_place(unfinished, folder / name)
@@ -107,11 +125,11 @@ def write(folder: Path, name: str, state: bytes, parts: dict[str, Any], place: P
 
 
 @contextlib.contextmanager
-def _written(path: Path, files: dict[str, tuple[int, str]]) -> Iterator[_Hashing]:
-    """A new file, flushed to disk at the end, and noted with its size and hash."""
-    with path.open("w+b") as raw, ThreadPoolExecutor(1) as beside:
-        hashing = _Hashing(raw)
-        sha256 = beside.submit(hashing.hash)
+def _write_hashed(path: Path, files: dict[str, tuple[int, str]]) -> Iterator[_HashingFile]:
+    """A new file, flushed to disk at the end; its size and sha256 are added to `files`."""
+    with path.open("w+b") as raw, ThreadPoolExecutor(1) as thread:
+        hashing = _HashingFile(raw)
+        sha256 = thread.submit(hashing.hash)
         try:
             yield hashing
             hashing.announce()
@@ -126,9 +144,9 @@ _CRC = threading.Lock()
 
 @contextlib.contextmanager
 def _without_crc() -> Iterator[None]:
-    """Without the CRC that torch.save takes of each tensor, which doubles its time and which torch.load does not read.
+    """Switch off the CRC that torch.save computes of each tensor: it doubles the time, and torch.load ignores it.
 
-    The setting is one for all threads: one at a time changes it and puts it back.
+    The setting is global, so one thread at a time changes and restores it.
     """
     with _CRC:
         before = get_crc32_options()
@@ -140,7 +158,7 @@ def _without_crc() -> Iterator[None]:
 
 
 def _put_in_place(unfinished: Path, path: Path) -> None:
-    """Rename to the final name. One that is there goes aside first, where `find` would still see it."""
+    """Rename to the final name. An existing checkpoint is renamed first, to a name that `find` still finds."""
     if path.exists():
         path.rename(path.with_name(f"{_REPLACED}{path.name}-{uuid.uuid4().hex[:8]}"))
     unfinished.rename(path)
@@ -156,7 +174,7 @@ def _flush_folder(path: Path) -> None:
 
 
 def tidy(folder: Path) -> list[Checkpoint]:
-    """Put in order what was cut short: unfinished folders, replaced ones, those to be dropped. The rest is returned."""
+    """Repair what an interrupted save left: unfinished, replaced and superseded folders. The complete ones."""
     for path in folder.iterdir():
         if path.name.startswith(_REPLACED):
             replaced = path.with_name(path.name.removeprefix(_REPLACED).rpartition("-")[0])
@@ -164,22 +182,22 @@ def tidy(folder: Path) -> list[Checkpoint]:
                 _remove(path) if replaced.exists() else path.rename(replaced)
         elif path.name.startswith(TEMPORARY):
             shutil.rmtree(path, ignore_errors=True)
-    there = find(folder)
-    superseded = {name: other.number for other in reversed(there) for name in other.place.drop}
-    for checkpoint in there:
-        # One of that name may have been written again since.
+    complete = find(folder)
+    superseded = {name: other.number for other in reversed(complete) for name in other.save_point.drop}
+    for checkpoint in complete:
+        # A newer checkpoint may have the name of a superseded one.
         if checkpoint.number < superseded.get(checkpoint.path.name, 0):
             _remove(checkpoint.path)
-    return there
+    return complete
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint: renamed first, so that half of one is never taken for a whole."""
+    """Remove a checkpoint. It is renamed first, so that a half-removed one is never used."""
     with contextlib.suppress(OSError):
         shutil.rmtree(path.rename(path.with_name(f"{TEMPORARY}{path.name}")), ignore_errors=True)
 
 
-def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
+def read(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
     """The control state and the tensors of a checkpoint, verified.
 
     Raises:
@@ -192,7 +210,7 @@ def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
     try:
         _check_archive(path)
         parts = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # there is no end to what a file that was made with intent can raise
+    except Exception as error:  # a manipulated file can raise anything
         why = " ".join(str(error).split())
         raise CheckpointError(
             f"{path} was refused: it holds something other than tensors and plain values ({why:.200})"
@@ -203,10 +221,10 @@ def read(checkpoint: Checkpoint) -> tuple[bytes, dict[str, Any]]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse an archive that torch.save does not write: its records lie as they are, side by side.
+    """Refuse an archive that torch.save does not write: it stores its records uncompressed, in the archive itself.
 
     Raises:
-        ValueError: something is compressed, and may be much larger than it looks, or lies elsewhere.
+        ValueError: an entry is compressed, and may be far larger than the file, or its path leaves the archive.
     """
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
@@ -218,8 +236,8 @@ _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.d
 _TENSORS = (torch.Tensor, torch.nn.Parameter)
 
 
-def unsafe(value: Any, path: str = "") -> str | None:
-    """Where in a nested value something is that weights_only=True would refuse to load, if anywhere."""
+def find_unsafe(value: Any, path: str = "") -> str | None:
+    """The path and type of the first part that weights_only=True would refuse to load; None if there is none."""
     kind = type(value)
     if kind in _PLAIN or (kind in _TENSORS and not vars(value)):
         return None
@@ -230,4 +248,4 @@ def unsafe(value: Any, path: str = "") -> str | None:
         parts = [(f"{path}[{i}]", part) for i, part in enumerate(value)]
     else:
         return f"{path} is a {kind.__module__}.{kind.__qualname__}{' with attributes' if kind in _TENSORS else ''}"
-    return next(filter(None, (unsafe(part, where) for where, part in parts)), None)
+    return next(filter(None, (find_unsafe(part, where) for where, part in parts)), None)

@@ -1,8 +1,8 @@
-"""The files of a checkpoint, and whether each byte of them is as it was written. Nothing here loads a tensor.
+"""The files of a checkpoint, and whether each byte of them is as it was written. Torch-free: no tensor is loaded.
 
 A checkpoint is a folder with `state.json` (the control state), `tensors.pt` (everything else) and
-`manifest`, written last: a sha256 of itself, and size and sha256 of the others. What has no valid
-manifest is no checkpoint, and what a manifest says is looked at before it is believed.
+`manifest`, written last: a sha256 of itself, and size and sha256 of the other two. A folder without a
+valid manifest is no checkpoint, and every value of a manifest is checked before it is used.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..core.errors import CheckpointError
 
 FORMAT = 1
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
-TEMPORARY = ".writing-"  # how the name of a folder begins while it is not whole
+TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest
-_LATEST = 2.0**37  # seconds since 1970, in the year 6325: what is no time cannot be shown as one
+_LATEST = 2.0**37  # seconds since 1970, in the year 6325: later times cannot be displayed
 
 
 @attrs.frozen
-class Place:
-    """Where in a training a checkpoint is.
+class SavePoint:
+    """Where in a training a checkpoint was saved. In the manifest it stands under "place".
 
     Attributes:
-        iteration: finished training batches when it was written.
+        iteration: finished training batches.
         step: optimizer steps.
         written: seconds since 1970.
-        drop: the names of those that are not needed any more when this one is there.
+        drop: the names of the checkpoints that this one supersedes.
     """
 
     iteration: int
@@ -48,42 +48,42 @@ class Checkpoint:
 
     Attributes:
         path: the folder.
-        number: each that is written into a folder has a higher one, whatever the clock says, and
-            also when a training goes on from an older one or begins anew.
-        place: where in the training it is.
-        files: by name, the size in bytes and the sha256 of each.
+        number: each checkpoint of a folder has a higher one than those before, whatever the clock
+            says, and also if a training resumes from an older one or starts again.
+        save_point: where in the training.
+        files: by name, the size in bytes and the sha256 of each file.
     """
 
     path: Path
     number: int
-    place: Place
+    save_point: SavePoint
     files: dict[str, tuple[int, str]]
 
     @property
     def size(self) -> int:
-        """So many bytes, without the manifest."""
+        """Bytes without the manifest."""
         return sum(size for size, _ in self.files.values())
 
 
 def find(folder: Path) -> list[Checkpoint]:
-    """The checkpoints in a folder, the newest first; whether their files are good is not looked at."""
+    """The checkpoints in a folder, the newest first. Their files are not verified."""
     return find_all(folder)[0]
 
 
 def find_all(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """The checkpoints in a folder, the newest first, and what is wrong with those of which the manifest is damaged."""
-    found: list[Checkpoint] = []
+    """The checkpoints in a folder, the newest first, and by path what is wrong with a damaged manifest."""
+    readable: list[Checkpoint] = []
     damaged: dict[Path, str] = {}
     for path in sorted(folder.iterdir()):
-        if looks_like_one(path):
-            good, bad = _one(path)
-            found += good
+        if looks_like_checkpoint(path):
+            good, bad = _read_manifest(path)
+            readable += good
             damaged |= bad
-    return sorted(found, key=lambda c: (c.number, c.place.written), reverse=True), damaged
+    return sorted(readable, key=lambda c: (c.number, c.save_point.written), reverse=True), damaged
 
 
-def looks_like_one(path: Path) -> bool:
-    """Whether this is a folder that a checkpoint was written into, and was not left unfinished."""
+def looks_like_checkpoint(path: Path) -> bool:
+    """Whether this is a folder of a checkpoint, complete or damaged, and not one that is still being written."""
     return not path.name.startswith(TEMPORARY) and any((path / name).exists() for name in (STATE, TENSORS, MANIFEST))
 
 
@@ -106,8 +106,8 @@ def manifest_of(path: Path) -> Checkpoint:
         body = json.loads(text)
         if body["format"] > FORMAT:
             raise CheckpointError(f"{path} was written by a newer version (format {body['format']}): update fsm-train")
-        files = {name: (_whole(size), str(sha256)) for name, (size, sha256) in body["files"].items()}
-        checkpoint = Checkpoint(path, _whole(body["number"]), _place(body["place"]), files)
+        files = {name: (whole_number(size, least=0), str(sha256)) for name, (size, sha256) in body["files"].items()}
+        checkpoint = Checkpoint(path, whole_number(body["number"], least=0), _save_point(body["place"]), files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
     if files.keys() != {STATE, TENSORS}:
@@ -115,21 +115,27 @@ def manifest_of(path: Path) -> Checkpoint:
     return checkpoint
 
 
-def _place(said: Mapping[str, Any]) -> Place:
-    written = said["written"]
+def _save_point(fields: Mapping[str, Any]) -> SavePoint:
+    written = fields["written"]
     if type(written) not in (int, float) or not (math.isfinite(written) and abs(written) < _LATEST):
         raise ValueError(f"{written!r:.60} is no time")
-    return Place(_whole(said["iteration"]), _whole(said["step"]), written, tuple(map(str, said["drop"])))
+    iteration, step = (whole_number(fields[name], least=0) for name in ("iteration", "step"))
+    return SavePoint(iteration, step, written, tuple(map(str, fields["drop"])))
 
 
-def _whole(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r:.60} is no whole number from 0")
+def whole_number(value: Any, *, least: int | None = None) -> int:
+    """The value, if it is an int, no bool, and not below `least`.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if type(value) is not int or (least is not None and value < least):
+        raise ValueError(f"{value!r:.60} is no whole number" + ("" if least is None else f" from {least}"))
     return value
 
 
 def verify(checkpoint: Checkpoint) -> None:
-    """Read every byte and compare.
+    """Read every byte, and compare size and sha256 with the manifest.
 
     Raises:
         CheckpointError: with the name of the file that is damaged.
@@ -149,12 +155,12 @@ def verify(checkpoint: Checkpoint) -> None:
 
 
 @attrs.frozen
-class Verified:
-    """What was found where a checkpoint is, or was.
+class Verification:
+    """Whether a checkpoint is as it was written.
 
     Attributes:
         path: the folder.
-        checkpoint: what its manifest says, if that can be read.
+        checkpoint: what its manifest says; None if that cannot be read.
         trouble: what is wrong with it; empty if each byte is as it was written.
     """
 
@@ -163,18 +169,18 @@ class Verified:
     trouble: str
 
 
-def verified(chosen: Path) -> list[Verified]:
-    """Each checkpoint in a folder, the newest first and those without a manifest last; or the one that this is.
+def verify_all(chosen: Path) -> list[Verification]:
+    """Verify a checkpoint, or each one in a folder: the newest first, and those without a manifest last.
 
     Raises:
         OSError: the folder cannot be read.
     """
-    found, damaged = _one(chosen) if looks_like_one(chosen) else find_all(chosen)
-    looked_at = [Verified(checkpoint.path, checkpoint, _trouble(checkpoint)) for checkpoint in found]
-    return [*looked_at, *(Verified(path, None, trouble) for path, trouble in damaged.items())]
+    readable, damaged = _read_manifest(chosen) if looks_like_checkpoint(chosen) else find_all(chosen)
+    verifications = [Verification(checkpoint.path, checkpoint, _trouble(checkpoint)) for checkpoint in readable]
+    return [*verifications, *(Verification(path, None, problem) for path, problem in damaged.items())]
 
 
-def _one(path: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+def _read_manifest(path: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
     try:
         return [manifest_of(path)], {}
     except CheckpointError as error:

@@ -1,4 +1,4 @@
-"""Training data: batches, loaders, the place in a pass over them, prefetching, reproducible augmentation."""
+"""Training data: batches, loaders, the position in a pass over them, prefetching, reproducible augmentation."""
 
 from .augmentation import reproducible
 

@@ -15,11 +15,11 @@ from .loaders import settings_of
 
 
 def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
-    """The same loader, with random augmentation that is the same for any number of workers, and after a resume.
+    """The same loader with reproducible augmentation: the same for any number of workers, and after a resume.
 
     Before the samples of a batch are read and collated, the generators of Python, NumPy and torch are
-    seeded from (seed, epoch, batch), and put back afterwards. The order of the samples is left to the
-    loader's sampler, as it was.
+    seeded from (seed, epoch, batch), and restored afterwards. The loader's sampler still decides the
+    order of the samples.
 
     >>> import torch
     >>> from torch.utils.data import TensorDataset
@@ -39,10 +39,10 @@ def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
         raise WorkloadError("reproducible takes a loader over a map-style dataset: samples of a stream have no index")
     batched = loader.batch_sampler is not None
     return DataLoader(
-        _Seeded(loader.dataset, loader.collate_fn, batched=batched),
+        _SeededDataset(loader.dataset, loader.collate_fn, batched=batched),
         batch_size=None,
-        sampler=_Numbered(loader.batch_sampler if batched else loader.sampler, seed),
-        collate_fn=_as_it_is,
+        sampler=_WithSeeds(loader.batch_sampler if batched else loader.sampler, seed),
+        collate_fn=_identity,
         **settings_of(loader),
         persistent_workers=loader.persistent_workers,
     )
@@ -50,15 +50,15 @@ def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
 
 def is_reproducible(loader: object) -> bool:
     """Whether `reproducible` made this loader."""
-    return isinstance(getattr(loader, "dataset", None), _Seeded)
+    return isinstance(getattr(loader, "dataset", None), _SeededDataset)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-class _Numbered(Sampler[tuple[int, Any]]):
-    """Gives with what the sampler gives a seed made of (seed, epoch, batch)."""
+class _WithSeeds(Sampler[tuple[int, Any]]):
+    """Gives each item of the sampler together with a seed from (seed, epoch, batch)."""
 
     def __init__(self, sampler: Any, seed: int) -> None:
         self.sampler = sampler
@@ -82,8 +82,8 @@ class _Numbered(Sampler[tuple[int, Any]]):
         return len(self.sampler)
 
 
-class _Seeded(Dataset[Any]):
-    """Reads and collates a whole batch with generators seeded for it."""
+class _SeededDataset(Dataset[Any]):
+    """Reads and collates a whole batch, with the generators seeded for this batch."""
 
     def __init__(self, dataset: Any, collate: Callable[[Any], Any], *, batched: bool) -> None:
         self.dataset = dataset
@@ -93,8 +93,8 @@ class _Seeded(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, numbered: tuple[int, Any]) -> Any:
-        seed, chosen = numbered
+    def __getitem__(self, item: tuple[int, Any]) -> Any:
+        seed, chosen = item
         with _seeded(seed):
             samples = [self.dataset[index] for index in chosen] if self.batched else self.dataset[chosen]
             return self.collate(samples)

@@ -1,9 +1,9 @@
-"""Batches: what a loader may be, how a batch is taken apart, measured and moved."""
+"""Batches: which loaders are accepted, and how a batch is split, counted, compared and copied to the device."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -16,9 +16,9 @@ Forward = Callable[[nn.Module, Any], Any]
 
 
 def check_loader(loader: object, which: str) -> Iterable[Any]:
-    """The loader, when each epoch can begin a new pass over it.
+    """The loader, if each epoch can start a new pass over it.
 
-    It is not iterated here: making the iterator of a DataLoader already draws random numbers.
+    It is not iterated here: even making the iterator of a DataLoader draws random numbers.
 
     Raises:
         WorkloadError: it is an iterator, empty, or cannot be iterated.
@@ -32,19 +32,18 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
         raise WorkloadError(
             f"{which} is a {type(loader).__name__}, but batches are to come from it: pass a DataLoader or a list"
         )
-    if _length(loader) == 0:
+    if number_of_batches(loader) == 0:
         raise WorkloadError(
             f"{which} has no batches: is the dataset empty, or smaller than one batch with drop_last=True?"
         )
     return loader  # type: ignore[return-value]
 
 
-def _length(loader: object) -> int | None:
-    if not isinstance(loader, Sized):
-        return None
+def number_of_batches(loader: object) -> int | None:
+    """The length of the loader; None if it has none, as a DataLoader over an IterableDataset."""
     try:
-        return len(loader)
-    except (TypeError, NotImplementedError):  # a DataLoader over an IterableDataset without a length
+        return len(loader)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):
         return None
 
 
@@ -101,12 +100,12 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors(part)
 
 
-def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The value with its tensors changed, in nested tuples, lists and mappings; what is none of these stays."""
+def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The value with `change` of each tensor, in nested tuples, lists and mappings; all else is passed on."""
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        changed = {key: mapped(part, change) for key, part in value.items()}
+        changed = {key: map_tensors(part, change) for key, part in value.items()}
         if type(value) is dict or not isinstance(value, MutableMapping):
             return changed
         same = copy.copy(value)  # a model's output, say, that is a mapping and more
@@ -114,34 +113,34 @@ def mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
             same[key] = part
         return same
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(part, change) for part in value))
+        return type(value)(*(map_tensors(part, change) for part in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(mapped(part, change) for part in value)
+        return type(value)(map_tensors(part, change) for part in value)
     return value
 
 
-def form(value: Any) -> Any:
-    """What batches have in common that differ in the numbers of their tensors alone: nesting, shapes, types, the rest.
+def structure(value: Any) -> Any:
+    """All of a batch but the values of its tensors: nesting, shapes, types, devices, other values. Compare with `==`.
 
     Raises:
-        TypeError: there is something in it that may hold tensors where nobody finds them.
+        TypeError: the value holds an object that may have tensors inside.
     """
     if isinstance(value, torch.Tensor):
         return value.shape, value.dtype, value.device
     if isinstance(value, Mapping):
-        return {key: form(part) for key, part in value.items()}
+        return {key: structure(part) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value), [form(part) for part in value]
+        return type(value), [structure(part) for part in value]
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
     raise TypeError(f"the batch holds a {type(value).__name__}, which may have tensors in it")
 
 
-def moved(value: Any, device: torch.device) -> Any:
-    """The value with its tensors on the device; without waiting for those in pinned memory."""
+def to_device(value: Any, device: torch.device) -> Any:
+    """The value with its tensors on the device. A copy from pinned memory is not waited for."""
     if hasattr(value, "to") and not isinstance(value, torch.Tensor):
         return value.to(device)
-    return mapped(value, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -155,11 +154,11 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
-def split_up(batch: Any, split: Split) -> tuple[Any, Any]:
-    """The pair (inputs, target) that the user's `split` makes of a batch.
+def apply_split(batch: Any, split: Split) -> tuple[Any, Any]:
+    """The pair (inputs, target) that the user's `split` returns for a batch.
 
     Raises:
-        WorkloadError: it makes something else.
+        WorkloadError: it returns something else.
     """
     parts = split(batch)
     if not isinstance(parts, tuple) or len(parts) != 2:
@@ -168,10 +167,10 @@ def split_up(batch: Any, split: Split) -> tuple[Any, Any]:
 
 
 def check_loss(loss: object) -> None:
-    """Refuse what backward cannot begin with.
+    """Refuse a loss that has no backward.
 
     Raises:
-        WorkloadError: it is no scalar tensor, or has no gradient.
+        WorkloadError: it is no scalar tensor, or requires no gradient.
     """
     if not isinstance(loss, torch.Tensor):
         raise WorkloadError(f"loss_fn returned a {type(loss).__name__}, {loss!r:.40}: it is to return a scalar tensor")

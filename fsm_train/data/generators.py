@@ -1,4 +1,4 @@
-"""The generators of random numbers: taken down, and put back exactly."""
+"""The states of the random number generators: read, and restored exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ import torch
 
 @attrs.frozen
 class Generators:
-    """How the generators of Python, NumPy (if it is imported), torch and its devices stood at one moment."""
+    """The states of all generators at one moment.
+
+    Attributes:
+        python: of `random`.
+        numpy: of `numpy.random`; None if NumPy is not imported.
+        cpu: of torch.
+        cuda: of each CUDA device; empty if CUDA is not in use.
+        own: further generators, such as a loader's, each with its state.
+    """
 
     python: tuple[Any, ...]
     numpy: Any
@@ -23,7 +31,7 @@ class Generators:
 
     @staticmethod
     def now(own: Iterable[torch.Generator] = ()) -> Generators:
-        """Take them down; `own` are further generators, such as a loader's."""
+        """The present states; `own` are further generators, such as a loader's."""
         numpy = sys.modules.get("numpy")
         return Generators(
             python=random.getstate(),
@@ -34,11 +42,12 @@ class Generators:
         )
 
     def same_as(self, other: Generators) -> bool:
-        """Whether those of Python, NumPy and the CPU stand where they stood then."""
+        """Whether the states of Python, NumPy and torch on the CPU are equal."""
         ours, theirs = (g.numpy and (g.numpy[1].tobytes(), *g.numpy[2:]) for g in (self, other))
         return self.python == other.python and ours == theirs and torch.equal(self.cpu, other.cpu)
 
     def put_back(self) -> None:
+        """Restore all generators."""
         random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
@@ -62,7 +71,7 @@ def seed_all(seed: int) -> None:
 
 
 def generators_of(loader: object) -> Iterator[torch.Generator]:
-    """The generators that a loader and its samplers were given, without looking into the loader's data."""
+    """The generators of a loader and its samplers, each once. The dataset is not inspected."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
     seen: list[torch.Generator] = []

@@ -1,4 +1,4 @@
-"""DataLoaders of torch: their settings, and workers that outlive the signals that ask a training to leave."""
+"""DataLoaders of torch: their settings, and workers that survive the signals that interrupt a training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..signals import block_sigint_for_children
 
 
 def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
-    """How a loader reads, and not what: for one like it over other samples, or in another order."""
+    """The settings of how a loader reads, without its dataset and order: for a similar loader of other samples."""
     return {
         "num_workers": loader.num_workers,
         "pin_memory": loader.pin_memory,
@@ -29,48 +29,49 @@ def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
     }
 
 
-def begun(loader: Iterable[Any]) -> Iterator[Any]:
-    """A new pass over the loader, whose workers outlive a signal that asks the training to leave.
+def start_pass(loader: Iterable[Any]) -> Iterator[Any]:
+    """Start a pass over the loader. Its workers survive SIGINT and SIGTERM until the pass is no longer used.
 
-    Ctrl-C, and many a scheduler's SIGTERM, go to the whole process group. The training goes on to the
-    end of the batch, and a worker that is gone before would be an error in the middle of it.
+    A terminal sends Ctrl-C, and many a scheduler SIGTERM, to the whole process group. The training
+    continues to the end of the batch, and a worker that ends sooner would be an error in the middle of it.
     """
     if not (isinstance(loader, DataLoader) and loader.num_workers > 0 and hasattr(signal, "pthread_sigmask")):
         return iter(loader)
-    if workers_there(loader):
-        return iter(loader)  # the same as before
+    if persistent_workers_running(loader):
+        return iter(loader)  # no worker starts
     leaving = multiprocessing.RawValue("b", 0)
-    with block_sigint_for_children(), _spared_sigterm(loader, leaving):
+    with block_sigint_for_children(), _shield_from_sigterm(loader, leaving):
         workers = iter(loader)
-    # Once nobody needs the workers, and when Python exits: finalizers with a priority are called before it ends them.
+    # Runs when the pass is garbage, and when Python exits: before Python ends the workers, as it has a priority.
     multiprocessing.util.Finalize(workers, setattr, (leaving, "value", 1), exitpriority=100)
     return workers
 
 
-def workers_there(loader: object) -> bool | None:
-    """Whether workers that stay from pass to pass are there; None for a loader that has no such workers."""
+def persistent_workers_running(loader: object) -> bool | None:
+    """Whether the persistent workers of the loader run; None for a loader without persistent workers."""
     return loader._iterator is not None if isinstance(loader, DataLoader) and loader.persistent_workers else None
 
 
-def let_workers_be(loader: object, there: bool | None) -> None:
-    """Have workers that stay be there or not, as `workers_there` said.
+def set_persistent_workers(loader: object, running: bool | None) -> None:
+    """Start or stop the persistent workers, so that `persistent_workers_running` gives `running` again.
 
-    It matters beyond their own draws: a loader draws a seed for its workers when they begin, so one whose
-    workers stay does so in its first pass only. The generators are left anywhere.
+    A DataLoader draws a base seed when it starts workers. With persistent workers it does so in its
+    first pass only, so their presence changes the random numbers of the training. This function itself
+    may draw: restore the generators after it.
     """
-    if isinstance(loader, DataLoader) and None is not there is not workers_there(loader):
+    if isinstance(loader, DataLoader) and None is not running is not persistent_workers_running(loader):
         loader._iterator = None
-        if there:
+        if running:
             with ordered_by(loader, ()):
-                begun(loader)
+                start_pass(loader)
 
 
 @contextlib.contextmanager
 def ordered_by(loader: DataLoader[Any], order: Iterable[Any]) -> Iterator[None]:
-    """A pass that begins in here takes its batches, or samples, from this order and not from the loader's sampler."""
+    """A pass that starts in this context takes its indices from `order` instead of from the loader's sampler."""
     name = "sampler" if loader.batch_sampler is None else "batch_sampler"
     own = getattr(loader, name)
-    # A loader lets nobody set its sampler, and one whose workers stay goes on with the iterator that they began with.
+    # DataLoader refuses to have its sampler set. With persistent workers it reuses one iterator for all passes.
     object.__setattr__(loader, name, order)
     if loader._iterator is not None:
         loader._iterator._index_sampler = order
@@ -83,11 +84,11 @@ def ordered_by(loader: DataLoader[Any], order: Iterable[Any]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _spared_sigterm(loader: DataLoader[Any], leaving: Any) -> Iterator[None]:
-    """Workers that begin in here are `_Spared`. Until they are, the signal waits for them, and then for us."""
+def _shield_from_sigterm(loader: DataLoader[Any], leaving: Any) -> Iterator[None]:
+    """Workers that start in this context get a `_SigtermShield`; a SIGTERM is delivered after they have started."""
     init = loader.worker_init_fn
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-    loader.worker_init_fn = _Spared(init, leaving)
+    loader.worker_init_fn = _SigtermShield(init, leaving)
     try:
         yield
     finally:
@@ -95,12 +96,16 @@ def _spared_sigterm(loader: DataLoader[Any], leaving: Any) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _Spared:
-    """What a worker does first, and then what it was to do first.
+class _SigtermShield:
+    """A worker_init_fn that installs a SIGTERM handler, and then calls the user's worker_init_fn.
 
-    SIGTERM is also how torch and Python end workers that are left when nobody needs them, and wait for them:
-    so it is no longer ignored from then on, or once the process that they work for is gone. It is not
-    blocked either, which programs that the dataset starts would inherit.
+    The handler ignores SIGTERM while the pass is in use. Afterwards, or when the parent process is gone,
+    it ends the worker: torch and Python end workers by SIGTERM and wait for them. The signal is handled
+    and not blocked, since programs that the dataset starts would inherit a block.
+
+    Attributes:
+        init: the user's worker_init_fn, or None.
+        leaving: shared with the parent process; its `value` is 1 when the pass is no longer used.
     """
 
     def __init__(self, init: Callable[[int], None] | None, leaving: Any) -> None:
@@ -112,7 +117,7 @@ class _Spared:
 
         def asked(number: int, frame: FrameType | None) -> None:
             if self.leaving.value or os.getppid() != parent:
-                os._exit(0)  # as torch's own handler does: a worker that a signal ends is an error to it
+                os._exit(0)  # as torch's own handler does: torch reports a worker that a signal ends as an error
 
         signal.signal(signal.SIGTERM, asked)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])

@@ -1,8 +1,8 @@
-"""Where a pass over the training data is, and how to get there again.
+"""The position in a pass over the training data, and how to return to it.
 
-A plain loader has no place that could be saved. But a pass over it follows from the generators at
-its beginning, so those are kept, and the pass is begun again and wound forward: of a map-style
-dataset no sample is read for that, only the sampler goes on.
+A plain loader has no position that could be saved. But a pass over it follows from the random
+generators at its start. So the generators are saved, the pass is started again from them, and the
+finished batches are skipped: with a map-style dataset only the sampler advances, and no sample is read.
 """
 
 from __future__ import annotations
@@ -10,44 +10,41 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..core.errors import WorkloadError
+from ..core.state import State
 from .augmentation import is_reproducible
 from .generators import Generators
-from .loaders import begun, let_workers_be, ordered_by, workers_there
-
-if TYPE_CHECKING:
-    from ..core.state import State
-    from ..supervised.workload import Supervised
+from .loaders import ordered_by, persistent_workers_running, set_persistent_workers, start_pass
 
 
 def set_epoch(loader: object, epoch: int) -> None:
-    """Tell the loader's samplers which epoch it is, where they want to know, as a DistributedSampler does."""
+    """Call `set_epoch` of the loader's samplers that have one, as a DistributedSampler does."""
     for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-        if tell := getattr(sampler, "set_epoch", None):
-            tell(epoch)
+        if set_of_sampler := getattr(sampler, "set_epoch", None):
+            set_of_sampler(epoch)
 
 
-def keeps_its_place(loader: object) -> bool:
-    """Whether the loader itself can say and take back where it is, as torchdata's StatefulDataLoader can."""
+def is_stateful(loader: object) -> bool:
+    """Whether the loader saves and restores its own position, as torchdata's StatefulDataLoader does."""
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def wound_forward(loader: Iterable[Any], batches: int, at_beginning: Generators) -> Iterator[Any]:
-    """A pass over the loader of which so many batches are over. The generators are left anywhere.
+def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators) -> Iterator[Any]:
+    """A pass over the loader without its first batches. It leaves the random generators in no defined state.
 
     Args:
-        loader: as it was when the pass began, its samplers' epoch included.
-        batches: how many are over.
-        at_beginning: the generators just before the pass began.
+        loader: as it was when the pass began, the epoch of its samplers included.
+        batches: how many batches to skip.
+        at_start: the generators just before the pass began.
     """
-    at_beginning.put_back()
+    at_start.put_back()
     if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset):
-        return _with_sampler_wound(loader, batches)
+        return _skip_in_sampler(loader, batches)
     if isinstance(loader, list):
         return iter(loader[batches:])
     warnings.warn(
@@ -56,10 +53,10 @@ def wound_forward(loader: Iterable[Any], batches: int, at_beginning: Generators)
         RuntimeWarning,
         stacklevel=2,
     )
-    wound = begun(loader)
-    next(wound, None)  # what is drawn before the first batch was drawn then too, and from the same generators
+    batches_left = start_pass(loader)
+    next(batches_left, None)  # draws before the first batch are repeated exactly: the generators are the same
     before = Generators.now()
-    next(islice(wound, batches - 1, batches - 1), None)
+    next(islice(batches_left, batches - 1, batches - 1), None)
     if not before.same_as(Generators.now()):
         warnings.warn(
             f"the {type(loader).__name__} draws random numbers while it is read, and now draws others than it drew "
@@ -67,69 +64,79 @@ def wound_forward(loader: Iterable[Any], batches: int, at_beginning: Generators)
             RuntimeWarning,
             stacklevel=2,
         )
-    return wound
+    return batches_left
 
 
-def _with_sampler_wound(loader: DataLoader[Any], batches: int) -> Iterator[Any]:
-    """A pass whose sampler has left the first batches out. All draws are in the order of an undisturbed pass."""
-    rest = _Rest(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, batches)
-    with ordered_by(loader, rest):
-        wound = begun(loader)
-    rest.wind()
-    return wound
+def _skip_in_sampler(loader: DataLoader[Any], batches: int) -> Iterator[Any]:
+    """Iterate, skipping the first batches in the sampler, so that no sample is read. RNG draws keep their order."""
+    sampler = _SkippingSampler(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, batches)
+    with ordered_by(loader, sampler):
+        batches_left = start_pass(loader)
+    sampler.skip()
+    return batches_left
 
 
-class _Rest:
-    """What a sampler gives after its first items."""
+class _SkippingSampler:
+    """A sampler without its first items. They are skipped late, so that the loader draws its base seed first.
 
-    def __init__(self, sampler: Any, left_out: int) -> None:
+    Attributes:
+        sampler: the loader's own.
+        to_skip: how many items are still to be skipped.
+    """
+
+    def __init__(self, sampler: Any, to_skip: int) -> None:
         self.sampler = sampler
-        self.left_out = left_out
+        self.to_skip = to_skip
 
-    def __iter__(self) -> _Rest:
-        self.whole = iter(self.sampler)
+    def __iter__(self) -> _SkippingSampler:
+        self.items = iter(self.sampler)
         return self
 
     def __next__(self) -> Any:
-        self.wind()
-        return next(self.whole)
+        self.skip()
+        return next(self.items)
 
-    def wind(self) -> None:
-        left_out, self.left_out = self.left_out, 0
-        next(islice(self.whole, left_out, left_out), None)
+    def skip(self) -> None:
+        """Skip the items now. Idempotent."""
+        to_skip, self.to_skip = self.to_skip, 0
+        next(islice(self.items, to_skip, to_skip), None)
 
 
 @attrs.frozen
-class Beginning:
+class EpochStart:
     """What a pass over the training data follows from.
 
     Attributes:
-        generators: as they stood just before it began.
-        train, valid: whether the workers of the two loaders were there, if they stay from pass to pass.
+        generators: as they were just before the pass began.
+        train, valid: whether the persistent workers of the two loaders ran; None without such workers.
     """
 
     generators: Generators
     train: bool | None
     valid: bool | None
 
-    @staticmethod
-    def now(work: Supervised) -> Beginning:
-        return Beginning(Generators.now(work.own_generators()), workers_there(work.train), workers_there(work.valid))
+    def as_of(self, train: object, valid: object, state: State) -> EpochStart:
+        """What resuming from this state takes: the loaders' workers as they are now, where they matter then.
 
-    def seen_from(self, work: Supervised, state: State) -> Beginning:
-        """What is needed to go on from this state: of a pass that is over only what it left behind, its workers."""
-        train = workers_there(work.train) if state.batches_over else self.train
-        return attrs.evolve(self, train=train, valid=workers_there(work.valid))
+        If the epoch's batches are over, only the presence of the workers matters; otherwise the workers
+        and the generators at its start do.
+
+        Args:
+            train, valid: the two loaders.
+            state: that of the checkpoint.
+        """
+        now = persistent_workers_running(train) if state.batches_over else self.train
+        return attrs.evolve(self, train=now, valid=persistent_workers_running(valid))
 
 
 @attrs.frozen
-class Left:
-    """Where a training was left.
+class SuspendPoint:
+    """Where a training was suspended.
 
     Attributes:
         iteration: finished training batches.
-        generators: as they stood then.
-        from_file: whether this is what a checkpoint says, and the pass over the data still to be found again.
+        generators: as they were then.
+        from_file: a checkpoint gives this point, and the pass over the data is not resumed yet.
     """
 
     iteration: int
@@ -137,44 +144,49 @@ class Left:
     from_file: bool = False
 
 
-def left_there(left: Left | None, state: State) -> Left:
-    """Where the training was left, if it was so in this state.
+def require_suspended_at(point: SuspendPoint | None, state: State) -> SuspendPoint:
+    """The point, if the training was suspended there in this state.
 
     Raises:
-        WorkloadError: it was not.
+        WorkloadError: it was suspended elsewhere, or not at all.
     """
-    if left is None or left.iteration != state.iteration:
-        now_at = "in no suspended training" if left is None else f"at {left.iteration}"
+    if point is None or point.iteration != state.iteration:
+        now_at = "in no suspended training" if point is None else f"at {point.iteration}"
         raise WorkloadError(
             f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
             f"{now_at}: go on from the state that the last run returned"
         )
-    return left
+    return point
 
 
-def find_again(work: Supervised, state: State) -> Iterator[Any]:
-    """The pass over the training data that was under way in this state. The generators are left anywhere."""
-    beginning = work.beginning
-    if beginning is not None:
-        let_workers_be(work.train, beginning.train)
-        let_workers_be(work.valid, beginning.valid)
-    if keeps_its_place(work.train):
-        found = begun(work.train)  # also when it is over, or the next epoch would be taken for the rest of this one
-        return iter(()) if state.batches_over else found
-    if state.batches_over or beginning is None:
+def resume_iterator(train: Iterable[Any], valid: object, start: EpochStart | None, state: State) -> Iterator[Any]:
+    """The rest of the pass over the training data in this state. The generators are left in no defined state.
+
+    Args:
+        train, valid: the two loaders; their persistent workers are started or stopped as they were.
+        start: of the epoch under way; None before the first one.
+        state: the one that the training resumes from.
+    """
+    if start is not None:
+        set_persistent_workers(train, start.train)
+        set_persistent_workers(valid, start.valid)
+    if is_stateful(train):
+        rest = start_pass(train)  # also of a finished pass, or the loader would give this rest in the next epoch
+        return iter(()) if state.batches_over else rest
+    if state.batches_over or start is None:
         return iter(())
-    return wound_forward(work.train, state.batch, beginning.generators)
+    return fast_forward(train, state.batch, start.generators)
 
 
 def inexact(loader: object, state: State) -> Iterator[str]:
-    """What of a pass over this loader cannot be brought back exactly, if it was saved in this state."""
+    """What of a pass over this loader cannot be restored exactly, if it is saved in this state: a note for each."""
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return
     if not getattr(loader, "in_order", True):
         yield "the order of the batches: the loader has in_order=False"
-    # A stream is read again from its beginning, by workers with the same seeds.
-    wound = keeps_its_place(loader) or not isinstance(loader.dataset, IterableDataset)
-    inside = wound and state.batch > 0 and not state.batches_over
+    # A stream is read again from its start, by workers with the same seeds.
+    skips = is_stateful(loader) or not isinstance(loader.dataset, IterableDataset)
+    inside = skips and state.batch > 0 and not state.batches_over
     if (inside or loader.persistent_workers) and not is_reproducible(loader):
         yield (
             f"random augmentation in the loader's {loader.num_workers} workers: wrap the loader in "

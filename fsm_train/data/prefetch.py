@@ -1,10 +1,10 @@
-"""Feeding: a batch is copied to the device beside what is computed there, and fetched before its turn.
+"""Prefetching: a batch is fetched, and copied to the device, while the batch before it is trained.
 
-Rules of this file: a training is the same with and without. So a batch is fetched before its turn only
-where that draws no random number in this process and moves no place that is saved, and what it raised
-is raised when its turn comes. A batch that waits is neither lost nor counted when the training is left:
-in this process it goes on waiting, and from a checkpoint it is fetched again, since the place in the
-data is counted by the batches that were trained.
+Rule of this file: a training is the same with and without. So a batch is prefetched only if that draws
+no random number in this process and moves no position that is saved. An exception in the prefetched
+batch is raised when that batch is due. When the training is suspended, a prefetched batch is neither
+lost nor counted: this process keeps it, and after a restore it is fetched again, since the position in
+the data counts trained batches.
 """
 
 from __future__ import annotations
@@ -25,43 +25,52 @@ from torch.utils.data import (
 
 from ..core.errors import WorkloadError
 from .augmentation import is_reproducible
-from .batches import Split, moved, pair, tensors
+from .batches import Split, pair, tensors, to_device
 from .generators import generators_of
-from .position import keeps_its_place
+from .position import is_stateful
 
 Pair = tuple[Any, Any]
 
-# These draw, if at all, for the first index that they give: with workers, when the pass begins.
-DRAW_AT_FIRST = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+# If these samplers draw at all, it is for their first index: with workers, when the pass starts.
+DRAWS_AT_START = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
 
 
 class Copier(Protocol):
-    """What brings batches to the device."""
+    """Copies batches to the device."""
 
     def copy(self, batch: Pair) -> tuple[Pair, bool]:
-        """Begin to copy the batch; the second says whether that may still be under way."""
+        """Start to copy the batch. The answer is the copy, and whether copying may still be under way."""
         ...
 
     def wait(self, batch: Pair) -> None:
-        """Have what is computed from now on wait for what was copied until now."""
+        """Make all later computation wait for the copies that were started."""
         ...
 
 
-class Plainly:
-    """Copies on the spot."""
+class SyncCopier:
+    """Copies a batch before `copy` returns.
+
+    Attributes:
+        device: where to.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
     def copy(self, batch: Pair) -> tuple[Pair, bool]:
-        return moved(batch, self.device), False
+        return to_device(batch, self.device), False
 
     def wait(self, batch: Pair) -> None:
-        """There is nothing to wait for."""
+        """Does nothing: no copy is under way."""
 
 
-class SideStream:
-    """Copies on a CUDA stream of its own, so that neither waits for the other more than it has to."""
+class CudaStreamCopier:
+    """Copies on a CUDA stream of its own, so that copying and computing overlap.
+
+    Attributes:
+        device: where to.
+        stream: the stream of the copies.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -71,55 +80,63 @@ class SideStream:
         if all(tensor.device == self.device for tensor in tensors(batch)):
             return batch, False
         with torch.cuda.stream(self.stream):
-            return moved(batch, self.device), True
+            return to_device(batch, self.device), True
 
     def wait(self, batch: Pair) -> None:
         current = torch.cuda.current_stream(self.device)
         current.wait_stream(self.stream)
         for tensor in tensors(batch):
-            tensor.record_stream(current)  # its memory is not given away before the step is over
+            tensor.record_stream(current)  # so that its memory is not reused before the step is over
 
 
-class Feed(Iterator[Pair]):
-    """The batches of a pass as pairs on the device; with `ahead`, one more than was asked for has been fetched."""
+class Prefetcher(Iterator[Pair]):
+    """The batches of a pass as pairs on the device.
+
+    Attributes:
+        batches: the pass.
+        copier: copies each batch.
+        ahead: whether one batch more than was asked for is fetched.
+        next_batch: the prefetched batch and whether its copy is under way; the exception that it raised
+            instead, the end of the pass included; None if nothing is prefetched.
+    """
 
     def __init__(self, batches: Iterator[Any], copier: Copier, *, ahead: bool) -> None:
         self.batches = batches
         self.copier = copier
         self.ahead = ahead
-        self.waiting: tuple[Pair, bool] | Exception | None = None
+        self.next_batch: tuple[Pair, bool] | Exception | None = None
 
     def __next__(self) -> Pair:
-        found = self._fetched() if self.waiting is None else self.waiting
-        self.waiting = None
-        if isinstance(found, Exception):
-            raise found
-        batch, under_way = found
+        fetched = self._fetch() if self.next_batch is None else self.next_batch
+        self.next_batch = None
+        if isinstance(fetched, Exception):
+            raise fetched
+        batch, under_way = fetched
         if under_way:
             self.copier.wait(batch)
         if self.ahead:
-            self.waiting = self._fetched()
+            self.next_batch = self._fetch()
         return batch
 
-    def _fetched(self) -> tuple[Pair, bool] | Exception:
-        """The next batch, or what was raised instead, the end of the pass included: it is not its turn yet."""
+    def _fetch(self) -> tuple[Pair, bool] | Exception:
+        """The next batch, or its exception: the caller raises it when the batch is due."""
         try:
             return self.copier.copy(pair(next(self.batches)))
         except Exception as error:
             return error
 
 
-def fed(copier: Copier | None, loader: Iterable[Any], batches: Iterator[Any]) -> Iterator[Any]:
-    """A pass over this loader, fed by the copier if there is one."""
-    return batches if copier is None else Feed(batches, copier, ahead=why_not_ahead(loader) is None)
+def prefetched(copier: Copier | None, loader: Iterable[Any], batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of a pass over this loader, through a `Prefetcher` if there is a copier."""
+    return batches if copier is None else Prefetcher(batches, copier, ahead=prefetch_obstacle(loader) is None)
 
 
-def why_not_ahead(loader: Iterable[Any]) -> str | None:
-    """Why a batch of this loader cannot be fetched before its turn without changing the training; None if it can."""
+def prefetch_obstacle(loader: Iterable[Any]) -> str | None:
+    """Why prefetching a batch of this loader could change the training, as part of a sentence; None if it cannot."""
     name = type(loader).__name__
     if type(loader) in (list, tuple):
         return None
-    if keeps_its_place(loader):
+    if is_stateful(loader):
         return f"the place of the {name} is saved, and would be one too far"
     if not isinstance(loader, DataLoader) or type(loader) is not DataLoader:
         return f"nobody knows what a {name} draws, or does, when a batch is fetched"
@@ -129,30 +146,30 @@ def why_not_ahead(loader: Iterable[Any]) -> str | None:
         return "it has a generator of its own, whose place is saved, and would be one too far"
     sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     if is_reproducible(loader):
-        sampler = sampler.sampler  # that which numbers the batches draws nothing
+        sampler = sampler.sampler  # the one around it, which adds the seeds, draws nothing
     if type(sampler) is BatchSampler:
         sampler = sampler.sampler
-    if type(sampler) not in DRAW_AT_FIRST:
+    if type(sampler) not in DRAWS_AT_START:
         return f"nobody knows what a {type(sampler).__name__} draws when it is asked for a batch"
     return None
 
 
 def copier_for(device: torch.device, ahead: bool | None, train: Iterable[Any], split: Split | None) -> Copier | None:
-    """What feeds a training on this device; None where batches are taken as they come.
+    """The copier for a training on this device; None where batches are not prefetched.
 
     Args:
         device: where the model is.
-        ahead: whether it is wanted; None for CUDA only.
+        ahead: whether to prefetch; None for on CUDA only.
         train: the training data.
-        split: the user's, which may draw random numbers, and is left to its turn.
+        split: the user's own, which may draw random numbers, so that its batches are not prefetched.
 
     Raises:
-        WorkloadError: it is wanted, and would change the training.
+        WorkloadError: `ahead` is True, and prefetching could change the training.
     """
     if ahead:
-        why = "a split of one's own may draw random numbers" if split is not None else why_not_ahead(train)
+        why = "a split of one's own may draw random numbers" if split is not None else prefetch_obstacle(train)
         if why is not None:
             raise WorkloadError(f"ahead=True, but no batch of train can be fetched before its turn: {why}")
     if ahead is False or split is not None or (ahead is None and device.type != "cuda"):
         return None
-    return SideStream(device) if device.type == "cuda" else Plainly(device)
+    return CudaStreamCopier(device) if device.type == "cuda" else SyncCopier(device)

@@ -1,36 +1,35 @@
-"""What is trained, in a line, and what cheap things are left lying. Nothing here changes anything.
+"""One-line summary of the training, and cheap speed-ups that are not used. Nothing here changes anything.
 
-`advice` is a pure function of a small record; `found` makes the record, without iterating a loader.
+`advice` is a pure function of a small record; `inspect_settings` makes the record, without iterating a loader.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-if TYPE_CHECKING:
-    from .workload import Supervised
+from .training import Training
 
 _logger = logging.getLogger("fsm_train")
 
 
 @attrs.frozen
-class Found:
-    """What speed depends on, and a setting changes.
+class PerformanceSettings:
+    """The settings that speed depends on.
 
     Attributes:
         device: the kind of device, such as "cuda".
         optimizer: the name of its class.
-        can_fuse: it has a fused form for these parameters, which would pay, and nobody has said yes or no to it.
-        one_by_one: it was told to go through the parameters one by one (foreach=False).
-        workers: of the training DataLoader; None if it is none.
-        pinned: its batches are put into pinned memory.
-        in_memory: its samples are tensors that are in memory already.
+        can_fuse: it has a fused form for these parameters, which would be faster, and `fused` is not set.
+        one_by_one: it updates the parameters one by one (foreach=False).
+        workers: of the training DataLoader; None if the data is no DataLoader.
+        pinned: its batches are in pinned memory.
+        in_memory: its samples are tensors in memory.
     """
 
     device: str = "cpu"
@@ -42,63 +41,66 @@ class Found:
     in_memory: bool = False
 
 
-def advice(found: Found) -> tuple[str, ...]:
-    """What would cost a word, and is left lying.
+def advice(settings: PerformanceSettings) -> tuple[str, ...]:
+    """The speed-ups that one word in the code would give, a sentence each.
 
-    >>> advice(Found(optimizer="Adam", can_fuse=True))
+    >>> advice(PerformanceSettings(optimizer="Adam", can_fuse=True))
     ('Adam(…, fused=True) takes a step in one kernel instead of many',)
     """
-    said = []
-    if found.can_fuse:
-        said.append(f"{found.optimizer}(…, fused=True) takes a step in one kernel instead of many")
-    elif found.one_by_one and found.device == "cuda":
-        said.append(f"{found.optimizer} without foreach=False takes a step for all parameters at once")
-    if found.device == "cuda" and found.workers is not None:
-        if not found.pinned:
-            said.append("DataLoader(…, pin_memory=True) lets a batch be copied while another one is trained")
-        if found.workers == 0 and not found.in_memory:
-            said.append("DataLoader(…, num_workers=4), say, lets samples be read while others are trained")
-    return tuple(said)
+    lines = []
+    if settings.can_fuse:
+        lines.append(f"{settings.optimizer}(…, fused=True) takes a step in one kernel instead of many")
+    elif settings.one_by_one and settings.device == "cuda":
+        lines.append(f"{settings.optimizer} without foreach=False takes a step for all parameters at once")
+    if settings.device == "cuda" and settings.workers is not None:
+        if not settings.pinned:
+            lines.append("DataLoader(…, pin_memory=True) lets a batch be copied while another one is trained")
+        if settings.workers == 0 and not settings.in_memory:
+            lines.append("DataLoader(…, num_workers=4), say, lets samples be read while others are trained")
+    return tuple(lines)
 
 
-def found_in(optimizer: torch.optim.Optimizer, loader: Iterable[Any], device: torch.device) -> Found:
-    """The record of these parts, before anything was trained."""
-    found = Found(
+def inspect_settings(
+    optimizer: torch.optim.Optimizer, loader: Iterable[Any], device: torch.device
+) -> PerformanceSettings:
+    """The settings of these parts."""
+    settings = PerformanceSettings(
         device.type,
         type(optimizer).__name__,
         can_fuse=device.type in ("cpu", "cuda") and all(map(_fuses, optimizer.param_groups)),
         one_by_one=any(group.get("foreach") is False for group in optimizer.param_groups),
     )
     if not isinstance(loader, DataLoader):
-        return found
+        return settings
     tensors = loader.dataset.tensors if isinstance(loader.dataset, TensorDataset) else ()
-    there = any(tensor.device.type == "cuda" for tensor in tensors)  # such cannot be pinned, and need not
-    pinned = loader.pin_memory or there
-    return attrs.evolve(found, workers=loader.num_workers, pinned=pinned, in_memory=bool(tensors))
+    on_device = any(tensor.device.type == "cuda" for tensor in tensors)  # such samples cannot be pinned, and need not
+    pinned = loader.pin_memory or on_device
+    return attrs.evolve(settings, workers=loader.num_workers, pinned=pinned, in_memory=bool(tensors))
 
 
 def _fuses(group: dict[str, Any]) -> bool:
     if group.get("fused", False) is not None or group.get("differentiable"):
-        return False  # there is no such setting, or it was set
+        return False  # it has no such setting, or the user set it
     parameters = group["params"]
     if parameters and parameters[0].device.type == "cpu" and group.get("momentum") == 0:
-        return False  # plain gradient descent is no faster for it
+        return False  # plain gradient descent is no faster when it is fused
     return all(parameter.is_floating_point() for parameter in parameters)
 
 
-def summary(work: Supervised) -> str:
-    """What is trained on what, in a line, and a line for each thing that is left lying."""
+def summary(work: Training) -> str:
+    """What is trained on what, in a line, and a line for each piece of advice."""
     total = sum(parameter.numel() for parameter in work.model.parameters())
     trained = sum(parameter.numel() for parameter in work.parameters if parameter.requires_grad)
     head = (
         f"{type(work.model).__name__} of {total:,} parameters, {trained:,} of them trained by "
         f"{type(work.optimizer).__name__} on {work.device}"
     )
-    return "\n".join([head, *(f"advice: {line}" for line in advice(found_in(work.optimizer, work.train, work.device)))])
+    settings = inspect_settings(work.optimizer, work.train, work.device)
+    return "\n".join([head, *(f"advice: {line}" for line in advice(settings))])
 
 
-def tell_once(work: Supervised) -> None:
-    """Log the summary, when the first run of a workload begins."""
-    if not work.told:
-        work.told = True
+def log_summary_once(work: Training) -> None:
+    """Log the summary when the first run of this training starts."""
+    if not work.summary_logged:
+        work.summary_logged = True
         _logger.info("%s", summary(work))

@@ -1,4 +1,4 @@
-"""Other sets of weights beside the model's: averages over the training, and copies to go back to."""
+"""Sets of weights beside the model's own: averages over the training, and copies to restore."""
 
 from __future__ import annotations
 
@@ -15,26 +15,34 @@ StateDict = dict[str, Any]
 
 
 class Average:
-    """An average of the model's weights. While it is in use, the model has it, and it has the model's own."""
+    """An average of the model's weights. While it is in use, the model has the average, and this has the model's own.
+
+    Attributes:
+        model: whose weights are averaged.
+        averaged: torch's AveragedModel, with a copy of the model.
+        in_use: whether the values are exchanged.
+        own: the model's own weights, after `finish` gave it the average; otherwise None.
+    """
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.model = model
         average = None if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.in_use = False
-        self.own: StateDict | None = None  # the model's, once it has the average for good
+        self.own: StateDict | None = None
 
     @property
-    def begun(self) -> bool:
-        """Whether there is an average yet; one may be brought back to before it began."""
+    def started(self) -> bool:
+        """False until the first update; restoring weights can make it False again."""
         return bool(self.averaged.n_averaged > 0)
 
     def update(self) -> None:
+        """Take the model's present weights into the average."""
         self.averaged.update_parameters(self.model)
 
     def use(self, on: bool) -> None:
-        """Exchange the values, not the tensors, since optimizer, wrappers and captured steps hold on to those."""
-        if on is self.in_use or not self.begun:
+        """Exchange the values in place: optimizer, wrappers and captured steps reference the tensors."""
+        if on is self.in_use or not self.started:
             return
         with torch.no_grad():
             ours, theirs = _values(self.model), _values(self.averaged.module)
@@ -45,20 +53,21 @@ class Average:
         self.in_use = on
 
     def finish(self) -> None:
-        """Let the model have the average for good. Its own weights are kept for a training that is extended."""
+        """Give the model the average. Its own weights are stored, for a training that is extended."""
         self.use(False)
-        self.own = copied(self.model.state_dict())
+        self.own = copy_of(self.model.state_dict())
         self.model.load_state_dict(self.averaged.module.state_dict())
 
     def state(self) -> StateDict:
+        """What `load` restores. The tensors are the live ones."""
         return {"average": state_of_module(self.averaged), "own": self.own}
 
     def load(self, state: StateDict) -> None:
         load_module(self.averaged, state["average"])
         self.own = state["own"]
 
-    def go_on(self) -> None:
-        """Give the model its own weights back, if it still has the average."""
+    def restore_own(self) -> None:
+        """Give the model its own weights back, if it still has the average of `finish`."""
         own, self.own = self.own, None
         pairs = zip(self.model.parameters(), self.averaged.module.parameters(), strict=True)
         if own is not None and all(torch.equal(mine, average) for mine, average in pairs):
@@ -70,15 +79,15 @@ def _values(model: nn.Module) -> list[torch.Tensor]:
 
 
 def refit_batch_norm(model: nn.Module, call: Any, inputs: Iterable[Any]) -> None:
-    """Make the statistics of batch norm anew, from one pass over the data; modes stay as they are."""
+    """Recompute the statistics of batch norm in one pass over the inputs. The modes of modules do not change."""
     modes = [(module, module.training) for module in model.modules()]
-    update_bn(((each,) for each in inputs), _Calls(model, call))
+    update_bn(((each,) for each in inputs), _CalledBy(model, call))
     for module, mode in modes:
         module.training = mode
 
 
-class _Calls(nn.Module):
-    """The model, called as the workload calls it."""
+class _CalledBy(nn.Module):
+    """The model as a module whose forward is `call`."""
 
     def __init__(self, model: nn.Module, call: Any) -> None:
         super().__init__()
@@ -89,6 +98,6 @@ class _Calls(nn.Module):
         return self.call(inputs)
 
 
-def copied(state: StateDict) -> StateDict:
-    """A state_dict of which nothing is shared with the live one."""
+def copy_of(state: StateDict) -> StateDict:
+    """A copy of a state_dict that shares no tensor with it."""
     return {name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}

@@ -1,58 +1,65 @@
 """Whole training steps, compiled or captured.
 
-Sound because the machine knows that nobody looks between forward and zero. What cannot be done this
-way, a batch of another shape, say, is done the eager way, and each reason is said once. What only
-CUDA has stands in `CudaGraph`, so that everything that is decided here can be tried without.
+They are sound because nothing watches the phases between forward and zero. A batch that cannot be trained
+this way, because of its shape for example, gets the eager step, and each reason is warned of once. What
+needs CUDA is in `CudaGraph` alone, so that every decision of this file can be tested without it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import types
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from ..core.errors import WorkloadError
-from ..core.phase import Operation
-from ..data.batches import check_loss, form, mapped, tensors
-
-if TYPE_CHECKING:
-    from .workload import Supervised
+from ..data.batches import map_tensors, structure, tensors
+from .training import Training
+from .whole_step import train_batch, zero
 
 T = TypeVar("T")
 
 WARM_UP = 3  # steps before a capture: they make the optimizer's state and choose algorithms
-FEW = 4  # captures or compilations, each for other numbers of the optimizer, after which it is looked whether they pay
-PAYS = 20  # replays that a capture is worth
+MIN_CAPTURES = 4  # after this many captures, or changes of compiled numbers, check whether they were worth it
+MIN_REPLAYS_PER_CAPTURE = 20  # fewer replays do not make up for the time of a capture
 
 
 class Graph(Protocol):
-    """Something that records what is done on a device, and does it again on the same tensors."""
+    """Records what is computed on a device, and repeats it on the same tensors."""
 
-    def beside(self, train: Callable[[], T]) -> T:
-        """Do this without recording it, where it will be recorded later."""
+    def on_capture_stream(self, train: Callable[[], T]) -> T:
+        """Compute without recording, on the stream of the capture."""
         ...
 
     def capture(self, train: Callable[[], T]) -> T:
-        """Record this without doing it; the tensors in its answer are written by each replay."""
+        """Record without computing. Each replay writes to the tensors of the answer."""
         ...
 
-    def replay(self) -> None: ...
+    def replay(self) -> None:
+        """Compute what was recorded."""
+        ...
 
 
 class CudaGraph:
-    """A graph of kernels, and the stream that it is recorded on."""
+    """A CUDA graph.
+
+    Attributes:
+        device: the CUDA device.
+        stream: the stream of warm-ups and captures.
+        graph: the latest capture, or None.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def beside(self, train: Callable[[], T]) -> T:
-        """Autograd remembers the stream on which a gradient was first made: it has to be the one of the capture."""
+    def on_capture_stream(self, train: Callable[[], T]) -> T:
+        # Autograd records the stream on which a gradient is made first: it has to be the stream of the capture.
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
@@ -62,7 +69,7 @@ class CudaGraph:
 
     def capture(self, train: Callable[[], T]) -> T:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on meanwhile: that of a loader pins memory.
+        # Other threads may use CUDA meanwhile: a loader's thread pins memory.
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             answer = train()
         self.graph = graph
@@ -73,37 +80,45 @@ class CudaGraph:
         self.graph.replay()
 
 
-def forward_and_loss(work: Supervised, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+def forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+    """Forward and loss in the precision of the training: what is compiled or captured."""
     with contextlib.nullcontext() if work.precision is None else work.precision.compute():
         output = work.call(inputs)
         return output, work.loss_fn(output, target)
 
 
 def step(optimizer: torch.optim.Optimizer) -> None:
+    """The optimizer's step: what is compiled."""
     optimizer.step()
 
 
-class _Whole:
-    """What both ways have in common: when they give way to the eager one, and that each reason is said once."""
+class _FastStep:
+    """What compiled and captured steps have in common: the choice between them and the eager step.
 
-    def __init__(self, work: Supervised) -> None:
+    Attributes:
+        work: what is trained.
+        warned: the names of the reasons that were warned of.
+        stale: what Python decides in the step may have changed since it was checked.
+    """
+
+    def __init__(self, work: Training) -> None:
         self.work = work
-        self.said: set[str] = set()
-        self.doubtful = False  # what was looked at when it was made may have changed
+        self.warned: set[str] = set()
+        self.stale = False
 
-    def changed(self) -> None:
-        """A command was carried out, or a number of the optimizer set."""
-        self.doubtful = True
+    def mark_stale(self) -> None:
+        """Check before the next step what Python decides in it: a command or a hyper-parameter may have changed it."""
+        self.stale = True
 
-    def can(self) -> bool:
-        """Whether the batch under way can be trained like this."""
-        why = self.prevented()
-        if why is not None:
-            self.say(*why)
-        return why is None
+    def can_run(self) -> bool:
+        """Whether the batch under way can be trained like this. If not, warn once of the reason."""
+        obstacle = self.obstacle()
+        if obstacle is not None:
+            self.warn_once(*obstacle)
+        return obstacle is None
 
-    def prevented(self) -> tuple[str, str] | None:
-        """The reason for the eager way, by name and as a sentence."""
+    def obstacle(self) -> tuple[str, str] | None:
+        """The reason for an eager step, by name and as a sentence; None if there is none."""
         precision = self.work.precision
         if precision is not None and precision.scaler is not None:
             return (
@@ -112,51 +127,61 @@ class _Whole:
             )
         return None
 
-    def say(self, name: str, why: str) -> None:
-        if name not in self.said:
-            self.said.add(name)
-            warnings.warn(f"compile_step: {why}", RuntimeWarning, stacklevel=2)
+    def warn_once(self, name: str, sentence: str) -> None:
+        """Warn with this sentence, unless it was done under this name before."""
+        if name not in self.warned:
+            self.warned.add(name)
+            warnings.warn(f"compile_step: {sentence}", RuntimeWarning, stacklevel=2)
 
 
-class CapturedStep(_Whole):
-    """Forward, loss, backward and step as one graph, replayed on inputs that are copied into place.
+class CapturedStep(_FastStep):
+    """Forward, loss, backward and step as one graph, replayed on inputs that are copied into its own tensors.
 
-    What Python decides is baked into a graph: numbers that the optimizer does not hold as tensors, what is
-    frozen, the modes of modules. When one of them has changed, the step is captured anew, after another warm-up.
+    A graph contains as constants what Python decides: optimizer numbers that are no tensors, what is frozen,
+    the modes of modules. If one of them changes, the step is captured again, after another warm-up.
+
+    Attributes:
+        graph: records and replays.
+        warm_ups, captures, replays: how many there were.
+        structure: nesting, shapes and types of the first batch; only such batches are replayed.
+        captured_constants: what Python decided in the capture; None without a capture.
+        batch: the tensors of the graph that a batch is copied into, nested as the batch.
+        output, loss: the tensors that a replay writes to.
     """
 
-    def __init__(self, work: Supervised, graph: Graph) -> None:
+    def __init__(self, work: Training, graph: Graph) -> None:
         super().__init__(work)
         self.graph = graph
         self.warm_ups = 0
         self.captures = 0
         self.replays = 0
-        self.form: Any = None  # of the batches that can be replayed: that of the first one
-        self.baked: Any = None  # None while there is no capture
+        self.structure: Any = None
+        self.captured_constants: Any = None
         self.batch: Any = None
         self.output: Any = None
         self.loss: torch.Tensor | None = None
 
-    def prevented(self) -> tuple[str, str] | None:
+    def obstacle(self) -> tuple[str, str] | None:
         work = self.work
-        if (why := super().prevented()) is not None:
-            return why
+        if (general := super().obstacle()) is not None:
+            return general
         if work.wrapper is not None:
             return "wrapper", "a parallel wrapper exchanges gradients as it sees fit, and is trained the eager way"
         if any(parameter.grad is not None for parameter in work.parameters):
             return "waiting", "gradients of earlier batches wait for this step, which is trained the eager way"
         try:
-            found = form((work.inputs, work.target))
+            of_batch = structure((work.inputs, work.target))
         except TypeError as error:
             return "opaque", f"{error}: it is trained the eager way"
-        if self.form is None:
-            self.form = found
-        if found != self.form:
+        if self.structure is None:
+            self.structure = of_batch
+        if of_batch != self.structure:
             shapes = [tuple(tensor.shape) for tensor in tensors((work.inputs, work.target))]
             return "form", f"a batch of shapes {shapes} does not fit the first one, and is trained the eager way"
-        if self.doubtful:
-            self._look_again()
-        if self.baked is None and self.captures >= FEW and self.replays < PAYS * self.captures:
+        if self.stale:
+            self._check_constants()
+        too_few_replays = self.replays < MIN_REPLAYS_PER_CAPTURE * self.captures
+        if self.captured_constants is None and self.captures >= MIN_CAPTURES and too_few_replays:
             return "numbers", (
                 f"numbers that are part of the graph, such as a learning rate, have changed {self.captures} times in "
                 f"{self.replays} steps, and each step is trained the eager way from now on: a schedule by epoch, or a "
@@ -165,7 +190,7 @@ class CapturedStep(_Whole):
         return None
 
     def run(self) -> torch.Tensor:
-        """Train on the batch; its loss.
+        """Train on the batch under way; its detached loss.
 
         Raises:
             WorkloadError: something in the step cannot be captured.
@@ -173,65 +198,66 @@ class CapturedStep(_Whole):
         work = self.work
         if self.warm_ups < WARM_UP:
             self.warm_ups += 1
-            return self.graph.beside(self._warm_up)
-        if self.baked is None:
+            return self.graph.on_capture_stream(self._warm_up)
+        if self.captured_constants is None:
             self._capture()
         assert self.loss is not None
         for static, new in zip(tensors(self.batch), tensors((work.inputs, work.target)), strict=True):
             static.copy_(new, non_blocking=True)
         self.graph.replay()
         self.replays += 1
-        # A metric may answer with a part of the output, which the next replay writes over.
-        work.output = mapped(self.output, torch.clone) if work.train_meters.metrics else self.output
+        # A metric may return a part of the output, which the next replay overwrites.
+        work.output = map_tensors(self.output, torch.clone) if work.train_meters.metrics else self.output
         return self.loss.clone()
 
     def _warm_up(self) -> torch.Tensor:
         work = self.work
-        work.output, loss = forward_and_loss(work, work.inputs, work.target)
-        if not work.loss_checked:
-            check_loss(loss)
-            work.loss_checked = True
-        loss.backward()  # type: ignore[no-untyped-call]
-        work.optimizer.step()
-        work.optimizer.zero_grad()
+        work.output, loss = train_batch(work, work.inputs, work.target, forward_and_loss, work.optimizer.step)
+        zero(work)
         return loss.detach()
 
     def _capture(self) -> None:
         work = self.work
-        self.batch = mapped((work.inputs, work.target), torch.clone)
-        work.output = self.output = self.loss = None  # what autograd keeps for an output belongs to another stream
+        self.batch = map_tensors((work.inputs, work.target), torch.clone)
+        work.output = self.output = self.loss = None  # their autograd graphs belong to another stream
 
         def train() -> tuple[Any, torch.Tensor]:
-            output, loss = forward_and_loss(work, *self.batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            work.optimizer.step()
-            return mapped(output, torch.Tensor.detach), loss.detach()
+            inputs, target = self.batch
+            output, loss = train_batch(work, inputs, target, forward_and_loss, work.optimizer.step)
+            return map_tensors(output, torch.Tensor.detach), loss.detach()
 
         try:
             self.output, self.loss = self.graph.capture(train)
         except Exception as error:
-            why = str(error).partition("\n")[0]
+            first_line = str(error).partition("\n")[0]
             raise WorkloadError(
-                f"this training step cannot be captured as a CUDA graph ({type(error).__name__}: {why}): nothing in "
-                "the model, the loss and the optimizer may wait for the device, as .item() does; "
+                f"this training step cannot be captured as a CUDA graph ({type(error).__name__}: {first_line}): "
+                "nothing in the model, the loss and the optimizer may wait for the device, as .item() does; "
                 "compile_step('default') does not mind"
             ) from error
-        work.optimizer.zero_grad()  # the gradients belong to the graph, and an eager step must not add to them
-        self.baked, self.doubtful = _baked(work), False
+        zero(work)  # the gradients belong to the graph, and an eager step must not add to them
+        self.captured_constants, self.stale = _constants(work), False
         self.captures += 1
 
-    def _look_again(self) -> None:
-        self.doubtful = False
-        if self.baked is not None and _baked(self.work) != self.baked:
-            self.baked = None
-            # What thaws, say, or gets momentum, has a first step that differs from all others.
+    def _check_constants(self) -> None:
+        self.stale = False
+        if self.captured_constants is not None and _constants(self.work) != self.captured_constants:
+            self.captured_constants = None
+            # The first step after a change, of momentum for example, may differ from all later ones.
             self.warm_ups = min(self.warm_ups, WARM_UP - 1)
 
 
-class CompiledStep(_Whole):
-    """Forward and loss, and the optimizer's step, through torch.compile; backward and zero as they are."""
+class CompiledStep(_FastStep):
+    """Forward with loss, and the optimizer's step, through torch.compile; backward and zero stay eager.
 
-    def __init__(self, work: Supervised, mode: str, backend: str) -> None:
+    Attributes:
+        forward_and_loss, step: the compiled functions.
+        in_graphs: torch.compile uses CUDA graphs, so that the next step overwrites this one's answers.
+        numbers: the optimizer's numbers that are compiled in.
+        changes: how often those numbers changed.
+    """
+
+    def __init__(self, work: Training, mode: str, backend: str) -> None:
         super().__init__(work)
         self.forward_and_loss = torch.compile(_own(forward_and_loss), mode=mode, backend=backend)
         self.step = torch.compile(_own(step), mode=mode, backend=backend)
@@ -240,73 +266,63 @@ class CompiledStep(_Whole):
         self.changes = 0
 
     def run(self) -> torch.Tensor:
-        """Train on the batch; its loss."""
+        """Train on the batch under way; its detached loss."""
         work = self.work
-        if self.doubtful:
-            self._look_again()
+        if self.stale:
+            self._check_numbers()
         if self.in_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        work.doing = Operation.FORWARD
-        output, loss = self.forward_and_loss(work, work.inputs, work.target)
-        work.doing = Operation.LOSS
-        if not work.loss_checked:
-            check_loss(loss)
-            work.loss_checked = True
-        work.doing = Operation.BACKWARD
-        loss.backward()  # type: ignore[no-untyped-call]
-        work.doing = Operation.STEP
-        self.step(work.optimizer)
-        work.doing = Operation.ZERO
-        work.optimizer.zero_grad()
-        work.doing = None
+        step = functools.partial(self.step, work.optimizer)
+        output, loss = train_batch(work, work.inputs, work.target, self.forward_and_loss, step)
+        zero(work)
         loss = loss.detach()
-        if self.in_graphs:  # the next step writes over what this one has answered
-            output, loss = mapped(output, torch.clone), loss.clone()
+        if self.in_graphs:
+            output, loss = map_tensors(output, torch.clone), loss.clone()
         work.output = output
         return loss
 
-    def _look_again(self) -> None:
-        """Each number of the optimizer that is no tensor is compiled in, and torch.compile gives up after a few."""
-        self.doubtful = False
+    def _check_numbers(self) -> None:
+        """Optimizer numbers that are no tensors are compiled in, and torch.compile gives up after a few changes."""
+        self.stale = False
         numbers = _numbers(self.work.optimizer)
         if numbers == self.numbers:
             return
         self.numbers, self.changes = numbers, self.changes + 1
-        if self.changes == FEW:
+        if self.changes == MIN_CAPTURES:
             self.step = step
-            self.say(
+            self.warn_once(
                 "numbers",
-                f"numbers that are compiled into the optimizer's step, such as a learning rate, have changed {FEW} "
-                "times: it is done the eager way from now on; forward and loss stay compiled",
+                "numbers that are compiled into the optimizer's step, such as a learning rate, have changed "
+                f"{MIN_CAPTURES} times: it is done the eager way from now on; forward and loss stay compiled",
             )
 
 
 def _own(function: Callable[..., T]) -> Callable[..., T]:
-    """The function with code of its own: torch.compile keeps a few versions of a code, and each workload is another."""
+    """The function with its own code object: torch.compile limits the versions of one, and each workload needs one."""
     assert isinstance(function, types.FunctionType)
     return types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """What each group of the optimizer holds beside tensors."""
+    """What each parameter group holds beside parameters and other tensors."""
     return [
         {name: value for name, value in group.items() if name != "params" and not isinstance(value, torch.Tensor)}
         for group in optimizer.param_groups
     ]
 
 
-def _baked(work: Supervised) -> list[Any]:
-    """What of a step is decided by Python, and may change in a training."""
+def _constants(work: Training) -> list[Any]:
+    """What Python decides in a step, and what may change during a training."""
     frozen = [parameter.requires_grad for parameter in work.model.parameters()]
     modes = [module.training for module in work.model.modules()]
     return [_numbers(work.optimizer), frozen, modes]
 
 
-def compiled_step(work: Supervised, mode: str, backend: str) -> CapturedStep | CompiledStep:
+def compiled_step(work: Training, mode: str, backend: str) -> CapturedStep | CompiledStep:
     """What trains whole steps in this mode.
 
     Raises:
-        WorkloadError: a graph is to be captured on a device that has none, or of an optimizer that cannot be.
+        WorkloadError: a graph is asked for on a device without graphs, or for an optimizer that cannot be captured.
     """
     if mode != "graph":
         return CompiledStep(work, mode, backend)

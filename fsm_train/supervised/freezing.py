@@ -9,19 +9,25 @@ from torch import nn
 from ..core.errors import WorkloadError
 
 
-class Frozen:
-    """Keeps parameters without gradient while some pattern matches their name."""
+class FrozenParameters:
+    """The parameters of a model whose names match a pattern: they require no gradient.
+
+    Attributes:
+        model: whose parameters are frozen.
+        patterns: in the style of fnmatch; one pattern may be there more than once.
+        trainable: by name, whether the parameter required a gradient before the first pattern.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.patterns: list[str] = []
-        self.trainable: dict[str, bool] = {}  # as it was before anything was frozen
+        self.trainable: dict[str, bool] = {}
 
     def add(self, pattern: str) -> None:
-        """Freeze what matches the pattern.
+        """Freeze the parameters that match the pattern.
 
         Raises:
-            WorkloadError: no parameter does.
+            WorkloadError: no parameter matches.
         """
         names = [name for name, _ in self.model.named_parameters()]
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -33,13 +39,13 @@ class Frozen:
         self._apply()
 
     def remove(self, pattern: str) -> None:
-        """Take back one freezing by this pattern."""
+        """Undo one `add` of this pattern, if there is one."""
         if pattern in self.patterns:
             self.patterns.remove(pattern)
             self._apply()
 
     def clear(self) -> None:
-        """Take back everything."""
+        """Undo every `add`."""
         if self.patterns:
             self.patterns = []
             self._apply()
@@ -48,5 +54,5 @@ class Frozen:
         for name, parameter in self.model.named_parameters():
             frozen = any(fnmatchcase(name, pattern) for pattern in self.patterns)
             if frozen:
-                parameter.grad = None  # or momentum and weight decay would still move it
+                parameter.grad = None  # with a gradient, momentum and weight decay would still change it
             parameter.requires_grad_(self.trainable[name] and not frozen)

@@ -1,4 +1,4 @@
-"""Means and metrics of an epoch, gathered on the device and read once."""
+"""Means and metrics of an epoch, collected on the device and read once."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Metric(Protocol):
 
 
 class Mean:
-    """The weighted mean of scalars that stay on their device until it is asked for.
+    """The weighted mean of scalar tensors, which stay on their device until the mean is read.
 
-    Adding one is appending to a list: no kernel is launched and nothing waits. Every BLOCK scalars
-    are put into one tensor, so that memory does not grow by an allocation a batch.
+    Adding a scalar appends it to a list: no kernel is launched, and nothing waits for the device. Every
+    BLOCK scalars are stacked into one tensor, so that memory does not grow by an allocation a batch.
     """
 
     BLOCK = 1024
@@ -66,7 +66,12 @@ class Mean:
 
 
 class FunctionMetric:
-    """The mean over samples of a function of (output, target)."""
+    """The mean over samples of a function of (output, target).
+
+    Attributes:
+        function: returns the mean over one batch, a number or a scalar tensor.
+        mean: over the batches so far, weighted by their samples.
+    """
 
     def __init__(self, function: Measure) -> None:
         self.function = function
@@ -92,10 +97,15 @@ class FunctionMetric:
 
 
 class ObjectMetric:
-    """A metric with update, compute and reset. One that computes a mapping gives one metric for each of its keys."""
+    """A metric with update, compute and reset. If it computes a mapping, each key is a metric of its own.
+
+    Attributes:
+        metric: a copy of the user's, since train and valid data have one each.
+        updated: whether it got a batch since the last reset.
+    """
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
-        self.metric = copy.deepcopy(metric)  # each split has its own
+        self.metric = copy.deepcopy(metric)
         if hasattr(self.metric, "to"):
             self.metric = self.metric.to(device)
         self.updated = False
@@ -118,7 +128,7 @@ class ObjectMetric:
         self.updated = False
 
     def state(self) -> Any:
-        """Its state_dict, in which torchmetrics puts only what is persistent; None if it has none."""
+        """Its state_dict, where torchmetrics saves persistent states only; None if it has none."""
         if not hasattr(self.metric, "state_dict"):
             return None
         if hasattr(self.metric, "persistent"):
@@ -136,7 +146,13 @@ class ObjectMetric:
 
 
 class Meters:
-    """The loss and the metrics of one split."""
+    """The loss and the metrics of train or valid data.
+
+    Attributes:
+        split: "train" or "valid", the prefix of the names.
+        loss: the mean over samples.
+        metrics: by name without the prefix.
+    """
 
     def __init__(self, split: str, metrics: Mapping[str, Measure | Metric], device: torch.device) -> None:
         self.split = split
@@ -154,12 +170,12 @@ class Meters:
                     metric.add(output, target, samples)
 
     def results(self) -> dict[str, float]:
-        """The metrics by name, such as valid_loss; those of which nothing was measured are left out."""
+        """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
-        found = {} if loss is None else {f"{self.split}_loss": loss}
+        results = {} if loss is None else {f"{self.split}_loss": loss}
         for name, metric in self.metrics.items():
-            found.update(metric.results(f"{self.split}_{name}"))
-        return found
+            results.update(metric.results(f"{self.split}_{name}"))
+        return results
 
     def reset(self) -> None:
         self.loss.reset()
@@ -167,7 +183,7 @@ class Meters:
             metric.reset()
 
     def state(self) -> tuple[dict[str, Any], list[str]]:
-        """What they have gathered so far, and the names of those that cannot say."""
+        """What was collected so far, and the names of the metrics that have no state_dict."""
         states = {name: metric.state() for name, metric in self.metrics.items()}
         unsaved = [name for name, state in states.items() if state is None]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
@@ -180,7 +196,7 @@ class Meters:
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:
-    """The metrics, when each is one.
+    """The metrics, if each is one.
 
     Raises:
         TypeError: one is neither a function nor an object with update, compute and reset.

@@ -1,26 +1,23 @@
-"""The modules of a training, and all that is in one: its state_dict, the buffers that it leaves out, the modes."""
+"""The modules of a training, and their whole state: the state_dict, the buffers outside of it, the modes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..core.errors import WorkloadError
 
-if TYPE_CHECKING:
-    from .workload import Supervised
 
-
-def modules_of(work: Supervised) -> dict[str, nn.Module]:
-    """The model, and a loss that is a module: it may have parameters, buffers and a mode too."""
-    loss = {"loss": work.loss_fn} if isinstance(work.loss_fn, nn.Module) else {}
-    return {"model": work.model, **loss}
+def modules_of(model: nn.Module, loss_fn: object) -> dict[str, nn.Module]:
+    """The model, and the loss if it is a module, which may have parameters, buffers and a mode too."""
+    return {"model": model, "loss": loss_fn} if isinstance(loss_fn, nn.Module) else {"model": model}
 
 
 def state_of_module(module: nn.Module) -> dict[str, Any]:
+    """The state_dict, all buffers, and the mode of each submodule. The tensors are the live ones."""
     return {
         "values": module.state_dict(),
         "buffers": {name: buffer.detach() for name, buffer in module.named_buffers()},
@@ -29,11 +26,11 @@ def state_of_module(module: nn.Module) -> dict[str, Any]:
 
 
 def load_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
-    """Put back what `state_of_module` gave, exactly.
+    """Restore what `state_of_module` gave, exactly.
 
     Raises:
-        RuntimeError: from torch, when names or shapes differ.
-        WorkloadError: when types differ, which torch would convert without a word, or a buffer is another one.
+        RuntimeError: from torch, if names or shapes differ.
+        WorkloadError: dtypes differ, which torch would convert in silence, or a buffer has another name or shape.
     """
     values, buffers = saved["values"], saved["buffers"]
     for name, ours in module.state_dict().items():

@@ -18,26 +18,26 @@ _BETAS = {"beta1": 0, "beta2": 1}
 
 
 def read_groups(optimizer: torch.optim.Optimizer) -> dict[str, Hyper]:
-    """The numbers that all groups have: one value with a single group, else a tuple with one per group."""
+    """The numbers that all groups have: one value with a single group, otherwise a tuple of one per group."""
     numbers = [_numbers(group) for group in optimizer.param_groups]
     names = [name for name in numbers[0] if all(name in group for group in numbers)]
     return {name: numbers[0][name] if len(numbers) == 1 else tuple(g[name] for g in numbers) for name in names}
 
 
 def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for name, value in group.items():
         if name == "betas":
-            found |= {beta: float(value[i]) for beta, i in _BETAS.items()}
+            numbers |= {beta: float(value[i]) for beta, i in _BETAS.items()}
         elif isinstance(value, torch.Tensor) and value.dim() == 0:
-            found[name] = value.item()
+            numbers[name] = value.item()
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and name != "initial_lr":
-            found[name] = float(value)
-    return found
+            numbers[name] = float(value)
+    return numbers
 
 
 def write_groups(optimizer: torch.optim.Optimizer, changes: Mapping[str, Hyper]) -> None:
-    """Set the named numbers in each group."""
+    """Set the named numbers in each group: one value for all groups, or a tuple of one per group."""
     for i, group in enumerate(optimizer.param_groups):
         for name, value in changes.items():
             number = value[i] if isinstance(value, tuple) else value
@@ -46,17 +46,17 @@ def write_groups(optimizer: torch.optim.Optimizer, changes: Mapping[str, Hyper])
                 betas[_BETAS[name]] = number
                 group["betas"] = tuple(betas)
             elif isinstance(group[name], torch.Tensor):
-                group[name].fill_(number)  # a captured step reads this very tensor
+                group[name].fill_(number)  # in place: a captured step reads this tensor
             else:
                 group[name] = type(group[name])(number) if isinstance(group[name], int) else number
 
 
 def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
-    """Refuse a model and an optimizer that have nothing to do with one another.
+    """Refuse a model and an optimizer that do not fit together.
 
     Raises:
-        WorkloadError: the model has no parameters, or the optimizer has some that belong neither
-            to the model nor to the loss.
+        WorkloadError: the model has no parameters, or the optimizer has parameters that belong
+            neither to the model nor to the loss.
     """
     if not isinstance(model, nn.Module):
         raise WorkloadError(f"model is a {type(model).__name__}, not a torch.nn.Module")
@@ -81,9 +81,9 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
 
 
 def stepped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """The parameters that the optimizer has: the model's, in the model's order, then those of the loss.
+    """The parameters of the optimizer: the model's in the model's order, then those of the loss.
 
-    Others of the model may have gradients too, but nobody zeroes them, so they count for nothing.
+    Other parameters of the model may have gradients too, but these are never zeroed, and do not count.
     """
     stepped = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     ours = {id(parameter): parameter for parameter in model.parameters() if id(parameter) in stepped}

@@ -12,12 +12,18 @@ from ..core.commands import UseMixedPrecision
 
 
 class Precision:
-    """How forward and loss are computed, and how gradients get their true size again.
+    """Autocast for forward and loss, and the gradient scaler of float16.
 
-    A scaler wants exactly one `unscale_` between two `update`s. Where the machine unscales and then
-    skips the step, the scaler is updated all the same: after a zero, so that an overflow lowers the
-    scale; and before the next backward of a window that goes on. Gradients that are kept then, or
-    over a step, get the scale back.
+    A scaler wants exactly one `unscale_` between two `update`s. If the machine unscales and then skips
+    the step, the scaler is updated nevertheless: after a zero, so that an overflow lowers the scale; and
+    before the next backward of the same window. Gradients that outlast that, or a step, are scaled again.
+
+    Attributes:
+        device: the kind of device, such as "cuda".
+        dtype: in which autocast computes.
+        scaler: None for other types than float16, which need none.
+        unscaled: the gradients have their true size.
+        awaits_update: the scaler has checked the gradients for infinities and was not updated since.
     """
 
     def __init__(self, device: torch.device, command: UseMixedPrecision, saved: dict[str, Any] | None = None) -> None:
@@ -31,53 +37,56 @@ class Precision:
             if saved is not None:
                 self.scaler.load_state_dict(saved)
                 self.scaler.set_growth_interval(command.growth_interval)  # settings come from the code
-                # It makes its tensors when it first scales something, and would not unscale without them.
+                # GradScaler makes its tensors when it first scales something, and cannot unscale without them.
                 self.scaler.scale(torch.zeros((), device=device))
-        self.unscaled = False  # the gradients have their true size
-        self.looked = False  # the scaler has looked for infinities, and waits for its update
+        self.unscaled = False
+        self.awaits_update = False
 
     def state(self) -> dict[str, Any] | None:
-        """The state of the scaler, if there is one. It has no word for gradients that were unscaled: `go_on` first."""
+        """The state of the scaler, if any. Call `rescale` before: it does not record that gradients are unscaled."""
         return self.scaler.state_dict() if self.scaler else None
 
     def compute(self) -> AbstractContextManager[object]:
+        """The context in which forward and loss are computed."""
         return torch.autocast(self.device, dtype=self.dtype)
 
-    def scaled(self, loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The loss for backward; `gradients` are those of the window so far."""
+    def scale(self, loss: torch.Tensor, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The scaled loss for backward; `gradients` are those of the window so far."""
         if self.scaler is None:
             return loss
-        self.go_on(gradients)
+        self.rescale(gradients)
         return self.scaler.scale(loss)
 
-    def go_on(self, gradients: Sequence[torch.Tensor]) -> None:
-        """Give the gradients of a window that goes on their scale back."""
+    def rescale(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Multiply unscaled gradients by the scale again, since their window continues."""
         if self.scaler is not None and self.unscaled:
             self._update()
             torch._foreach_mul_(list(gradients), self.scaler.get_scale())
             self.unscaled = False
 
     def unscale(self, optimizer: torch.optim.Optimizer, gradients: Sequence[torch.Tensor]) -> None:
+        """Divide the gradients by the scale, in place."""
         if self.scaler is not None:
-            self.go_on(gradients)  # also without a backward in between, as when the training is saved there
+            self.rescale(gradients)  # unscaled gradients get here without a backward if a checkpoint was saved there
             self.scaler.unscale_(optimizer)
-            self.unscaled = self.looked = True
+            self.unscaled = self.awaits_update = True
 
     def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Take the step, unless the scaler holds it back. Whether it was taken."""
+        """Step, unless the scaler skips the step because of an infinity. Whether the step was taken."""
         if self.scaler is None:
             optimizer.step()
             return True
         before = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self._update()
-        return self.scaler.get_scale() >= before  # the scaler does not say it, but it lowers its scale
+        return self.scaler.get_scale() >= before  # a lower scale is the only sign of a skipped step
 
     def zero(self) -> None:
+        """Note that the gradients were zeroed."""
         self._update()
         self.unscaled = False
 
     def _update(self) -> None:
-        if self.scaler is not None and self.looked:
+        if self.scaler is not None and self.awaits_update:
             self.scaler.update()
-            self.looked = False
+            self.awaits_update = False

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.representation import html_table, properties
 from ..core.state import Hyper
-
-if TYPE_CHECKING:
-    from .workload import Supervised
+from .training import Training
 
 
-def as_text(work: Supervised) -> str:
-    return properties(type(work).__name__, _parts(work))
+def as_text(work: Training, sensors: Iterable[str]) -> str:
+    return properties(type(work).__name__, _parts(work, sensors))
 
 
-def as_html(work: Supervised) -> str:
-    return html_table(type(work).__name__, _parts(work))
+def as_html(work: Training, sensors: Iterable[str]) -> str:
+    return html_table(type(work).__name__, _parts(work, sensors))
 
 
-def _parts(work: Supervised) -> list[tuple[str, str]]:
+def _parts(work: Training, sensors: Iterable[str]) -> list[tuple[str, str]]:
     """What the training consists of, by the names of the settings; those that were left out are left out."""
     total = sum(parameter.numel() for parameter in work.model.parameters())
     trained = sum(parameter.numel() for parameter in work.parameters if parameter.requires_grad)
     hyper = ", ".join(f"{name} {_number(value)}" for name, value in work.hyper().items())
-    named = {"metrics": work.train_meters.metrics, "sensors": work.sensors, "extra": work.extra}
+    named = {"metrics": work.train_meters.metrics, "sensors": sensors, "extra": work.extra}
     return [
         ("model", f"{type(work.model).__name__} of {total:,} parameters, {trained:,} of them trained"),
         ("optimizer", f"{type(work.optimizer).__name__}, {hyper}"),

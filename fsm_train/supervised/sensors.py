@@ -1,39 +1,36 @@
-"""Facts of one's own, and how all facts are read back."""
+"""Sensors, which measure a user's own facts, and how all facts are read from the device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import torch
 
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 
-if TYPE_CHECKING:
-    from .workload import Supervised
-
-Sensor = Callable[["Supervised"], "torch.Tensor | float"]
+S = TypeVar("S", bound=Callable[..., Any])
 
 
-def in_one_transfer(found: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
-    """The values as floats; those on a device are read back together."""
-    on_device = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
+    """The values as floats. All tensors, which are scalars, are read in one transfer."""
+    on_device = {name: value for name, value in facts.items() if isinstance(value, torch.Tensor)}
     if len(on_device) > 1:
         values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
     else:
         values = [value.item() for value in on_device.values()]
     return {
-        **{n: float(v) for n, v in found.items() if n not in on_device},
+        **{n: float(v) for n, v in facts.items() if n not in on_device},
         **dict(zip(on_device, values, strict=True)),
     }
 
 
-def check_sensors(sensors: Mapping[str, Sensor]) -> Mapping[str, Sensor]:
-    """The sensors, when each is a function with a name of its own.
+def check_sensors(sensors: Mapping[str, S]) -> Mapping[str, S]:
+    """The sensors, if each is a function and none has the name of a standard fact.
 
     Raises:
-        WorkloadError: one is called like a fact that there is anyway, or is no function.
+        WorkloadError: one has the name of a standard fact, or is no function.
     """
     for name, sensor in sensors.items():
         if name in KNOWN_AT:

@@ -1,21 +1,21 @@
-"""Whole sequences of operations in one go, where the machine knows that nobody looks in between.
+"""A whole training step in one call, where nothing watches the phases between its operations.
 
-Rule of this file: a sequence does exactly what its operations do one by one, in the same order, and
-one that fails leaves in `doing` which of them it was in.
+Rule of this file: a whole step does what its operations do one by one, in the same order. If it fails,
+`doing` says in which operation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from ..core.phase import Operation
-from ..data.batches import check_loss
+from .training import Training
 
-if TYPE_CHECKING:
-    from .workload import Supervised
+Compute = Callable[[Training, Any, Any], tuple[Any, torch.Tensor]]
+"""Forward and loss: of (training, inputs, target), the output and the loss."""
 
 WHOLE_STEP = (
     Operation.FORWARD,
@@ -25,57 +25,52 @@ WHOLE_STEP = (
     Operation.STEP,
     Operation.ZERO,
 )
+"""The operations of a step, in the order of the table. In the whole steps of this file UNSCALE has nothing to do."""
+
+FORWARD, LOSS, BACKWARD, _, STEP, ZERO = WHOLE_STEP  # a module's names are looked up faster than members of an enum
 
 
-def fused(work: Supervised, operations: tuple[Operation, ...]) -> Callable[[], bool] | None:
-    """One implementation for this sequence of operations, if there is one.
+def train_batch(
+    work: Training, inputs: Any, target: Any, compute: Compute, step: Callable[[], object]
+) -> tuple[Any, torch.Tensor]:
+    """Forward, loss, backward and step, but not zero. The output and the loss, both with their graph.
 
-    A subclass that does one of them in its own way has them done one by one.
+    Args:
+        inputs, target: the batch.
+        compute: forward and loss.
+        step: the optimizer's step.
     """
-    from .workload import Supervised  # which imports this file
-
-    own = any(getattr(type(work), op.value) is not getattr(Supervised, op.value) for op in WHOLE_STEP)
-    return (lambda: whole_step(work)) if operations == WHOLE_STEP and not own else None
-
-
-def whole_step(work: Supervised) -> bool:
-    """The five-line loop's body; whether the step was taken."""
-    if work.mix is not None or work.window.shares:
-        return _one_by_one(work)
-    if work.compiled is not None and work.compiled.can():
-        work.note_step(work.compiled.run())
-        return True
-    if work.precision is not None:
-        return _one_by_one(work)
-    inputs, doing = work.inputs, Operation.FORWARD
-    try:
-        if type(inputs) is torch.Tensor and work.own_forward is None:
-            output = work.called(inputs)
-        else:
-            output = work.call(inputs)
-        doing = Operation.LOSS
-        loss = work.loss_fn(output, work.target)
-        if not work.loss_checked:
-            check_loss(loss)
-            work.loss_checked = True
-        doing = Operation.BACKWARD
-        loss.backward()  # type: ignore[no-untyped-call]
-        doing = Operation.STEP
-        work.optimizer.step()
-        doing = Operation.ZERO
-        work.optimizer.zero_grad()
-    except BaseException:
-        work.doing = doing
-        raise
-    work.output = output
-    work.note_step(loss.detach())
-    return True
-
-
-def _one_by_one(work: Supervised) -> bool:
-    operations = (work.forward, work.loss, work.backward, work.unscale, work.step, work.zero)
-    outcomes = []
-    for work.doing, operation in zip(WHOLE_STEP, operations, strict=True):
-        outcomes.append(operation())
+    work.doing = FORWARD
+    output, loss = compute(work, inputs, target)
+    work.doing = LOSS
+    if not work.loss_checked:
+        work.check_first_loss(loss)
+    work.doing = BACKWARD
+    loss.backward()  # type: ignore[no-untyped-call]
+    work.doing = STEP
+    step()
     work.doing = None
-    return outcomes[WHOLE_STEP.index(Operation.STEP)] is True
+    return output, loss
+
+
+def zero(work: Training) -> None:
+    """Zero the gradients, at the end of a whole step."""
+    work.doing = ZERO
+    work.optimizer.zero_grad()
+    work.doing = None
+
+
+def plain_step(work: Training) -> torch.Tensor:
+    """The body of the five-line loop, in the model's own precision; the detached loss."""
+    work.output, loss = train_batch(work, work.inputs, work.target, _forward_and_loss, work.optimizer.step)
+    zero(work)
+    return loss.detach()
+
+
+def _forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+    if type(inputs) is torch.Tensor and work.custom_forward is None:
+        output = work.wrapped_model(inputs)
+    else:
+        output = work.call(inputs)
+    work.doing = LOSS
+    return output, work.loss_fn(output, target)

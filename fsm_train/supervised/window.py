@@ -1,4 +1,4 @@
-"""Gradients that wait for a step, and the window of accumulation: what each of its batches counts."""
+"""The gradients of the optimizer's parameters, and the accumulation window: the share of each of its batches."""
 
 from __future__ import annotations
 
@@ -9,60 +9,72 @@ import torch
 
 
 class Gradients:
-    """The gradients that the optimizer will step, and their common norm."""
+    """The gradients that the optimizer steps, and their common norm.
+
+    Attributes:
+        parameters: those of the optimizer.
+    """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self.parameters = parameters
         self._norm: tuple[float, torch.Tensor] | None = None
 
     def __call__(self) -> list[torch.Tensor]:
-        """Those of all parameters that have one."""
+        """The gradients of all parameters that have one."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
     def norm(self, norm_type: float = 2.0) -> torch.Tensor:
-        """The norm of all of them together, computed again only when they have changed."""
+        """The norm of all gradients as one vector, a scalar tensor; cached until `changed` is called."""
         if self._norm is None or self._norm[0] != norm_type:
             self._norm = norm_type, torch.nn.utils.get_total_norm(self(), norm_type)
         return self._norm[1]
 
     def changed(self) -> None:
-        """To be called by whatever changes them in place."""
+        """Drop the cached norm. Call it after changing a gradient in place."""
         self._norm = None
 
 
 class Window:
     """Weighs the losses of a window, so that before the step its gradient is their weighted mean.
 
-    A window that goes on after it was brought to its mean, because the step was skipped at the last
-    moment, is brought back to its sum first.
+    If the step is skipped after the gradients became a mean, and the window continues, they become
+    the sum again before the next backward.
+
+    Attributes:
+        share: of the batch under way, from 0.
+        shares: the sum over the batches whose gradients wait for a step.
+        divided_by: what those gradients were divided by; 1 while they are the sum.
     """
 
     def __init__(self) -> None:
-        self.share = 0.0  # of the batch under way
-        self.shares = 0.0  # of the batches whose gradients wait
-        self.divided_by = 1.0  # what their gradients were divided by already
+        self.share = 0.0
+        self.shares = 0.0
+        self.divided_by = 1.0
 
     def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
+        """The loss of the batch under way, times its share."""
         self.share = share
         return loss * share
 
-    def go_on(self, gradients: Sequence[torch.Tensor]) -> None:
-        """A further backward is to come."""
+    def undo_mean(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Make the gradients the weighted sum again, before a further backward."""
         if self.divided_by != 1.0:
             torch._foreach_mul_(list(gradients), self.divided_by)
             self.divided_by = 1.0
 
     def add(self) -> None:
-        """The batch under way has had its backward."""
+        """Add the share of the batch under way, after its backward."""
         self.shares += self.share
         self.share = 0.0
 
-    def bring_to_mean(self, gradients: Sequence[torch.Tensor]) -> None:
+    def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
+        """Divide the gradients by the shares, which makes the sum the weighted mean. Idempotent."""
         if self.shares > 0.0 and self.divided_by == 1.0 and not math.isclose(self.shares, 1.0, rel_tol=1e-12):
             torch._foreach_div_(list(gradients), self.shares)
             self.divided_by = self.shares
 
     def clear(self) -> None:
+        """Start a new window, after zero."""
         self.share, self.shares, self.divided_by = 0.0, 0.0, 1.0
 
     def state(self) -> list[float]:

@@ -1,4 +1,4 @@
-"""The real thing: a model, an optimizer, a loss and loaders.
+"""Supervised training on torch: a model, an optimizer, a loss and loaders.
 
 Each method does one operation and decides nothing. With no callbacks the operations are those of
 the five-line loop, in its order, so that the weights are the same to the last bit.
@@ -8,42 +8,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..checkpoints.api import Checkpointable
+from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
 from ..core.phase import Operation
-from ..core.state import Hyper, State
+from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
-from ..core.workload import Workload
-from ..data.batches import Forward, Split, call, check_loader, check_loss, moved, pair, samples, split_up
-from ..data.generators import Generators, generators_of, seed_all
-from ..data.loaders import begun, let_workers_be
-from ..data.position import Beginning, Left, find_again, left_there, set_epoch
-from ..data.prefetch import copier_for, fed
-from .advice import tell_once
-from .carried_over import Kept, Outside, Snapshot, Stateful
-from .compilation import CapturedStep, CompiledStep
-from .freezing import Frozen
-from .handlers import effect_of, is_registered
-from .meters import Measure, Meters, Metric, check_metrics
-from .mixing import Mix
-from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
-from .precision import Precision
+from ..data.batches import Forward, Split
+from ..data.generators import Generators, seed_all
+from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
+from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
+from ..data.prefetch import copier_for, prefetched
+from ..worlds.registry import handler_of, is_registered
+from . import handlers  # noqa: F401  importing it registers them
+from .advice import log_summary_once
+from .carried_over import CarriedOver, Stateful
+from .meters import Measure, Metric
 from .representation import as_html, as_text
-from .sensors import Sensor, check_sensors, in_one_transfer
-from .whole_step import fused
-from .window import Gradients, Window
+from .saved_parts import parts_of, restore_parts
+from .sensors import check_sensors, read_in_one_transfer
+from .snapshot import Snapshot, ValidationGuard
+from .training import Training
+from .whole_step import WHOLE_STEP, plain_step
+
+Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 
 _END = object()
 
 
-class Supervised(Workload):
-    """Trains `model` to bring `loss_fn(model(inputs), target)` down, over batches of (inputs, target).
+class Supervised(Training, Checkpointable):
+    """Trains `model` to minimize `loss_fn(model(inputs), target)` over batches of (inputs, target).
+
+    What commands and sensors use of it is documented in `Training`.
 
     >>> from fsm_train import run, start
     >>> model = nn.Linear(3, 1)
@@ -57,19 +59,19 @@ class Supervised(Workload):
         model: its parameters are what the optimizer changes.
         optimizer: any of torch.optim that steps without a closure.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch.
-        train: anything that can be iterated anew each epoch and gives batches: a DataLoader, a list.
+        train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
         valid: the same for validation; None for a training without.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
-            object with update, compute and reset (torchmetrics). Measured on both splits.
-        sensors: by name, a function of this workload that measures a fact of one's own. It may look
-            at `model`, `optimizer`, `inputs`, `target`, `output`.
+            object with update, compute and reset (torchmetrics). Measured on train and valid data.
+        sensors: by name, a function of this workload that measures a fact. It may read `model`,
+            `optimizer`, `inputs`, `target` and `output`.
         device: where to train; the model is moved there. By default, where the model is.
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.
-        extra: by name, what else with state_dict and load_state_dict belongs in a checkpoint.
-        ahead: whether a batch is fetched, and copied to the device, while the one before it is trained.
-            By default on CUDA, from a list or a DataLoader with workers; False takes each as it comes.
+        extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
+        ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained.
+            By default on CUDA, from a list or a DataLoader with workers; False never does.
 
     Raises:
         WorkloadError: the parts do not fit together.
@@ -91,65 +93,28 @@ class Supervised(Workload):
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
     ) -> None:
-        check_parameters(model, optimizer, loss_fn)
-        if device is not None:
-            model.to(device)
-        self.model = model
-        self.called: nn.Module = model  # the model, or a parallel wrapper around it
-        self.wrapper: Callable[[nn.Module], nn.Module] | None = None  # what makes that
-        self.optimizer = optimizer
-        self.loss_fn = loss_fn
-        self.train = check_loader(train, "train")
-        self.valid = None if valid is None else check_loader(valid, "valid")
-        self.device = next(model.parameters()).device
-        self.parameters = stepped_parameters(model, optimizer)
-        self.gradients = Gradients(self.parameters)
-        self.interrupt: str | None = None
+        super().__init__(
+            *(model, optimizer, loss_fn, train, valid),
+            metrics=metrics,
+            device=device,
+            forward=forward,
+            split=split,
+            extra=extra,
+        )
         self._sensors = check_sensors(sensors or {})
-        self.own_forward = forward
-        self._split = split
-        self._moves = self.device.type != "cpu"
         self._copier = copier_for(self.device, ahead, self.train, split)
-
-        # The batch under way.
-        self.inputs: Any = None
-        self.target: Any = None
-        self.output: Any = None
-        self.batch_size = 0
-        self.mix: Mix | None = None
-        self._loss: torch.Tensor | None = None
-        self._for_backward: torch.Tensor | None = None
-
-        # The window whose gradients wait for a step.
-        self.window = Window()
-        self._stepped = False
-
-        # The pass over the data under way.
-        checked = check_metrics(metrics or {})
-        self.train_meters = Meters("train", checked, self.device)
-        self._valid_meters = Meters("valid", checked, self.device)
-        self._batches: Iterator[Any] = iter(())
+        self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
+        self._batches_fetched = 0  # of that pass
         self._valid_batches: Iterator[Any] = iter(())
-        self._fetched = 0
-        self.beginning: Beginning | None = None
-        self._outside: Outside | None = None  # how things stood before a validation
+        self._validation_guard: ValidationGuard | None = None
+        self._elapsed_before = 0.0  # seconds of training before this call of run
+        self._since = time.perf_counter()  # when this call of run started
 
-        # This call of run, and what goes on from one to the next.
-        self.state: State | None = None  # in which commands are carried out
-        self.precision: Precision | None = None
-        self.compiled: CapturedStep | CompiledStep | None = None
-        self.frozen = Frozen(model)
-        self.kept = Kept()
-        self._undo = ExitStack()
-        self.loss_checked = False
-        self.extra = dict(extra or {})
-        self.left: Left | None = None
-        self._elapsed_before = 0.0
-        self._since = time.perf_counter()
-        self.told = False  # the summary
+    def __repr__(self) -> str:
+        return as_text(self, self.sensors)
 
-    __repr__ = as_text
-    _repr_html_ = as_html
+    def _repr_html_(self) -> str:
+        return as_html(self, self.sensors)
 
     # ---------------------------------------------------------------- what the interpreter asks
 
@@ -161,82 +126,26 @@ class Supervised(Workload):
     def sensors(self) -> Set[str]:
         return self._sensors.keys()
 
-    def hyper(self) -> Mapping[str, Hyper]:
-        return read_groups(self.optimizer)
-
-    def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
-        write_groups(self.optimizer, changes)
-        if self.compiled is not None:
-            self.compiled.changed()
-
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
-        found: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
+        facts: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
         if "loss" in names and self._loss is not None:
-            found["loss"] = self._loss
+            facts["loss"] = self._loss
         if "grad_norm" in names:
-            found["grad_norm"] = self.gradients.norm()
+            facts["grad_norm"] = self.gradients.norm()
         if "stepped" in names:
-            found["stepped"] = float(self._stepped)
+            facts["stepped"] = float(self._stepped)
         if "elapsed" in names:
-            found["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
-        return in_one_transfer(found)
+            facts["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
+        return read_in_one_transfer(facts)
 
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
-        effect_of(type(command))(self, command)
-        if self.compiled is not None:
-            self.compiled.changed()
+        handler_of(type(command))(self, command)
+        if self.whole_step is not None:
+            self.whole_step.mark_stale()
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)
-
-    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        return fused(self, operations)
-
-    def note_step(self, loss: torch.Tensor) -> None:
-        """Note what a whole step in one go leaves behind."""
-        self._loss, self._stepped = loss, True
-        self.gradients.changed()
-        self.train_meters.add(loss, self.output, self.target, self.batch_size)
-
-    # ------------------------------------------------------------------------- a call of run
-
-    def prepare(self, state: State) -> None:
-        self._elapsed_before, self._since = state.elapsed, time.perf_counter()
-        self.loss_checked = False
-        tell_once(self)
-        self.set_hyper(state.hyper)
-        if state.iteration == 0 and state.resume_at is None:
-            self.kept, self.left = Kept(), None
-            self.optimizer.zero_grad()  # of a training that failed, say
-            self.window.clear()
-            if state.plan.seed is not None:
-                seed_all(state.plan.seed)
-
-    def reposition(self, state: State) -> None:
-        """Go on in the pass over the data that was left, with the generators as they were then."""
-        if state.resume_at is None and (self.left is None or self.left.iteration != state.iteration):
-            self.left = None
-            return  # a finished training that goes on in this process
-        left = left_there(self.left, state)
-        if left.from_file:
-            set_epoch(self.train, state.epoch)
-            self._batches = fed(self._copier, self.train, find_again(self, state))
-            self._fetched = state.batch
-        left.generators.put_back()
-        self.left = None
-
-    def undo_at_finish(self, undo: Callable[[], None]) -> None:
-        """Have this called when this call of run ends, in whatever way; the last that was put in place first."""
-        self._undo.callback(undo)
-
-    def finish(self, state: State) -> None:
-        self._undo.close()
-        if state.resume_at is not None and not state.error:
-            self.left = Left(state.iteration, Generators.now(self.own_generators()))
-        else:
-            self._batches = iter(())  # let workers go
-        self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     def snapshot(self) -> Snapshot:
         return Snapshot.of(self)
@@ -244,39 +153,94 @@ class Supervised(Workload):
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self)
 
-    def own_generators(self) -> list[torch.Generator]:
-        """The generators that the loaders were given, each once."""
-        return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))
+    def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
+        return parts_of(self, state)
+
+    def restore_parts(self, parts: Parts, state: State) -> tuple[str, ...]:
+        return restore_parts(self, parts, state)
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """One implementation of a whole step; none for a subclass that overrides one of its operations."""
+        overridden = any(getattr(type(self), op.value) is not getattr(Supervised, op.value) for op in WHOLE_STEP)
+        return self._whole_step if operations == WHOLE_STEP and not overridden else None
+
+    def _whole_step(self) -> bool:
+        """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
+        if self.mix is None and not self.window.shares:
+            if self.whole_step is not None and self.whole_step.can_run():
+                self.note_step(self.whole_step.run())
+                return True
+            if self.precision is None:
+                self.note_step(plain_step(self))
+                return True
+        for operation in WHOLE_STEP:
+            self.doing = operation
+            getattr(self, operation.value)()
+        self.doing = None
+        return self._stepped
+
+    # ------------------------------------------------------------------------- a call of run
+
+    def prepare(self, state: State) -> None:
+        self._elapsed_before, self._since = state.elapsed, time.perf_counter()
+        self.loss_checked, self.doing = False, None  # a run that failed leaves them set
+        log_summary_once(self)
+        self.set_hyper(state.hyper)
+        if state.iteration == 0 and state.resume_at is None:
+            self.carried_over, self.suspended_at = CarriedOver(), None
+            self.optimizer.zero_grad()  # a training that failed before may have left gradients
+            self.window.clear()
+            if state.plan.seed is not None:
+                seed_all(state.plan.seed)
+
+    def reposition(self, state: State) -> None:
+        """Continue the pass over the data that was suspended, with the generators as they were then."""
+        point = self.suspended_at
+        if state.resume_at is None and (point is None or point.iteration != state.iteration):
+            self.suspended_at = None
+            return  # a finished training that is extended in this process
+        point = require_suspended_at(point, state)
+        if point.from_file:
+            set_epoch(self.train, state.epoch)
+            rest = resume_iterator(self.train, self.valid, self.epoch_start, state)
+            self._batches = prefetched(self._copier, self.train, rest)
+            self._batches_fetched = state.batch
+        point.generators.put_back()
+        self.suspended_at = None
+
+    def finish(self, state: State) -> None:
+        self._undo.close()
+        if state.resume_at is not None and not state.error:
+            self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
+        else:
+            self._batches = iter(())  # ends the workers
+        self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     # ------------------------------------------------------------------------------ training
 
     def open(self, state: State) -> None:
         set_epoch(self.train, state.epoch)
         self.train_meters.reset()
-        self._fetched = 0
+        self._batches_fetched = 0
         self.model.train()
-        self.beginning = Beginning.now(self)
-        self._batches = fed(self._copier, self.train, begun(self.train))
+        self.epoch_start = EpochStart(
+            Generators.now(self.loader_generators()),
+            train=persistent_workers_running(self.train),
+            valid=persistent_workers_running(self.valid),
+        )
+        self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
     def fetch(self) -> int | None:
         self._loss, self.window.share = None, 0.0
         batch = next(self._batches, _END)
         if batch is _END:
-            if self._fetched == 0:
+            if self._batches_fetched == 0:
                 raise WorkloadError(
                     "train gave no batch in this epoch: it is empty, or its __iter__ does not begin anew each time"
                 )
             return None
-        self._fetched += 1
+        self._batches_fetched += 1
         return self._take(batch)
-
-    def _take(self, batch: Any) -> int:
-        inputs, target = pair(batch) if self._split is None else split_up(batch, self._split)
-        if self._moves:
-            inputs, target = moved(inputs, self.device), moved(target, self.device)
-        self.inputs, self.target, self.mix = inputs, target, None
-        self.batch_size = samples(inputs)
-        return self.batch_size
 
     def forward(self) -> None:
         if self.precision is None:
@@ -285,19 +249,9 @@ class Supervised(Workload):
             with self.precision.compute():
                 self.output = self.call(self.inputs)
 
-    def call(self, inputs: Any) -> Any:
-        """The output of the model, as it is called in this training."""
-        return call(self.called, inputs) if self.own_forward is None else self.own_forward(self.called, inputs)
-
-    def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
-        """Call the model through this from now on; it itself stays what it is."""
-        self.wrapper, self.called = wrapper, self.model if wrapper is None else wrapper(self.model)
-
     def loss(self) -> None:
         loss = self._compute_loss()
-        if not self.loss_checked:
-            check_loss(loss)
-            self.loss_checked = True
+        self.check_first_loss(loss)
         self._for_backward = loss
         self._loss = detached = loss.detach()
         self.train_meters.add(detached, self.output, self.target, self.batch_size)
@@ -313,33 +267,23 @@ class Supervised(Workload):
             return self.mix.loss(self.loss_fn, self.output, self.target)
         return self.loss_fn(self.output, self.target)
 
-    def add_to_loss(self, penalty: torch.Tensor) -> None:
-        """Add something to the loss that goes into backward; what is measured stays without it."""
-        assert self._for_backward is not None
-        self._for_backward = self._for_backward + penalty
-
-    def weigh_loss(self, share: float) -> None:
-        """Let this batch count as this share of the window's gradient."""
-        assert self._for_backward is not None
-        self._for_backward = self.window.weigh(self._for_backward, share)
-
     def backward(self) -> None:
         loss = self._for_backward
         assert loss is not None
         if self.window.divided_by != 1.0:
-            self.window.go_on(self.gradients())
+            self.window.undo_mean(self.gradients())
         if self.precision is not None:
-            loss = self.precision.scaled(loss, self.gradients())
+            loss = self.precision.scale(loss, self.gradients())
         loss.backward()  # type: ignore[no-untyped-call]
         self.window.add()
         self.gradients.changed()
 
     def unscale(self) -> None:
-        """Bring the gradients to their true size: without the scaler's scale, the mean over a window."""
+        """Make the gradients those of the step: without the scaler's scale, and the mean over their window."""
         if self.precision is not None:
             self.precision.unscale(self.optimizer, self.gradients())
         if self.window.shares:
-            self.window.bring_to_mean(self.gradients())
+            self.window.apply_mean(self.gradients())
         self.gradients.changed()
 
     def step(self) -> bool:
@@ -357,24 +301,18 @@ class Supervised(Workload):
         self.window.clear()
 
     def measure(self, state: State) -> Mapping[str, float]:
-        found = self.train_meters.results()
+        metrics = self.train_meters.results()
         self.train_meters.reset()
-        return found
-
-    def passes_over_train(self) -> Iterator[Any]:
-        """The inputs of each training batch, in a pass of its own."""
-        for batch in self.train:
-            self._take(batch)
-            yield self.inputs
+        return metrics
 
     # ---------------------------------------------------------------------------- validation
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._outside = Outside.of(self.model, self.own_generators(), self.valid)
+        self._validation_guard = ValidationGuard.of(self.model, self.loader_generators(), self.valid)
         self._valid_meters.reset()
         self.model.eval()
-        self._valid_batches = fed(self._copier, self.valid, begun(self.valid))
+        self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
     def fetch_valid(self) -> int | None:
         batch = next(self._valid_batches, _END)
@@ -387,22 +325,22 @@ class Supervised(Workload):
             self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
-        found = self._valid_meters.results()
+        metrics = self._valid_meters.results()
         self._end_validation()
-        if not found:
+        if not metrics:
             raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
-        return found
+        return metrics
 
     def abandon(self, state: State) -> None:
-        """Be as if this validation had not begun."""
+        """Restore everything as if this validation had not started."""
         self._end_validation()
-        if self._outside is not None:
-            let_workers_be(self.valid, self._outside.workers)
+        if self._validation_guard is not None:
+            set_persistent_workers(self.valid, self._validation_guard.workers)
 
     def _end_validation(self) -> None:
-        """Put modes and generators back, so that whether one validates does not change what one trains."""
+        """Restore modes and generators, so that validating does not change the training."""
         self._valid_meters.reset()
         self._valid_batches = iter(())
         self._loss = None
-        if self._outside is not None:
-            self._outside.put_back()
+        if self._validation_guard is not None:
+            self._validation_guard.put_back()

@@ -1,8 +1,8 @@
-"""A workload without a model: every measurement is written down beforehand. Torch-free.
+"""A workload without a model: every measurement is given in advance. Torch-free.
 
 For tests and simulations of callbacks. What a real training would measure is given as a value
-(always the same), a sequence (one item per measurement; running out is an error, not a repeat) or a
-function of the state.
+(always the same), a sequence (one item per measurement; an exhausted one is an error, not a repeat) or
+a function of the state.
 """
 
 from __future__ import annotations
@@ -20,16 +20,27 @@ Script = float | Sequence[float] | Callable[[State], float]
 
 
 class _Reader:
-    """Reads one script, item by item."""
+    """Reads one script, item by item.
+
+    Attributes:
+        name: of the setting, for errors.
+        script: a value, a sequence or a function.
+        taken: how many items of a sequence were read.
+    """
 
     def __init__(self, name: str, script: Script) -> None:
         self.name = name
         self.script = script
-        self.taken = 0  # items of a sequence
+        self.taken = 0
         if isinstance(script, str) or (not isinstance(script, (int, float, Sequence)) and not callable(script)):
             raise TypeError(f"{name}={script!r}: give a number, a sequence of numbers, or a function of the state")
 
     def next(self, state: State | None) -> float:
+        """The next measurement, in this state.
+
+        Raises:
+            WorkloadError: the sequence is exhausted.
+        """
         if isinstance(self.script, (int, float)):
             return self.script
         assert state is not None, "a script that is no number makes its operation an informed one"
@@ -45,13 +56,13 @@ class _Reader:
 
 
 class Scripted(Workload):
-    """A workload that measures what is written down.
+    """A workload that measures what its script says.
 
     Args:
         batches: training batches per epoch.
         batch_size: samples in a training batch.
         loss: of each training batch.
-        hyper: the hyper-parameters of the optimizer that is not there.
+        hyper: the hyper-parameters that an optimizer would have.
         valid_batches: batches of a validation.
         metrics: `valid_…` are measured at the end of each validation (there is one if any is given),
             `train_…` at the end of each epoch (without train_loss, that is the weighted mean of the
@@ -59,12 +70,11 @@ class Scripted(Workload):
             sensor of that name.
 
     Attributes:
-        done: the names of the operations that were carried out, in order, if `trace` is set.
         commands: the commands that were carried out, in order.
 
     Raises:
         TypeError: something is no number, sequence or function.
-        WorkloadError: while it runs, when a sequence has run out.
+        WorkloadError: while it runs, when a sequence is exhausted.
     """
 
     def __init__(
@@ -99,7 +109,7 @@ class Scripted(Workload):
         self._readers = [self._batches, self._batch_size, self._losses, self._valid_batches, *readers.values()]
         self.interrupt: str | None = None
         self.commands: list[Command] = []
-        self._left = self._size = self._valid_left = 0
+        self._batches_to_come = self._size = self._valid_batches_to_come = 0
         self._loss: float | None = None
         self._stepped = True
         self._total = self._weight = 0.0
@@ -148,17 +158,17 @@ class Scripted(Workload):
         self._hyper.update(state.hyper)
 
     def reposition(self, state: State) -> None:
-        """Nothing to do: a script is where it was."""
+        """Nothing to do: a script keeps its position."""
 
     def open(self, state: State) -> None:
-        self._left = int(self._batches.next(state))
+        self._batches_to_come = int(self._batches.next(state))
         self._total = self._weight = 0.0
 
     def fetch(self, state: State | None = None) -> int | None:
         self._loss = None
-        if self._left == 0:
+        if self._batches_to_come == 0:
             return None
-        self._left -= 1
+        self._batches_to_come -= 1
         self._size = int(self._batch_size.next(state))
         return self._size
 
@@ -184,12 +194,12 @@ class Scripted(Workload):
         """Nothing to do."""
 
     def open_valid(self, state: State) -> None:
-        self._valid_left = int(self._valid_batches.next(state))
+        self._valid_batches_to_come = int(self._valid_batches.next(state))
 
     def fetch_valid(self, state: State | None = None) -> int | None:
-        if self._valid_left == 0:
+        if self._valid_batches_to_come == 0:
             return None
-        self._valid_left -= 1
+        self._valid_batches_to_come -= 1
         return self._size
 
     def evaluate(self, state: State | None = None) -> None:

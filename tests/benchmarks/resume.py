@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsm_train import Supervised
 from fsm_train.checkpoints import files
-from fsm_train.checkpoints.manifest import Place, find, verify
+from fsm_train.checkpoints.manifest import SavePoint, find, verify
 from fsm_train.data.generators import Generators
-from fsm_train.data.position import wound_forward
+from fsm_train.data.position import fast_forward
 from tests.benchmarks.interleaved import arguments, report
 
 
@@ -70,7 +70,7 @@ def main() -> None:
         folder = Path(name)
 
         def ours() -> None:
-            files.write(folder / "ours", "a", b"{}", parts, Place(1, 1, 0.0))
+            files.write(folder / "ours", "a", b"{}", parts, SavePoint(1, 1, 0.0))
 
         def theirs(name: str, *, new: bool, flush: bool) -> None:
             path = folder / (f"{name}-new" if new else name)
@@ -100,7 +100,7 @@ def main() -> None:
     beginning, middle = Generators.now(), len(loader) // 2
     against(
         1.5,
-        lambda: next(wound_forward(loader, middle, beginning)),
+        lambda: next(fast_forward(loader, middle, beginning)),
         wind_to_the_middle_against_a_fresh_start=lambda: next(iter(loader)),
     )
     title = f"Saving {64 * size} MB, reading them, and winding {samples:,} samples forward"

@@ -379,7 +379,7 @@ def test_it_ends_with_the_run() -> None:
     work = workload(DATA, model=net())
     run(start(work, epochs=1), [compile_step(backend="eager")])
 
-    assert work.compiled is None
+    assert work.whole_step is None
 
 
 # --------------------------------------------------------------------------------------------- errors

@@ -78,7 +78,7 @@ def test_skipping_with_float16() -> None:
     half = mixed_precision("float16", initial_scale=2.0**24)
     ours = trained([half, skip_nonfinite(limit=99), accumulate(2), clip_grad_norm(1.0)], DATA, epochs=20)
 
-    scaler = ours.work.kept.scaler
+    scaler = ours.work.carried_over.scaler
     assert scaler is not None
     assert 0 < ours.final.step < 40
     assert scaler["scale"] == 2.0 ** (24 - (40 - ours.final.step))

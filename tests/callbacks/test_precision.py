@@ -152,8 +152,8 @@ class Loop:
 
 
 def scale_of(work: Supervised) -> float:
-    assert work.kept.scaler is not None
-    return float(work.kept.scaler["scale"])
+    assert work.carried_over.scaler is not None
+    return float(work.carried_over.scaler["scale"])
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -171,7 +171,7 @@ def test_bfloat16_needs_no_scaler() -> None:
     ours = trained([mixed_precision("bfloat16"), look], DATA)
 
     assert stepped == [1.0] * 4
-    assert ours.work.kept.scaler is None
+    assert ours.work.carried_over.scaler is None
 
 
 def test_overflow_holds_the_step_back() -> None:
@@ -388,7 +388,7 @@ def test_wrapped_training_on_the_cpu_is_the_plain_one() -> None:
     ours = trained([parallel()], DATA, model=net(), valid=DATA[:1], forward=forward)
 
     assert set(called) == {nn.DataParallel}
-    assert ours.work.called is ours.model
+    assert ours.work.wrapped_model is ours.model
     assert same_weights(ours.model, trained([], DATA, model=net(), valid=DATA[:1]).model)
 
 
@@ -398,7 +398,7 @@ def test_wrapper_is_undone_after_a_failure() -> None:
     with pytest.raises(CallbackError, match="ZeroDivisionError"):
         run(start(work, epochs=1), [parallel(), _failing()])
 
-    assert work.called is work.model
+    assert work.wrapped_model is work.model
 
 
 def test_several_processes_need_a_group() -> None:
@@ -444,10 +444,10 @@ def distributed_is_plain() -> None:
     for others in subsets:
         ours = trained([parallel("ddp"), *others], DATA, model=net(), valid=DATA[:1], epochs=3)
         assert same_weights(ours.model, trained(others, DATA, model=net(), valid=DATA[:1], epochs=3).model), others
-        assert ours.work.called is ours.model
+        assert ours.work.wrapped_model is ours.model
 
     work = workload(DATA, model=net())
     with pytest.raises(CallbackError, match="ZeroDivisionError"):
         run(start(work, epochs=1), [parallel("ddp"), _failing()])
-    assert work.called is work.model
+    assert work.wrapped_model is work.model
     run(start(work, epochs=1))

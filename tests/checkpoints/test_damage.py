@@ -25,7 +25,7 @@ from torch import nn
 from fsm_train import CheckpointError, Phase, Supervised, extend, restore, run, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import files
-from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, Place, find
+from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, SavePoint, find
 from tests.checkpoints.world import FRESH, THOROUGH
 from tests.worlds import diabetes, sgd
 
@@ -143,7 +143,7 @@ def _save_again(folder: str, die_at: int, said: Any) -> None:
 
     for name in ("fsync", "rename", "mkdir", "rmdir", "unlink"):
         setattr(os, name, counted(name, getattr(os, name)))
-    files._Hashing.write = counted("write", files._Hashing.write)  # type: ignore[method-assign]
+    files._HashingFile.write = counted("write", files._HashingFile.write)  # type: ignore[method-assign]
     run(extend(state, epochs=1), [checkpoint(folder, keep=1)])
     said.put(calls)
 
@@ -187,7 +187,7 @@ def test_a_replaced_checkpoint_is_there_until_the_new_one_is(tmp_path: Path, mon
     (tmp_path / "a").rename(tmp_path / ".writing-a-00000000")  # as if it had not got that far
     monkeypatch.undo()
 
-    assert [c.place.iteration for c in find(tmp_path)] == [1]
+    assert [c.save_point.iteration for c in find(tmp_path)] == [1]
     files.tidy(tmp_path)
     assert [c.path.name for c in find(tmp_path)] == ["a"]
     assert len(list(tmp_path.iterdir())) == 1
@@ -204,7 +204,7 @@ def _raise_at(number: int) -> Callable[[object], None]:
 
 
 def _write(folder: Path, name: str, iteration: int, drop: tuple[str, ...] = ()) -> None:
-    files.write(folder, name, b"{}", {"x": torch.zeros(2)}, Place(iteration, iteration, 0.0, drop))
+    files.write(folder, name, b"{}", {"x": torch.zeros(2)}, SavePoint(iteration, iteration, 0.0, drop))
 
 
 def test_newest_is_what_was_written_last(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_full_disk_does_not_end_the_training(at: str, tmp_path: Path, monkeypa
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files._Hashing if at == "write" else os, at, full)
+    monkeypatch.setattr(files._HashingFile if at == "write" else os, at, full)
     with pytest.warns(RuntimeWarning, match="could not be written.*No space left.*the training goes on"):
         final = run(state, [checkpoint(tmp_path)])
     monkeypatch.undo()

@@ -10,9 +10,10 @@ import attrs
 import pytest
 
 from fsm_train.checkpoints import api as saving
-from fsm_train.checkpoints.parts import parts_of, plain
 from fsm_train.core.values import EMPTY
 from fsm_train.data.generators import Generators
+from fsm_train.supervised import workload as supervised
+from fsm_train.supervised.saved_parts import parts_of, plain
 from tests.checkpoints.world import Spec, differences, disturb, go_on, suspended_everywhere, train_through
 
 Parts = dict[str, Any]
@@ -27,7 +28,7 @@ def _fresh(spec: Spec) -> Parts:
     disturb()
     work, _ = spec.made()
     parts, _ = parts_of(work, State(Phase.BATCH_END, Plan(epochs=1)))
-    return parts | {"generators_now": plain(Generators.now(work.own_generators()))}
+    return parts | {"generators_now": plain(Generators.now(work.loader_generators()))}
 
 
 def _module(key: str, only: Callable[[str], bool] = lambda name: True) -> Callable[[Parts, Parts], None]:
@@ -98,14 +99,14 @@ MUTANTS: dict[str, tuple[str, Callable[[Parts, Parts], None]]] = {
 
 
 def _end_with(spec: Spec, path: Path, forget: Callable[[Parts, Parts], None], monkeypatch: pytest.MonkeyPatch) -> Any:
-    fresh, bring_back = _fresh(spec), saving.bring_back
+    fresh, restore_parts = _fresh(spec), supervised.restore_parts
 
-    def forgetful(work: Any, parts: Parts) -> Any:
+    def forgetful(work: Any, parts: Parts, state: Any) -> Any:
         forget(parts, fresh)
-        return bring_back(work, parts)
+        return restore_parts(work, parts, state)
 
     with monkeypatch.context() as patched:
-        patched.setattr(saving, "bring_back", forgetful)
+        patched.setattr(supervised, "restore_parts", forgetful)
         return go_on(spec, path)
 
 

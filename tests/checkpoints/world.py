@@ -370,7 +370,7 @@ def disturb() -> None:
 
 def end_of(work: Supervised, state: State) -> dict[str, str]:
     """A digest of each tensor and value that a training changes. Knows nothing of how checkpoints are made."""
-    generators = Generators.now(work.own_generators())
+    generators = Generators.now(work.loader_generators())
     everything = {
         "state": _plainly(state) | {"phase": state.phase.value, "reason": state.reason},
         "model": work.model.state_dict(),
@@ -378,11 +378,11 @@ def end_of(work: Supervised, state: State) -> dict[str, str]:
         "modes": [module.training for module in work.model.modules()],
         "optimizer": work.optimizer.state_dict(),
         "gradients": [p.grad for p in work.parameters],
-        "averages": {name: dict(a.averaged.named_parameters()) for name, a in work.kept.averages.items()},
-        "averaged buffers": {name: dict(a.averaged.named_buffers()) for name, a in work.kept.averages.items()},
-        "weights": work.kept.weights,
-        "schedulers": {name: s.state_dict() for name, s in work.kept.schedulers.items()},
-        "scaler": work.kept.scaler,
+        "averages": {name: dict(a.averaged.named_parameters()) for name, a in work.carried_over.averages.items()},
+        "averaged buffers": {name: dict(a.averaged.named_buffers()) for name, a in work.carried_over.averages.items()},
+        "weights": work.carried_over.weights,
+        "schedulers": {name: s.state_dict() for name, s in work.carried_over.schedulers.items()},
+        "scaler": work.carried_over.scaler,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
         "python": generators.python,
         "numpy": [str(part) for part in (generators.numpy[0], generators.numpy[1].tolist(), *generators.numpy[2:])],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train.data.batches import call, form, mapped, moved, samples, tensors
+from fsm_train.data.batches import call, map_tensors, samples, structure, tensors, to_device
 
 Point = namedtuple("Point", ["x", "y"])
 ONE, TWO = torch.ones(2, 3), torch.ones(2, dtype=torch.int64)
@@ -43,7 +43,7 @@ def test_tensors_are_found_in_order(value: Any, inside: list[torch.Tensor]) -> N
 @pytest.mark.parametrize(("value", "inside"), NESTED)
 def test_tensors_are_changed_where_they_are(value: Any, inside: list[torch.Tensor]) -> None:
     """The nesting stays, the value itself is not written to, and what is no tensor is the same."""
-    changed = mapped(value, lambda tensor: tensor + 1)
+    changed = map_tensors(value, lambda tensor: tensor + 1)
 
     assert [tensor.tolist() for tensor in tensors(changed)] == [(tensor + 1).tolist() for tensor in inside]
     assert [id(tensor) for tensor in tensors(value)] == [id(tensor) for tensor in inside]
@@ -52,7 +52,7 @@ def test_tensors_are_changed_where_they_are(value: Any, inside: list[torch.Tenso
 
 def test_mapping_that_is_more_stays_what_it_is() -> None:
     """Its attributes follow its items."""
-    changed = mapped(Answer(logits=ONE), lambda tensor: 2 * tensor)
+    changed = map_tensors(Answer(logits=ONE), lambda tensor: 2 * tensor)
 
     assert changed.logits is changed["logits"]
     assert changed.logits.sum() == 12
@@ -66,8 +66,8 @@ def test_moving_asks_what_can_move_itself() -> None:
             return f"on {device}"
 
     meta = torch.device("meta")
-    assert moved(Graph(), meta) == "on meta"
-    inputs, rest = moved((ONE, {"a": TWO, "b": "text"}), meta)
+    assert to_device(Graph(), meta) == "on meta"
+    inputs, rest = to_device((ONE, {"a": TWO, "b": "text"}), meta)
     assert (inputs.device, rest["a"].device, rest["b"]) == (meta, meta, "text")
 
 
@@ -87,14 +87,14 @@ def test_form_tells_batches_apart(other: Any) -> None:
     """By shape, type, device, nesting and what is no tensor; not by the numbers in tensors."""
     value = (ONE, {"a": TWO, "b": 3})
 
-    assert form(value) == form((ONE + 1, {"a": TWO * 2, "b": 3}))
-    assert form(value) != form(other)
+    assert structure(value) == structure((ONE + 1, {"a": TWO * 2, "b": 3}))
+    assert structure(value) != structure(other)
 
 
 def test_form_of_what_hides_tensors_is_refused() -> None:
     """Nobody knows what is in it."""
     with pytest.raises(TypeError, match="the batch holds a object, which may have tensors in it"):
-        form([ONE, object()])
+        structure([ONE, object()])
 
 
 def test_samples_are_those_of_the_first_tensor() -> None:

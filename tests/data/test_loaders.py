@@ -13,12 +13,12 @@ import pytest
 from torch.utils.data import DataLoader
 
 from fsm_train.data import loaders
-from fsm_train.data.loaders import begun
+from fsm_train.data.loaders import start_pass
 
 SCRIPT = """
 import os, signal, sys, time
 from torch.utils.data import DataLoader, Dataset
-from fsm_train.data.loaders import begun
+from fsm_train.data.loaders import start_pass
 
 def say(what):
     os.write(1, (str(what) + "\\n").encode())  # in one go: several processes speak
@@ -36,7 +36,7 @@ if __name__ == "__main__":
     loader = DataLoader(
         Numbers(), 1, num_workers=2, persistent_workers={persistent}, worker_init_fn=say
     )
-    batches = begun(loader)
+    batches = start_pass(loader)
     assert loader.worker_init_fn is say
     {rest}
     say("end")
@@ -84,7 +84,7 @@ assert multiprocessing.active_children() == []"""
 
 
 def test_signal_to_the_process_alone_is_heard_by_it() -> None:
-    """It is held back only while the workers are begun."""
+    """It is held back only while the workers start."""
     assert _said("os.kill(os.getpid(), signal.SIGTERM); assert heard == [15]; [*batches]") == ["0", "1", "end"]
 
 
@@ -95,10 +95,10 @@ def test_without_workers_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError("a signal was touched")
 
     monkeypatch.setattr(signal, "pthread_sigmask", touched)
-    assert list(begun([1, 2])) == [1, 2]
-    assert len(list(begun(DataLoader([1, 2], num_workers=0)))) == 2
+    assert list(start_pass([1, 2])) == [1, 2]
+    assert len(list(start_pass(DataLoader([1, 2], num_workers=0)))) == 2
     monkeypatch.delattr(signal, "pthread_sigmask")
-    assert len(list(begun(DataLoader([1, 2], num_workers=1)))) == 2
+    assert len(list(start_pass(DataLoader([1, 2], num_workers=1)))) == 2
 
 
 @pytest.mark.parametrize("why", ["it leaves", "it is gone"])
@@ -113,7 +113,7 @@ def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPat
     before, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
         begins: list[int] = []
-        loaders._Spared(begins.append, Leaving)(3)
+        loaders._SigtermShield(begins.append, Leaving)(3)
         signal.raise_signal(signal.SIGTERM)
         assert (begins, left) == ([3], [])
         if why == "it leaves":

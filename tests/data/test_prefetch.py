@@ -1,4 +1,4 @@
-"""Feeding: what is fetched when, and that a training is the same with it as without."""
+"""Prefetching: what is fetched when, and that a training is the same with it as without."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from torch.utils.data import (
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, on, restore, run, start
 from fsm_train.callbacks import checkpoint, validate_every
-from fsm_train.data import prefetch as feeding
-from fsm_train.data import reproducible
-from fsm_train.data.prefetch import Feed, Plainly, SideStream, copier_for, why_not_ahead
+from fsm_train.data import prefetch, reproducible
+from fsm_train.data.prefetch import CudaStreamCopier, Prefetcher, SyncCopier, copier_for, prefetch_obstacle
 from tests.trainings import batches, net, trained, workload
 from tests.worlds import Noisy, digits, network, same_weights, sgd
 
@@ -60,7 +59,7 @@ def source(did: list[str], items: Iterable[Any]) -> Iterator[Any]:
 def test_a_batch_is_fetched_and_copied_before_its_turn() -> None:
     """Before a batch is given away it is waited for, and the copy of the next one has begun after that."""
     did: list[str] = []
-    for inputs, _ in Feed(source(did, "abc"), Noting(did), ahead=True):
+    for inputs, _ in Prefetcher(source(did, "abc"), Noting(did), ahead=True):
         did.append(f"train {inputs}")
 
     assert did == [
@@ -73,7 +72,7 @@ def test_a_batch_is_fetched_and_copied_before_its_turn() -> None:
 def test_without_looking_ahead_each_batch_comes_at_its_turn() -> None:
     """It is copied beside what is computed all the same."""
     did: list[str] = []
-    for inputs, _ in Feed(source(did, "ab"), Noting(did), ahead=False):
+    for inputs, _ in Prefetcher(source(did, "ab"), Noting(did), ahead=False):
         did.append(f"train {inputs}")
 
     assert did == ["fetch a", "copy a", "wait a", "train a", "fetch b", "copy b", "wait b", "train b"]
@@ -82,30 +81,30 @@ def test_without_looking_ahead_each_batch_comes_at_its_turn() -> None:
 @pytest.mark.parametrize("ahead", [True, False])
 def test_a_pass_that_is_over_stays_over(ahead: bool) -> None:
     """As iterators do."""
-    feed = Feed(source([], "a"), Noting([]), ahead=ahead)
+    prefetcher = Prefetcher(source([], "a"), Noting([]), ahead=ahead)
 
-    assert [next(feed, None) for _ in range(3)] == [("a", "target"), None, None]
-    assert list(Feed(iter(()), Noting([]), ahead=ahead)) == []
+    assert [next(prefetcher, None) for _ in range(3)] == [("a", "target"), None, None]
+    assert list(Prefetcher(iter(()), Noting([]), ahead=ahead)) == []
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 def test_what_the_loader_raises_comes_at_its_turn(ahead: bool) -> None:
     """The batch before it is trained, and the original exception comes out, with where it was raised."""
-    feed = Feed(source([], ["a", ZeroDivisionError("of all things")]), Noting([]), ahead=ahead)
+    prefetcher = Prefetcher(source([], ["a", ZeroDivisionError("of all things")]), Noting([]), ahead=ahead)
 
-    assert next(feed) == ("a", "target")
+    assert next(prefetcher) == ("a", "target")
     with pytest.raises(ZeroDivisionError, match="of all things") as caught:
-        next(feed)
+        next(prefetcher)
     assert "source" in [frame.name for frame in caught.traceback]
 
 
 def test_batch_that_is_no_pair_is_refused_at_its_turn() -> None:
     """In the sentence that it is always refused with."""
-    feed = Feed(iter([("a", "b"), 3]), Noting([]), ahead=True)
+    prefetcher = Prefetcher(iter([("a", "b"), 3]), Noting([]), ahead=True)
 
-    next(feed)
+    next(prefetcher)
     with pytest.raises(WorkloadError, match="the loader gave a int"):
-        next(feed)
+        next(prefetcher)
 
 
 # ----------------------------------------------------------------------------- who may be looked into
@@ -158,7 +157,7 @@ def loader(data: Any = TEN, **settings: Any) -> DataLoader[Any]:
 )
 def test_who_may_be_looked_into(data: Any, why: str | None) -> None:
     """Only where it draws nothing in this process, and no place that is saved moves by it."""
-    found = why_not_ahead(data)
+    found = prefetch_obstacle(data)
 
     assert (found is None) == (why is None), found
     if why is not None:
@@ -183,7 +182,7 @@ def test_on_the_cpu_batches_come_as_they_come() -> None:
     """Unless it is asked for; a split of one's own is never done before its turn."""
     assert copier_for(CPU, None, DATA, None) is None
     assert copier_for(CPU, False, DATA, None) is None
-    assert isinstance(copier_for(CPU, True, DATA, None), Plainly)
+    assert isinstance(copier_for(CPU, True, DATA, None), SyncCopier)
     with pytest.raises(WorkloadError, match="a split of one's own may draw random numbers"):
         copier_for(CPU, True, DATA, lambda batch: batch)
 
@@ -297,14 +296,14 @@ def test_copies_are_made_on_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.Tensor, "to", to)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, s: did.append(f"{tuple(tensor.shape)}: {s.name}"))
     copier = copier_for(torch.device("cuda"), None, DATA, None)
-    assert isinstance(copier, SideStream)
+    assert isinstance(copier, CudaStreamCopier)
     copier.device = torch.device("meta")  # a device that any machine has
 
     batch, under_way = copier.copy((torch.zeros(2, 3), [torch.zeros(2)]))
     copier.wait(batch)
 
     assert under_way
-    assert [tensor.device.type for tensor in feeding.tensors(batch)] == ["meta", "meta"]
+    assert [tensor.device.type for tensor in prefetch.tensors(batch)] == ["meta", "meta"]
     assert did == [
         *("on copying", "copy (2, 3)", "copy (2,)", "off copying"),
         *("computing waits for copying", "(2, 3): computing", "(2,): computing"),

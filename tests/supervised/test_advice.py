@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import extend, run, start
-from fsm_train.supervised.advice import Found, advice, found_in
+from fsm_train.supervised.advice import PerformanceSettings, advice, inspect_settings
 from tests.trainings import batches, linear, trained, weights_of, workload
 from tests.worlds import Noisy, digits
 
@@ -24,22 +24,22 @@ WORKERS = "DataLoader(…, num_workers=4), say, lets samples be read while other
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (Found(), ()),
-        (Found(optimizer="Adam", can_fuse=True), (FUSE,)),
-        (Found("cuda", "Adam", can_fuse=True, one_by_one=True), (FUSE,)),
-        (Found("cuda", "RMSprop", one_by_one=True), (FOREACH,)),
-        (Found("cpu", "RMSprop", one_by_one=True), ()),
-        (Found("cuda", workers=0), (PIN, WORKERS)),
-        (Found("cuda", workers=0, pinned=True), (WORKERS,)),
-        (Found("cuda", workers=2), (PIN,)),
-        (Found("cuda", workers=0, in_memory=True), (PIN,)),
-        (Found("cuda", workers=2, pinned=True), ()),
-        (Found("cuda", workers=None), ()),
-        (Found("cpu", workers=0), ()),
-        (Found("cuda", "Adam", can_fuse=True, workers=0), (FUSE, PIN, WORKERS)),
+        (PerformanceSettings(), ()),
+        (PerformanceSettings(optimizer="Adam", can_fuse=True), (FUSE,)),
+        (PerformanceSettings("cuda", "Adam", can_fuse=True, one_by_one=True), (FUSE,)),
+        (PerformanceSettings("cuda", "RMSprop", one_by_one=True), (FOREACH,)),
+        (PerformanceSettings("cpu", "RMSprop", one_by_one=True), ()),
+        (PerformanceSettings("cuda", workers=0), (PIN, WORKERS)),
+        (PerformanceSettings("cuda", workers=0, pinned=True), (WORKERS,)),
+        (PerformanceSettings("cuda", workers=2), (PIN,)),
+        (PerformanceSettings("cuda", workers=0, in_memory=True), (PIN,)),
+        (PerformanceSettings("cuda", workers=2, pinned=True), ()),
+        (PerformanceSettings("cuda", workers=None), ()),
+        (PerformanceSettings("cpu", workers=0), ()),
+        (PerformanceSettings("cuda", "Adam", can_fuse=True, workers=0), (FUSE, PIN, WORKERS)),
     ],
 )
-def test_advice_is_given_where_it_helps(found: Found, said: tuple[str, ...]) -> None:
+def test_advice_is_given_where_it_helps(found: PerformanceSettings, said: tuple[str, ...]) -> None:
     """Pinned memory and workers on CUDA alone; a fused step wherever there is one; else nothing."""
     assert advice(found) == said
 
@@ -62,7 +62,7 @@ PARAMETERS = list(linear().parameters())
 )
 def test_what_can_be_fused_is_found(optimizer: torch.optim.Optimizer, can_fuse: bool) -> None:
     """Where torch has a fused form, it pays, and nobody has decided; what is advised is then taken by torch."""
-    assert found_in(optimizer, [], torch.device("cpu")).can_fuse is can_fuse
+    assert inspect_settings(optimizer, [], torch.device("cpu")).can_fuse is can_fuse
     if can_fuse:
         settings = {name: value for name, value in optimizer.defaults.items() if name in ("lr", "momentum")}
         type(optimizer)(linear().parameters(), **settings, fused=True)
@@ -81,7 +81,7 @@ def test_what_a_loader_does_is_found(loader: Any, workers: int | None, pinned: b
     """Without iterating it, which would draw random numbers."""
     before = torch.get_rng_state()
 
-    found = found_in(torch.optim.RMSprop(PARAMETERS, foreach=False), loader, torch.device("cpu"))
+    found = inspect_settings(torch.optim.RMSprop(PARAMETERS, foreach=False), loader, torch.device("cpu"))
 
     assert (found.workers, found.pinned, found.in_memory) == (workers, pinned, in_memory)
     assert (found.optimizer, found.one_by_one) == ("RMSprop", True)
@@ -96,7 +96,7 @@ def test_samples_that_are_on_the_device_need_not_be_pinned() -> None:
 
     data = TensorDataset(torch.zeros(2, 1).as_subclass(OnCuda))
 
-    assert found_in(torch.optim.SGD(PARAMETERS), DataLoader(data), torch.device("cuda")).pinned
+    assert inspect_settings(torch.optim.SGD(PARAMETERS), DataLoader(data), torch.device("cuda")).pinned
 
 
 def test_summary_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

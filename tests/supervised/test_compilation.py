@@ -20,8 +20,9 @@ from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, Work
 from fsm_train.callbacks import compile_step, freeze, mixed_precision, mixup, parallel, schedule, torch_scheduler
 from fsm_train.core.commands import UseCompiledStep
 from fsm_train.schedules import time_decay
-from fsm_train.supervised import handlers as effects
-from fsm_train.supervised.compilation import FEW, WARM_UP, CapturedStep, check_capturable, compiled_step
+from fsm_train.supervised import handlers
+from fsm_train.supervised.compilation import MIN_CAPTURES, WARM_UP, CapturedStep, check_capturable, compiled_step
+from fsm_train.worlds.registry import handler_of
 from tests.trainings import batches, linear, net, sgd, trained, workload
 from tests.worlds import same_weights
 
@@ -35,8 +36,8 @@ class PretendedGraph:
         self.work = work
         self.did: list[str] = []
 
-    def beside(self, train: Callable[[], Any]) -> Any:
-        self.did.append("beside")
+    def on_capture_stream(self, train: Callable[[], Any]) -> Any:
+        self.did.append("warm up")
         return train()
 
     def capture(self, train: Callable[[], Any]) -> Any:
@@ -94,7 +95,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[PretendedGraph]:
         made.append(PretendedGraph(work))
         return CapturedStep(work, made[-1])
 
-    monkeypatch.setattr(effects, "compiled_step", captured)
+    monkeypatch.setattr(handlers, "compiled_step", captured)
     return made
 
 
@@ -116,7 +117,7 @@ def test_steps_are_warmed_up_captured_once_and_replayed(graphs: list[PretendedGr
     """A few steps beside the graph, one recording, which trains nothing, and replays from then on."""
     assert_same(list, valid=DATA[:2])
 
-    assert graphs[0].did == ["beside"] * WARM_UP + ["capture"] + ["replay"] * 9
+    assert graphs[0].did == ["warm up"] * WARM_UP + ["capture"] + ["replay"] * 9
 
 
 def test_metrics_are_of_the_batch_that_was_trained(graphs: list[PretendedGraph]) -> None:
@@ -169,7 +170,7 @@ def test_batch_of_another_shape_is_eager_and_said_once(sizes: tuple[int, ...], g
         assert_same(list, data)
 
     usual = 3 * (len(sizes) - 1)
-    assert graphs[0].did == ["beside"] * WARM_UP + ["capture"] + ["replay"] * (usual - WARM_UP)
+    assert graphs[0].did == ["warm up"] * WARM_UP + ["capture"] + ["replay"] * (usual - WARM_UP)
 
 
 def test_metrics_after_a_batch_of_another_shape(graphs: list[PretendedGraph]) -> None:
@@ -280,8 +281,10 @@ def test_numbers_that_change_with_each_batch_are_eager_and_said_once(graphs: lis
         assert_same(lambda: [schedule(lr=time_decay(0.5), by="iteration")], epochs=4)
 
     (warning,) = caught
-    assert f"such as a learning rate, have changed {FEW} times in {FEW} steps, and" in str(warning.message)
-    assert graphs[0].did.count("capture") == FEW
+    assert f"such as a learning rate, have changed {MIN_CAPTURES} times in {MIN_CAPTURES} steps, and" in str(
+        warning.message
+    )
+    assert graphs[0].did.count("capture") == MIN_CAPTURES
 
 
 # --------------------------------------------------------------------------------------- what cannot be
@@ -327,7 +330,7 @@ def test_optimizer_that_counts_on_the_cpu_is_refused() -> None:
 def test_nothing_is_captured_on_the_cpu() -> None:
     """The command itself refuses a device that has no graphs."""
     with pytest.raises(WorkloadError, match="captures a CUDA graph, but the model is on cpu"):
-        effects.effect_of(UseCompiledStep)(workload(DATA), UseCompiledStep("graph"))
+        handler_of(UseCompiledStep)(workload(DATA), UseCompiledStep("graph"))
 
 
 class PretendedStream:
@@ -364,7 +367,7 @@ def test_what_only_cuda_has(monkeypatch: pytest.MonkeyPatch) -> None:
     step = compiled_step(work, "graph", "inductor")
     assert isinstance(step, CapturedStep)
 
-    assert step.graph.beside(lambda: did.append("train") or 1) == 1
+    assert step.graph.on_capture_stream(lambda: did.append("train") or 1) == 1
     assert step.graph.capture(lambda: did.append("train") or 2) == 2
     step.graph.replay()
 

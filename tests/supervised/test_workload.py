@@ -430,6 +430,38 @@ def test_error_in_a_fused_step_names_the_operation(
     assert caught.value.__notes__[0].startswith(f"Raised by {operation}, after ")
 
 
+def test_error_after_a_failed_step_names_its_own_operation() -> None:
+    """What failed in an earlier run of the same workload is forgotten."""
+    work = _work()
+    state = start(work, epochs=1)
+    loss_fn, work.loss_fn = work.loss_fn, lambda output, target: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run(state)
+    work.loss_fn, work.train = loss_fn, [1]
+
+    with pytest.raises(WorkloadError) as caught:
+        run(start(work, epochs=1))
+
+    assert caught.value.__notes__[0].startswith("Raised by fetch, after ")
+
+
+def test_registered_function_replaces_that_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever of the two was registered first."""
+    from fsm_train.core.commands import ClipGradNorm
+    from fsm_train.worlds import registry
+
+    def clip(work: Supervised, command: ClipGradNorm) -> None:
+        """A function of the user's own."""
+
+    monkeypatch.setattr(registry, "_REGISTERED", {})
+    monkeypatch.setattr(registry, "_DEFAULTS", dict(registry._DEFAULTS))
+    default = registry.handler_of(ClipGradNorm)
+    registry.carries_out(ClipGradNorm)(clip)
+    registry.carries_out_by_default(ClipGradNorm)(default)
+
+    assert registry.handler_of(ClipGradNorm) is clip
+
+
 def test_unknown_command_says_how_to_register_it() -> None:
     """A command that nothing carries out is an error that names it and the decorator."""
     from tests.commands import Shake

@@ -1,0 +1,105 @@
+"""The control state of a training as JSON, and back. It is `state.json` in a checkpoint. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import orjson
+
+from ..core.errors import CheckpointError
+from ..core.phase import Flag, Phase
+from ..core.runs import resume_place
+from ..core.state import COUNTERS, Plan, State
+from ..core.table import RESUMES_AT
+from ..core.values import NO_FACTS, FrozenMap, SavedMemory
+from ..encoding import CannotDecodeError, decode, encode
+from .manifest import whole_number
+
+_COUNTERS = (*COUNTERS, "fetched")
+
+
+@attrs.frozen
+class SavedJson(SavedMemory):
+    """A callback's memory as JSON.
+
+    Attributes:
+        callback: the name of the callback.
+        json: the memory as `encode` gave it.
+    """
+
+    callback: str
+    json: Any
+
+    def decode_with(self, classes: Mapping[str, type]) -> object:
+        try:
+            return decode(self.json, classes)
+        except CannotDecodeError as error:
+            raise CheckpointError(
+                f"the memory of the callback {self.callback!r} does not fit it: {error}. Records are made again of "
+                "the classes in its initial memory, and in the type of its second parameter. With another name= the "
+                "callback begins afresh"
+            ) from error
+
+
+def control_of(state: State) -> bytes:
+    """The state as JSON, exactly, without facts and workload, which belong to one moment."""
+    resume_at = resume_place(state)
+    return orjson.dumps(
+        {
+            **{name: getattr(state, name) for name in _COUNTERS},
+            "reason": encode(state.reason),
+            "plan": attrs.asdict(state.plan),
+            "flags": state.flags.value,
+            "metrics": encode(dict(state.metrics)),
+            "history": encode(tuple(dict(metrics) for metrics in state.history)),
+            "hyper": encode(dict(state.hyper)),
+            "memory": {name: _memory(value) for name, value in state.memory.items()},
+            "resume_at": None if resume_at is None else encode(resume_at),
+            "has_valid": state.has_valid,
+            "batches_over": state.batches_over,
+            "elapsed": encode(state.elapsed),
+            "notes": encode(state.notes),
+        },
+        option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2,
+    )
+
+
+def _memory(value: object) -> Any:
+    return value.json if isinstance(value, SavedJson) else encode(value)  # the former: its callback is not in this run
+
+
+def state_of(control: bytes) -> State:
+    """The state that `control_of` encoded, as one between two runs.
+
+    Memories stay encoded until the run starts: only their callbacks know the classes of the records.
+
+    Raises:
+        CheckpointError: the bytes are no such state.
+    """
+    try:
+        fields: Mapping[str, Any] = orjson.loads(control)
+        resume_at = None if fields["resume_at"] is None else decode(fields["resume_at"])
+        if resume_at not in (None, *RESUMES_AT.values()):
+            raise CannotDecodeError(f"it resumes at {resume_at!r}")
+        counters: dict[str, Any] = {name: whole_number(fields[name]) for name in _COUNTERS}
+        return State(
+            Phase.DONE if resume_at is None else Phase.SUSPENDED,
+            Plan(**fields["plan"]),
+            **counters,
+            reason=decode(fields["reason"]),
+            flags=Flag(fields["flags"]),
+            facts=NO_FACTS,
+            metrics=FrozenMap(decode(fields["metrics"])),
+            history=tuple(FrozenMap(metrics) for metrics in decode(fields["history"], depth=1000)),
+            hyper=FrozenMap(decode(fields["hyper"])),
+            memory=FrozenMap({name: SavedJson(name, value) for name, value in fields["memory"].items()}),
+            has_valid=bool(fields["has_valid"]),
+            batches_over=bool(fields["batches_over"]),
+            resume_at=resume_at,
+            elapsed=decode(fields["elapsed"]),
+            notes=decode(fields["notes"]),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"the control state is damaged: {type(error).__name__}: {error}") from error

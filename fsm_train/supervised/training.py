@@ -1,0 +1,214 @@
+"""The parts of a training at work: what commands, sensors and whole steps find in a `Supervised`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from ..core.phase import Operation
+from ..core.state import Hyper, State
+from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, samples, to_device
+from ..data.generators import generators_of
+from ..data.position import EpochStart, SuspendPoint
+from .carried_over import CarriedOver, Stateful
+from .freezing import FrozenParameters
+from .meters import Measure, Meters, Metric, check_metrics
+from .mixing import Mix
+from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
+from .precision import Precision
+from .window import Gradients, Window
+
+
+class WholeStep(Protocol):
+    """A compiled or captured training step: forward, loss, backward, step and zero in one call."""
+
+    def can_run(self) -> bool:
+        """Whether the batch under way can be trained with it."""
+        ...
+
+    def run(self) -> torch.Tensor:
+        """Train on the batch under way, and set `output`. The detached loss, a scalar."""
+        ...
+
+    def mark_stale(self) -> None:
+        """Note that a command was carried out or a hyper-parameter set, after which the step may be outdated."""
+        ...
+
+
+class Training:
+    """A model, an optimizer, a loss and data, with the batch under way: what commands and sensors get.
+
+    `Supervised` adds the operations of the machine. A command changes a training through the methods here
+    and through those attributes that say so; it reads the others. Sensors only read. The model, the batch
+    and the loss are on `device`.
+
+    Attributes:
+        model: the module that is trained. Commands may change its weights in place.
+        wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
+        wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
+        optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        train: the training data, an iterable of batches.
+        valid: the validation data, or None.
+        device: of the model and of every batch.
+        custom_forward: the user's function of (model, inputs), or None.
+        extra: by name, further parts that belong in a checkpoint.
+        parameters: those of the optimizer: the model's in the model's order, then the loss's.
+        gradients: call it for the list of their gradients; `gradients.norm()` is the common norm, a scalar
+            tensor. A command that changes a gradient in place calls `gradients.changed()`.
+
+        inputs: of the batch under way, as the data gives them. Commands may replace them before forward.
+        target: of the batch under way. Commands may replace it before the loss.
+        output: of the model for `inputs`, set by forward.
+        batch_size: samples in the batch under way.
+        mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
+        window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
+        train_meters: train_loss and the train metrics of this epoch so far.
+
+        state: the State in which the present command is carried out. Set by the interpreter's call.
+        precision: autocast and gradient scaler; None for the model's own precision. Commands may set it.
+        whole_step: a compiled or captured step; None for eager steps. Commands may set it.
+        frozen_parameters: the patterns of frozen parameters. Commands call its methods.
+        carried_over: what outlasts a call of `run` beside model and optimizer: averages, copies of weights,
+            schedulers. Commands change what is theirs; a new training starts with a new one.
+
+        epoch_start: what the pass over the training data follows from; None before the first epoch.
+        suspended_at: where the training was suspended, between two calls of `run`; otherwise None.
+        loss_checked: whether the first loss of this call of `run` was checked.
+        doing: the operation under way within a whole step; None outside.
+        interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
+        summary_logged: whether the summary of this training was logged.
+    """
+
+    doing: Operation | None = None
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        loss_fn: Callable[[Any, Any], torch.Tensor],
+        train: Iterable[Any],
+        valid: Iterable[Any] | None,
+        *,
+        metrics: Mapping[str, Measure | Metric] | None,
+        device: torch.device | str | None,
+        forward: Forward | None,
+        split: Split | None,
+        extra: Mapping[str, Stateful] | None,
+    ) -> None:
+        check_parameters(model, optimizer, loss_fn)
+        if device is not None:
+            model.to(device)
+        self.model = model
+        self.wrapped_model: nn.Module = model
+        self.wrapper: Callable[[nn.Module], nn.Module] | None = None
+        self.optimizer = optimizer
+        self.loss_fn = loss_fn
+        self.train = check_loader(train, "train")
+        self.valid = None if valid is None else check_loader(valid, "valid")
+        self.device = next(model.parameters()).device
+        self.parameters = stepped_parameters(model, optimizer)
+        self.gradients = Gradients(self.parameters)
+        self.custom_forward = forward
+        self._split = split
+        self._moves = self.device.type != "cpu"
+
+        self.inputs: Any = None
+        self.target: Any = None
+        self.output: Any = None
+        self.batch_size = 0
+        self.mix: Mix | None = None
+        self._loss: torch.Tensor | None = None  # detached, for facts and meters
+        self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
+        self.window = Window()
+        self._stepped = False
+
+        checked = check_metrics(metrics or {})
+        self.train_meters = Meters("train", checked, self.device)
+        self._valid_meters = Meters("valid", checked, self.device)
+        self.epoch_start: EpochStart | None = None
+
+        self.state: State | None = None
+        self.precision: Precision | None = None
+        self.whole_step: WholeStep | None = None
+        self.frozen_parameters = FrozenParameters(model)
+        self.carried_over = CarriedOver()
+        self._undo = ExitStack()
+        self.loss_checked = False
+        self.extra = dict(extra or {})
+        self.suspended_at: SuspendPoint | None = None
+        self.interrupt: str | None = None
+        self.summary_logged = False
+
+    def hyper(self) -> Mapping[str, Hyper]:
+        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""
+        return read_groups(self.optimizer)
+
+    def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
+        """Set the named hyper-parameters, which exist, in the optimizer."""
+        write_groups(self.optimizer, changes)
+        if self.whole_step is not None:
+            self.whole_step.mark_stale()
+
+    def call(self, inputs: Any) -> Any:
+        """The output of the model, called as in this training: through the wrapper and the user's `forward`."""
+        if self.custom_forward is None:
+            return call(self.wrapped_model, inputs)
+        return self.custom_forward(self.wrapped_model, inputs)
+
+    def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
+        """Call the model through this wrapper from now on, or directly with None. `model` itself stays."""
+        self.wrapper, self.wrapped_model = wrapper, self.model if wrapper is None else wrapper(self.model)
+
+    def add_to_loss(self, penalty: torch.Tensor) -> None:
+        """Add a scalar tensor to the loss for backward. The measured loss stays without it."""
+        assert self._for_backward is not None
+        self._for_backward = self._for_backward + penalty
+
+    def weigh_loss(self, share: float) -> None:
+        """Give this batch a share, from 0, of the gradient of the accumulation window."""
+        assert self._for_backward is not None
+        self._for_backward = self.window.weigh(self._for_backward, share)
+
+    def undo_at_finish(self, undo: Callable[[], None]) -> None:
+        """Call this function when this call of `run` ends, however it ends. The latest is called first."""
+        self._undo.callback(undo)
+
+    def check_first_loss(self, loss: torch.Tensor) -> None:
+        """Check the loss, if it is the first of this call of `run`.
+
+        Raises:
+            WorkloadError: it is no scalar tensor, or requires no gradient.
+        """
+        if not self.loss_checked:
+            check_loss(loss)
+            self.loss_checked = True
+
+    def note_step(self, loss: torch.Tensor) -> None:
+        """Note the results of a whole step that took a step: its detached loss, a scalar; `output` is set."""
+        self._loss, self._stepped = loss, True
+        self.gradients.changed()
+        self.train_meters.add(loss, self.output, self.target, self.batch_size)
+
+    def loader_generators(self) -> list[torch.Generator]:
+        """The generators of the two loaders, each once."""
+        return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))
+
+    def training_inputs(self) -> Iterable[Any]:
+        """The inputs of each training batch, in a pass of its own, which replaces the batch under way."""
+        for batch in self.train:
+            self._take(batch)
+            yield self.inputs
+
+    def _take(self, batch: Any) -> int:
+        """Make this the batch under way; its number of samples."""
+        inputs, target = pair(batch) if self._split is None else apply_split(batch, self._split)
+        if self._moves:
+            inputs, target = to_device(inputs, self.device), to_device(target, self.device)
+        self.inputs, self.target, self.mix = inputs, target, None
+        self.batch_size = samples(inputs)
+        return self.batch_size
