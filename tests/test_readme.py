@@ -11,10 +11,7 @@ import torch
 import fsm_train.callbacks
 from fsm_train import Callback
 from fsm_train.core.diagram import mermaid
-from fsm_train.testing import CHECKS, check_callback
-from tests.testing.hurried import HURRIED
-from tests.testing.library import EXAMPLES
-from tests.testing.mutants import MUTANTS
+from fsm_train.testing import check_callback
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -47,19 +44,6 @@ def test_readme_lists_the_library() -> None:
     for name in fsm_train.callbacks.__all__:
         assert f"\ndef {name}(" in (README.parent / _file_of(name)).read_text()
     assert [row for row in rows if row not in README.read_text()] == []
-
-
-def test_readme_lists_the_checks() -> None:
-    """Each check with the mutant that it finds alone, each mistake and each callback of the library has its row."""
-    text = README.read_text()
-    checks = [f"| {law.sentence.rstrip('.')} | `{MUTANTS[name].name}` | `{name}` |" for name, law in CHECKS.items()]
-    mistakes = [
-        f"| {make.__name__.replace('_', ' ')} | " + (f"`{check}` |" if check in CHECKS else "refused when")
-        for make, (check, _) in HURRIED.items()
-    ]
-    library = [f"| `{make().name}` | 200 | " for makes in EXAMPLES.values() for make in makes]
-
-    assert [row for row in (*checks, *mistakes, *library) if f"\n{row}" not in text] == []
 
 
 def _row(name: str) -> str:

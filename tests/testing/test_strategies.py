@@ -68,7 +68,7 @@ def test_callbacks_answer_by_the_iteration() -> None:
     """Drawn callbacks are consulted and answer, in turn, what was drawn for their phase."""
     some: list[Callback[Any]] = drawn(our.callbacks(), lambda some: simulate(some, batches=3).step < 3)
 
-    assert all(isinstance(callback.decide, our.Says) for callback in some)
+    assert all(isinstance(callback.decide, our.ScriptedAnswers) for callback in some)
 
 
 def test_traces_may_be_of_drawn_callbacks() -> None:
