@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-pytest_plugins = ["fsm_train.testing.plugin"]
+pytest_plugins = ["_fsm_train_pytestplugin"]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
 import fsm_train.testing
+from _fsm_train_pytestplugin import pytest_assertrepr_compare
 from fsm_train import Callback, CallbackError, ClipGradNorm, Command, Flag, Phase, State, Transition, on
 from fsm_train.testing import CallbackCheckError, MachineModel, Trace, at, check_callback, inspection, training
 from fsm_train.testing import strategies as our
@@ -25,7 +26,6 @@ from fsm_train.testing.cases import describe_change
 from fsm_train.testing.consultation import Failure
 from fsm_train.testing.hidden_state import changes, fresh, snapshot
 from fsm_train.testing.json_memory import through_json
-from fsm_train.testing.plugin import pytest_assertrepr_compare
 from fsm_train.testing.simulation import simulate
 from fsm_train.testing.training import Training, consultations_of
 from tests.testing.mutant_callbacks import keeps_a_list
