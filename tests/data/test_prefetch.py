@@ -25,8 +25,8 @@ from fsm_train.callbacks import checkpoint, validate_every
 from fsm_train.data import prefetch as feeding
 from fsm_train.data import reproducible
 from fsm_train.data.prefetch import Feed, Plainly, SideStream, copier_for, why_not_ahead
-from tests.trainings import batches, net, trained, workload
-from tests.worlds import Noisy, digits, network, same_weights, sgd
+from tests.diabetes_training import batches, net, trained, workload
+from tests.models import Noisy, digits, network, same_weights, sgd
 
 CPU = torch.device("cpu")
 DATA = batches(8, 8, 8, 8)

@@ -22,8 +22,8 @@ from fsm_train.core.commands import UseCompiledStep
 from fsm_train.schedules import time_decay
 from fsm_train.supervised import handlers as effects
 from fsm_train.supervised.compilation import FEW, WARM_UP, CapturedStep, check_capturable, compiled_step
-from tests.trainings import batches, linear, net, sgd, trained, workload
-from tests.worlds import same_weights
+from tests.diabetes_training import batches, linear, net, sgd, trained, workload
+from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 8)
 

@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, interpreter, on, run, start
-from tests.trainings import batches, net, sgd, trained, workload
-from tests.worlds import accuracy, digits, five_lines, network
+from tests.diabetes_training import batches, net, sgd, trained, workload
+from tests.models import accuracy, digits, five_lines, network
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__")
 DATA = batches(8, 8, 8, 8)

@@ -1,6 +1,6 @@
-"""Ten callbacks as a person in a hurry writes them, each with a mistake that people make.
+"""Ten callbacks with mistakes that people make.
 
-Each is a function that makes it, since some are refused as soon as they are written.
+Each is made by a function, since some of them are refused when they are made.
 """
 
 from __future__ import annotations
@@ -128,4 +128,4 @@ MISTAKES: dict[Callable[[], Callback[Any]], tuple[str, str]] = {
         "without the metric 'valid_acuracy' it goes on, and says nothing.*misspelt name",
     ),
 }
-"""By mistake: the check that finds it (or the argument that is refused), and what the sentence says."""
+"""By mistake the check that finds it (or the argument that is refused), and a pattern of the message."""

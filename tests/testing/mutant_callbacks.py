@@ -1,7 +1,4 @@
-"""For each check a callback that fails it, and no other: what proves that the checks see something.
-
-Each has one thing wrong with it, and is else as good as the others.
-"""
+"""A mutant for each check: a callback that fails this check and no other."""
 
 from __future__ import annotations
 
