@@ -108,7 +108,7 @@ def test_example_of_a_whole_training_is_small() -> None:
     assert "forced_flags" not in text
 
 
-def test_several_mistakes_are_all_told() -> None:
+def test_several_mistakes_are_all_reported() -> None:
     """One error lists every check that fails; those that cannot be judged are named with the reason."""
     seen: list[str] = []
 
@@ -177,7 +177,7 @@ def test_former_names_of_checks_are_known() -> None:
     assert report.expected == {"honours_declarations": "a mutant"}
 
 
-def test_needs_that_nobody_can_measure_there() -> None:
+def test_needs_that_cannot_be_measured_there() -> None:
     """What keeps a training from beginning is the one thing that is said."""
 
     @on(Phase.EPOCH_END, needs={"loss"})
@@ -351,11 +351,11 @@ def test_memory_from_a_file_changes_nothing() -> None:
 
 
 def test_all_memories_are_private() -> None:
-    """Whoever goes through the memories of all is told so, in whatever way it does that."""
+    """A callback that iterates over all memories, or counts them, reads those of others."""
     ways: list[Callable[[Any], object]] = [len, list, lambda m: m.keys(), lambda m: m.values(), lambda m: m.items()]
     for way in ways:
-        private, everybody = _read_by(lambda memories: memories.get("look")), _read_by(way)
-        assert (private, everybody) == (set(), {""})
+        own, all_of_them = _read_by(lambda memories: memories.get("look")), _read_by(way)
+        assert (own, all_of_them) == (set(), {""})
 
 
 def _read_by(way: Callable[[Any], object]) -> set[str]:

@@ -75,7 +75,7 @@ def test_mistakes_of_the_tool_are_not_hidden(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_memory_that_cannot_be_saved_is_left_to_its_own_check() -> None:
-    """An interrupted training goes on with the memory itself if it cannot be made again."""
+    """A resumed training has the memory itself if that cannot be read back from JSON."""
 
     @attrs.frozen
     class Window:

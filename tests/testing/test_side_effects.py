@@ -58,7 +58,7 @@ def _read_this_file() -> str:
         (lambda: sorted([2, 1]), set()),
     ],
 )
-def test_deeds_are_noticed(function: Callable[[], object], kinds: set[str]) -> None:
+def test_side_effects_are_noted(function: Callable[[], object], kinds: set[str]) -> None:
     """Clocks, chance, files, the network and the environment are noticed; pure work is not."""
     assert effects_of(function) <= kinds or effects_of(function) == kinds
     assert bool(effects_of(function)) == bool(kinds)
@@ -87,7 +87,7 @@ def test_watching_ends() -> None:
 
 
 def test_callbacks_can_be_checked_under_a_profiler() -> None:
-    """Python's own profiler, which is written in C, goes on after a function was watched."""
+    """Python's own profiler, which is written in C, is put back after a function was watched."""
     profiler = cProfile.Profile()
     profiler.enable()
     try:
@@ -110,7 +110,7 @@ def test_importing_is_no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_collections_of_garbage_are_put_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asked to be told of garbage collections does not run inside; afterwards all is as before."""
+    """The garbage collector does not run inside; afterwards it is on or off as before."""
     import gc
 
     gc.disable()

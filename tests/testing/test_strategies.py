@@ -121,7 +121,7 @@ def test_model_compares_facts_that_are_measured() -> None:
 
 
 def test_model_goes_on_after_each_end() -> None:
-    """A suspended training goes on, a finished one is extended, and after a failure a new one begins."""
+    """A suspended training is resumed, a finished one is extended, and after a failure a new one starts."""
     model = driven(MachineModel(), Plan(epochs=1), Phase.BATCH_END)
     seen: list[State] = []
     model.go_on_quietly(1)
