@@ -43,7 +43,7 @@ from fsm_train.core.table import READABLE
 from fsm_train.eventlog.entries import entries
 from fsm_train.eventlog.render import shown, story_of
 from fsm_train.interpreter import run
-from tests.eventlog.forging import forged, library, logged
+from tests.eventlog.log_files import forged, library, logged
 
 
 @attrs.frozen

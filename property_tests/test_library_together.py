@@ -41,8 +41,8 @@ from fsm_train.callbacks import (
     weight_penalty,
 )
 from fsm_train.testing import at
-from tests.trainings import batches, net, sgd
-from tests.worlds import same_weights
+from tests.diabetes_training import batches, net, sgd
+from tests.models import same_weights
 
 EPOCHS, SEED = 3, 4
 A_THIRD = settings(max_examples=settings().max_examples // 3)

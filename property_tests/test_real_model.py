@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fsm_train import Flag, Operation, Phase, State, Supervised, Transition, on, run, start
-from tests.worlds import diabetes, same_weights
+from tests.models import diabetes, same_weights
 
 BATCHES = list(zip(*(tensor[:30].split((8, 8, 8, 6)) for tensor in diabetes().tensors), strict=True))
 EPOCHS = 2

@@ -10,24 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm_train import schedules
-from fsm_train.schedules import (
-    Absolute,
-    Schedule,
-    absolute,
-    constant,
-    cosine,
-    cosine_restarts,
-    cyclic,
-    exponential,
-    linear,
-    multistep,
-    one_cycle,
-    piecewise,
-    polynomial,
-    step,
-    time_decay,
-    warmup,
-)
+from fsm_train.schedules import Absolute, Schedule
 
 counts = st.integers(1, 1000)
 shares = st.floats(0, 1)
@@ -35,15 +18,15 @@ progresses = st.integers(0, 10_000) | st.floats(0, 10_000)
 
 
 def of_two_or_three_phases(length: int, rise: float, three_phase: bool, **settings: Any) -> Schedule:
-    return one_cycle(length, warmup=rise / 2 if three_phase else rise, three_phase=three_phase, **settings)
+    return schedules.one_cycle(length, warmup=rise / 2 if three_phase else rise, three_phase=three_phase, **settings)
 
 
 finite_kinds = st.one_of(
-    st.builds(constant, shares, length=counts),
-    st.builds(warmup, counts, start=shares),
-    st.builds(linear, shares, shares, counts),
-    st.builds(polynomial, counts, power=st.floats(0.1, 5), floor=shares),
-    st.builds(cosine, counts, floor=shares),
+    st.builds(schedules.constant, shares, length=counts),
+    st.builds(schedules.warmup, counts, start=shares),
+    st.builds(schedules.linear, shares, shares, counts),
+    st.builds(schedules.polynomial, counts, power=st.floats(0.1, 5), floor=shares),
+    st.builds(schedules.cosine, counts, floor=shares),
     st.builds(
         of_two_or_three_phases,
         counts,
@@ -53,18 +36,24 @@ finite_kinds = st.one_of(
         final=shares,
         shape=st.sampled_from(["cosine", "linear"]),
     ),
-    st.builds(piecewise, st.dictionaries(st.integers(0, 1000), shares, min_size=2, max_size=5)),
+    st.builds(schedules.piecewise, st.dictionaries(st.integers(0, 1000), shares, min_size=2, max_size=5)),
 )
 endless_kinds = st.one_of(
-    st.builds(constant, shares),
-    st.builds(exponential, shares),
-    st.builds(exponential, rate=shares),
-    st.builds(step, counts, drop=shares),
-    st.builds(multistep, st.sets(counts, min_size=1, max_size=5).map(sorted), drop=shares),
-    st.builds(time_decay, st.floats(0, 10)),
-    st.builds(cosine_restarts, counts, factor=st.integers(1, 3), floor=shares),
-    st.builds(cyclic, counts, down=st.none() | counts, low=shares, mode=st.sampled_from(["triangular", "triangular2"])),
-    st.builds(cyclic, counts, down=st.none() | counts, low=shares, mode=st.just("exp_range"), gamma=shares),
+    st.builds(schedules.constant, shares),
+    st.builds(schedules.exponential, shares),
+    st.builds(schedules.exponential, rate=shares),
+    st.builds(schedules.step, counts, drop=shares),
+    st.builds(schedules.multistep, st.sets(counts, min_size=1, max_size=5).map(sorted), drop=shares),
+    st.builds(schedules.time_decay, st.floats(0, 10)),
+    st.builds(schedules.cosine_restarts, counts, factor=st.integers(1, 3), floor=shares),
+    st.builds(
+        schedules.cyclic,
+        counts,
+        down=st.none() | counts,
+        low=shares,
+        mode=st.sampled_from(["triangular", "triangular2"]),
+    ),
+    st.builds(schedules.cyclic, counts, down=st.none() | counts, low=shares, mode=st.just("exp_range"), gamma=shares),
 )
 
 
@@ -99,8 +88,8 @@ def test_lines_stay_between_their_points(points: dict[int, float], progress: flo
     """Between its points a piecewise schedule is never beyond the highest and the lowest of them."""
     least, most = min(points.values()), max(points.values())
 
-    assert least * (1 - 1e-12) <= piecewise(points)(progress) <= most * (1 + 1e-12)
-    assert all(piecewise(points)(at) == pytest.approx(value, rel=1e-12) for at, value in points.items())
+    assert least * (1 - 1e-12) <= schedules.piecewise(points)(progress) <= most * (1 + 1e-12)
+    assert all(schedules.piecewise(points)(at) == pytest.approx(value, rel=1e-12) for at, value in points.items())
 
 
 @given(finite_schedules, st.integers(0, 10_000))
@@ -113,12 +102,12 @@ def test_the_last_value_is_held(schedule: Schedule, beyond: int) -> None:
 @given(counts, shares, shares, st.integers(0, 1000))
 def test_the_floor_is_reached_exactly(length: int, floor: float, start: float, beyond: int) -> None:
     """Ends are where they were told to be, not almost there, and so are beginnings."""
-    assert cosine(length, floor=floor)(length + beyond) == floor
-    assert polynomial(length, floor=floor)(length + beyond) == floor
-    assert linear(start, floor, length)(length + beyond) == floor
-    assert one_cycle(length, final=floor)(length - 1 + beyond) == floor
-    assert linear(start, floor, length)(0) == start
-    assert cosine(length, floor=floor)(0) == polynomial(length, floor=floor)(0) == 1
+    assert schedules.cosine(length, floor=floor)(length + beyond) == floor
+    assert schedules.polynomial(length, floor=floor)(length + beyond) == floor
+    assert schedules.linear(start, floor, length)(length + beyond) == floor
+    assert schedules.one_cycle(length, final=floor)(length - 1 + beyond) == floor
+    assert schedules.linear(start, floor, length)(0) == start
+    assert schedules.cosine(length, floor=floor)(0) == schedules.polynomial(length, floor=floor)(0) == 1
 
 
 @given(finite_schedules, finite_schedules, every_schedule)
@@ -159,7 +148,7 @@ def test_products_are_associative(a: Schedule, b: Schedule, c: Schedule, progres
 @given(every_schedule)
 def test_one_is_neutral(schedule: Schedule) -> None:
     """A product with 1 is the schedule itself."""
-    assert schedule * 1 == 1.0 * schedule == schedule * constant() == schedule
+    assert schedule * 1 == 1.0 * schedule == schedule * schedules.constant() == schedule
 
 
 @given(every_schedule)
@@ -174,7 +163,7 @@ def test_a_schedule_is_what_it_prints(schedule: Schedule) -> None:
 @given(every_schedule)
 def test_an_absolute_is_what_it_prints(schedule: Schedule) -> None:
     """So does one that is the value itself, and it is not the schedule that it wraps."""
-    marked = absolute(schedule)
+    marked = schedules.absolute(schedule)
 
     assert eval(repr(marked), vars(schedules)) == marked == Absolute(schedule)
     assert marked != schedule

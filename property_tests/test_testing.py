@@ -23,10 +23,10 @@ from fsm_train.core.table import READABLE
 from fsm_train.core.workload import Workload
 from fsm_train.testing import MachineModel, Trace, simulate
 from fsm_train.testing import strategies as our
-from fsm_train.testing.consultation import alike
+from fsm_train.testing.consultation import same_response
 from fsm_train.testing.differences import fingerprint, same
-from fsm_train.testing.examination import Training, World, examine
 from fsm_train.testing.json_memory import through_json
+from fsm_train.testing.training import ScriptedTraining, Training, consultations_of
 from fsm_train.worlds.scripted import Scripted
 
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -151,7 +151,7 @@ def test_traces_are_of_whole_trainings(trace: Trace) -> None:
     [
         (our.metric_curves(), lambda curve: len(curve) > 2 and curve[2] > curve[1], [0, 0.5, 1.0]),
         (our.callbacks(), lambda some: len(some) == 2, ["first", "second"]),
-        (our.trainings(), lambda training: training.fate, ((0, Flag.SKIP_STEP | Flag.SKIP_ZERO),)),
+        (our.trainings(), lambda training: training.forced_flags, ((0, Flag.SKIP_STEP | Flag.SKIP_ZERO),)),
         (our.reachable_states([]), lambda state: state.epoch == 1, (1, 3)),
     ],
 )
@@ -163,7 +163,7 @@ def test_strategies_shrink(strategy: SearchStrategy[Any], condition: Callable[[A
     found = find(strategy, condition, settings=quick)
 
     if isinstance(found, Training):
-        assert (found.fate, found.epochs, found.batches) == (smallest, 1, 1)
+        assert (found.forced_flags, found.epochs, found.batches) == (smallest, 1, 1)
     elif isinstance(found, State):
         assert (found.epoch, max(3, found.iteration)) == smallest
     elif smallest == ["first", "second"]:
@@ -192,12 +192,12 @@ def test_worlds_depend_on_the_counters_alone(training: Training) -> None:
     hyper = {"lr": 0.1}
     alone = [
         (c.state.phase, c.state.facts, c.state.metrics)
-        for c in examine(watched, training, hyper=hyper)
+        for c in consultations_of(watched, training, hyper=hyper)
         if c.state.phase not in (Phase.SETUP, Phase.SUSPEND, Phase.TEARDOWN, *_VALIDATION)
     ]
     apart = [
         (c.state.phase, c.state.facts, c.state.metrics)
-        for c in examine(watched, training, hyper=hyper, interrupted=True)
+        for c in consultations_of(watched, training, hyper=hyper, interrupt=True)
         if c.state.phase not in (Phase.SETUP, Phase.SUSPEND, Phase.TEARDOWN, *_VALIDATION)
     ]
 
@@ -211,12 +211,12 @@ _VALIDATION = (Phase.VALID_BEGIN, Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END
 def test_early_stopping_is_examined_as_it_runs(training: Training, patience: int) -> None:
     """The consultations of an examination are those of a run in the same world."""
     callback = early_stopping(patience=patience, on_nonfinite="wait")
-    seen = examine(callback, attrs.evolve(training, fate=()), hyper={"lr": 0.1}, closely=True)
-    world = World(attrs.evolve(training, fate=()), {"lr": 0.1})
+    seen = consultations_of(callback, attrs.evolve(training, forced_flags=()), hyper={"lr": 0.1}, observe=True)
+    world = ScriptedTraining(attrs.evolve(training, forced_flags=()), {"lr": 0.1})
     states = list(iterate(start(world, epochs=training.epochs, seed=training.seed), [callback]))[:-1]
 
     assert [c.state.epoch for c in seen] == [state.epoch for state in states]
-    assert all(alike(c.outcome, c.notes.again) for c in seen)
+    assert all(same_response(c.response, c.observations.second_response) for c in seen)
 
 
 # ------------------------------------------------------------------ the interpreter and the fold

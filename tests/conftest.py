@@ -1,7 +1,7 @@
-"""What all tests share.
+"""Settings of all tests.
 
-One thread, so that sums are taken in one order and the last bit can be compared. And Python's own
-handler for Ctrl-C, which a shell without job control sets to be ignored in what it starts with `&`.
+One thread, so that sums have one order and the last bit can be compared. Python's own handler for Ctrl-C: a
+shell without job control makes the processes that it starts with `&` ignore it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-pytest_plugins = ["fsm_train.testing.plugin"]
+pytest_plugins = ["_fsm_train_pytestplugin"]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +21,6 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _ctrl_c_is_heard() -> None:
+def _ctrl_c_is_handled() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from fsm_train import Ablation, Flag, Phase, Scripted, State, Transition, ablate
 from fsm_train.ablation import Variant
 from fsm_train.callbacks import clip_grad_norm, schedule
 from fsm_train.schedules import absolute
-from tests.trainings import batches, net, workload
+from tests.diabetes_training import batches, net, workload
 
 
 def make_state(seed: int) -> State:

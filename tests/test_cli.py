@@ -19,7 +19,7 @@ from fsm_train.callbacks import early_stopping, schedule
 from fsm_train.cli import main
 from fsm_train.schedules import piecewise, warmup
 
-from .eventlog.forging import forged, index, library, logged, smoothed, workload
+from .eventlog.log_files import forged, index, library, logged, smoothed, workload
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_callbacks_are_imported_from_where_they_are_typed(
     """A list, a function that gives one, or a single callback; from the folder one is in."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine_for_the_cli.py").write_text(
-        "from tests.eventlog.forging import library\n"
+        "from tests.eventlog.log_files import library\n"
         "as_list = library()\n"
         "def as_function():\n    return library()\n"
         "single = library()[0]\n"

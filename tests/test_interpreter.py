@@ -398,7 +398,7 @@ def test_teardown_is_consulted_in_every_case(where: str) -> None:
 
     @on(Phase.TEARDOWN, Phase.STEP_BEGIN)
     def watch(state: State) -> Transition | None:
-        from tests.commands import Shake
+        from tests.unhandled_command import Shake
 
         if state.phase is Phase.TEARDOWN:
             torn_down.append(state)

@@ -19,8 +19,8 @@ from fsm_train import Flag, LrFound, Phase, Scripted, State, Supervised, Transit
 from fsm_train.callbacks import ema
 from fsm_train.lr_finder import lr_range_test
 from fsm_train.testing import at, drive
-from tests.trainings import batches, net, workload
-from tests.worlds import Noisy, digits, network, shuffled
+from tests.diabetes_training import batches, net, workload
+from tests.models import Noisy, digits, network, shuffled
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 

@@ -1,7 +1,7 @@
-"""For tests of callbacks: whole trainings in milliseconds, and checks that fit any callback. Without torch.
+"""Tests of callbacks, without torch: whole trainings in milliseconds, and checks that fit any callback.
 
-`at`, `drive` and `simulate` need nothing else; the checks, the `strategies` and `MachineModel` need
-Hypothesis, which the extra `testing` brings, and are loaded when they are first used.
+`at`, `drive`, `simulate` and `Trace` need no further package. The checks, the `strategies` and `MachineModel`
+need Hypothesis (`pip install 'fsm-train[testing]'`), and are imported at first use.
 """
 
 from __future__ import annotations

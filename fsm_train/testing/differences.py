@@ -1,7 +1,7 @@
 """Where two values differ, field by field, and whether they are the same to the last bit.
 
-`==` will not do for either: NaN differs from itself, 0.0 equals -0.0 and 1 equals True, and that two
-states of twenty-five fields are unequal does not say which of the fields it is.
+`==` is not enough: NaN differs from itself, 0.0 equals -0.0, 1 equals True, and it does not say which of a
+state's fields differ.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEQUENCES = (tuple, list)
 
 
 def fingerprint(value: object) -> Any:
-    """A value of tuples that is equal for two values exactly if they are the same, NaN included.
+    """A value that is equal for two values if and only if they are the same, NaN included.
 
     >>> fingerprint(float("nan")) == fingerprint(float("nan"))
     True
@@ -51,7 +51,7 @@ def same(a: object, b: object) -> bool:
 
 
 def differences(a: object, b: object, path: str = "", *, exactly: bool = True) -> Iterator[str]:
-    r"""Each place in which two values differ, as a line that names it and shows both.
+    r"""A line for each place where two values differ, with its path and both values.
 
     >>> from fsm_train.testing import at
     >>> from fsm_train import Phase
@@ -62,14 +62,14 @@ def differences(a: object, b: object, path: str = "", *, exactly: bool = True) -
     Args:
         a: a state, or any value in one.
         b: another.
-        path: what the two are called.
-        exactly: to the last bit, and not only where `==` sees a difference.
+        path: the path of the two values, such as "hyper".
+        exactly: compare to the last bit, and not with `==`.
     """
     if same(a, b) if exactly else (a is b or a == b):
         return
     kind: Any = type(a)
     if kind is type(b) and attrs.has(kind):
-        # A field that does not count for `==` is no difference either, unless a memory forgot it.
+        # What `==` of a State ignores is no difference. In a memory it is: the author may have forgotten it.
         for field in attrs.fields(kind):
             if field.eq or not isinstance(a, State):
                 where = f"{path}.{field.name}" if path else field.name

@@ -1,4 +1,4 @@
-"""All trainings of one callback, gone through once for all checks."""
+"""All trainings of one callback, run once for all checks; and the two checks that are no law of a training."""
 
 from __future__ import annotations
 
@@ -17,42 +17,54 @@ from hypothesis.strategies import SearchStrategy
 from ..core.callback import Callback, check_names
 from ..core.facts import KNOWN_AT, check_needs
 from ..core.state import Hyper
-from . import hidden
-from .cases import Case, Finding, Law, changed
-from .consultation import Consultation, alike
-from .examination import Training, written
-from .fresh_process import CannotBeSentError, answers_elsewhere
+from . import hidden_state
+from .cases import Case, Finding, Law, describe_change
+from .consultation import Consultation, same_response
+from .fresh_process import CannotBeSentError, answers_in_new_processes
 from .laws import LAWS
 from .strategies import trainings
+from .training import Training, state_as_code
 
 BUDGET = 1e-3
-"""What a consultation may take, in seconds: the median, of the quickest of three tries for each state."""
+"""Seconds that a consultation may take: the median over states, each the shortest of three calls."""
 
 _HYPER: Mapping[str, Hyper] = {"lr": 0.1}
-_OTHERS = frozenset(
+_OPTIMIZER_KEYS = frozenset(
     {"momentum", "weight_decay", "dampening", "beta1", "beta2", "eps", "alpha", "rho", "lambd", "t0", "lr_decay"}
 )
-_QUESTIONS = 200
+_MAX_QUESTIONS = 200
 
-_FRESH = Law(
-    "answers_the_same_elsewhere",
+_NEW_PROCESS = Law(
+    "same_in_new_process",
     "It answers the same in a fresh process, under another PYTHONHASHSEED.",
     "Go through sets in sorted order, and use no hash() of strings: both differ from process to process.",
     lambda case: None,
     after=("answers_the_same_twice", "goes_on_as_before"),
 )
-_QUICK = Law(
-    "takes_no_time",
+_SPEED = Law(
+    "is_fast",
     f"A consultation takes less than {BUDGET * 1000:g} ms.",
     "Do what is slow once, in the factory; what needs the data or the model is the business of a command.",
     lambda case: None,
 )
-CHECKS: Mapping[str, Law] = {**LAWS, _FRESH.name: _FRESH, _QUICK.name: _QUICK}
-"""All checks, by name."""
+CHECKS: Mapping[str, Law] = {**LAWS, _NEW_PROCESS.name: _NEW_PROCESS, _SPEED.name: _SPEED}
+"""All checks by name."""
 
 
 class Inspection:
-    """All trainings of one callback, gone through once for all checks."""
+    """All trainings of one callback, run once for all checks.
+
+    Attributes:
+        callback: the callback.
+        examples: number of trainings.
+        measured: strategies for facts and metrics, by name.
+        hyper: the hyper-parameters; with `adds_hyper` those that the callback reads are added.
+        adds_hyper: whether the caller gave none.
+        metrics: names of the metrics that the callback reads.
+        consultations: number of consultations so far.
+        sample: some of them, for the speed and for new processes.
+        not_sent: why the callback cannot be sent to a new process; empty if it can.
+    """
 
     def __init__(
         self,
@@ -68,103 +80,104 @@ class Inspection:
         self.examples = examples
         self.measured = measured or {}
         self.hyper = _HYPER if hyper is None else hyper
-        self.grows = hyper is None
-        self.asked: frozenset[str] = frozenset()
+        self.adds_hyper = hyper is None
+        self.metrics: frozenset[str] = frozenset()
         self.consultations = 0
         self.sample: list[Consultation] = []
-        self.unsent = ""
+        self.not_sent = ""
 
     @functools.cached_property
     def failures(self) -> Mapping[str, tuple[Finding, Training | None]]:
-        """What is wrong, by check, in the order of the checks, each with the training in which it was seen first."""
+        """The finding of each check that fails, and the first training that shows it; None where no training does."""
         try:
             sensors = self.callback.needs - KNOWN_AT.keys()
             check_needs(f"callback {self.callback.name!r}", self.callback.needs, self.callback.at, sensors)
         except ValueError as error:
             return {"needs_what_it_reads": (Finding(str(error)), None)}
-        self._get_to_know()
+        self._learn_names()
         found: dict[str, tuple[Finding, Training | None]] = {}
 
         def look(training: Training) -> None:
             case = self._case(training)
             self.consultations += len(case.alone)
-            self.sample += case.alone[: max(4, _QUESTIONS // self.examples)]
+            self.sample += case.alone[: max(4, _MAX_QUESTIONS // self.examples)]
             for name, law in LAWS.items():
-                if name not in found and not self._spoilt(law, found):
+                if name not in found and not self._blocked_by(law, found):
                     finding = law.judge(case)
                     if finding is not None:
                         found[name] = finding, training
 
-        self._go_through(look, self.examples)
-        if (slow := self._slow()) is not None:
-            found[_QUICK.name] = slow, None
-        if not self._spoilt(_FRESH, found) and (other := self._elsewhere()) is not None:
-            found[_FRESH.name] = other, None
-        return {name: found[name] for name in CHECKS if name in found and not self._spoilt(CHECKS[name], found)}
+        self._for_each_training(look, self.examples)
+        if (slow := self._check_speed()) is not None:
+            found[_SPEED.name] = slow, None
+        if not self._blocked_by(_NEW_PROCESS, found) and (other := self._check_in_new_processes()) is not None:
+            found[_NEW_PROCESS.name] = other, None
+        return {name: found[name] for name in CHECKS if name in found and not self._blocked_by(CHECKS[name], found)}
 
     def not_judged(self, name: str) -> str:
-        """Why the check says nothing; nothing if it does."""
+        """Why the check cannot judge the callback; empty if it can."""
         if "needs_what_it_reads" in self.failures and self.failures["needs_what_it_reads"][1] is None:
             return "" if name == "needs_what_it_reads" else "no training can begin with what it needs"
-        if spoilt := self._spoilt(CHECKS[name], self.failures):
-            return f"it fails {spoilt}"
-        return self.unsent if name == _FRESH.name else ""
+        if blocker := self._blocked_by(CHECKS[name], self.failures):
+            return f"it fails {blocker}"
+        return self.not_sent if name == _NEW_PROCESS.name else ""
 
     def text(self, name: str) -> str:
-        """What is wrong, with the smallest example, and how to mend it."""
+        """The finding, with the smallest example, and advice."""
         finding, training = self.failures[name]
         if training is not None:
             finding, training = self._smallest(CHECKS[name], finding, training)
         lines = [finding.what]
         if finding.at is not None:
             memory = "" if finding.at.memory is None else f", {finding.at.memory!r}"
-            lines.append(f"   Example: {self.callback.name}({written(finding.at.state)}{memory})")
+            lines.append(f"   Example: {self.callback.name}({state_as_code(finding.at.state)}{memory})")
         if training is not None and CHECKS[name].whole:
-            lines.append(f"   in {_shortly(training)}")
+            lines.append(f"   in {_shown_training(training)}")
         return "\n".join([*lines, f"   Mend: {CHECKS[name].mend}"])
 
     # ------------------------------------------------------------------------------------- steps
 
     def _case(self, training: Training) -> Case:
-        return Case(
-            self.callback, training, self.hyper, sorted(self.asked - {"train_loss"})
-        )  # which is always measured
+        # The train loss is always measured.
+        return Case(self.callback, training, self.hyper, sorted(self.metrics - {"train_loss"}))
 
     def _trainings(self) -> SearchStrategy[Training]:
-        return trainings(sorted({"valid_loss", "valid_other", *self.asked}), sorted(self.callback.needs), self.measured)
+        return trainings(
+            sorted({"valid_loss", "valid_other", *self.metrics}), sorted(self.callback.needs), self.measured
+        )
 
-    def _go_through(self, look: Callable[[Training], None], examples: int) -> None:
+    def _for_each_training(self, look: Callable[[Training], None], examples: int) -> None:
         @_settings(examples)
         @given(self._trainings())
-        def through(training: Training) -> None:
+        def run_one(training: Training) -> None:
             look(training)
 
-        through()
+        run_one()
 
-    def _get_to_know(self) -> None:
-        """Find out which metrics and hyper-parameters it asks for, so that the trainings have them."""
+    def _learn_names(self) -> None:
+        """Find the metrics and hyper-parameters that the callback reads, so that the trainings have them."""
         names: set[str] = set()
 
         def look(training: Training) -> None:
             for c in self._case(training).alone:
-                names.update(c.notes.metrics)
-                vocabulary = c.notes.hyper.intersection(_OTHERS) if self.grows else ()
-                self.hyper = {**dict.fromkeys(vocabulary, 0.1), **self.hyper}
+                names.update(c.observations.metrics)
+                keys = c.observations.hyper.intersection(_OPTIMIZER_KEYS) if self.adds_hyper else ()
+                self.hyper = {**dict.fromkeys(keys, 0.1), **self.hyper}
 
-        # A callback may ask for a second metric only once it has found the first.
+        # A callback may read a second metric only after it has found the first.
         for _ in range(3):
-            self._go_through(look, min(15, self.examples))
-            if names == self.asked:
+            self._for_each_training(look, min(15, self.examples))
+            if names == self.metrics:
                 break
-            self.asked = frozenset(names)
+            self.metrics = frozenset(names)
 
-    def _spoilt(self, law: Law, found: Mapping[str, object]) -> str:
-        """The check, among those that this one comes after, that fails."""
+    def _blocked_by(self, law: Law, found: Mapping[str, object]) -> str:
+        """The failing check that this law comes after, directly or not; empty if there is none."""
         for before in law.after:
             if before in found:
                 return before
-            if spoilt := self._spoilt(CHECKS[before], found):
-                return spoilt
+            if blocker := self._blocked_by(CHECKS[before], found):
+                return blocker
         return ""
 
     def _smallest(self, law: Law, finding: Finding, training: Training) -> tuple[Finding, Training]:
@@ -175,36 +188,36 @@ class Inspection:
                 settings=_settings(self.examples),
                 random=random.Random(0),
             )
-        except HypothesisException:  # it does not happen again: what was seen first is all there is
+        except HypothesisException:  # not reproducible: keep the first example
             return finding, training
         return law.judge(self._case(smallest)) or finding, smallest
 
-    def _slow(self) -> Finding | None:
+    def _check_speed(self) -> Finding | None:
         some = self.sample[:: max(1, len(self.sample) // 50)]
-        decide = hidden.fresh(self.callback.decide)
+        decide = hidden_state.fresh(self.callback.decide)
         took = sorted((min(_seconds(decide, c) for _ in range(3)), i) for i, c in enumerate(some))
         if not took or took[len(took) // 2][0] < BUDGET:
             return None
         seconds, i = took[len(took) // 2]
         return Finding(f"a consultation takes {seconds * 1000:.2g} ms; the budget is {BUDGET * 1000:g} ms", some[i])
 
-    def _elsewhere(self) -> Finding | None:
-        asked = self.sample[:_QUESTIONS]
+    def _check_in_new_processes(self) -> Finding | None:
+        asked = self.sample[:_MAX_QUESTIONS]
         try:
-            answers = answers_elsewhere(self.callback.decide, [(c.state, c.memory) for c in asked])
+            answers = answers_in_new_processes(self.callback.decide, [(c.state, c.memory) for c in asked])
         except CannotBeSentError as why:
-            self.unsent = str(why)
+            self.not_sent = str(why)
             return None
-        for outcomes in answers:
-            for c, outcome in zip(asked, outcomes, strict=True):
-                if not alike(c.outcome, outcome):
-                    return Finding(changed(c.outcome, outcome, "in a fresh process"), c)
+        for responses in answers:
+            for c, response in zip(asked, responses, strict=True):
+                if not same_response(c.response, response):
+                    return Finding(describe_change(c.response, response, "in a fresh process"), c)
         return None
 
 
 def _seconds(decide: Callable[..., object], c: Consultation) -> float:
     began = time.perf_counter()
-    with contextlib.suppress(Exception):  # how it refuses counts as well
+    with contextlib.suppress(Exception):  # the time until it raises counts too
         decide(c.state, c.memory)
     return time.perf_counter() - began
 
@@ -221,9 +234,11 @@ def _settings(examples: int) -> settings:
     )
 
 
-def _shortly(training: Training) -> str:
-    """The training, without what is as always."""
-    always = Training()
+def _shown_training(training: Training) -> str:
+    """The training as code, without the defaults."""
+    default = Training()
     fields = [field.name for field in attrs.fields(Training)]
-    said = [f"{name}={getattr(training, name)}" for name in fields if getattr(training, name) != getattr(always, name)]
-    return f"Training({', '.join(said)})"
+    changed = [
+        f"{name}={getattr(training, name)}" for name in fields if getattr(training, name) != getattr(default, name)
+    ]
+    return f"Training({', '.join(changed)})"

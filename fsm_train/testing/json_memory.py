@@ -1,4 +1,4 @@
-"""Memories through JSON and back, in the form in which logs and checkpoints have them."""
+"""Memories through JSON and back, in the format of logs and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from ..encoding import decode, encode
 
 
 def through_json(memory: object, classes: Mapping[str, type] | None = None) -> object:
-    """The memory as it comes back from a file; of records of these classes, or of those that are in it.
+    """The memory after writing it as JSON and reading it back.
 
     >>> through_json((1, 0.5, float("nan"), None))
     (1, 0.5, nan, None)
 
+    Args:
+        memory: the memory.
+        classes: record classes by name that may be read; by default those in the memory.
+
     Raises:
-        ValueError: it cannot be made again, with the reason.
+        ValueError: it cannot be read back; the message says why.
     """
     return decode(orjson.loads(orjson.dumps(encode(memory))), record_classes(memory) if classes is None else classes)

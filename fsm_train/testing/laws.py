@@ -1,8 +1,8 @@
-"""What holds for every callback: one law a function, each with a sentence, and one that says how to mend it.
+"""What holds for every callback: one function for each law, with a sentence that says it and advice on how to mend it.
 
-Rule of this file: a law judges what was noted in a training and returns the first thing that is wrong. Laws
-that compare answers are `after` those that would spoil every comparison, so that one mistake is one
-finding: whoever reads a clock is told so, and not also that the answers differ.
+Rule of this file: a law judges the consultations of one training, and returns the first thing that is wrong.
+A law that compares answers is `after` those that would spoil the comparison, so that one mistake is one
+finding: of a callback that reads a clock the checks say so, and not also that its answers differ.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ..core.phase import Phase
 from ..core.table import READABLE, too_late
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap, unsaveable
-from . import hidden
-from .cases import LAWS, Case, Finding, Law, changed, law
-from .consultation import Consultation, Raised, alike, ask_plainly, memories, missing
+from . import hidden_state
+from .cases import LAWS, Case, Finding, Law, describe_change, law
+from .consultation import Consultation, Failure, ask, missing_name, same_response, saveable_memories
 from .differences import differences
+from .immutability import deep_copy, fields_of, has_nan, is_mutable
 from .json_memory import through_json
-from .records import can_be_written, fields_of, has_nan, made_again
-from .watching import Kind
+from .side_effects import SideEffectKind
 
 # -------------------------------------------------------------------------------- what it answers
 
@@ -35,12 +35,14 @@ from .watching import Kind
 def answers_with_transitions(case: Case) -> Finding | None:
     """It answers with a Transition or None, and does not crash."""
     for c in case.alone:
-        if isinstance(c.outcome, Raised):
-            explained = c.outcome.deliberate or missing(c) or c.notes.memories or _wrote(c.outcome)
+        if isinstance(c.response, Failure):
+            explained = (
+                c.response.deliberate or missing_name(c) or c.observations.memories or _is_write_error(c.response)
+            )
             if not explained:
-                return Finding(f"it raised {c.outcome.kind}: {c.outcome.error}", c)
-        elif c.outcome is not None and type(c.outcome) is not Transition:
-            return Finding(f"it returned a {type(c.outcome).__name__}, {c.outcome!r:.80}", c)
+                return Finding(f"it raised {c.response.kind}: {c.response.error}", c)
+        elif c.response is not None and type(c.response) is not Transition:
+            return Finding(f"it returned a {type(c.response).__name__}, {c.response!r:.80}", c)
     return None
 
 
@@ -62,9 +64,14 @@ def keys_exist(case: Case) -> Finding | None:
         there_are = ", ".join(c.state.hyper)
         for name in sorted(c.answer.hyper.keys() - c.state.hyper.keys()):
             return Finding(f"it set {name!r}, but the hyper-parameters are {there_are}", c)
-        vain = missing(c)
-        if vain is not None and vain[0] == "hyper" and isinstance(c.outcome, Raised) and not c.outcome.deliberate:
-            return Finding(f"it read {vain[1]!r}, but the hyper-parameters are {there_are}", c)
+        missing = missing_name(c)
+        if (
+            missing is not None
+            and missing[0] == "hyper"
+            and isinstance(c.response, Failure)
+            and not c.response.deliberate
+        ):
+            return Finding(f"it read {missing[1]!r}, but the hyper-parameters are {there_are}", c)
     return None
 
 
@@ -76,15 +83,15 @@ def commands_are_records(case: Case) -> Finding | None:
             kind = type(command).__name__
             if not fields_of(command) and not attrs.has(type(command)):
                 return Finding(f"its command {kind} is no record", c)
-            if can_be_written(command):
+            if is_mutable(command):
                 return Finding(f"its command {kind} can be written to", c)
-            if command != made_again(command) and not has_nan(command):
+            if command != deep_copy(command) and not has_nan(command):
                 return Finding(f"two equal commands {kind} do not compare equal", c)
     return None
 
 
 @law("Declare what it may answer (raises=, sets=, commands= of @on), or declare nothing.")
-def keeps_its_word(case: Case) -> Finding | None:
+def honours_declarations(case: Case) -> Finding | None:
     """It answers nothing beyond what it declares in raises, sets and commands."""
     callback = case.callback
     for c in case.alone:
@@ -107,9 +114,9 @@ def keeps_its_word(case: Case) -> Finding | None:
 def leaves_inputs_alone(case: Case) -> Finding | None:
     """It leaves the state and its memory as they are."""
     for c in case.alone:
-        if isinstance(c.outcome, Raised) and _wrote(c.outcome):
-            return Finding(f"it tried to write to what it was given: {c.outcome.error}", c)
-        if c.notes.inputs:
+        if isinstance(c.response, Failure) and _is_write_error(c.response):
+            return Finding(f"it tried to write to what it was given: {c.response.error}", c)
+        if c.observations.inputs_changed:
             return Finding("it changed what it was given", c)
     return None
 
@@ -121,8 +128,8 @@ def leaves_inputs_alone(case: Case) -> Finding | None:
 def keeps_nothing_hidden(case: Case) -> Finding | None:
     """It keeps nothing in closures, defaults, attributes or globals."""
     for c in case.alone:
-        if c.notes.hidden:
-            return Finding("it changed " + "; ".join(c.notes.hidden[:3]), c)
+        if c.observations.hidden_changes:
+            return Finding("it changed " + "; ".join(c.observations.hidden_changes[:3]), c)
     return None
 
 
@@ -138,10 +145,10 @@ def memory_is_immutable(case: Case) -> Finding | None:
 @law("Leave `eq` of the record and its fields as attrs makes it.", after=("memory_is_immutable",))
 def memory_compares(case: Case) -> Finding | None:
     """Two equal memories compare equal."""
-    for c, memory in memories(case.alone):
-        again = made_again(memory)
+    for c, memory in saveable_memories(case.alone):
+        copied = deep_copy(memory)
         # A record with a NaN differs from its copy, by the rules of floats and not by its own.
-        if memory != again and not has_nan(memory):
+        if memory != copied and not has_nan(memory):
             return Finding(f"a copy of its memory {memory!r} is not equal to it", c)
     return None
 
@@ -153,7 +160,7 @@ def memory_compares(case: Case) -> Finding | None:
 )
 def memory_survives_json(case: Case) -> Finding | None:
     """What it remembers comes back from JSON exactly, NaN included."""
-    for c, memory in memories(case.alone):
+    for c, memory in saveable_memories(case.alone):
         try:
             restored = through_json(memory, memory_classes(case.callback))
         except Exception as error:
@@ -166,37 +173,37 @@ def memory_survives_json(case: Case) -> Finding | None:
 # ------------------------------------------------------------------- what it uses beside its inputs
 
 
-def _does_nothing(kind: Kind, what: str) -> Callable[[Case], Finding | None]:
+def _judge_of(kind: SideEffectKind, what: str) -> Callable[[Case], Finding | None]:
     def judge(case: Case) -> Finding | None:
         for c in case.alone:
-            for done, by in c.notes.deeds:
-                if done == kind:
+            for effect, by in c.observations.side_effects:
+                if effect == kind:
                     return Finding(f"it {what}: {by}", c)
         return None
 
     return judge
 
 
-def _use(name: str, kind: Kind, sentence: str, what: str, mend: str) -> Law:
-    made = LAWS[name] = Law(name, sentence, mend, _does_nothing(kind, what))
+def _no_side_effect(name: str, kind: SideEffectKind, sentence: str, what: str, mend: str) -> Law:
+    made = LAWS[name] = Law(name, sentence, mend, _judge_of(kind, what))
     return made
 
 
-reads_no_clock = _use(
+reads_no_clock = _no_side_effect(
     "reads_no_clock",
     "clock",
     "It reads no clock.",
     "reads a clock",
     "Time is a fact: declare needs={'elapsed'} and read state.facts['elapsed'], the seconds of training so far.",
 )
-draws_by_state = _use(
+draws_by_state = _no_side_effect(
     "draws_by_state",
     "chance",
     "It draws random numbers from state.random(name) alone.",
     "draws from a global random generator",
     "Draw from state.random(name), which gives the same numbers for the same state, in a replay too.",
 )
-opens_no_files = _use(
+opens_no_files = _no_side_effect(
     "opens_no_files",
     "file",
     "It touches no files and starts no processes.",
@@ -204,14 +211,14 @@ opens_no_files = _use(
     "Read files in the factory that makes the callback; to write something, answer with a command "
     "that says so, or use a sink.",
 )
-uses_no_network = _use(
+uses_no_network = _no_side_effect(
     "uses_no_network",
     "network",
     "It does not use the network.",
     "uses the network",
     "Send things from a sink, which watches a training and cannot influence it, or from a command.",
 )
-reads_no_environment = _use(
+reads_no_environment = _no_side_effect(
     "reads_no_environment",
     "environment",
     "It does not read environment variables.",
@@ -228,8 +235,10 @@ reads_no_environment = _use(
 def leaves_generators_alone(case: Case) -> Finding | None:
     """It leaves the global random generators of Python, NumPy and torch as they are."""
     for c in case.alone:
-        if c.notes.generators:
-            return Finding(f"it changed the global generator of {' and of '.join(c.notes.generators)}", c)
+        if c.observations.changed_generators:
+            return Finding(
+                f"it changed the global generator of {' and of '.join(c.observations.changed_generators)}", c
+            )
     return None
 
 
@@ -241,10 +250,10 @@ def needs_what_it_reads(case: Case) -> Finding | None:
     """It reads only facts that it needs, where they are known."""
     declared = {*case.callback.needs, "batch_size"}
     for c in case.alone:
-        for name in sorted(c.notes.facts - declared):
+        for name in sorted(c.observations.facts - declared):
             return Finding(f"it reads the fact {name!r} without needs={{{name!r}}}", c)
-        if isinstance(c.outcome, Raised) and isinstance(c.outcome.error, FactError):
-            return Finding(f"{c.outcome.error}", c)
+        if isinstance(c.response, Failure) and isinstance(c.response.error, FactError):
+            return Finding(f"{c.response.error}", c)
     return None
 
 
@@ -255,22 +264,22 @@ def needs_what_it_reads(case: Case) -> Finding | None:
 )
 def names_missing_metrics(case: Case) -> Finding | None:
     """When a metric is never there, it says which."""
-    for metric in case.asked:
+    for metric in case.metrics:
         for c in case.without(metric):
-            if not _was_measured_without(metric, c):
+            if not _looks_in_vain(metric, c):
                 continue
-            if not isinstance(c.outcome, Raised):
+            if not isinstance(c.response, Failure):
                 return Finding(f"without the metric {metric!r} it goes on, and says nothing", c)
-            if metric not in str(c.outcome.error):
-                kind, error = c.outcome.kind, c.outcome.error
+            if metric not in str(c.response.error):
+                kind, error = c.response.kind, c.response.error
                 return Finding(f"without the metric {metric!r} it raises {kind}: {error}, which does not name it", c)
     return None
 
 
-def _was_measured_without(metric: str, c: Consultation) -> bool:
-    """Whether it asked for the metric where others of its kind, from the same validation or epoch, are there."""
+def _looks_in_vain(metric: str, c: Consultation) -> bool:
+    """Whether it looks for the metric where others of the same epoch or validation are there."""
     kind = metric.split("_")[0]
-    return metric in c.notes.metrics and any(name.startswith(kind) for name in c.state.metrics)
+    return metric in c.observations.metrics and any(name.startswith(kind) for name in c.state.metrics)
 
 
 # ------------------------------------------------------------------------- whether it is a function
@@ -288,8 +297,8 @@ _PURE = (
 def answers_the_same_twice(case: Case) -> Finding | None:
     """Equal states get the same answer."""
     for c in case.alone:
-        if not isinstance(c.outcome, Raised) and not alike(c.outcome, c.notes.again):
-            return Finding(changed(c.outcome, c.notes.again, "asked a second time"), c)
+        if not isinstance(c.response, Failure) and not same_response(c.response, c.observations.second_response):
+            return Finding(describe_change(c.response, c.observations.second_response, "asked a second time"), c)
     return None
 
 
@@ -302,18 +311,20 @@ def answers_the_same_twice(case: Case) -> Finding | None:
 def goes_on_as_before(case: Case) -> Finding | None:
     """Suspended and resumed at any phase, with its memory from a file, it answers as if nothing had been."""
     for c in case.alone:
-        restored = ask_plainly(hidden.fresh(case.callback.decide), c.state, through_json(c.memory))
-        if not alike(c.outcome, restored):
-            return Finding(changed(c.outcome, restored, "with its memory from a file"), c)
-    undisturbed, resumed = _by_moment(case.alone), _by_moment(case.interrupted)
-    for moment, c in undisturbed.items():
-        if moment in resumed and not alike(c.outcome, resumed[moment].outcome):
-            return Finding(changed(c.outcome, resumed[moment].outcome, "in a training that was suspended before"), c)
+        restored = ask(hidden_state.fresh(case.callback.decide), c.state, through_json(c.memory))
+        if not same_response(c.response, restored):
+            return Finding(describe_change(c.response, restored, "with its memory from a file"), c)
+    undisturbed, resumed = _by_place(case.alone), _by_place(case.with_interrupt)
+    for place, c in undisturbed.items():
+        if place in resumed and not same_response(c.response, resumed[place].response):
+            return Finding(
+                describe_change(c.response, resumed[place].response, "in a training that was suspended before"), c
+            )
     return None
 
 
-def _by_moment(consultations: Sequence[Consultation]) -> dict[object, Consultation]:
-    """The consultations by their place in the training; of a validation that began anew, the last."""
+def _by_place(consultations: Sequence[Consultation]) -> dict[object, Consultation]:
+    """The consultations by their place in the training; of a validation that was run twice, the second."""
     found: dict[object, Consultation] = {}
     for c in consultations:
         s = c.state
@@ -328,15 +339,15 @@ def _by_moment(consultations: Sequence[Consultation]) -> dict[object, Consultati
     after=("answers_the_same_twice", "needs_what_it_reads"),
     whole=True,
 )
-def minds_its_own_business(case: Case) -> Finding | None:
+def ignores_other_callbacks(case: Case) -> Finding | None:
     """Its answers do not depend on its place in the list, nor on others that only look."""
     for c in case.alone:
-        for other in sorted(c.notes.memories):
+        for other in sorted(c.observations.memories):
             whose = f"the memory of {other!r}" if other else "the memories of all callbacks"
             return Finding(f"it reads {whose}", c)
-    for c, among_others in zip(case.alone, case.accompanied, strict=False):
-        if not alike(c.outcome, among_others.outcome):
-            return Finding(changed(c.outcome, among_others.outcome, "among others that only look"), c)
+    for c, watched in zip(case.alone, case.with_watchers, strict=False):
+        if not same_response(c.response, watched.response):
+            return Finding(describe_change(c.response, watched.response, "among others that only look"), c)
     return None
 
 
@@ -348,20 +359,25 @@ def minds_its_own_business(case: Case) -> Finding | None:
 )
 def handles_parameter_groups(case: Case) -> Finding | None:
     """It can do with an optimizer that has several parameter groups."""
-    for c in case.grouped:
-        if isinstance(c.outcome, Raised) and not c.outcome.deliberate and not missing(c) and not c.notes.memories:
-            return Finding(f"with two parameter groups it raised {c.outcome.kind}: {c.outcome.error}", c)
+    for c in case.with_two_groups:
+        if (
+            isinstance(c.response, Failure)
+            and not c.response.deliberate
+            and not missing_name(c)
+            and not c.observations.memories
+        ):
+            return Finding(f"with two parameter groups it raised {c.response.kind}: {c.response.error}", c)
         for name, value in c.answer.hyper.items():
             if isinstance(value, tuple) and name in c.state.hyper and len(value) != 2:
                 return Finding(f"with two parameter groups it set {name} to {len(value)} values", c)
     return None
 
 
-def _wrote(raised: Raised) -> bool:
-    """Whether it raised because it wrote to a frozen record or mapping."""
-    if isinstance(raised.error, attrs.exceptions.FrozenError):
+def _is_write_error(failure: Failure) -> bool:
+    """Whether a write to a frozen record or mapping raised it."""
+    if isinstance(failure.error, attrs.exceptions.FrozenError):
         return True
-    last = raised.error.__traceback__
+    last = failure.error.__traceback__
     while last is not None and last.tb_next is not None:
         last = last.tb_next
     return last is not None and last.tb_frame.f_code is FrozenMap._refuse.__code__

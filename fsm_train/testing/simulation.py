@@ -1,4 +1,4 @@
-"""Trying callbacks out, as arithmetic: on made-up states, and on whole trainings without a model."""
+"""Callbacks tried on made-up states, and in whole trainings without a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..worlds.scripted import Script, Scripted
 from .trace import Trace
 
 When = Phase | Callable[[State], bool]
-"""A phase, the first time it is reached, or a question about the state at each phase."""
+"""A phase, the first time that it is reached; or a predicate, which is given the state at each phase."""
 
 
 class SimulatedError(Exception):
@@ -67,22 +67,22 @@ def simulate(
 
     Args:
         callbacks: as for `run`.
-        epochs: of the plan. With neither epochs nor max_steps, as many as the shortest sequence
-            among the train_… and valid_… values has items, or one.
-        max_steps: of the plan.
+        epochs: number of epochs of the plan. With neither epochs nor max_steps, the length of the shortest
+            sequence among the train_… and valid_… values, or 1.
+        max_steps: number of steps of the plan.
         batches: training batches per epoch.
-        hyper: the hyper-parameters; {"lr": 0.1} if nothing is said.
-        seed: of the plan; what `state.random` draws depends on it.
+        hyper: the hyper-parameters; by default {"lr": 0.1}.
+        seed: seed of the plan, which `state.random` depends on.
         sinks: as for `run`.
         until: return the state at this phase, after its answers, instead of the last one.
         interrupt_at: interrupt the training there, as SIGTERM does, and return the suspended state.
-        fail_at: let something go wrong there: at a phase, or the first time an operation is carried out.
-        trace: an empty `Trace`, to be filled with what happens.
+        fail_at: raise `SimulatedError` there: at a phase, or the first time that an operation is carried out.
+        trace: an empty `Trace`, which is filled with what happens.
         **values: what is measured (loss, valid_loss, grad_norm, …; see `Scripted`): values,
             sequences, or functions of the state.
 
     Raises:
-        SimulatedError: what `fail_at` asks for, after the training was torn down.
+        SimulatedError: `fail_at` asks for it; raised after TEARDOWN.
         AssertionError: until, interrupt_at or fail_at never happened, or max_steps is never reached:
             with no number of epochs, 1,000 epochs in a row made no step.
     """
@@ -96,48 +96,50 @@ def simulate(
         work, sinks = trace.watching(work), (*sinks, trace)
     state = start(work, epochs=epochs, max_steps=max_steps, seed=seed)
     plan = {"until": until, "interrupt_at": interrupt_at, "fail_at": fail_at}
-    return _guided(state, callbacks, sinks, {name: when for name, when in plan.items() if when is not None}, trace)
+    return _train_with_plan(
+        state, callbacks, sinks, {name: when for name, when in plan.items() if when is not None}, trace
+    )
 
 
-_STEPLESS = 1_000
-"""Epochs in a row without a step after which a plan of steps alone counts as one that never ends."""
+_STEPLESS_EPOCHS = 1_000
+"""After this many epochs in a row without a step, a plan without epochs counts as endless."""
 
 
-def _guided(
+def _train_with_plan(
     state: State,
     callbacks: Iterable[Callback[Any]],
     sinks: Iterable[Sink],
     plan: dict[str, When | Operation],
     trace: Trace | None,
 ) -> State:
-    """Train phase by phase, and do what is planned, each thing the first time its moment has come.
+    """Train phase by phase, and stop, interrupt or fail at the first state that the plan names.
 
-    Not by `run`: a signal is for the one who runs the tests, and not for the training in them.
+    `run` would handle signals, which are meant for the process that runs the tests.
     """
-    moments = CONSULTED if plan else (Phase.EPOCH_END,) if state.plan.epochs is None else ()
-    states = cast("Generator[State]", iterate(state, callbacks, sinks=sinks, at=moments))
+    phases = CONSULTED if plan else (Phase.EPOCH_END,) if state.plan.epochs is None else ()
+    states = cast("Generator[State]", iterate(state, callbacks, sinks=sinks, at=phases))
     work = state.workload
     assert work is not None, "start() gave it one"
-    stepped = (state.epoch, state.step)
+    last_step = (state.epoch, state.step)
     with contextlib.closing(states):
         for state in states:
-            if state.step > stepped[1]:
-                stepped = (state.epoch, state.step)
-            elif state.plan.epochs is None and state.epoch - stepped[0] >= _STEPLESS:
+            if state.step > last_step[1]:
+                last_step = (state.epoch, state.step)
+            elif state.plan.epochs is None and state.epoch - last_step[0] >= _STEPLESS_EPOCHS:
                 raise AssertionError(
-                    f"max_steps={state.plan.max_steps} is never reached: {_STEPLESS:,} epochs in a row made no step; "
-                    f"give epochs= too, if steps may all be skipped"
+                    f"max_steps={state.plan.max_steps} is never reached: {_STEPLESS_EPOCHS:,} epochs in a row "
+                    f"made no step; give epochs= too, if steps may all be skipped"
                 )
-            now = [name for name, when in plan.items() if _has_come(when, state)]
-            for name in now:
+            due = [name for name, when in plan.items() if _is_time(when, state)]
+            for name in due:
                 del plan[name]
-            if "fail_at" in now:
+            if "fail_at" in due:
                 states.throw(SimulatedError(f"as planned, at {state.phase.value}"))
-            if "interrupt_at" in now:
+            if "interrupt_at" in due:
                 work.interrupt = "a signal"
-            if "until" in now:
+            if "until" in due:
                 if trace is not None:
-                    trace.on = False  # what leaving the loop early does is no part of the training
+                    trace.on = False  # the TEARDOWN of a loop that is left early is no part of the training
                 return state
     for name, when in plan.items():
         raise AssertionError(
@@ -147,7 +149,7 @@ def _guided(
     return state
 
 
-def _has_come(when: When | Operation, state: State) -> bool:
+def _is_time(when: When | Operation, state: State) -> bool:
     if isinstance(when, (Phase, Operation)):
         return state.phase is when
     return when(state)
@@ -163,8 +165,8 @@ def _failing(operation: Operation) -> Callable[..., NoReturn]:
 def at(phase: Phase, **fields: Any) -> State:
     """A state at `phase`, for a test.
 
-    Fields of a `State` are given by their names. Any other name is a metric if it begins with
-    train_ or valid_, a hyper-parameter if it is lr, momentum or weight_decay, and else a fact.
+    A name that is no field of `State` is a metric if it begins with train_ or valid_, a hyper-parameter if
+    it is lr, momentum or weight_decay, and otherwise a fact.
 
     >>> at(Phase.LOSS_END, iteration=7, loss=0.5).facts["loss"]
     0.5
@@ -194,9 +196,9 @@ def _is_metric(name: str) -> bool:
 
 
 def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
-    """The callback's answers to one state after the other, each with the memory that the last one left.
+    """The callback's answers to a sequence of states; each is given the memory after the one before.
 
-    Where it has nothing to say, or its `every` lets it not be consulted, the answer is `Transition()`.
+    Where it answers None, or is not consulted because of `every`, the answer is `Transition()`.
 
     >>> from fsm_train.callbacks import early_stopping
     >>> curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (2.0, 1.0, 1.5)]
@@ -205,7 +207,7 @@ def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
 
     Raises:
         ValueError: a state is at a phase where the callback is not consulted.
-        CallbackError: the callback raised, or answered something that is no answer.
+        CallbackError: the callback raised, or returned something that is no Transition.
     """
     memory = callback.memory
     answers = []
@@ -215,8 +217,10 @@ def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
             raise ValueError(f"{callback.name!r} is not consulted at {state.phase.value}, only at {phases}")
         answer = Transition()
         if is_due(callback, state.phase, state):
-            said = consult([callback], attrs.evolve(state, memory=FrozenMap({**state.memory, callback.name: memory})))
-            answer = said[0][1] if said else answer
+            answered = consult(
+                [callback], attrs.evolve(state, memory=FrozenMap({**state.memory, callback.name: memory}))
+            )
+            answer = answered[0][1] if answered else answer
         if answer.memory is not UNCHANGED:
             memory = answer.memory
         answers.append(answer)

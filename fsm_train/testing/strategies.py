@@ -1,7 +1,7 @@
-"""Hypothesis strategies for everything that a test of callbacks is about.
+"""Hypothesis strategies for what tests of callbacks need.
 
-Each shrinks towards what a person would write: few epochs, few batches, round numbers, callbacks that
-say little. Each is shown with its smallest example that fulfils some condition.
+Each shrinks towards what a person would write: few epochs, few batches, round numbers, callbacks with few
+answers. The example in each docstring is the smallest one that fulfils a condition.
 
 >>> from hypothesis import given
 >>> from fsm_train.testing import strategies
@@ -28,9 +28,9 @@ from ..core.phase import CONSULTED, FINAL, Flag, Phase
 from ..core.state import Plan, State
 from ..core.table import READABLE
 from ..core.transition import Command, Transition
-from .examination import Training
 from .simulation import at, simulate
 from .trace import Trace
+from .training import Training
 
 Curve = Literal["rising", "falling", "plateau", "noisy", "nan", "ties"]
 _SMALL = st.sampled_from([1.0, 0.5, 2.0, 0.1, 0.0, 10.0])
@@ -40,7 +40,7 @@ _PHASES = tuple(phase for phase in CONSULTED if phase is not Phase.SUSPEND)
 
 
 def plans(*, max_epochs: int = 3, max_steps: int = 6) -> SearchStrategy[Plan]:
-    """Plans with an end: epochs, steps, or both; sometimes of nothing.
+    """Plans with epochs, steps, or both; some of them of length 0.
 
     >>> from hypothesis import find
     >>> find(plans(), lambda plan: plan.epochs and plan.max_steps)
@@ -54,7 +54,7 @@ def plans(*, max_epochs: int = 3, max_steps: int = 6) -> SearchStrategy[Plan]:
 def metric_curves(
     *, min_size: int = 1, max_size: int = 8, kinds: Iterable[Curve] = get_args(Curve)
 ) -> SearchStrategy[list[float]]:
-    """What a metric can look like from epoch to epoch: rising, falling, plateau, noisy, with NaN, with ties.
+    """Values of a metric, one per epoch: rising, falling, plateau, noisy, with NaN, with ties.
 
     >>> from hypothesis import find
     >>> find(metric_curves(min_size=3, kinds=["falling"]), lambda curve: True)
@@ -63,9 +63,9 @@ def metric_curves(
     [nan]
 
     Args:
-        min_size: values at least.
-        max_size: values at most.
-        kinds: which of the kinds there are; the first is shrunk to.
+        min_size: smallest number of values.
+        max_size: largest number of values.
+        kinds: the kinds to draw from; examples shrink to the first.
     """
 
     def values(of: SearchStrategy[float], **more: Any) -> SearchStrategy[list[float]]:
@@ -93,20 +93,20 @@ def trainings(
     facts: Sequence[str] = (),
     measured: Mapping[str, SearchStrategy[float]] | None = None,
 ) -> SearchStrategy[Training]:
-    """What can happen in a short training: measurements, flags from elsewhere, an interrupt.
+    """What happens in a short training: measurements, flags that another callback raises, an interrupt.
 
     >>> from hypothesis import find
     >>> find(trainings(), lambda training: training.batches > 1).losses
     (1.0,)
 
     Args:
-        metrics: the names of the metrics that are measured.
-        facts: the names of facts beside loss and batch_size.
-        measured: what a fact or metric can be, by its name.
+        metrics: names of the metrics.
+        facts: names of facts beside loss and batch_size.
+        measured: strategies for the values of facts and metrics, by name.
     """
     measured = measured or {}
     defaults = {"stepped": st.sampled_from([1.0, 0.0]), "elapsed": st.sampled_from([1.0, 0.0, 60.0, 3600.0])}
-    # What a workload adds is mostly a number of things: tokens, sequences, wasted samples.
+    # A sensor of a workload is mostly a count: tokens, sequences, padding.
     sensors = {name: st.integers(0, 100).map(float) for name in facts if name not in KNOWN_AT}
     by_name = {"loss": _MEASURED, "grad_norm": _MEASURED, **defaults, **sensors, **measured}
 
@@ -124,13 +124,13 @@ def trainings(
         losses=some(by_name["loss"]),
         facts=st.fixed_dictionaries({name: some(by_name[name]) for name in sorted({*facts} - {"loss", "batch_size"})}),
         metrics=st.fixed_dictionaries({name: curve(name) for name in metrics}),
-        fate=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(_FATES)), max_size=2).map(tuple),
+        forced_flags=st.lists(st.tuples(st.integers(0, 7), st.sampled_from(_FORCED_FLAGS)), max_size=2).map(tuple),
         interrupt_after=st.integers(1, 20),
         seed=st.integers(0, 3),
     )
 
 
-_FATES = (
+_FORCED_FLAGS = (
     *(Flag.SKIP_STEP | Flag.SKIP_ZERO, Flag.SKIP_STEP, Flag.SKIP_BACKWARD, Flag.SKIP_BATCH, Flag.SKIP_ZERO),
     *(Flag.VALIDATE, Flag.SKIP_VALID, Flag.STOP_EPOCH),
 )
@@ -138,7 +138,7 @@ _FATES = (
 
 @st.composite
 def states(draw: st.DrawFn, phase: Phase | None = None) -> State:
-    """Made-up states at this phase, or at any: counters that fit together, and what can be measured there.
+    """States at this phase, or at any: with consistent counters, and the facts that are known there.
 
     >>> from hypothesis import find
     >>> from fsm_train import Phase
@@ -186,18 +186,18 @@ def transitions(
     memory: bool = True,
     asked_for: Flag = Flag.NONE,
 ) -> Transition:
-    """Answers that the machine accepts at this phase, or, without one, at some phase.
+    """Answers that the machine accepts at this phase; without a phase, at some phase.
 
     >>> from hypothesis import find
     >>> find(transitions(), lambda answer: answer.flags)
     Transition(flags=<Flag.SKIP_BATCH: 1>, hyper={}, memory=UNCHANGED, commands=(), reason='')
 
     Args:
-        phase: where it is said; only flags that something reads from there on are raised.
-        hyper: the hyper-parameters there are.
-        commands: what may be asked for; `ClipGradNorm` and `WeighLoss` if nothing is said.
-        memory: whether something is remembered.
-        asked_for: VALIDATE, which takes validation data, and SUSPEND are raised only if they are here.
+        phase: where it is answered; only flags that a guard reads from there on are raised.
+        hyper: names of the hyper-parameters that may be set.
+        commands: strategy for commands; by default `ClipGradNorm` and `WeighLoss`.
+        memory: whether the answer may have a memory.
+        asked_for: VALIDATE, which takes validation data, and SUSPEND are raised only if they are in it.
     """
     allowed = ~(Flag.VALIDATE | Flag.SUSPEND) | asked_for
     readable = [flag for flag in Flag if (phase is None or phase in READABLE[flag]) and flag in allowed]
@@ -206,7 +206,7 @@ def transitions(
         flags |= flag
     answer: dict[str, Any] = {"flags": flags}
     if draw(st.booleans()):
-        # One condition for all, so that it shrinks away with all that it brings.
+        # One condition for all of these, so that they shrink away together.
         if commands is None:
             commands = st.builds(ClipGradNorm, st.just(1.0)) | st.builds(WeighLoss, st.just(0.5))
         answer["hyper"] = draw(st.dictionaries(st.sampled_from(hyper), _FINITE, max_size=1)) if hyper else {}
@@ -218,8 +218,12 @@ def transitions(
 
 
 @attrs.frozen
-class Says:
-    """A decision that can be read: at each phase one answer after the other, by the iteration."""
+class ScriptedAnswers:
+    """The function of a callback with fixed answers.
+
+    Attributes:
+        answers: by phase the answers; the iteration selects one, and after the last comes the first.
+    """
 
     answers: Mapping[Phase, tuple[Transition | None, ...]]
 
@@ -230,9 +234,9 @@ class Says:
 
 @st.composite
 def callbacks(draw: st.DrawFn, *, max_size: int = 3, commands: SearchStrategy[Command] | None = None) -> Any:
-    """Lists of callbacks that get along: each has its own name, and at most one sets the learning rate.
+    """Lists of callbacks that can train together: names differ, and at most one sets the learning rate.
 
-    They say the same whenever the state is the same, and suspend nothing.
+    Their answers depend on the state alone, and none suspends the training.
 
     >>> from hypothesis import find
     >>> from fsm_train.testing import simulate
@@ -241,13 +245,13 @@ def callbacks(draw: st.DrawFn, *, max_size: int = 3, commands: SearchStrategy[Co
     ['first']
 
     Args:
-        max_size: callbacks at most.
-        commands: the commands that they ask for; see `transitions`.
+        max_size: largest number of callbacks.
+        commands: strategy for their commands; see `transitions`.
     """
     made: list[Callback[object]] = []
     for i, name in enumerate(_NAMES[: draw(st.integers(0, max_size))]):
         phases = draw(st.lists(st.sampled_from(_PHASES), min_size=1, max_size=3, unique=True))
-        decide = Says(
+        decide = ScriptedAnswers(
             {
                 phase: tuple(
                     draw(
@@ -261,7 +265,7 @@ def callbacks(draw: st.DrawFn, *, max_size: int = 3, commands: SearchStrategy[Co
                 for phase in phases
             }
         )
-        params: Any = {"says": decide}  # so that its answers are shown
+        params: Any = {"answers": decide}  # shown in the repr of the callback
         every, order = draw(st.integers(1, 3)), draw(st.integers(0, 2))
         made.append(Callback(name, tuple(phases), decide, every=every, order=order, params=params))
     return made
@@ -274,7 +278,7 @@ _NAMES = ("first", "second", "third", "fourth", "fifth")
 def traces(
     draw: st.DrawFn, of: Sequence[Callback[Any]] | None = None, *, metrics: Sequence[str] = ("valid_loss",)
 ) -> Trace:
-    """What happened in short simulated trainings, with these callbacks or with drawn ones.
+    """Traces of short simulated trainings, with these callbacks or with drawn ones.
 
     >>> from hypothesis import find
     >>> trace = find(traces([]), lambda trace: "step" in trace.operations)
@@ -282,8 +286,8 @@ def traces(
     (<Phase.DONE: 'done'>, 1)
 
     Args:
-        of: the callbacks; drawn ones if nothing is said.
-        metrics: the names of the metrics that are measured.
+        of: the callbacks; by default they are drawn.
+        metrics: names of the metrics.
     """
     some: Sequence[Callback[Any]] = draw(callbacks()) if of is None else of
     sensors = frozenset[str]().union(*(callback.needs for callback in some)) - KNOWN_AT.keys()
@@ -315,7 +319,7 @@ def reachable_states(
     phase: Phase | None = None,
     metrics: Sequence[str] = ("valid_loss",),
 ) -> State:
-    """States that the machine can be in, with these callbacks or with drawn ones: from real simulated runs.
+    """States of simulated trainings, with these callbacks or with drawn ones.
 
     >>> from hypothesis import find
     >>> from fsm_train import Phase
@@ -323,9 +327,9 @@ def reachable_states(
     <Phase.STEP_END: 'step_end'>
 
     Args:
-        of: the callbacks of the run; drawn ones if nothing is said.
-        phase: only states at this phase.
-        metrics: the names of the metrics that are measured.
+        of: the callbacks; by default they are drawn.
+        phase: the phase of all states; by default any.
+        metrics: names of the metrics.
     """
     trace = draw(traces(of, metrics=metrics).filter(lambda trace: phase is None or phase in trace.phases))
     some = [state for state in trace.states if state.phase not in FINAL and phase in (None, state.phase)]

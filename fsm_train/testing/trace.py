@@ -1,8 +1,8 @@
-"""What happened in a training, in order: to be printed, compared, and asserted on.
+"""What happened in a training, in order: to print, compare and assert on.
 
-Rule of this file: a trace watches and influences nothing. It is a sink, so it sees each phase after
-the callbacks have answered, and it stands between the interpreter and the workload, so it sees each
-operation and each command when it is carried out.
+Rule of this file: a trace watches, and influences nothing. It is a sink, so it sees each phase after the
+callbacks have answered. It wraps the workload, so it sees each operation and each command when it is
+carried out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..core.transition import UNCHANGED, Command, Transition
 from ..core.workload import Workload
 from ..worlds.proxy import WorkloadProxy
 
-Kind = Literal["phase", "answer", "command", "operation"]
+EventKind = Literal["phase", "answer", "command", "operation"]
 _OPERATIONS = frozenset(operation.value for operation in Operation)
 _PHASES: tuple[Phase, ...] = (*CONSULTED, *FINAL)
 
@@ -36,13 +36,13 @@ class Event:
     ('operation', 'prepare')
 
     Attributes:
-        kind: a phase was reached, a callback answered, a command or an operation was carried out.
-        name: the phase's or operation's value, the callback's name, or the command's class.
-        state: the state at the phase, after its answers; for an operation that of the phase before it.
-        said: the answer or the command.
+        kind: "phase" (it was reached), "answer" (of a callback), "command" or "operation" (it was carried out).
+        name: value of the phase or operation, name of the callback, or name of the command's class.
+        state: the state at the phase, after its answers; of an operation the last state before it.
+        said: the answer or the command; None for a phase or an operation.
     """
 
-    kind: Kind
+    kind: EventKind
     name: str
     state: State | None
     said: Transition | Command | None = None
@@ -57,9 +57,9 @@ class Event:
 
 
 class Trace:
-    """Everything that happened in a training, or in several calls of `run`, one after the other.
+    """Everything that happened in a training, in one or several calls of `run`.
 
-    Give an empty one to `simulate`. For a training with another workload, put it in between:
+    Give an empty one to `simulate`. For a training with another workload, wrap that:
     `run(start(trace.watching(work), epochs=1), callbacks, sinks=[trace])`.
 
     >>> from fsm_train.callbacks import clip_grad_norm
@@ -79,7 +79,7 @@ class Trace:
     ...
 
     Attributes:
-        on: whether it still takes notes.
+        on: whether it adds events.
     """
 
     at: Sequence[Phase] = _PHASES
@@ -89,12 +89,12 @@ class Trace:
     def __init__(self) -> None:
         self.on = True
         self._events: list[Event] = []
-        self._carried_out: list[Command] = []  # those of the phase under way, which is seen when it is over
+        self._carried_out: list[Command] = []  # since the last phase that `see` was given
 
     # ------------------------------------------------------------------------------- as a sink
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
-        """Nothing to do: a further call of `run` is written below the one before."""
+        """Does nothing: the events of a second call of `run` follow those of the first."""
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         if not self.on:
@@ -105,12 +105,12 @@ class Trace:
         self._carried_out.clear()
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Does nothing."""
 
     # --------------------------------------------------------- between interpreter and workload
 
     def watching(self, work: Workload) -> Workload:
-        """The workload, with its operations and commands noted here."""
+        """The workload, wrapped so that its operations and commands become events."""
         return _TracedWorkload(work, self).as_workload()
 
     def _note(self, operation: str) -> None:
@@ -124,8 +124,8 @@ class Trace:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """What happened, in order."""
-        # The commands of a phase in which something raised were never followed by a look of the sink.
+        """All events, in order."""
+        # `see` is not called for a phase in which an operation or command raised.
         return (*self._events, *self._commands(self._events[-1].state if self._events else None))
 
     @property
@@ -135,10 +135,10 @@ class Trace:
 
     @property
     def final(self) -> State:
-        """The last state there is.
+        """The state at the last phase.
 
         Raises:
-            ValueError: nothing has happened yet.
+            ValueError: the trace is empty.
         """
         if not self.states:
             raise ValueError("this trace is empty: give it to simulate(…, trace=trace) first")
@@ -159,7 +159,7 @@ class Trace:
         return tuple(cast("Command", event.said) for event in self.events if event.kind == "command")
 
     def answers(self, name: str) -> tuple[tuple[State, Transition], ...]:
-        """What the callback of this name said, each time with the state of that phase after it."""
+        """The answers of the callback of this name, each with the state of that phase after the answers."""
         return tuple(
             (cast("State", event.state), cast("Transition", event.said))
             for event in self._events
@@ -167,14 +167,14 @@ class Trace:
         )
 
     def assert_order(self, first: str | enum.Enum | type[Command], *, before: str | enum.Enum | type[Command]) -> None:
-        """Check that each `before` was preceded by a `first` that came after the last `before`.
+        """Check that between two events `before`, and before the first one, an event `first` happened.
 
         Args:
-            first: the name of a callback that answered, of a command's class, of a phase or of an operation.
+            first: a phase, an operation, a command's class, or the name of one or of a callback.
             before: the same.
 
         Raises:
-            AssertionError: it was not so, or one of the two never happened. The trace is shown up to there.
+            AssertionError: it did not, or one of the two never happened. The message shows the events until then.
         """
         names = [_name(thing) for thing in (first, before)]
         happened = [event.name for event in self.events]
@@ -200,7 +200,7 @@ class Trace:
 
     def __str__(self) -> str:
         lines: list[str] = []
-        before: Kind | None = None
+        before: EventKind | None = None
         for event in self.events:
             if event.kind == before == "operation":
                 lines[-1] += f", {event.name}"
@@ -259,17 +259,17 @@ def flag_names(flags: Flag) -> str:
 
 
 def summary(answer: Transition) -> str:
-    """What a callback said, on one line.
+    """An answer, on one line.
 
     >>> summary(Transition(flags=Flag.STOP_TRAINING, hyper={"lr": 0.1}, reason="enough"))
     'raises STOP_TRAINING, sets lr to 0.1, because: enough'
     """
-    said = [f"raises {flag_names(answer.flags)}"] * bool(answer.flags)
-    said += [f"sets {name} to {_number(value)}" for name, value in answer.hyper.items()]
-    said += [str(command) for command in answer.commands]
-    said += [f"remembers {answer.memory!r}"] if answer.memory is not UNCHANGED else []
-    said += [f"because: {answer.reason}"] * bool(answer.reason)
-    return ", ".join(said) or "nothing"
+    parts = [f"raises {flag_names(answer.flags)}"] * bool(answer.flags)
+    parts += [f"sets {name} to {_number(value)}" for name, value in answer.hyper.items()]
+    parts += [str(command) for command in answer.commands]
+    parts += [f"remembers {answer.memory!r}"] if answer.memory is not UNCHANGED else []
+    parts += [f"because: {answer.reason}"] * bool(answer.reason)
+    return ", ".join(parts) or "nothing"
 
 
 def _number(value: object) -> str:

@@ -12,8 +12,8 @@ from torch import nn
 from fsm_train import CallbackError, Flag, Phase, Scripted, State, Supervised, Transition, WeighLoss, on, run, start
 from fsm_train.callbacks import accumulate
 from fsm_train.testing import at, drive, simulate
-from tests.trainings import looking
-from tests.worlds import diabetes
+from tests.diabetes_training import looking
+from tests.models import diabetes
 
 
 @pytest.mark.parametrize(

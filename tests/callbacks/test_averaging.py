@@ -27,8 +27,8 @@ from fsm_train import (
 from fsm_train.callbacks import ema, limit, mixed_precision, swa, validate_every
 from fsm_train.core.commands import FinishAverage, KeepAverage, UpdateAverage, UseAverage
 from fsm_train.testing import at, drive
-from tests.trainings import batches, looking, net, sgd, trained, weights_of, workload
-from tests.worlds import digits, network, same_weights, shuffled
+from tests.diabetes_training import batches, looking, net, sgd, trained, weights_of, workload
+from tests.models import digits, network, same_weights, shuffled
 
 DATA, VALID = batches(8, 8, 8, 6), batches(5, 5, skip=30)
 BEGIN, END = UseAverage("ema", on=True), UseAverage("ema", on=False)

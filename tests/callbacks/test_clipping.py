@@ -14,7 +14,7 @@ from fsm_train import ClipGradNorm, Phase, Scripted, Transition, run, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, clip_grad_value, skip_nonfinite
 from fsm_train.core.commands import ClipGradValue
 from fsm_train.testing import at, drive
-from tests.trainings import batches, linear, looking, plain, sgd, trained, weights_of
+from tests.diabetes_training import batches, linear, looking, plain, sgd, trained, weights_of
 
 
 def test_clipping_is_a_command_before_the_step() -> None:

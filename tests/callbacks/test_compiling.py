@@ -43,8 +43,8 @@ from fsm_train.schedules import time_decay
 from fsm_train.sinks.base import Recorder
 from fsm_train.supervised.compilation import CompiledStep
 from fsm_train.testing import at
-from tests.trainings import batches, net, sgd, trained, weights_of, workload
-from tests.worlds import accuracy, digits, network, same_weights
+from tests.diabetes_training import batches, net, sgd, trained, weights_of, workload
+from tests.models import accuracy, digits, network, same_weights
 
 DATA = batches(8, 8, 8, 8)
 pytestmark = pytest.mark.filterwarnings(

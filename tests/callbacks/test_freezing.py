@@ -12,8 +12,8 @@ from fsm_train import CallbackError, Flag, Phase, State, Transition, WorkloadErr
 from fsm_train.callbacks import clip_grad_norm, ema, freeze, grad_noise, weight_penalty
 from fsm_train.core.commands import Freeze, Unfreeze
 from fsm_train.testing import at
-from tests.trainings import batches, looking, net, sgd, trained, weights_of, workload
-from tests.worlds import same_weights
+from tests.diabetes_training import batches, looking, net, sgd, trained, weights_of, workload
+from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 6)
 

@@ -15,7 +15,7 @@ from fsm_train import CallbackError, Flag, Phase, State, Transition, on, run, st
 from fsm_train.callbacks import accumulate, checkpoint, ema, restore_best, swa
 from fsm_train.core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
 from fsm_train.testing import at, drive, simulate
-from tests.trainings import batches, looking, net, trained, weights_of, workload
+from tests.diabetes_training import batches, looking, net, trained, weights_of, workload
 
 NAN, INF = math.nan, math.inf
 DATA, VALID = batches(8, 8, 8, 6), batches(5, 5, skip=30)

@@ -13,8 +13,8 @@ from torch import nn
 from fsm_train import CallbackError, Flag, Phase, State, Transition, extend, on, run
 from fsm_train.callbacks import accumulate, limit, record, stop_after, stop_at, suspend_after, validate_every
 from fsm_train.testing import at, drive, simulate
-from tests.trainings import batches, looking, trained
-from tests.worlds import same_weights
+from tests.diabetes_training import batches, looking, trained
+from tests.models import same_weights
 
 NAN = math.nan
 

@@ -13,8 +13,8 @@ from fsm_train import ConflictError, Phase, Plan, State, Transition, WorkloadErr
 from fsm_train.callbacks import cutmix, mixed_precision, mixup, validate_every
 from fsm_train.core.commands import CutMix, MixUp
 from fsm_train.testing import at
-from tests.trainings import batches, net, trained, weights_of, workload
-from tests.worlds import accuracy, digits, same_weights
+from tests.diabetes_training import batches, net, trained, weights_of, workload
+from tests.models import accuracy, digits, same_weights
 
 DATA = batches(8, 8, 8, 6)
 IMAGES = [

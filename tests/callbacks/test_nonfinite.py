@@ -13,7 +13,7 @@ from torch import nn
 from fsm_train import Flag, Phase, Transition
 from fsm_train.callbacks import accumulate, skip_nonfinite, stop_on_nonfinite
 from fsm_train.testing import at, drive, simulate
-from tests.trainings import Batch, batches, linear, sgd, trained, weights_of
+from tests.diabetes_training import Batch, batches, linear, sgd, trained, weights_of
 
 NAN, INF = math.nan, math.inf
 SKIP_LOSS, SKIP_STEP, STOP = Flag.SKIP_BACKWARD, Flag.SKIP_STEP, Flag.STOP_TRAINING

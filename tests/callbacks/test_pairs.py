@@ -27,8 +27,8 @@ from fsm_train.callbacks import (
     validate_every,
 )
 from fsm_train.testing import simulate
-from tests.trainings import Batch, batches, linear, looking, net, sgd, trained, weights_of, workload
-from tests.worlds import accuracy, digits, same_weights
+from tests.diabetes_training import Batch, batches, linear, looking, net, sgd, trained, weights_of, workload
+from tests.models import accuracy, digits, same_weights
 
 DATA, VALID = batches(8, 8, 8, 6), batches(5, 5, skip=30)
 

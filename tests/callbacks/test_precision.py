@@ -38,8 +38,8 @@ from fsm_train.callbacks import (
 )
 from fsm_train.core.commands import UseMixedPrecision, UseParallel
 from fsm_train.testing import at
-from tests.trainings import Batch, batches, looking, net, sgd, trained, weights_of, workload
-from tests.worlds import same_weights
+from tests.diabetes_training import Batch, batches, looking, net, sgd, trained, weights_of, workload
+from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 6)
 HUGE = 2.0**30  # a scale with which the gradients of these losses overflow in float16

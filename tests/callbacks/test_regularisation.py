@@ -14,7 +14,7 @@ from fsm_train import Phase, Plan, Scripted, WeighLoss, run, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, grad_noise, weight_penalty
 from fsm_train.core.commands import AddPenalty
 from fsm_train.testing import at, drive
-from tests.trainings import Batch, batches, net, plain, sgd, trained, weights_of
+from tests.diabetes_training import Batch, batches, net, plain, sgd, trained, weights_of
 
 DATA = batches(8, 8, 8, 6)
 

@@ -14,7 +14,7 @@ from fsm_train import CallbackError, Phase, State, Supervised, on, run, start
 from fsm_train.callbacks import accumulate, schedule
 from fsm_train.schedules import absolute, cosine, exponential, warmup
 from fsm_train.testing import simulate
-from tests.worlds import diabetes
+from tests.models import diabetes
 
 
 def rates(callbacks: list[Any], phase: Phase = Phase.STEP_END, key: str = "lr", **settings: Any) -> list[Any]:

@@ -13,8 +13,8 @@ from fsm_train import Flag, Phase, State, Transition, extend, on, run, start
 from fsm_train.callbacks import accumulate, mixed_precision, torch_scheduler
 from fsm_train.core.commands import StepScheduler, UseScheduler
 from fsm_train.testing import at
-from tests.trainings import batches, looking, net, sgd, trained, workload
-from tests.worlds import same_weights
+from tests.diabetes_training import batches, looking, net, sgd, trained, workload
+from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 6)
 

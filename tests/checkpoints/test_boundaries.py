@@ -8,17 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.world import (
-    THOROUGH,
-    Spec,
-    all_or_some,
-    differences,
-    each_in_a_fresh_process,
-    restore,
-    signalled,
-    suspended_everywhere,
-    train_through,
-)
+from fsm_train import restore
+from tests.checkpoints.awkward_training import Spec
+from tests.checkpoints.comparison import differences, suspended_everywhere, train_through
+from tests.checkpoints.processes import THOROUGH, all_or_some, each_in_a_fresh_process, signalled
 
 
 def _gone_on_with_from_everywhere(folder: Path, specs: list[Spec], every: int) -> None:
@@ -92,13 +85,13 @@ def test_augmentation_in_workers_is_said_to_be_inexact(
     suspended_everywhere(spec, tmp_path)
     inside, over = (sorted(tmp_path.iterdir())[i] for i in (4, -1))
 
-    state = restore(inside, spec.made()[0])
+    state = restore(inside, spec.make()[0])
     (end,) = each_in_a_fresh_process([(spec, inside)])
 
     assert differences(expected, end) != []
     assert "random augmentation in the loader's 2 workers" in state.notes[0]
     assert state.notes[0] in caplog.text
-    assert restore(over, spec.made()[0]).notes == ()
+    assert restore(over, spec.make()[0]).notes == ()
 
 
 @pytest.mark.long
@@ -110,9 +103,9 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     while kills < (30 if THOROUGH else 4):
         spec = Spec(("everything", "awkward")[trainings % 2], epochs=2, saves=str(tmp_path / str(trainings)), slow=0.01)
         trainings += 1
-        left = signalled(spec, signal.SIGKILL, draw.uniform(0.0, 0.5))
-        while left.status == -signal.SIGKILL:
+        result = signalled(spec, signal.SIGKILL, draw.uniform(0.0, 0.5))
+        while result.status == -signal.SIGKILL:
             kills += 1
-            left = signalled(spec, signal.SIGKILL, draw.uniform(0.1, 0.5))
-        assert left.status == 0, seed
-        assert differences(train_through(spec), (left.end, [])) == [], seed
+            result = signalled(spec, signal.SIGKILL, draw.uniform(0.1, 0.5))
+        assert result.status == 0, seed
+        assert differences(train_through(spec), (result.end, [])) == [], seed

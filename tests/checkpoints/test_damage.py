@@ -26,8 +26,8 @@ from fsm_train import CheckpointError, Phase, Supervised, extend, restore, run, 
 from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import files
 from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, SavePoint, find
-from tests.checkpoints.world import FRESH, THOROUGH
-from tests.worlds import diabetes, sgd
+from tests.checkpoints.processes import FRESH, THOROUGH
+from tests.models import diabetes, sgd
 
 FILES = (STATE, TENSORS, MANIFEST)
 

@@ -28,8 +28,8 @@ from fsm_train import (
 from fsm_train import callbacks as c
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.data import reproducible
-from tests.checkpoints.world import differences, disturb, end_of
-from tests.worlds import Noisy, diabetes, same_weights
+from tests.checkpoints.comparison import differences, disturb, end_of
+from tests.models import Noisy, diabetes, same_weights
 
 DATA = TensorDataset(*(tensor[:160] for tensor in diabetes().tensors))  # five batches of 32
 VALID = TensorDataset(*(tensor[160:200] for tensor in diabetes().tensors))

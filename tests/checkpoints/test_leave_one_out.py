@@ -14,7 +14,8 @@ from fsm_train.core.values import EMPTY
 from fsm_train.data.generators import Generators
 from fsm_train.supervised import workload as supervised
 from fsm_train.supervised.saved_parts import parts_of, plain
-from tests.checkpoints.world import Spec, differences, disturb, go_on, suspended_everywhere, train_through
+from tests.checkpoints.awkward_training import Spec
+from tests.checkpoints.comparison import differences, disturb, resume, suspended_everywhere, train_through
 
 Parts = dict[str, Any]
 
@@ -26,7 +27,7 @@ def _fresh(spec: Spec) -> Parts:
     from fsm_train.core.state import Plan
 
     disturb()
-    work, _ = spec.made()
+    work, _ = spec.make()
     parts, _ = parts_of(work, State(Phase.BATCH_END, Plan(epochs=1)))
     return parts | {"generators_now": plain(Generators.now(work.loader_generators()))}
 
@@ -107,7 +108,7 @@ def _end_with(spec: Spec, path: Path, forget: Callable[[Parts, Parts], None], mo
 
     with monkeypatch.context() as patched:
         patched.setattr(supervised, "restore_parts", forgetful)
-        return go_on(spec, path)
+        return resume(spec, path)
 
 
 @pytest.fixture(scope="module")

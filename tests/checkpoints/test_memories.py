@@ -26,7 +26,7 @@ from fsm_train import (
 )
 from fsm_train.callbacks import checkpoint
 from fsm_train.testing import CallbackCheckError, check_callback
-from tests.worlds import diabetes, sgd
+from tests.models import diabetes, sgd
 
 
 @attrs.frozen

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, find_lr, on, restore, run, start
 from fsm_train.callbacks import checkpoint
-from tests.checkpoints.world import Counts, differences, end_of
-from tests.worlds import diabetes
+from tests.checkpoints.awkward_training import Counts
+from tests.checkpoints.comparison import differences, end_of
+from tests.models import diabetes
 
 
 def _model(width: int = 4) -> nn.Module:

@@ -30,8 +30,8 @@ from fsm_train import (
 )
 from fsm_train import callbacks as c
 from fsm_train.eventlog import Header, Line
-from tests.checkpoints.world import FRESH, as_a_script
-from tests.worlds import diabetes
+from tests.checkpoints.processes import FRESH, as_a_script
+from tests.models import diabetes
 
 
 class Deadly(Dataset[Any]):

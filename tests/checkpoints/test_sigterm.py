@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from fsm_train.checkpoints.manifest import find, verify
-from tests.checkpoints.world import THOROUGH, Spec, differences, signalled, train_through
+from tests.checkpoints.awkward_training import Spec
+from tests.checkpoints.comparison import differences, train_through
+from tests.checkpoints.processes import THOROUGH, signalled
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
 
@@ -34,19 +36,19 @@ def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) ->
         folder = tmp_path / str(trainings)
         spec = Spec(loader="reproducible", workers=workers, epochs=1, saves=str(folder), slow=0.02)
         trainings += 1
-        while (left := signalled(spec, signal.SIGTERM, draw.uniform(0.0, 0.4), group=group)).status == 143:
+        while (result := signalled(spec, signal.SIGTERM, draw.uniform(0.0, 0.4), group=group)).status == 143:
             trials += 1
-            validating += left.said["validating"]
-            assert left.batches_after <= 1, seed
-            assert left.said["handlers"], seed
+            validating += result.report["validating"]
+            assert result.batches_after <= 1, seed
+            assert result.report["handlers"], seed
             newest, *_ = find(folder)
             assert newest.path.name.endswith("-suspended"), seed
             verify(newest)
         # One that comes before the training begins, or after it, ends the process as it ends any other.
-        if left.status == -signal.SIGTERM:
+        if result.status == -signal.SIGTERM:
             continue
-        assert left.status == 0, seed
-        assert differences(expected, (left.end, [])) == [], seed
+        assert result.status == 0, seed
+        assert differences(expected, (result.end, [])) == [], seed
     print(f"{trials} trials, {validating} of them in a validation, {trainings} trainings")
     assert validating or not THOROUGH, seed
 

@@ -59,8 +59,8 @@ from fsm_train.callbacks import (
 from fsm_train.core.description import check_callbacks
 from fsm_train.schedules import cosine
 from fsm_train.testing import simulate
-from tests.commands import Shake
-from tests.trainings import linear, trained, weights_of, workload
+from tests.diabetes_training import linear, trained, weights_of, workload
+from tests.unhandled_command import Shake
 
 ONE_OF_EACH: list[Callback[Any]] = [
     accumulate(2),

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from fsm_train import WorkloadError
 from fsm_train.data import reproducible
-from tests.worlds import diabetes
+from tests.models import diabetes
 
 
 class Stream(IterableDataset[int]):

@@ -24,8 +24,8 @@ from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError,
 from fsm_train.callbacks import checkpoint, validate_every
 from fsm_train.data import prefetch, reproducible
 from fsm_train.data.prefetch import CudaStreamCopier, Prefetcher, SyncCopier, copier_for, prefetch_obstacle
-from tests.trainings import batches, net, trained, workload
-from tests.worlds import Noisy, digits, network, same_weights, sgd
+from tests.diabetes_training import batches, net, trained, workload
+from tests.models import Noisy, digits, network, same_weights, sgd
 
 CPU = torch.device("cpu")
 DATA = batches(8, 8, 8, 8)

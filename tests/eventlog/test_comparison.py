@@ -11,7 +11,7 @@ import pytest
 from fsm_train import EventLog, Flag, Phase, State, Transition, diff, extend, on, run, start
 from fsm_train.callbacks import early_stopping
 
-from .forging import LOSSES, forged, index, library, logged, smoothed, workload
+from .log_files import LOSSES, forged, index, library, logged, smoothed, workload
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, rest
 from fsm_train.core.commands import StepScheduler, UseScheduler
 from fsm_train.schedules import absolute
 
-from .forging import forged, index, library, lines_of, logged, workload
+from .log_files import forged, index, library, lines_of, logged, workload
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from fsm_train.eventlog import Header, Line, upcasts
 from fsm_train.eventlog.entries import MAX_LINE_BYTES
 from fsm_train.eventlog.upcasts import upcast
 
-from .forging import forged, index, library, lines_of, logged, smoothed, workload, write
+from .log_files import forged, index, library, lines_of, logged, smoothed, workload, write
 
 
 @pytest.fixture

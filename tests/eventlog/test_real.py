@@ -38,7 +38,7 @@ from fsm_train.callbacks import (
 )
 from fsm_train.eventlog import Header
 from fsm_train.schedules import cosine, warmup
-from tests.worlds import accuracy, digits, network, sgd, shuffled
+from tests.models import accuracy, digits, network, sgd, shuffled
 
 
 def workload() -> Supervised:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fsm_train.eventlog.render import curve, story_of
 
-from .forging import forged, logged
+from .log_files import forged, logged
 
 
 def test_what_is_not_finite_stands_out_in_a_curve() -> None:

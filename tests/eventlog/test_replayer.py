@@ -35,7 +35,7 @@ from fsm_train import (
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
 from fsm_train.schedules import absolute
 
-from .forging import LOSSES, Lines, forged, index, library, lines_of, logged, smoothed, workload, write
+from .log_files import LOSSES, Lines, forged, index, library, lines_of, logged, smoothed, workload, write
 
 
 def test_an_unchanged_log_agrees_to_the_last_state(tmp_path: Path) -> None:

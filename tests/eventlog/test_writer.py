@@ -33,7 +33,7 @@ from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.eventlog import Header, Line
 from fsm_train.sinks import progress
 
-from .forging import library, lines_of, logged, smoothed, workload
+from .log_files import library, lines_of, logged, smoothed, workload
 
 
 def test_a_training_that_nobody_watches_writes_a_few_lines_an_epoch(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import extend, run, start
 from fsm_train.supervised.advice import PerformanceSettings, advice, inspect_settings
-from tests.trainings import batches, linear, trained, weights_of, workload
-from tests.worlds import Noisy, digits
+from tests.diabetes_training import batches, linear, trained, weights_of, workload
+from tests.models import Noisy, digits
 
 FUSE = "Adam(…, fused=True) takes a step in one kernel instead of many"
 FOREACH = "RMSprop without foreach=False takes a step for all parameters at once"

@@ -23,8 +23,8 @@ from fsm_train.schedules import time_decay
 from fsm_train.supervised import handlers
 from fsm_train.supervised.compilation import MIN_CAPTURES, WARM_UP, CapturedStep, check_capturable, compiled_step
 from fsm_train.worlds.registry import handler_of
-from tests.trainings import batches, linear, net, sgd, trained, workload
-from tests.worlds import same_weights
+from tests.diabetes_training import batches, linear, net, sgd, trained, workload
+from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 8)
 

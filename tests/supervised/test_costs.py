@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, on, run, start
 from fsm_train.core.state import Draft
-from tests.trainings import batches, net, sgd, trained, workload
-from tests.worlds import accuracy, digits, five_lines, network
+from tests.diabetes_training import batches, net, sgd, trained, workload
+from tests.models import accuracy, digits, five_lines, network
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__index__")
 DATA = batches(8, 8, 8, 8)

@@ -13,7 +13,7 @@ from torch import nn
 from fsm_train import WorkloadError
 from fsm_train.supervised.meters import Mean, Meters
 from fsm_train.supervised.modules import load_module, state_of_module
-from tests.worlds import accuracy
+from tests.models import accuracy
 
 CPU = torch.device("cpu")
 

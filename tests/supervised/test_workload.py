@@ -31,7 +31,7 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import accumulate, clip_grad_norm, mixed_precision
-from tests.worlds import Noisy, accuracy, adam, diabetes, digits, five_lines, network, same_weights, sgd, shuffled
+from tests.models import Noisy, accuracy, adam, diabetes, digits, five_lines, network, same_weights, sgd, shuffled
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 
@@ -464,7 +464,7 @@ def test_registered_function_replaces_that_of_the_library(monkeypatch: pytest.Mo
 
 def test_unknown_command_says_how_to_register_it() -> None:
     """A command that nothing carries out is an error that names it and the decorator."""
-    from tests.commands import Shake
+    from tests.unhandled_command import Shake
 
     @on(Phase.STEP_BEGIN)
     def shake(state: State) -> Transition:

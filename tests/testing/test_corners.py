@@ -18,17 +18,17 @@ from hypothesis.stateful import run_state_machine_as_test
 from hypothesis.strategies import SearchStrategy
 
 import fsm_train.testing
+from _fsm_train_pytestplugin import pytest_assertrepr_compare
 from fsm_train import Callback, CallbackError, ClipGradNorm, Command, Flag, Phase, State, Transition, on
-from fsm_train.testing import CallbackCheckError, MachineModel, Trace, at, check_callback, examination, inspection
+from fsm_train.testing import CallbackCheckError, MachineModel, Trace, at, check_callback, inspection, training
 from fsm_train.testing import strategies as our
-from fsm_train.testing.cases import changed
-from fsm_train.testing.consultation import Raised
-from fsm_train.testing.examination import Training, examine
-from fsm_train.testing.hidden import changes, fresh, snapshot
+from fsm_train.testing.cases import describe_change
+from fsm_train.testing.consultation import Failure
+from fsm_train.testing.hidden_state import changes, fresh, snapshot
 from fsm_train.testing.json_memory import through_json
-from fsm_train.testing.plugin import pytest_assertrepr_compare
 from fsm_train.testing.simulation import simulate
-from tests.testing.mutants import keeps_a_list
+from fsm_train.testing.training import Training, consultations_of
+from tests.testing.mutant_callbacks import keeps_a_list
 
 
 def found(callback: Callback[Any], check: str, examples: int = 40) -> str:
@@ -48,9 +48,9 @@ def test_hypothesis_is_asked_for_when_it_is_needed(monkeypatch: pytest.MonkeyPat
 
 def test_raising_is_put_into_words() -> None:
     """An answer that is none is shown as the error that it was."""
-    raised = Raised("KeyError", "'a'", KeyError("a"), False)
+    raised = Failure("KeyError", "'a'", KeyError("a"), False)
 
-    assert changed(raised, None, "then") == "then it answers otherwise: nothing instead of raising KeyError"
+    assert describe_change(raised, None, "then") == "then it answers otherwise: nothing instead of raising KeyError"
 
 
 def test_fact_that_is_missing_in_a_skipped_batch() -> None:
@@ -63,19 +63,19 @@ def test_fact_that_is_missing_in_a_skipped_batch() -> None:
     assert "a skipped batch has no loss), read it with .get()" in found(look, "needs_what_it_reads", 200)
 
 
-def test_mistakes_of_the_examination_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_of_the_tool_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """If taking notes goes wrong, that is an error and no finding."""
 
     def broken(*_: object) -> None:
         raise RuntimeError("the notebook is full")
 
-    monkeypatch.setattr(examination, "ask_plainly", broken)
+    monkeypatch.setattr(training, "ask", broken)
     with pytest.raises(CallbackError, match="the notebook is full"):
-        examine(keeps_a_list(), Training(), hyper={"lr": 0.1})
+        consultations_of(keeps_a_list(), Training(), hyper={"lr": 0.1})
 
 
 def test_memory_that_cannot_be_saved_is_left_to_its_own_check() -> None:
-    """An interrupted training goes on with the memory itself if it cannot be made again."""
+    """A resumed training has the memory itself if that cannot be read back from JSON."""
 
     @attrs.frozen
     class Window:
@@ -85,7 +85,7 @@ def test_memory_that_cannot_be_saved_is_left_to_its_own_check() -> None:
     def remember(state: State, seen: object) -> Transition:
         return Transition(memory=Window())
 
-    seen = examine(remember, Training(epochs=2, interrupt_after=2), hyper={"lr": 0.1}, interrupted=True)
+    seen = consultations_of(remember, Training(epochs=2, interrupt_after=2), hyper={"lr": 0.1}, interrupt=True)
 
     assert [c.memory for c in seen] == [None, Window()]
 
@@ -129,8 +129,8 @@ def test_declarations_are_kept() -> None:
     def sets(state: State) -> Transition:
         return Transition(hyper={"lr": 0.1})
 
-    assert found(stops, "keeps_its_word", 3).startswith("it raised Flag.STOP_TRAINING, but declares raises=")
-    assert found(sets, "keeps_its_word", 3) == "it set lr, but declares sets={'momentum'}"
+    assert found(stops, "honours_declarations", 3).startswith("it raised Flag.STOP_TRAINING, but declares raises=")
+    assert found(sets, "honours_declarations", 3) == "it set lr, but declares sets={'momentum'}"
 
 
 def test_others_that_look_change_nothing() -> None:
@@ -141,7 +141,7 @@ def test_others_that_look_change_nothing() -> None:
         return Transition(reason=f"{len(state.facts)} facts")
 
     sentence = "among others that only look it answers otherwise: because: 3 facts instead of because: 1 facts"
-    assert found(counts_facts, "minds_its_own_business", 3) == sentence
+    assert found(counts_facts, "ignores_other_callbacks", 3) == sentence
 
 
 def test_state_cannot_be_assigned_to() -> None:

@@ -14,8 +14,14 @@ import pytest
 
 from fsm_train import Phase, State, Transition
 from fsm_train.testing import at
-from fsm_train.testing.consultation import Raised, alike
-from fsm_train.testing.fresh_process import SEEDS, CannotBeSentError, Sender, answers_elsewhere, main
+from fsm_train.testing.consultation import Failure, same_response
+from fsm_train.testing.fresh_process import (
+    HASH_SEEDS,
+    CannotBeSentError,
+    FunctionPickler,
+    answers_in_new_processes,
+    main,
+)
 
 STATE = at(Phase.EPOCH_END, valid_loss=math.nan)
 
@@ -54,7 +60,7 @@ def unassigned() -> Callable[[State, Any], None]:
 
 def in_this_process(decide: Callable[..., Any], *questions: tuple[object, object]) -> Any:
     sent, answered = io.BytesIO(), io.BytesIO()
-    Sender(sent).dump((decide, list(questions)))
+    FunctionPickler(sent).dump((decide, list(questions)))
     main(io.BytesIO(sent.getvalue()), answered)
     return pickle.loads(answered.getvalue())
 
@@ -63,21 +69,21 @@ def in_this_process(decide: Callable[..., Any], *questions: tuple[object, object
 def test_functions_are_sent(decide: Callable[..., Any]) -> None:
     """A function that can be imported, and one that cannot, answer elsewhere what they answer here."""
     (answer,) = in_this_process(decide, (STATE, 3))
-    elsewhere = answers_elsewhere(decide, [(STATE, 3), (STATE, 4)])
+    elsewhere = answers_in_new_processes(decide, [(STATE, 3), (STATE, 4)])
 
     assert answer == decide(STATE, 3)
-    assert elsewhere == [[decide(STATE, 3), decide(STATE, 4)]] * len(SEEDS)
+    assert elsewhere == [[decide(STATE, 3), decide(STATE, 4)]] * len(HASH_SEEDS)
 
 
 def test_errors_are_sent_back() -> None:
     """How it raises comes back, without the error itself, which may not be able to travel."""
     raised, unbound = in_this_process(made_here(1.0), (STATE, 6))[0], in_this_process(unassigned(), (STATE, 0))[0]
 
-    assert isinstance(raised, Raised)
+    assert isinstance(raised, Failure)
     assert (raised.kind, raised.text, raised.deliberate) == ("ValueError", "too much: 6", True)
     assert unbound.kind == "NameError"
-    assert alike(raised, Raised("ValueError", "too much: 6", Exception(), False))
-    assert not alike(raised, None)
+    assert same_response(raised, Failure("ValueError", "too much: 6", Exception(), False))
+    assert not same_response(raised, None)
 
 
 def test_what_cannot_be_sent_says_so() -> None:
@@ -88,7 +94,7 @@ def test_what_cannot_be_sent_says_so() -> None:
         assert lock
 
     with pytest.raises(CannotBeSentError, match=r"it cannot be sent to another process: .*lock"):
-        answers_elsewhere(decide, [(STATE, None)])
+        answers_in_new_processes(decide, [(STATE, None)])
 
 
 class Unreadable:
@@ -108,4 +114,4 @@ def test_what_cannot_be_read_there_says_so() -> None:
         assert unreadable
 
     with pytest.raises(CannotBeSentError, match="cannot be asked in another process: OSError: made for one process"):
-        answers_elsewhere(decide, [(STATE, None)])
+        answers_in_new_processes(decide, [(STATE, None)])

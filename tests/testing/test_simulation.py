@@ -105,7 +105,7 @@ def test_drive_threads_the_memory() -> None:
     assert answers == [Transition(), Transition(memory=1), Transition(), Transition(memory=2), Transition()]
 
 
-def test_drive_refuses_phases_where_nobody_asks() -> None:
+def test_drive_refuses_phases_without_a_consultation() -> None:
     """A state at another phase is a mistake in the test."""
     with pytest.raises(ValueError, match="'early_stopping' is not consulted at batch_end, only at epoch_end"):
         drive(early_stopping(), [at(Phase.BATCH_END)])

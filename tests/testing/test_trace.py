@@ -68,7 +68,7 @@ def test_order_holds() -> None:
 
 
 def test_order_that_does_not_hold_is_shown() -> None:
-    """Whoever clips each second step only is told so, with what happened before that step."""
+    """A step without clipping before it is an error that shows the events before the step."""
 
     @on(Phase.STEP_BEGIN)
     def clip_sometimes(state: State) -> Transition | None:
@@ -83,7 +83,7 @@ def test_order_that_does_not_hold_is_shown() -> None:
 
 @pytest.mark.parametrize(("first", "before"), [("clipping", "step"), ("clip_grad_norm", "unclip")])
 def test_order_of_what_never_happened_is_a_mistake(first: str, before: str) -> None:
-    """A name that is nobody's is an error that lists what did happen, not an assertion that holds."""
+    """An unknown name is an error that lists the events that there are."""
     with pytest.raises(AssertionError, match=r"never happened in this trace; what did: prepare, .*clip_grad_norm"):
         traced(clip_grad_norm(1.0)).assert_order(first, before=before)
 

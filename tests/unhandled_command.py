@@ -1,4 +1,4 @@
-"""A command of somebody's own, which nothing carries out."""
+"""A command that no workload carries out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of what the checks find: `python -m tests.testing.table` writes them into fsm_train/testing/README.md."""
+"""The tables in fsm_train/testing/README.md: `python -m tests.testing.readme_tables` writes them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import os
 import re
 from pathlib import Path
 
+import fsm_train.testing
 from fsm_train import callbacks
 from fsm_train.testing import CHECKS, CallbackCheckError, check_callback
-from tests.testing.hurried import HURRIED
-from tests.testing.library import EXAMPLES, EXPECTED
-from tests.testing.mutants import MUTANTS
+from tests.testing.common_mistakes import MISTAKES
+from tests.testing.library_examples import EXAMPLES, EXPECTED
+from tests.testing.mutant_callbacks import MUTANTS
 
-README = Path(__file__).parents[2] / "fsm_train" / "testing" / "README.md"
+README = Path(fsm_train.testing.__file__).with_name("README.md")
 
 
 def main() -> None:
     text = README.read_text()
-    for name, rows in {"mutants": mutants(), "hurried": hurried(), "library": library()}.items():
+    for name, rows in {"mutants": mutants(), "mistakes": mistakes(), "library": library()}.items():
         table = f"<!-- {name} -->\n" + "\n".join(rows) + f"\n<!-- /{name} -->"
         text = re.sub(f"<!-- {name} -->.*<!-- /{name} -->", lambda _, table=table: table, text, flags=re.DOTALL)
     README.write_text(text)
@@ -26,13 +27,13 @@ def main() -> None:
 def mutants() -> list[str]:
     rows = ["| what holds for every callback | the mutant that breaks it, and no other | its check |", "|---|---|---|"]
     for name, mutant in MUTANTS.items():
-        rows.append(f"| {CHECKS[name].sentence.rstrip('.')} | `{mutant.name}` | {_finder(mutant)} |")
+        rows.append(f"| {CHECKS[name].sentence.rstrip('.')} | `{mutant.name}` | {_failed_checks(mutant)} |")
     return rows
 
 
-def hurried() -> list[str]:
-    rows = [f"| {make.__name__.replace('_', ' ')} | {_found(make)} |" for make in HURRIED]
-    return ["| written in a hurry | found by |", "|---|---|", *rows]
+def mistakes() -> list[str]:
+    rows = [f"| {make.__name__.replace('_', ' ')} | {_found_by(make)} |" for make in MISTAKES]
+    return ["| mistake | found by |", "|---|---|", *rows]
 
 
 def library() -> list[str]:
@@ -40,34 +41,34 @@ def library() -> list[str]:
     for name in callbacks.__all__:
         expected = EXPECTED.get(name, {})
         for make in EXAMPLES[name]:
-            began = _cpu_seconds()  # the clock on the wall would tell of others on the machine
+            began = _cpu_seconds()  # other processes on the machine do not change it
             report = check_callback(make(), expected_failures=expected)
             seconds = _cpu_seconds() - began
-            told = "; ".join(f"`{check}` fails on purpose: {why}" for check, why in expected.items())
+            reasons = "; ".join(f"`{check}` fails on purpose: {why}" for check, why in expected.items())
             counted = f"{report.examples} | {report.consultations} | {seconds:.1f}"
-            rows.append(f"| `{report.callback}` | {counted} | {told} |")
+            rows.append(f"| `{report.callback}` | {counted} | {reasons} |")
     return rows
 
 
 def _cpu_seconds() -> float:
-    """Of this process, and of those that it started and that have ended."""
+    """CPU seconds of this process and of its children that have ended."""
     return sum(os.times()[:4])
 
 
-def _finder(mutant: object, examples: int = 30) -> str:
+def _failed_checks(mutant: object, examples: int = 30) -> str:
     try:
         check_callback(mutant, examples=examples)  # type: ignore[arg-type]
     except CallbackCheckError as error:
         return ", ".join(f"`{name}`" for name in error.report.failed)
-    return "**nobody**"
+    return "**no check**"
 
 
-def _found(make: object) -> str:
+def _found_by(make: object) -> str:
     try:
         callback = make()  # type: ignore[operator]
     except TypeError:
         return "refused when it is written"
-    return _finder(callback, 100)
+    return _failed_checks(callback, 100)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training of a small model on real patients, for the tests of callbacks and the loops they are compared with."""
+"""A training of a small model on the diabetes data, for tests of callbacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fsm_train import Callback, Phase, State, Supervised, on, run, start
-from tests.worlds import diabetes
+from tests.models import diabetes
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
@@ -22,7 +22,7 @@ def _patients() -> tuple[torch.Tensor, ...]:
 
 
 def batches(*sizes: int, skip: int = 0) -> list[Batch]:
-    """The next patients, in batches of these sizes."""
+    """The first patients after `skip` of them, in batches of these sizes."""
     inputs, target = (tensor[skip : skip + sum(sizes)] for tensor in _patients())
     return list(zip(inputs.split(sizes), target.split(sizes), strict=True))
 
@@ -43,13 +43,13 @@ def sgd(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def plain(model: nn.Module) -> torch.optim.Optimizer:
-    """Gradient descent: what a step does to a weight is its gradient."""
+    """Gradient descent with rate 1: a step subtracts the gradient."""
     return torch.optim.SGD(model.parameters(), lr=1.0)
 
 
 @attrs.frozen
 class Trained:
-    """What a training has left."""
+    """A finished training: its workload and its last state."""
 
     work: Supervised
     final: State
@@ -94,7 +94,7 @@ def trained(
 
 
 def looking(phase: Phase, look: Callable[[State], object], **settings: Any) -> tuple[Callback[Any], list[Any]]:
-    """A callback that writes down what `look` sees in the state at this phase, and what it has written."""
+    """A callback that appends `look(state)` to a list at this phase, and that list."""
     seen: list[Any] = []
 
     @on(phase, name=f"look at {phase.value}", **settings)

@@ -1,4 +1,4 @@
-"""Logs for the tests, and how to change one so that only a replay can tell."""
+"""Log files for tests, and changes to one that only a replay can find."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOSSES = [3.0, 2.0, 2.5, 2.4, 1.0, 1.1, 1.2, 1.3]
 
 
 def library() -> list[Callback[Any]]:
-    """Callbacks that a header tells all about."""
+    """Callbacks that can be made from a header alone."""
     return [
         accumulate(2),
         clip_grad_norm(1.0),
@@ -56,7 +56,7 @@ def write(path: Path, lines: Lines) -> None:
 
 
 def forged(path: Path, change: Callable[[Lines], object]) -> None:
-    """Change the log as somebody would who knows its format: numbers and digests fit again."""
+    """Change the log, and make sequence numbers and digests consistent again."""
     lines = lines_of(path)
     change(lines)
     before = ""

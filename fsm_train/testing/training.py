@@ -1,7 +1,7 @@
 """A callback in a simulated training.
 
-A `Training` says what happens, and is what Hypothesis draws and shrinks; `examine` lets the callback take
-part in it, and returns each consultation, with notes if they are wanted.
+A `Training` describes what happens; Hypothesis draws and shrinks it. `consultations_of` runs the callback in
+it and returns each consultation, observed or not.
 """
 
 from __future__ import annotations
@@ -22,30 +22,29 @@ from ..core.transition import Transition
 from ..core.values import FrozenMap
 from ..interpreter import iterate, start
 from ..worlds.scripted import Scripted
-from . import hidden
-from .consultation import Consultation, Notes, Raised, ask_closely, ask_plainly
+from . import hidden_state
+from .consultation import Consultation, Failure, Observations, ask, ask_and_observe
 from .json_memory import through_json
 
-ONLOOKERS = ("onlooker before", "onlooker after")
-FATE = "fate"
-_CALLS = 4  # of run, for a callback that suspends the training itself
+WATCHERS = ("watcher before", "watcher after")
+_MAX_CALLS = 4  # of run: a callback may suspend the training itself, again and again
 _PER_EPOCH = ("train_", "valid_")
 
 
 @attrs.frozen
 class Training:
-    """What happens in a simulated training; each sequence is gone through again and again.
+    """What happens in a simulated training. A sequence that is too short starts again.
 
     Attributes:
-        epochs: of the plan.
-        batches: per epoch.
-        batch_sizes: of the batches.
-        losses: of the batches.
-        facts: other facts by name.
+        epochs: number of epochs of the plan.
+        batches: training batches per epoch.
+        batch_sizes: samples in each batch.
+        losses: loss of each batch.
+        facts: other facts by name, a value per batch; of `elapsed` the first is the seconds per batch.
         metrics: metrics by name, a value per epoch.
-        fate: flags that are raised from elsewhere, each with the iteration in which that happens.
-        interrupt_after: a signal comes in after so many operations on the data.
-        seed: of the plan.
+        forced_flags: flags that another callback raises, each with the iteration in which it does.
+        interrupt_after: number of operations on the data after which a signal arrives; 0 for never.
+        seed: seed of the plan.
     """
 
     epochs: int = 1
@@ -54,71 +53,73 @@ class Training:
     losses: tuple[float, ...] = (0.0,)
     facts: Mapping[str, tuple[float, ...]] = attrs.Factory(dict)
     metrics: Mapping[str, tuple[float, ...]] = attrs.Factory(dict)
-    fate: tuple[tuple[int, Flag], ...] = ()
+    forced_flags: tuple[tuple[int, Flag], ...] = ()
     interrupt_after: int = 0
     seed: int = 0
 
 
-def examine(
+def consultations_of(
     callback: Callback[Any],
     training: Training,
     *,
     hyper: Mapping[str, Hyper],
     without: str | None = None,
-    closely: bool = False,
-    onlookers: bool = False,
-    interrupted: bool = False,
+    observe: bool = False,
+    watchers: bool = False,
+    interrupt: bool = False,
 ) -> list[Consultation]:
-    """Let the callback take part in the training.
+    """Run the callback in the training, and return its consultations in order.
 
     Args:
-        callback: who is examined; each time with a fresh copy of its closure.
+        callback: the callback; each run gets a fresh copy of its closure.
         training: what happens.
-        hyper: the hyper-parameters that there are.
+        hyper: the hyper-parameters of the optimizer.
         without: a metric that is never measured.
-        closely: whether notes are taken.
-        onlookers: whether others are there, before and after it in the list, who only look.
-        interrupted: whether the training is suspended and, with memories from a file, gone on with.
+        observe: whether to note what the callback does beside answering.
+        watchers: whether two other callbacks, before and after it in the list, read everything and change nothing.
+        interrupt: whether the training is suspended after `training.interrupt_after` operations, and resumed
+            with memories that went through JSON.
     """
     seen: list[Consultation] = []
-    decide = hidden.fresh(callback.decide)
+    decide = hidden_state.fresh(callback.decide)
 
-    def asked(state: State, memory: object) -> object:
-        outcome, notes = (
-            ask_closely(callback, decide, state, memory) if closely else (ask_plainly(decide, state, memory), Notes())
-        )
-        seen.append(Consultation(state, memory, outcome, notes))
-        if isinstance(outcome, Raised):
-            raise outcome.error
-        return outcome
+    def observed(state: State, memory: object) -> object:
+        observations = Observations()
+        if observe:
+            response, observations = ask_and_observe(callback, decide, state, memory)
+        else:
+            response = ask(decide, state, memory)
+        seen.append(Consultation(state, memory, response, observations))
+        if isinstance(response, Failure):
+            raise response.error
+        return response
 
-    everybody: list[Callback[Any]] = [attrs.evolve(callback, decide=cast("Any", asked)), *_fate(training)]
-    if onlookers:
-        before, after = (_onlooker(name, callback.at) for name in ONLOOKERS)
-        everybody = [before, *everybody[::-1], after]
-    work = World(training, hyper, without)
+    callbacks: list[Callback[Any]] = [attrs.evolve(callback, decide=cast("Any", observed)), *_forcing(training)]
+    if watchers:
+        before, after = (_watcher(name, callback.at) for name in WATCHERS)
+        callbacks = [before, *callbacks[::-1], after]
+    work = ScriptedTraining(training, hyper, without)
     state = start(work, epochs=training.epochs, seed=training.seed)
-    if interrupted:
+    if interrupt:
         work.interrupt_after = training.interrupt_after
-    for _ in range(_CALLS):
+    for _ in range(_MAX_CALLS):
         try:
-            (state,) = deque(iterate(state, everybody), maxlen=1)
+            (state,) = deque(iterate(state, callbacks), maxlen=1)
         except FsmTrainError as error:
-            # What the callback raised, or the machine refuses, stands in the last consultation, where the
-            # checks find it.
-            if error.__cause__ is not None and not (seen and seen[-1].raised is error.__cause__):
+            # The last consultation holds what the callback raised, or what the machine refused: the checks judge it.
+            if error.__cause__ is not None and not (seen and seen[-1].error is error.__cause__):
                 raise
         if state.phase is not Phase.SUSPENDED:
             break
-        if interrupted:
-            decide = hidden.fresh(callback.decide)
-            memory = {name: _restored(kept) for name, kept in state.memory.items()}
+        if interrupt:
+            decide = hidden_state.fresh(callback.decide)
+            memory = {name: _restored(value) for name, value in state.memory.items()}
             state = attrs.evolve(state, memory=FrozenMap(memory))
     return seen
 
 
-class World(Scripted):
-    """A script that depends on the counters alone, so that going on later, or being watched, changes nothing."""
+class ScriptedTraining(Scripted):
+    """A workload whose measurements depend on the counters alone, so that suspending or watching it changes nothing."""
 
     def __init__(self, training: Training, hyper: Mapping[str, Hyper], without: str | None = None) -> None:
         metrics = {name: values for name, values in training.metrics.items() if name != without}
@@ -129,7 +130,7 @@ class World(Scripted):
             hyper=hyper,
             **{name: _by_batch(values) for name, values in training.facts.items() if name != "elapsed"},
             **{name: _by_epoch(values) for name, values in metrics.items()},
-            elapsed=_passing(training.facts.get("elapsed", (1.0,))),
+            elapsed=_elapsed(training.facts.get("elapsed", (1.0,))),
         )
         self.interrupt_after = 0
 
@@ -164,53 +165,53 @@ def _by_epoch(values: Sequence[float]) -> Callable[[State], float]:
     return lambda state: values[state.epoch % len(values)]
 
 
-def _passing(paces: Sequence[float]) -> Callable[[State], float]:
-    """Seconds that pass with each batch, at this pace."""
+def _elapsed(paces: Sequence[float]) -> Callable[[State], float]:
+    """Seconds of training so far: the first pace is the seconds per batch."""
     return lambda state: paces[0] * state.iteration
 
 
-def _fate(training: Training) -> list[Callback[Any]]:
-    """Somebody who raises flags, for reasons of their own."""
-    if not training.fate:
+def _forcing(training: Training) -> list[Callback[Any]]:
+    """A callback that raises the forced flags, if there are any."""
+    if not training.forced_flags:
         return []
 
-    @on(Phase.EPOCH_BEGIN, Phase.BATCH_BEGIN, name=FATE)
-    def fate(state: State) -> Transition | None:
+    @on(Phase.EPOCH_BEGIN, Phase.BATCH_BEGIN, name="forced flags")
+    def forced_flags(state: State) -> Transition | None:
         flags = Flag.NONE
-        for iteration, flag in training.fate:
-            # SKIP_BATCH and the like fall before the next batch; the others are raised for the epoch.
+        for iteration, flag in training.forced_flags:
+            # SKIP_BATCH and others fall before the next batch; the flags of an epoch are raised at its begin.
             if iteration == state.iteration and (flag in _EPOCH_FLAGS) == (state.phase is Phase.EPOCH_BEGIN):
                 flags |= flag
         return Transition(flags=flags) if flags else None
 
-    return [fate]
+    return [forced_flags]
 
 
 _EPOCH_FLAGS = (Flag.SKIP_VALID, Flag.STOP_EPOCH)
 
 
-def _onlooker(name: str, at: Sequence[Phase]) -> Callback[int]:
-    """Somebody who looks at everything that can be known there, remembers how often, and wants nothing."""
+def _watcher(name: str, at: Sequence[Phase]) -> Callback[int]:
+    """A callback that reads each fact known at its phases, counts its consultations, and changes nothing."""
     needs = {fact for fact, phases in KNOWN_AT.items() if phases.intersection(at)}
 
     @on(*at, name=name, memory=0, needs=needs)
-    def onlooker(state: State, times: int) -> Transition:
+    def watcher(state: State, times: int) -> Transition:
         return Transition(memory=times + 1)
 
-    return onlooker
+    return watcher
 
 
 def _restored(memory: object) -> object:
-    with contextlib.suppress(Exception):  # what cannot be saved is found by another check
+    with contextlib.suppress(Exception):  # another check finds what cannot be saved
         return through_json(memory)
     return memory
 
 
-def written(state: State) -> str:
-    """The state as one would write it in a test.
+def state_as_code(state: State) -> str:
+    """The call of `at` that makes this state.
 
     >>> from fsm_train.testing import at
-    >>> written(at(Phase.EPOCH_END, epoch=1, valid_loss=0.5))
+    >>> state_as_code(at(Phase.EPOCH_END, epoch=1, valid_loss=0.5))
     'at(Phase.EPOCH_END, epoch=1, valid_loss=0.5)'
     """
     given = {"epoch": state.epoch, "batch": state.batch, "iteration": state.iteration, "step": state.step}
@@ -227,7 +228,7 @@ def written(state: State) -> str:
     return f"at({', '.join([f'Phase.{state.phase.name}', *parts])})"
 
 
-_LR, _BATCH_SIZES = 0.1, (32, 0)  # what `at` gives a state if nothing is said; before the first batch it is 0
+_LR, _BATCH_SIZES = 0.1, (32, 0)  # the defaults of `at`; before the first batch the size is 0
 
 
 def _number(value: float) -> str:

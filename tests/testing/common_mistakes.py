@@ -1,6 +1,6 @@
-"""Ten callbacks as a person in a hurry writes them, each with a mistake that people make.
+"""Ten callbacks with mistakes that people make.
 
-Each is a function that makes it, since some are refused as soon as they are written.
+Each is made by a function, since some of them are refused when they are made.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def swallows_the_missing_metric() -> Callback[Any]:
     return good_enough
 
 
-HURRIED: dict[Callable[[], Callback[Any]], tuple[str, str]] = {
+MISTAKES: dict[Callable[[], Callback[Any]], tuple[str, str]] = {
     counter_in_a_closure: ("keeps_nothing_hidden", "it changed the variable 'bad'.*declare memory= at @on"),
     clock: ("reads_no_clock", r"it reads a clock: time.time\n.*declare needs={'elapsed'}"),
     list_as_memory: ("memory", "memory is a list .*: use a tuple"),
@@ -121,11 +121,11 @@ HURRIED: dict[Callable[[], Callback[Any]], tuple[str, str]] = {
         "flags_are_read",
         "it raised SKIP_BACKWARD at BATCH_END, where nothing reads it any more.*LOSS_END",
     ),
-    order_of_a_set: ("answers_the_same_elsewhere", "in a fresh process it answers otherwise.*in sorted order"),
-    depends_on_another: ("minds_its_own_business", "it reads the memory of 'early_stopping'.*own memory only"),
+    order_of_a_set: ("same_in_new_process", "in a fresh process it answers otherwise.*in sorted order"),
+    depends_on_another: ("ignores_other_callbacks", "it reads the memory of 'early_stopping'.*own memory only"),
     swallows_the_missing_metric: (
         "names_missing_metrics",
         "without the metric 'valid_acuracy' it goes on, and says nothing.*misspelt name",
     ),
 }
-"""By mistake: the check that finds it (or the argument that is refused), and what the sentence says."""
+"""By mistake the check that finds it (or the argument that is refused), and a pattern of the message."""

@@ -1,7 +1,7 @@
-"""What a function keeps outside of its arguments: closures, defaults, attributes, globals.
+"""The state that a function has beside its arguments: closures, defaults, attributes, globals.
 
-Rule of this file: what was written by the function's author is looked into, what belongs to others (the
-standard library, installed packages, this one's core) is not.
+Rule of this file: look into what the function's own package defines, and into nothing of other packages (the
+standard library, installed packages, this one's core).
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import attrs
 
 Path = tuple[str, ...]
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
-_LARGE = 2_000
-_DEEP = 8
+_MAX_VALUES = 2_000
+_MAX_DEPTH = 8
 
 
 def snapshot(function: Callable[..., object]) -> dict[Path, object]:
-    """Everything the function can change and see again, by where it is kept.
+    """Everything that the function can change and read in a later call, by its path.
 
-    It looks at no more than 2,000 values, eight levels deep.
+    At most 2,000 values are visited, eight levels deep.
     """
     while "__wrapped__" in vars(function) and _is_of_core(function):
         function = function.__wrapped__  # type: ignore[attr-defined]
-    return dict(_Walk(_home(function)).of(function, ()))
+    return dict(_Walk(_package_of(function)).of(function, ()))
 
 
 def _is_of_core(function: Callable[..., object]) -> bool:
-    """Whether it was put around the author's function by `on`."""
+    """Whether it is the wrapper that `on` puts around a function."""
     return str(getattr(function, "__globals__", {}).get("__name__", "")).startswith("fsm_train.core")
 
 
 def changes(before: Mapping[Path, object], after: Mapping[Path, object]) -> Iterator[str]:
-    """Each place that is not as it was, in words."""
+    """A description of each path whose value changed."""
     for path in dict.fromkeys((*before, *after)):
         if before.get(path) != after.get(path):
             yield " of ".join(reversed(path)) + _from_to(before.get(path), after.get(path))
@@ -49,24 +49,23 @@ def _from_to(before: object, after: object) -> str:
     return f", from {shown[0]:.60} to {shown[1]:.60}" if len(shown) == 2 else ""
 
 
-def _home(function: Callable[..., object]) -> str:
-    """The top-level package of the function's author."""
+def _package_of(function: Callable[..., object]) -> str:
+    """The top-level package that defines the function; inside this package, the module."""
     module: str = getattr(function, "__module__", None) or ""
     return module if module.startswith("fsm_train") else module.split(".")[0]
 
 
 class _Walk:
-    """One look at everything that can be reached from a function."""
+    """One walk over everything that can be reached from a function."""
 
-    def __init__(self, home: str) -> None:
-        self.home = home
+    def __init__(self, package: str) -> None:
+        self.package = package
         self.seen: set[int] = set()
-        self.keep: list[object] = []  # what was made on the way, so that no id comes twice
-        self.left = _LARGE
+        self.values_left = _MAX_VALUES
 
     def of(self, value: object, path: Path) -> Iterator[tuple[Path, object]]:
-        self.left -= 1
-        if self.left < 0 or len(path) > _DEEP:
+        self.values_left -= 1
+        if self.values_left < 0 or len(path) > _MAX_DEPTH:
             return
         kind = type(value)
         if kind in _ATOMS:
@@ -76,11 +75,11 @@ class _Walk:
             return
         self.seen.add(id(value))
         if isinstance(value, types.FunctionType):
-            if self._ours(value):
+            if self._is_own(value):
                 yield from self._function(value, path)
         elif isinstance(value, type):
             yield path, id(value)
-            if self._ours(value):
+            if self._is_own(value):
                 for name, own in vars(value).items():
                     if not name.startswith("__") and not callable(own):
                         yield from self.of(own, (*path, f"attribute {name!r}"))
@@ -90,9 +89,9 @@ class _Walk:
             yield path, id(value)
             yield from self._contents(value, path)
 
-    def _ours(self, thing: types.FunctionType | type) -> bool:
+    def _is_own(self, thing: types.FunctionType | type) -> bool:
         module = thing.__module__ or ""
-        return module == self.home or module.split(".")[0] == self.home
+        return module == self.package or module.split(".")[0] == self.package
 
     def _function(self, function: types.FunctionType, path: Path) -> Iterator[tuple[Path, object]]:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -142,7 +141,7 @@ def _attributes(value: object) -> Iterator[tuple[str, object]]:
 
 
 def global_names(code: types.CodeType) -> Iterator[str]:
-    """The names that a function, and those written in it, may look up among the globals."""
+    """The names that the code, and the functions defined in it, may read from the globals."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -150,17 +149,17 @@ def global_names(code: types.CodeType) -> Iterator[str]:
 
 
 def fresh(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A copy of the function with a closure of its own, as a new process would have it.
+    """A copy of the function with its own closure, as in a new process.
 
-    So that one trial does not see what another one left behind. What cannot be copied is shared.
+    So one run does not see what another changed. What cannot be copied is shared.
     """
     return cast("Callable[..., Any]", _Copy().of(function))
 
 
 @attrs.define
 class _Copy:
-    made: dict[int, Any] = attrs.Factory(dict)
-    memo: dict[int, Any] = attrs.Factory(dict)  # of deepcopy, so that what two places share is still shared
+    copies: dict[int, Any] = attrs.Factory(dict)  # of functions and cells, by the id of the original
+    memo: dict[int, Any] = attrs.Factory(dict)  # of deepcopy: what two places share stays shared
 
     def of(self, value: Any) -> Any:
         if isinstance(value, types.FunctionType):
@@ -171,20 +170,20 @@ class _Copy:
             return value
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
-        if id(function) in self.made:
-            return self.made[id(function)]  # type: ignore[no-any-return]
+        if id(function) in self.copies:
+            return self.copies[id(function)]  # type: ignore[no-any-return]
         originals = function.__closure__ or ()
-        new = [original for original in originals if id(original) not in self.made]
-        self.made |= {id(original): types.CellType() for original in new}
-        cells = tuple(self.made[id(original)] for original in originals)
+        new = [original for original in originals if id(original) not in self.copies]
+        self.copies |= {id(original): types.CellType() for original in new}
+        cells = tuple(self.copies[id(original)] for original in originals)
         copied = types.FunctionType(
             function.__code__, function.__globals__, function.__name__, self.of(function.__defaults__), cells
         )
-        self.made[id(function)] = copied
+        self.copies[id(function)] = copied
         copied.__kwdefaults__ = self.of(function.__kwdefaults__)
         copied.__module__, copied.__qualname__ = function.__module__, function.__qualname__
         copied.__dict__.update({name: self.of(value) for name, value in vars(function).items()})
         for original in new:
             with contextlib.suppress(ValueError):  # the cell is empty
-                self.made[id(original)].cell_contents = self.of(original.cell_contents)
+                self.copies[id(original)].cell_contents = self.of(original.cell_contents)
         return copied

@@ -1,4 +1,4 @@
-"""Small real trainings for the tests, and the five-line loop they are compared with."""
+"""Small real data, small models, and the five-line loop that trainings are compared with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def digits(samples: int = 320) -> TensorDataset:
 
 
 def diabetes() -> TensorDataset:
-    """Ten measurements of real patients, and how their illness went on."""
+    """Ten measurements of real patients, and the progress of their illness after a year."""
     inputs, targets = load_diabetes(return_X_y=True)
     return TensorDataset(
         torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.float32).unsqueeze(1) / 100
@@ -40,7 +40,7 @@ class Noisy(Dataset[tuple[torch.Tensor, torch.Tensor]]):
 
 
 def network() -> nn.Module:
-    """With everything that is awkward to repeat: batch norm, dropout, and random initial weights."""
+    """A model with everything that is awkward to repeat: batch norm, dropout, and random initial weights."""
     torch.manual_seed(1)
     return nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 10))
 
@@ -64,7 +64,7 @@ def accuracy(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def five_lines(
     model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: Callable[..., torch.Tensor], train: Any, epochs: int
 ) -> None:
-    """The loop that everything is measured against."""
+    """The loop that trainings are compared with."""
     for _ in range(epochs):
         model.train()
         for inputs, target in train:

@@ -1,4 +1,4 @@
-"""Records, whoever made their class: whether they can be written to, and made again."""
+"""Records of attrs and dataclasses: whether they can be changed, and copies of them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import attrs
 
 
-def can_be_written(value: Any) -> bool:
-    """Whether a record, or one in it, lets one of its fields be set."""
+def is_mutable(value: Any) -> bool:
+    """Whether a field of a record, or of a record in it, can be set."""
     if isinstance(value, tuple):
-        return any(map(can_be_written, value))
+        return any(map(is_mutable, value))
     for field in fields_of(value):
         own = getattr(value, field)
         try:
-            setattr(made_again(value), field, own)
-        except AttributeError:  # both attrs and dataclasses say so
-            if can_be_written(own):
+            setattr(deep_copy(value), field, own)
+        except AttributeError:  # frozen records of attrs and of dataclasses raise it
+            if is_mutable(own):
                 return True
         else:
             return True
@@ -35,12 +35,12 @@ def fields_of(value: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
 
 
-def made_again(value: Any) -> Any:
-    """An equal value in which nothing is the same object, as far as that goes."""
+def deep_copy(value: Any) -> Any:
+    """A value of new records and tuples with the same contents; anything else in it is shared."""
     if isinstance(value, tuple):
-        return tuple(map(made_again, value))
+        return tuple(map(deep_copy, value))
     fields = fields_of(value)
-    again = object.__new__(type(value)) if fields else value
+    copied = object.__new__(type(value)) if fields else value
     for field in fields:
-        object.__setattr__(again, field, made_again(getattr(value, field)))
-    return again
+        object.__setattr__(copied, field, deep_copy(getattr(value, field)))
+    return copied

@@ -1,7 +1,4 @@
-"""For each check a callback that fails it, and no other: what proves that the checks see something.
-
-Each has one thing wrong with it, and is else as good as the others.
-"""
+"""A mutant for each check: a callback that fails this check and no other."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ def asks_with_an_object(state: State) -> Transition:
 
 
 @on(Phase.STEP_BEGIN, raises=Flag.NONE, sets=(), commands=())
-def breaks_its_word(state: State) -> Transition:
+def answers_more_than_declared(state: State) -> Transition:
     return Transition(commands=(ClipGradNorm(1.0),))
 
 
@@ -136,7 +133,7 @@ def goes_by_address(state: State) -> Transition:
 
 
 @on(Phase.SETUP, Phase.EPOCH_END, memory=0)
-def begins_anew_each_time(state: State, epochs: int) -> Transition:
+def resets_at_setup(state: State, epochs: int) -> Transition:
     return Transition(memory=0 if state.phase is Phase.SETUP else epochs + 1)
 
 
@@ -165,7 +162,7 @@ MUTANTS: dict[str, Callback[Any]] = {
     "flags_are_read": raises_too_late,
     "keys_exist": sets_another_name,
     "commands_are_records": asks_with_an_object,
-    "keeps_its_word": breaks_its_word,
+    "honours_declarations": answers_more_than_declared,
     "leaves_inputs_alone": writes_into_the_metrics,
     "keeps_nothing_hidden": keeps_a_list(),
     "memory_is_immutable": remembers_a_list,
@@ -180,9 +177,9 @@ MUTANTS: dict[str, Callback[Any]] = {
     "needs_what_it_reads": asks_for_nothing,
     "names_missing_metrics": takes_zero_for_missing,
     "answers_the_same_twice": goes_by_address,
-    "goes_on_as_before": begins_anew_each_time,
-    "minds_its_own_business": counts_the_others,
+    "goes_on_as_before": resets_at_setup,
+    "ignores_other_callbacks": counts_the_others,
     "handles_parameter_groups": halves_one_rate,
-    "answers_the_same_elsewhere": lists_a_set,
-    "takes_no_time": counts_to_many,
+    "same_in_new_process": lists_a_set,
+    "is_fast": counts_to_many,
 }

@@ -1,4 +1,4 @@
-"""Each callback of the library, made with settings under which it has something to do in a short training."""
+"""Each callback of the library, with settings that have an effect in a short training."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ EXPECTED: Mapping[str, Mapping[str, str]] = {
     "swa": {"goes_on_as_before": "a validation that begins anew finds its weights in the average already"},
     "checkpoint": {"goes_on_as_before": "it writes one more checkpoint at SUSPEND, and drops it later"},
 }
-"""What a callback does on purpose and fails a check by, with the reason."""
+"""Checks that a callback fails on purpose, with the reason."""

@@ -1,0 +1,76 @@
+"""Code that uses the package, for the type checker. mypy checks it in every run; no test runs it.
+
+Under `strict` a `type: ignore` that ignores nothing is an error. So each of them says that its line is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import fsm_train.commands
+from fsm_train import Callback, Flag, Phase, Scripted, Sink, State, Transition, iterate, on, run, start
+from fsm_train.callbacks import clip_grad_norm, early_stopping, schedule
+from fsm_train.schedules import Schedule, cosine, warmup
+from fsm_train.testing import Trace, at, check_callback, drive, parametrize_with_checks, simulate
+
+
+@on(Phase.EPOCH_END, memory=0)
+def count(state: State, epochs: int) -> Transition:
+    return Transition(memory=epochs + 1)
+
+
+@on(Phase.LOSS_END, needs={"loss"})
+def skip(state: State) -> Transition | None:
+    return Transition(flags=Flag.SKIP_BACKWARD) if state.facts["loss"] > 5 else None
+
+
+class PrintState(Sink):
+    at = (Phase.EPOCH_END,)
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        print(state)
+
+
+def needs_an_int(state: State, memory: int) -> None: ...
+
+
+def train() -> State:
+    """Callbacks with different memories stand in one list."""
+    counts: Callback[int] = count
+    skips: Callback[None] = skip
+    rates: Schedule = warmup(3).then(cosine(10)) * 0.5
+    callbacks = [clip_grad_norm(1.0), early_stopping(), schedule(lr=rates), counts, skips]
+    for state in iterate(start(Scripted(), epochs=1), callbacks):
+        epoch: int = state.epoch
+        assert epoch >= 0
+    final: State = run(start(Scripted(), epochs=1), callbacks, sinks=[PrintState()])
+    clip: fsm_train.Command = fsm_train.commands.ClipGradNorm(1.0)
+    assert clip
+    metrics: Mapping[str, float] = final.metrics
+    assert metrics
+    return final
+
+
+def try_out() -> None:
+    state: State = at(Phase.EPOCH_END, epoch=1, valid_loss=0.5)
+    answer: Transition | None = skip(state)
+    answers: list[Transition] = drive(count, [state])
+    final: State = simulate([count], epochs=2, valid_loss=[1.0, 2.0], trace=Trace())
+    report: str = check_callback(count, examples=5).callback
+    print(answer, answers, final, report)
+
+
+@parametrize_with_checks([count])
+def test_count(check: object) -> None: ...
+
+
+def misuse(final: State) -> None:
+    on(Phase.EPOCH_END, memory="a")(needs_an_int)  # type: ignore[arg-type]
+    on(Phase.EPOCH_END)(needs_an_int)  # type: ignore[arg-type]
+    fsm_train.commands.ClipGradNrom(1.0)  # type: ignore[attr-defined]
+    clip_grad_norm("1.0")  # type: ignore[arg-type]
+    early_stopping(patienc=3)  # type: ignore[call-arg]
+    final.epoch = 3  # type: ignore[misc]
+    final.metrics["x"] = 1.0  # type: ignore[index]
+    simulate(count)  # type: ignore[arg-type]
+    start(Scripted(), epochs="1")  # type: ignore[arg-type]
