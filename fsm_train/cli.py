@@ -27,6 +27,7 @@ from .core.callback import Callback
 from .core.errors import FsmTrainError
 from .core.phase import FINAL, Phase
 from .core.table import TABLE
+from .wording import escaped, pluralize
 
 if TYPE_CHECKING:
     from .checkpoints.manifest import Verified
@@ -41,8 +42,6 @@ class AskedWronglyError(FsmTrainError):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments say; returns the exit status."""
-    from .eventlog.render import escaped
-
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -104,30 +103,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from .eventlog.render import escaped, shown, story_of
+    from .eventlog.render import as_json, as_text, summarize
 
-    story = story_of(options.log)
+    summary = summarize(options.log)
     if options.json:
-        header, last = story.headers[-1], story.last
-        _write_json(
-            {
-                "plan": attrs.asdict(header.plan),
-                "callbacks": header.callbacks,
-                "epochs": [{"epoch": line.epoch, "step": line.step, **_plain(line.metrics)} for line in story.epochs],
-                "phase": None if last is None else last.phase.value,
-                "reason": "" if last is None else last.reason,
-                "lines": story.lines,
-            }
-        )
+        _write_json(as_json(summary))
         return AGREES
-    for line in shown(story):
-        text = escaped(line)
-        print(_bold(text) if text.lstrip().startswith("epoch ") else text)
+    for line in as_text(summary):
+        print(_bold(line) if line.lstrip().startswith("epoch ") else line)
     return AGREES
 
 
 def _replay(options: argparse.Namespace) -> int:
-    from .eventlog.render import escaped
     from .eventlog.replayer import replay
 
     found = replay(options.log, _imported(options.callbacks) if options.callbacks else None)
@@ -136,15 +123,14 @@ def _replay(options: argparse.Namespace) -> int:
         _write_json({"ok": found.ok, "lines": found.lines, "divergence": divergence})
     elif found.ok:
         state = found.state
-        print(f"agrees: {found.lines} lines, to {state.phase.value} after {state.epoch} epochs and {state.step} steps")
+        where = f"after {pluralize(state.epoch, 'epoch')} and {pluralize(state.step, 'step')}"
+        print(f"agrees: {found.lines} lines, to {state.phase.value} {where}")
     else:
         print(f"differs: {escaped(found.divergence)}")
     return AGREES if found.ok else DIFFERS
 
 
 def _what_if(options: argparse.Namespace) -> int:
-    from .eventlog.render import escaped
-
     table = _sweep(options.log, options.settings)
     if options.json:
         _write_json(
@@ -211,7 +197,6 @@ def _value(text: str) -> object:
 
 def _diff(options: argparse.Namespace) -> int:
     from .eventlog.comparison import diff
-    from .eventlog.render import escaped
 
     found = diff(options.a, options.b)
     if options.json:
@@ -225,14 +210,14 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    from .eventlog.render import escaped, line_text
+    from .eventlog.render import line_as_text
 
     for line in _followed(Path(options.log)):
         if options.all or line.phase in (Phase.EPOCH_END, *FINAL):
             if options.json:
                 _write_json({**_plain(attrs.asdict(line, recurse=False)), "phase": line.phase.value})
             else:
-                print(escaped(line_text(line)))
+                print(line_as_text(line))
             sys.stdout.flush()
     return AGREES
 
@@ -264,7 +249,6 @@ def _followed(path: Path, interval: float = 0.2) -> Iterator[Any]:
 def _checkpoints(options: argparse.Namespace) -> int:
     from .checkpoints.manifest import verified
     from .core.errors import NoCheckpointError
-    from .eventlog.render import escaped
 
     found = verified(Path(options.folder))
     if not found:
@@ -312,15 +296,15 @@ def _seen(found: Verified) -> str:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from .eventlog.render import story_of
+    from .eventlog.render import summarize
 
-    stories = {log: story_of(log) for log in options.logs}
+    summaries = {log: summarize(log) for log in options.logs}
     try:
         from .eventlog.plots import plot
     except ModuleNotFoundError as error:
         raise AskedWronglyError(f"plot needs {error.name}: pip install 'fsm-train[plot]'") from error
     try:
-        plot({Path(log).name: story.epochs for log, story in stories.items()}, options.output)
+        plot({Path(log).name: summary.epochs for log, summary in summaries.items()}, options.output)
     except ValueError as error:
         raise AskedWronglyError(f"{options.output}: {error}") from error
     print(options.output)

@@ -24,6 +24,7 @@ PURE = [
     "fsm_train.checkpoints.manifest",
     "fsm_train.eventlog.recorded",
     "fsm_train.encoding",
+    "fsm_train.wording",
     "fsm_train.worlds.scripted",
 ]
 

@@ -24,6 +24,7 @@ from ..core.values import FrozenMap
 from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags
 from ..interpreter import iterate
 from ..sinks.base import Recorder
+from ..wording import PLAN_FULFILLED
 from .entries import Entry
 from .errors import LogError, OutOfStepError
 from .lines import ALWAYS, hyper_in, hyper_of
@@ -211,7 +212,7 @@ class _Supposed(Recorder):
             self.last = state
             counters = counters_of(state)
             if state.phase is Phase.EPOCH_END and (epochs_reached(counters) or steps_reached(counters)):
-                return self._answer("exact", state.epoch, "it ends with its plan fulfilled")
+                return self._answer("exact", state.epoch, PLAN_FULFILLED)
             return self._answer(
                 "censored", None, f"not by epoch {state.epoch}, where the recorded training ended; unknown after"
             )
@@ -275,7 +276,7 @@ class _Supposed(Recorder):
         """Nothing differs in this call of `run`."""
         assert self.last is not None
         if self.last.phase is Phase.DONE and self.recorded.next_header is None:
-            why = self.last.reason or "it ends with its plan fulfilled"
+            why = self.last.reason or PLAN_FULFILLED
             return self._answer("exact", self.last.epoch, why)
         if self.recorded.next_header is not None:
             return None

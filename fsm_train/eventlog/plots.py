@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..wording import escaped
 from .reader import Line
-from .render import escaped, names_of
+from .render import metric_names
 
 
 def plot(runs: Mapping[str, Sequence[Line]], path: str) -> None:
@@ -19,7 +20,7 @@ def plot(runs: Mapping[str, Sequence[Line]], path: str) -> None:
         ValueError: matplotlib does not know this kind of picture, or there is nothing to draw.
     """
     panels: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for epochs in runs.values() for name in names_of(epochs)):
+    for name in dict.fromkeys(name for epochs in runs.values() for name in metric_names(epochs)):
         panels.setdefault(name.removeprefix("train_").removeprefix("valid_"), []).append(name)
     if not panels:
         raise ValueError("there is no finished epoch to draw")
