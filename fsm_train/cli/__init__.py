@@ -59,6 +59,7 @@ def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
         description="Look at, replay, vary and compare the logs of trainings, and verify their checkpoints.",
         epilog="Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
     )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
@@ -68,3 +69,13 @@ def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
             module.add_arguments(command)
             command.set_defaults(run=module.run)
     return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version. argparse's own action takes it as text, and importlib.metadata is slow to import."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"fsm-train {version('fsm-train')}")
+        parser.exit()

@@ -6,7 +6,8 @@ import argparse
 
 from ..core import diagram
 from ..core.phase import Phase
-from ..core.table import TABLE
+from ..core.table import TABLE, Edge, term_name
+from ..encoding import Json
 from .callbacks_option import add_callbacks_option, import_callbacks
 from .output import write_json
 from .status import AGREES
@@ -32,7 +33,17 @@ def run(options: argparse.Namespace) -> int:
         if any(phase in callback.at for callback in callbacks)
     }
     if options.json:
-        write_json({"edges": [str(edge).split(None, 1) for edge in table], "consulted": consulted})
+        write_json({"edges": list(map(_as_json, table)), "consulted": consulted})
     else:
         print(FORMATS[options.format](table, consulted))
     return AGREES
+
+
+def _as_json(edge: Edge) -> dict[str, Json]:
+    """An edge; its guard is a list of terms that must all hold, and is empty where the edge is always open."""
+    return {
+        "from": edge.source.name,
+        "guard": [term_name(term) for term in edge.guard],
+        "operations": [operation.value for operation in edge.operations],
+        "to": edge.target.name,
+    }

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from fsm_train.cli import main
+from fsm_train.core.phase import Junction, Operation, Phase
+from fsm_train.core.table import TABLE
 
 Captured = pytest.CaptureFixture[str]
 
@@ -22,8 +24,21 @@ def test_graph_draws_the_machine(capsys: Captured) -> None:
     assert drawn.startswith("digraph machine {")
     assert '    BATCH_BEGIN -> BATCH_END [label="[SKIP_BATCH]"]' in drawn
     assert "    FETCHED [shape=diamond]" in drawn
-    assert main(["graph", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["edges"][0][0] == "READY"
+
+
+def test_graph_as_json_has_each_edge(capsys: Captured) -> None:
+    """With the terms that must all hold, the operations by name, and who is consulted where."""
+    assert main(["graph", "--json", "--callbacks", "fsm_train.callbacks:early_stopping"]) == 0
+
+    graph = json.loads(capsys.readouterr().out)
+    assert len(graph["edges"]) == len(TABLE)
+    assert graph["edges"][0] == {"from": "READY", "guard": [], "operations": ["prepare"], "to": "SETUP"}
+    skipped = {"from": "BACKWARD_END", "guard": ["SKIP_STEP", "SKIP_ZERO"], "operations": [], "to": "BATCH_END"}
+    assert skipped in graph["edges"]
+    places = {*Phase.__members__, *Junction.__members__}
+    assert {place for edge in graph["edges"] for place in (edge["from"], edge["to"])} == places
+    assert {name for edge in graph["edges"] for name in edge["operations"]} == {each.value for each in Operation}
+    assert graph["consulted"] == {"EPOCH_END": ["early_stopping"]}
 
 
 def test_graph_shows_who_watches(capsys: Captured) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fsm_train import Flag, Phase, State, Transition, on, run, start
-from fsm_train.cli import main
+from fsm_train.cli import COMMANDS, main
 
 from ..eventlog.forging import workload
 from .logs import three_epochs
@@ -81,3 +82,33 @@ def test_help_says_what_the_exit_status_means(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["nonsense"])
     assert caught.value.code == 2
+
+
+def test_help_names_each_command(capsys: Captured) -> None:
+    """And the help of a command is its own."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert set(COMMANDS) <= set(capsys.readouterr().out.split())
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+        assert capsys.readouterr().out.startswith(f"usage: fsm-train {name} [-h] [--json]")
+
+
+def test_version_is_that_of_the_package(capsys: Captured) -> None:
+    """As installed."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"fsm-train {version('fsm-train')}\n"
+
+
+def test_show_imports_nothing_of_other_commands(log: str) -> None:
+    """A small log is shown at once: neither what replays nor a large library is imported for it."""
+    code = "import sys; from fsm_train.cli import main; main(['show', sys.argv[1]]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, log], capture_output=True, text=True, check=True)
+
+    heavy = {"torch", "numpy", "rich", "structlog", "matplotlib", "importlib.metadata", "fsm_train.eventlog.replayer"}
+    assert heavy.isdisjoint(done.stdout.split())
