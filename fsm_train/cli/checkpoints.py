@@ -37,13 +37,13 @@ def run(options: argparse.Namespace) -> int:
     return DIFFERS if any(checkpoint.trouble for checkpoint in checkpoints) else AGREES
 
 
-def as_json(verified: Verified) -> dict[str, Json]:
+def as_json(item: Verified) -> dict[str, Json]:
     """A checkpoint as data; what stands in its manifest is null where that cannot be read."""
-    checkpoint = verified.checkpoint
+    checkpoint = item.checkpoint
     return {
-        "name": verified.path.name,
-        "good": not verified.trouble,
-        "trouble": verified.trouble,
+        "name": item.path.name,
+        "good": not item.trouble,
+        "trouble": item.trouble,
         "iteration": None if checkpoint is None else checkpoint.place.iteration,
         "step": None if checkpoint is None else checkpoint.place.step,
         "written": None if checkpoint is None else checkpoint.place.written,
@@ -51,11 +51,11 @@ def as_json(verified: Verified) -> dict[str, Json]:
     }
 
 
-def as_text(verified: Verified) -> str:
+def as_text(item: Verified) -> str:
     """A checkpoint as one line without its name: step, time, size, and whether it is good."""
-    if verified.checkpoint is None:
+    if item.checkpoint is None:
         return "damaged"
-    place = verified.checkpoint.place
+    place = item.checkpoint.place
     written = datetime.fromtimestamp(place.written, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    text = f"step {place.step:>8}  {written}  {verified.checkpoint.size / 1e6:10.1f} MB"
-    return f"{text}  {'damaged' if verified.trouble else 'good'}"
+    text = f"step {place.step:>8}  {written}  {item.checkpoint.size / 1e6:10.1f} MB"
+    return f"{text}  {'damaged' if item.trouble else 'good'}"

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    table = _sweep(options.log, options.settings)
+    sweep = _sweep(options.log, options.settings)
     if options.json:
         write_json(
             [
@@ -36,13 +36,13 @@ def run(options: argparse.Namespace) -> int:
                     **{name: getattr(answer, name) for name in ("verdict", "stopped_at", "line", "why")},
                     "best": None if answer.best is None else attrs.asdict(answer.best),
                 }
-                for setting, answer in table
+                for setting, answer in sweep
             ]
         )
     else:
-        for line in str(table).split("\n"):
+        for line in str(sweep).split("\n"):
             print(escaped(line))
-    return DIFFERS if any(answer.verdict == "refused" for _, answer in table) else AGREES
+    return DIFFERS if any(answer.verdict == "refused" for _, answer in sweep) else AGREES
 
 
 def _sweep(log: str, settings: Sequence[str]) -> Sweep:
