@@ -52,7 +52,7 @@ class PlainDisplay:
         try:
             self._console.out(line, highlight=False)
         except SystemExit as error:
-            # rich exits the program when the reader of the pipe has ended; a training goes on.
+            # rich exits the program when the reader of the pipe has ended; a training must not end for that.
             raise BrokenPipeError("nobody reads its output any more") from error
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ def test_plot_draws_the_curves(log: str, other: str, tmp_path: Path, capsys: Cap
 
 
 def test_plot_says_what_it_cannot(log: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing to draw, a kind of picture that nobody knows, or matplotlib is not there."""
+    """Nothing to draw, an unknown format, or no matplotlib."""
     only_a_header(tmp_path / "empty.jsonl")
     for logs, output, sentence in (
         ([str(tmp_path / "empty.jsonl")], "x.png", "there is no finished epoch to draw"),

@@ -39,7 +39,7 @@ def test_tail_follows_a_training_that_is_under_way(log: str, tmp_path: Path, cap
 
 
 def test_tail_passes_over_what_others_write(log: str, tmp_path: Path, capsys: Captured) -> None:
-    """A file that a logger of somebody's own writes has other events in it."""
+    """The file of a user's own logger has other events in it."""
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_bytes(b'{"event":"hello"}\n' + Path(log).read_bytes())
 
