@@ -41,7 +41,7 @@ from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
 from fsm_train.core.table import READABLE
 from fsm_train.eventlog.entries import entries
-from fsm_train.eventlog.render import shown, story_of
+from fsm_train.eventlog.render import as_text, summarize
 from fsm_train.interpreter import run
 from tests.eventlog.log_files import forged, library, logged
 
@@ -270,7 +270,7 @@ def test_any_forgery_is_an_answer_or_a_sentence(folder: Path, data: st.DataObjec
         lambda: replay(path),
         lambda: what_if(path, [early_stopping(patience=2)]),
         lambda: diff(path, path),
-        lambda: story_of(path) and shown(story_of(path)),
+        lambda: as_text(summarize(path)),
     ):
         with contextlib.suppress(LogError, CallbackError):
             ask()

@@ -22,6 +22,7 @@ from ..core.table import epochs_reached, steps_reached
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import FrozenMap
 from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags
+from ..wording import PLAN_FULFILLED
 from .entries import Entry
 from .errors import LogError
 from .line_difference import Part, first_change, format_json
@@ -214,7 +215,7 @@ class _WhatIf(Rerun):
         if ended_then & ~ends_now:
             self.last = state
             if state.phase is Phase.EPOCH_END and (epochs_reached(state) or steps_reached(state)):
-                return self._result("exact", "it ends with its plan fulfilled")
+                return self._result("exact", PLAN_FULFILLED)
             return self._censored("ended")
         difference = _format_difference(then, now)
         return self._result(
@@ -282,7 +283,7 @@ class _WhatIf(Rerun):
         if self.recorded.next_header is not None:
             return None
         if self.last.phase is Phase.DONE:
-            return self._result("exact", self.last.reason or "it ends with its plan fulfilled")
+            return self._result("exact", self.last.reason or PLAN_FULFILLED)
         endings = {Phase.SUSPENDED: "was suspended", Phase.FAILED: "failed"}
         return self._censored(endings.get(self.last.phase, "is where the log ends"))
 

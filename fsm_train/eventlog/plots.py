@@ -1,4 +1,7 @@
-"""Curves of metrics, as a picture. The one file here that needs matplotlib."""
+"""Curves of metrics as a picture.
+
+Rule of this file: it is the only one in the event log that imports matplotlib, which is an extra.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,23 @@ from collections.abc import Mapping, Sequence
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..wording import escaped
 from .reader import Line
-from .render import escaped, names_of
+from .render import metric_names
 
 
 def plot(runs: Mapping[str, Sequence[Line]], path: str) -> None:
-    """Draw each metric over the epochs: train and valid of the same name in one panel, a colour a run.
+    """Draw each metric over the epochs: train (dashed) and valid of one name in one panel, one colour per run.
+
+    Args:
+        runs: by the label of a run, the lines of its finished epochs.
+        path: of the picture; its suffix, such as .png, gives the format.
 
     Raises:
-        ValueError: matplotlib does not know this kind of picture, or there is nothing to draw.
+        ValueError: matplotlib does not know the format, or there is no finished epoch.
     """
     panels: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for epochs in runs.values() for name in names_of(epochs)):
+    for name in dict.fromkeys(name for epochs in runs.values() for name in metric_names(epochs)):
         panels.setdefault(name.removeprefix("train_").removeprefix("valid_"), []).append(name)
     if not panels:
         raise ValueError("there is no finished epoch to draw")

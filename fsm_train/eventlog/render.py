@@ -1,7 +1,6 @@
-"""A log in words and small pictures, for a terminal.
+"""A log as text and as JSON: its plan, callbacks, epochs and end.
 
-Rule of this file: whatever comes from a log goes through `escaped` before a person sees it, so that no
-name or reason in it can move the cursor, hide a line or set the title of a window.
+Rule of this file: the text that it gives is escaped, because names and reasons come from the log.
 """
 
 from __future__ import annotations
@@ -14,106 +13,116 @@ from typing import Any
 import attrs
 
 from ..core.phase import FINAL, Phase
-from ..encoding import Json
+from ..encoding import Json, flag_names, numbers
+from ..wording import ending, escaped, learning_rate, losses_first, pluralize, reached_limit, short_number
 from .reader import Header, Line, read_log
 
+MAX_WIDTH = 60
+"""The largest number of characters in a curve."""
+
 _BARS = "▁▂▃▄▅▆▇█"
-LOSSES = ("train_loss", "valid_loss")  # come first
-WIDTH = 60
-"""So many characters a curve has at most."""
+_INDENT = " " * 11
 
 
-def escaped(text: object) -> str:
-    r"""The text with everything that is not a printable character written out, such as \x1b."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
-
-
-@attrs.define
-class Story:
-    """What a log tells, epoch by epoch. It grows with the epochs, not with the lines.
+@attrs.frozen
+class LogSummary:
+    """What is shown of a log. Its size grows with the number of epochs, not with the number of lines.
 
     Attributes:
-        headers: of the calls of `run` that count.
+        headers: one for each call of `run` that counts.
         epochs: the line of each finished epoch.
-        last: the last line.
-        lines: so many there are.
-        superseded: so many calls of `run` are superseded, or in part.
+        last: the last line; None if there are only headers.
+        lines: how many lines count, with headers.
+        superseded: how many calls of `run` are superseded, as a whole or in part.
     """
 
-    headers: list[Header] = attrs.Factory(list)
-    epochs: list[Line] = attrs.Factory(list)
-    last: Line | None = None
-    lines: int = 0
-    superseded: int = 0
-
-    def take(self, record: Header | Line) -> None:
-        if record.superseded:
-            self.superseded += isinstance(record, Header)
-            return
-        self.lines += 1
-        if isinstance(record, Header):
-            self.headers.append(record)
-            return
-        self.last = record
-        if record.phase is Phase.EPOCH_END:
-            self.epochs.append(record)
+    headers: tuple[Header, ...]
+    epochs: tuple[Line, ...]
+    last: Line | None
+    lines: int
+    superseded: int
 
     @property
     def ending(self) -> str:
-        """How it ended, in a sentence."""
+        """How the training ended, in a sentence; not escaped."""
         if self.last is None:
             return "nothing has happened yet"
-        line, plan = self.last, self.headers[-1].plan
-        where = f"after {_count(line.epoch, 'epoch')} and {_count(line.step, 'step')}"
+        line = self.last
+        where = f"after {pluralize(line.epoch, 'epoch')} and {pluralize(line.step, 'step')}"
         if line.phase not in FINAL:
             return f"under way, or cut short: the log ends at {line.phase.value}, {where}"
-        if line.reason:
-            return f"{line.phase.value} {where}: {line.reason}"
-        limits = ((line.epoch, plan.epochs, "epoch"), (line.step, plan.max_steps, "step"))
-        for count, limit, noun in limits:
-            if line.phase is Phase.DONE and limit is not None and count >= limit:
-                return f"done: all of the {_count(limit, noun)} of the plan"
-        return f"{line.phase.value} {where}"
+        limit = reached_limit(self.headers[-1].plan, line.epoch, line.step)
+        if line.phase is Phase.DONE and limit and not line.reason:
+            return f"done: all of the {limit} of the plan"
+        return ending(line.phase.value, where, line.reason)
 
 
-def story_of(path: str | PathLike[str]) -> Story:
-    """What the log tells.
+def summarize(path: str | PathLike[str]) -> LogSummary:
+    """Read a log and keep what is shown of it.
 
     Raises:
         LogError, OSError: it cannot be read.
     """
-    story = Story()
+    headers: list[Header] = []
+    epochs: list[Line] = []
+    last: Line | None = None
+    lines = superseded = 0
     for record in read_log(path, superseded=True):
-        story.take(record)
-    return story
+        if record.superseded:
+            superseded += isinstance(record, Header)
+            continue
+        lines += 1
+        if isinstance(record, Header):
+            headers.append(record)
+            continue
+        last = record
+        if record.phase is Phase.EPOCH_END:
+            epochs.append(record)
+    return LogSummary(tuple(headers), tuple(epochs), last, lines, superseded)
 
 
-def shown(story: Story) -> list[str]:
-    """The log as a page: the plan, the callbacks, the epochs, the curves, and why it ended."""
-    header = story.headers[-1]
+# ----------------------------------------------------------------------------------------- a log
+
+
+def as_json(summary: LogSummary) -> dict[str, Json]:
+    """The plan, the callbacks, the epochs with their metrics, and the final phase with its reason."""
+    header, last = summary.headers[-1], summary.last
+    return {
+        "plan": attrs.asdict(header.plan),
+        "callbacks": header.callbacks,
+        "epochs": [{"epoch": line.epoch, "step": line.step, **numbers(line.metrics)} for line in summary.epochs],
+        "phase": None if last is None else last.phase.value,
+        "reason": "" if last is None else last.reason,
+        "lines": summary.lines,
+    }
+
+
+def as_text(summary: LogSummary) -> list[str]:
+    """The lines of a page: the plan, the callbacks, a row per epoch, a curve per metric, and how it ended."""
+    header = summary.headers[-1]
     plan = ", ".join(f"{name} {value}" for name, value in attrs.asdict(header.plan).items() if value is not None)
     lines = [f"plan       {plan}"]
     for i, spec in enumerate(header.callbacks):
-        lines.append(("callbacks  " if i == 0 else " " * 11) + callback_text(spec))
-    if len(story.headers) > 1 or story.superseded:
-        lost = f", {_count(story.superseded, 'call')} superseded" if story.superseded else ""
-        lines.append(f"runs       {_count(len(story.headers), 'call')} of run{lost}")
-    if story.epochs:
-        lines += ["", *table(story.epochs), "", *curves(story.epochs)]
-    return [*lines, "", story.ending]
+        lines.append(("callbacks  " if i == 0 else _INDENT) + _callback(spec))
+    if len(summary.headers) > 1 or summary.superseded:
+        superseded = f", {pluralize(summary.superseded, 'call')} superseded" if summary.superseded else ""
+        lines.append(f"runs       {pluralize(len(summary.headers), 'call')} of run{superseded}")
+    if summary.epochs:
+        lines += ["", *_table(summary.epochs), "", *_curves(summary.epochs)]
+    return [escaped(line) for line in (*lines, "", summary.ending)]
 
 
-def callback_text(spec: Mapping[str, Json]) -> str:
-    """A callback as the call that makes it."""
-    params = ", ".join(f"{name}={_param(value)}" for name, value in spec["params"].items())
-    made = spec["factory"].rpartition(".")[2]
-    called = f" as {spec['name']!r}" if made and made != spec["name"] else ""
-    return (
-        f"{made or spec['name']}({params}){called}" if params or made else f"{spec['name']}, at {', '.join(spec['at'])}"
-    )
+def _callback(spec: Mapping[str, Json]) -> str:
+    """A callback as the call that makes it; one that no factory made by its name and phases."""
+    name, params = spec["name"], ", ".join(f"{name}={_param(value)}" for name, value in spec["params"].items())
+    factory = spec["factory"].rpartition(".")[2]
+    if not factory and not params:
+        return f"{name}, at {', '.join(spec['at'])}"
+    return f"{factory or name}({params})" + (f" as {name!r}" if factory and factory != name else "")
 
 
 def _param(value: Json) -> str:
+    """A setting as it is typed in Python; records and mappings are in the form of `encode`."""
     if isinstance(value, list):
         return f"({', '.join(map(_param, value))}{',' * (len(value) == 1)})"
     if isinstance(value, dict):
@@ -126,74 +135,74 @@ def _param(value: Json) -> str:
     return repr(value)
 
 
-def names_of(epochs: Iterable[Line]) -> list[str]:
-    """The metrics, the losses first."""
-    names = dict.fromkeys(name for line in epochs for name in line.metrics)
-    return [*(name for name in LOSSES if name in names), *(name for name in names if name not in LOSSES)]
+def metric_names(epochs: Iterable[Line]) -> list[str]:
+    """The metrics of these epochs, the losses first."""
+    return losses_first(name for line in epochs for name in line.metrics)
 
 
-def table(epochs: Sequence[Line]) -> list[str]:
+def _table(epochs: Sequence[Line]) -> list[str]:
     """A row for each epoch, under a header."""
-    names = names_of(epochs)
-    rows = [["epoch", "step", *names, "lr"]] + [_row(line, names) for line in epochs]
+    names = metric_names(epochs)
+    rows = [["epoch", "step", *names, "lr"]]
+    for line in epochs:
+        metrics = [short_number(line.metrics[name]) if name in line.metrics else "-" for name in names]
+        rows.append([str(line.epoch), str(line.step), *metrics, learning_rate(line.hyper.get("lr")) or "-"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(map(str.rjust, row, widths)) for row in rows]
 
 
-def _row(line: Line, names: Iterable[str]) -> list[str]:
-    metrics = [f"{line.metrics[name]:.4g}" if name in line.metrics else "-" for name in names]
-    lr: Any = line.hyper.get("lr", ())
-    rates = lr if isinstance(lr, tuple) else (lr,)
-    shown = "..".join(f"{rate:.4g}" for rate in dict.fromkeys((min(rates), max(rates)))) if rates else "-"
-    return [str(line.epoch), str(line.step), *metrics, shown]
-
-
-def curves(epochs: Sequence[Line]) -> list[str]:
-    """A small curve for each metric, from its first to its last value."""
-    names = names_of(epochs)
+def _curves(epochs: Sequence[Line]) -> list[str]:
+    """For each metric its name, its curve, and its first and last value."""
+    names = metric_names(epochs)
     width = max(map(len, names), default=0)
-    found = []
+    lines = []
     for name in names:
         values = [line.metrics[name] for line in epochs if name in line.metrics]
-        found.append(f"{name:<{width}}  {curve(values)}  {values[0]:.4g} to {values[-1]:.4g}")
-    return found
+        lines.append(f"{name:<{width}}  {curve(values)}  {short_number(values[0])} to {short_number(values[-1])}")
+    return lines
 
 
 def curve(values: Sequence[float]) -> str:
-    """The values as a row of bars, thinned out to what fits on a line; "!" is one that is not finite."""
-    step = max(1, math.ceil(len(values) / WIDTH))
+    """A character for each value, as high as the value is in its range; "!" for a value that is not finite.
+
+    Longer curves are thinned out to `MAX_WIDTH` characters; the last value is always among them.
+
+    >>> curve([3.0, 2.0, 1.0, float("nan")])
+    '█▅▁!'
+    """
+    step = max(1, math.ceil(len(values) / MAX_WIDTH))
     values = [*values[:-1:step], *values[-1:]]
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
-    return "".join(_bar(value, low, high) for value in values)
+    return "".join(_height(value, low, high) for value in values)
 
 
-def _bar(value: float, low: float, high: float) -> str:
+def _height(value: float, low: float, high: float) -> str:
     if not math.isfinite(value):
         return "!"
+    # Halved, because the difference of two large numbers can overflow.
     share = (value / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.0
     return _BARS[round(share * (len(_BARS) - 1))]
 
 
-def line_text(line: Line) -> str:
-    """A line of a log, in a line."""
+# ---------------------------------------------------------------------------------------- a line
+
+
+def line_as_text(line: Line) -> str:
+    """A line of a log as one line: phase, counters, measurements, and what the callbacks answered."""
     where = f"epoch {line.epoch}  batch {line.batch}  step {line.step}"
-    metrics = [f"{name} {value:.4g}" for name, value in line.metrics.items()] if line.phase is Phase.EPOCH_END else []
-    facts = [f"{name} {value:.4g}" for name, value in line.facts.items() if name != "batch_size"]
-    answers = [f"{name}: {_said_in_short(answer)}" for name, answer in line.answers.items()]
+    # Metrics stay in the state until the next epoch ends: they are new only here.
+    metrics = line.metrics.items() if line.phase is Phase.EPOCH_END else ()
+    facts = [(name, value) for name, value in line.facts.items() if name != "batch_size"]
+    numbers = [f"{name} {short_number(value)}" for name, value in (*metrics, *facts)]
+    answers = [f"{name}: {_answer(answer)}" for name, answer in line.answers.items()]
     reason = [line.reason] if line.phase in FINAL and line.reason else []
-    return "  ".join([f"{line.phase.value:<12}", where, *metrics, *facts, *answers, *reason])
+    return escaped("  ".join([f"{line.phase.value:<12}", where, *numbers, *answers, *reason]))
 
 
-def _said_in_short(answer: Mapping[str, Any]) -> str:
-    """What an answer asks for; a memory alone is "noted"."""
-    parts = []
-    if "flags" in answer:
-        parts.append("|".join(str(flag.name) for flag in answer["flags"]))
+def _answer(answer: Mapping[str, Any]) -> str:
+    """The flags, hyper-parameters and commands of an answer; "noted" if it has only a memory or a reason."""
+    parts = [flag_names(answer["flags"])] if "flags" in answer else []
     parts += [f"{name}={value}" for name, value in answer.get("hyper", {}).items()]
     parts += [str(command.get("$")) for command in answer.get("commands", ())]
     return " ".join(parts) or "noted"
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

@@ -8,6 +8,7 @@ from os import PathLike
 
 import attrs
 
+from ..wording import short_number
 from .counterfactual import Callback, WhatIf, what_if
 
 
@@ -41,7 +42,7 @@ class Sweep:
         cells = [[*names, "verdict", "stopped at", "best", "why"]]
         for setting, answer in self.rows:
             stopped = "-" if answer.stopped_at is None else f"epoch {answer.stopped_at}"
-            best = "-" if answer.best is None else f"{answer.best.value:.6g} (epoch {answer.best.epoch})"
+            best = "-" if answer.best is None else f"{short_number(answer.best.value, 6)} (epoch {answer.best.epoch})"
             cells.append([*map(str, setting.values()), answer.verdict, stopped, best, answer.why])
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)

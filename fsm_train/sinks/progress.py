@@ -1,20 +1,17 @@
-"""Progress: a bar for the epoch that is under way, and a row for each one that is over.
+"""Progress: a bar for the current epoch, and a row for each finished one.
 
-Rules of this file: what is shown is worked out as text from what was seen, and only the displays at
-the end know rich. They import it when somebody asks for progress, because it takes longer to import
-than all of the pure half. Nothing here draws by itself: no thread, only what `see` is told.
+Rule of this file: it decides when to show something. What is shown is in progress_text.py, and where in displays.py,
+which is imported by `progress()`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import math
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,36 +20,38 @@ from ..core.callback import Callback
 from ..core.phase import FINAL, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
+from ..wording import duration, reached_limit
 from .base import Sink
+from .progress_text import Bar, bar_of, ending_of, row_of
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+
+    from .displays import PlainDisplay
 
 _logger = logging.getLogger("fsm_train")
 
 ROWS_AT = (Phase.EPOCH_BEGIN, Phase.EPOCH_END, *FINAL)
 BAR_AT = (Phase.BATCH_END, Phase.VALID_BEGIN, Phase.VALID_BATCH_END, Phase.VALID_END)
-VALIDATING = frozenset({Phase.VALID_BEGIN, Phase.VALID_BATCH_END})
-LOSSES = ("train_loss", "valid_loss")  # come first, and the other metrics as they were measured
-TURNS = frozenset({Phase.EPOCH_BEGIN, Phase.VALID_BEGIN, Phase.VALID_END})
+BETWEEN_BATCHES = frozenset({Phase.EPOCH_BEGIN, Phase.VALID_BEGIN, Phase.VALID_END})
+"""Phases with a bar that the interpreter does not throttle: it throttles the phases of a batch only."""
 
 
 def progress(*, interval: float = 0.1, console: Console | None = None, metrics: Sequence[str] | None = None) -> Sink:
-    """Show how far the training is: a bar for the epoch under way, and a row for each one that is over.
+    """Show how far the training is: a bar for the current epoch, and a row for each finished one.
 
-    In a terminal the finished rows are printed for good and only the bar below them is live, so that
-    a thousand epochs scroll like any other output. In a notebook the bar stands above the rows. Without
-    either (a file, a pipe, a dumb terminal) there is one line per epoch, and between them nothing is
-    looked at and no loss is read. At the end a line says why it ended.
+    In a terminal the rows are permanent and only the bar below them is live, so that a thousand epochs
+    scroll like any other output. In a notebook the bar stands above the rows. Elsewhere (a file, a
+    pipe, a dumb terminal) there is one line per epoch; then batches are not watched and no loss is
+    read. The last line says how the training ended.
 
-    What the package logs meanwhile (what is trained, and what would make it faster) is shown too,
-    unless the program has a logging handler of its own.
+    Messages of the logger "fsm_train" (a summary of the training, and advice to make it faster) are
+    shown too, unless the program has a logging handler of its own.
 
-    How many batches an epoch has is learned from the one before; in the first one the bar is sized
-    only if the plan has `max_steps`. Times are those of this call of `run`: of an epoch that was
-    suspended, the row shows the part after the suspension. The learning rate of a row is the one that
-    its epoch ended with, before anything that was decided for the next.
+    The number of batches of an epoch is that of the epoch before. In the first epoch the bar has a
+    length only if the plan has `max_steps`. Times are those of this call of `run`: the row of an epoch
+    that was suspended shows the part after the suspension. The learning rate of a row is that at the
+    end of its epoch, without a change that is made for the next one.
 
     >>> from fsm_train import run, start
     >>> from fsm_train.worlds.scripted import Scripted
@@ -63,375 +62,193 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
     all 2 epochs done  ...
 
     Args:
-        interval: at least so many seconds between two drawings of the bar, and two readings of the loss.
-        console: where to show it; standard output if nothing is said.
-        metrics: the names of the metrics to show, in this order; all if nothing is said.
+        interval: the least number of seconds between two updates of the bar, and two readings of the loss.
+        console: where to show it; the default is standard output.
+        metrics: the names of the metrics to show, in this order; the default is all of them.
 
     Raises:
         ValueError: the interval is negative or not finite.
-        TypeError: `metrics` is one name, or something in it is not a name.
+        TypeError: `metrics` is a single name, or contains something that is not a name.
     """
     if not (math.isfinite(interval) and interval >= 0):
         raise ValueError(f"interval={interval!r}: give seconds, 0 to draw after every batch")
     if isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics or ()):
         raise TypeError(f"metrics={metrics!r}: give a list of names, for example ['train_loss', 'valid_loss']")
-    if console is None:
-        from rich.console import Console
+    from . import displays
 
-        console = Console()
-    return Progress(console, interval, None if metrics is None else tuple(metrics))
+    names = None if metrics is None else tuple(metrics)
+    console = displays.standard_output() if console is None else console
+    live = console.is_jupyter or console.is_interactive
+    return Progress(lambda: displays.open_display(console, names or ()), live, interval, names)
 
 
 class Progress(Sink):
-    """The sink that `progress` makes: it remembers what it saw, and tells a display what to show."""
+    """The sink that `progress` makes: it keeps what it needs of earlier phases, and tells a display what to show.
 
-    def __init__(self, console: Console, interval: float, metrics: tuple[str, ...] | None) -> None:
-        self.console = console
+    Args:
+        open_display: opens the display, at each call of `run`.
+        live: whether the display has a bar.
+        interval: the least number of seconds between two updates of the bar.
+        metrics: the names of the metrics to show; None for all.
+
+    Attributes:
+        at, needs, interval: as every sink has them.
+    """
+
+    def __init__(
+        self, open_display: Callable[[], PlainDisplay], live: bool, interval: float, metrics: tuple[str, ...] | None
+    ) -> None:
+        self._open_display = open_display
+        self._metrics = metrics
         self.interval = interval
-        self.metrics = metrics
-        live = console.is_jupyter or console.is_interactive
-        # Without a bar nobody looks at batches: then the machine need not stop there, nor read a loss.
+        # Without a bar the phases of a batch are not watched: then they can be fused, and no loss is read.
         self.at = (*ROWS_AT, *BAR_AT) if live else ROWS_AT
         self.needs = frozenset({"loss"}) if live else frozenset[str]()
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
-        self.seen = _Seen.at_the_start(state, time.monotonic())
-        self.display = _display(self.console, self.metrics or ())
-        self.overheard = _Overheard(self.display.say)
+        self._tracker = _Tracker.at_start(state, time.monotonic())
+        self._display = self._open_display()
+        self._log_handler = _LogHandler(self._display.show_line)
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
-        seen, now = self.seen, time.monotonic()
-        seen.note(state, answers, now)
+        tracker, now = self._tracker, time.monotonic()
+        tracker.update(state, answers, now)
         if state.phase in FINAL:
-            self.display.say(f"{ending(state, seen.epoch)}  {duration(now - seen.began)}")
+            self._display.show_line(f"{ending_of(state, tracker.epoch)}  {duration(now - tracker.run_start)}")
         elif state.phase is Phase.EPOCH_END:
-            self.display.row(self._row(state, now - seen.epoch_began))
-            if not _fulfilled(state):  # the bar of the next epoch, whose first batch may take its time
-                self.display.bar(_bar(state, seen))
-        elif self._due(state.phase, now):
-            self.display.bar(_bar(state, seen))
+            seconds = now - tracker.epoch_start
+            self._display.show_row(row_of(state, lr=tracker.lr, seconds=seconds, metrics=self._metrics))
+            # The first batch of the next epoch can take a while: its bar is shown now.
+            if not reached_limit(state.plan, state.epoch, state.step):
+                self._display.show_bar(tracker.bar(state))
+        elif self._is_due(state.phase, now):
+            self._display.show_bar(tracker.bar(state))
 
     def close(self) -> None:
-        self.overheard.stop()
-        self.display.close()
+        self._log_handler.detach()
+        self._display.close()
 
-    def _due(self, phase: Phase, now: float) -> bool:
-        """Whether to draw: the interpreter throttles the phases of a batch, and this the turns between them."""
-        if phase in TURNS:
-            if now < self.seen.next_turn:
+    def _is_due(self, phase: Phase, now: float) -> bool:
+        """Whether the bar is to be updated: always at the phases that the interpreter throttles."""
+        if phase in BETWEEN_BATCHES:
+            if now < self._tracker.next_update:
                 return False
-            self.seen.next_turn = now + self.interval
+            self._tracker.next_update = now + self.interval
         return True
-
-    def _row(self, state: State, seconds: float) -> Row:
-        names = dict.fromkeys((*LOSSES, *state.metrics)) if self.metrics is None else self.metrics
-        return Row(
-            epoch=_of(state.epoch, state.plan.epochs),
-            metrics={name: number(state.metrics[name]) for name in names if name in state.metrics},
-            lr=_rate(self.seen.lr),
-            time=duration(seconds),
-        )
 
 
 @attrs.define
-class _Seen:
-    """What has to be remembered from one look to the next. Times are in seconds."""
+class _Tracker:
+    """What is kept from one phase to the next. Times are in seconds of the monotonic clock.
 
-    began: float  # this call of `run`
-    epoch_began: float
-    epoch: int | None  # the index of the one under way
-    usual: int | None  # batches of the epoch before, as far as one can know
-    lr: Hyper | None  # in force last
-    pace: _Pace
-    loss: float | None = None  # of the batch that was looked at last
-    next_turn: float = -math.inf  # when the bar may be drawn again at a phase between batches
+    Attributes:
+        run_start: when this call of `run` began.
+        epoch_start: when the current epoch began, or was resumed.
+        epoch: the index of the current epoch; None between two epochs.
+        last_batches: the number of batches of the epoch before; of a resumed training, the mean of all before.
+        lr: the learning rate of the current epoch.
+        throughput: batches per second.
+        loss: of the last batch that has one.
+        next_update: when the bar can be updated again at a phase between batches.
+    """
+
+    run_start: float
+    epoch_start: float
+    epoch: int | None
+    last_batches: int | None
+    lr: Hyper | None
+    throughput: _Throughput
+    loss: float | None = None
+    next_update: float = -math.inf
 
     @classmethod
-    def at_the_start(cls, state: State, now: float) -> _Seen:
-        """What one can know before anything happened, of a training that is possibly gone on with."""
-        within = state.resume_at not in (None, Phase.EPOCH_END)
-        finished = state.iteration - state.batch if within else state.iteration
+    def at_start(cls, state: State, now: float) -> _Tracker:
+        """What the state tells at the start of `run`; it can be that of a resumed training."""
+        in_epoch = state.resume_at not in (None, Phase.EPOCH_END)
+        iterations = state.iteration - state.batch if in_epoch else state.iteration
         return cls(
-            began=now,
-            epoch_began=now,
-            epoch=state.epoch if within else None,
-            usual=round(finished / state.epoch) if state.epoch else None,
+            run_start=now,
+            epoch_start=now,
+            epoch=state.epoch if in_epoch else None,
+            last_batches=round(iterations / state.epoch) if state.epoch else None,
             lr=state.hyper.get("lr"),
-            pace=_Pace(),
+            throughput=_Throughput(),
         )
 
-    def note(self, state: State, answers: Mapping[str, Transition], now: float) -> None:
-        """Take in what this phase says."""
-        # Who sets the rate when an epoch has ended sets it for the next one.
+    def update(self, state: State, answers: Mapping[str, Transition], now: float) -> None:
+        """Keep what this phase tells."""
+        # A callback that sets the rate at the end of an epoch sets that of the next one.
         if state.phase is not Phase.EPOCH_END or not any("lr" in answer.hyper for answer in answers.values()):
             self.lr = state.hyper.get("lr")
         match state.phase:
             case Phase.EPOCH_BEGIN:
-                self.epoch, self.epoch_began = state.epoch, now
-                self.pace.restart()
+                self.epoch, self.epoch_start = state.epoch, now
+                self.throughput.restart()
             case Phase.BATCH_END:
                 self.loss = state.facts.get("loss", self.loss)  # a skipped batch has none
-                self.pace.reach(now, state.batch)
+                self.throughput.add(now, state.batch)
             case Phase.VALID_END:
-                self.pace.restart()
+                self.throughput.restart()
             case Phase.EPOCH_END:
-                self.epoch, self.usual = None, state.batch
+                self.epoch, self.last_batches = None, state.batch
+
+    def bar(self, state: State) -> Bar:
+        speed = self.throughput.batches_per_second
+        return bar_of(state, current=self.epoch, last_batches=self.last_batches, loss=self.loss, speed=speed)
 
 
-class _Pace:
-    """Batches per second over the last looks."""
+class _Throughput:
+    """Batches per second, over the last samples.
+
+    Attributes:
+        batches_per_second: None until there are two samples.
+    """
+
+    SAMPLES = 50
 
     def __init__(self) -> None:
-        self.rate: float | None = None
-        self.looks: deque[tuple[float, int]] = deque(maxlen=50)
+        self.batches_per_second: float | None = None
+        self._samples: deque[tuple[float, int]] = deque(maxlen=self.SAMPLES)
 
     def restart(self) -> None:
-        """Measure anew from the next look on; until the one after it, the rate is the one from before.
+        """Measure from the next sample on; until the one after it, the old value stays.
 
-        So neither a validation counts nor the first batch after a turn, which waits for the loader.
+        So neither a validation counts nor the first batch of an epoch, which waits for the loader.
         """
-        self.looks.clear()
+        self._samples.clear()
 
-    def reach(self, now: float, batch: int) -> None:
-        if self.looks:
-            then, first = self.looks[0]
-            self.rate = (batch - first) / (now - then) if now > then else self.rate
-        self.looks.append((now, batch))
-
-
-@attrs.frozen
-class Row:
-    """An epoch that is over."""
-
-    epoch: str
-    metrics: Mapping[str, str]
-    lr: str
-    time: str
+    def add(self, now: float, batch: int) -> None:
+        """Add a sample: the time, and the finished batches of the epoch."""
+        if self._samples:
+            first_time, first_batch = self._samples[0]
+            if now > first_time:
+                self.batches_per_second = (batch - first_batch) / (now - first_time)
+        self._samples.append((now, batch))
 
 
-@attrs.frozen
-class Bar:
-    """The epoch that is under way: which one, how many of its batches, and what else there is to say."""
+class _LogHandler(logging.Handler):
+    """Shows messages of the package from INFO on, unless the program has a logging handler of its own.
 
-    label: str
-    done: int
-    total: int | None
-    details: tuple[str, ...]
+    Args:
+        show_line: shows a line of text.
+    """
 
-
-def _bar(state: State, seen: _Seen) -> Bar:
-    epoch = state.epoch if seen.epoch is None else seen.epoch
-    done = 0 if seen.epoch is None else state.batch
-    left = _batches_left(state, done, seen.usual)
-    label = f"epoch {_of(epoch + 1, state.plan.epochs)}"
-    if state.plan.max_steps is not None:
-        label += f"  step {_of(state.step, state.plan.max_steps)}"
-    details = [] if seen.loss is None else [f"loss {number(seen.loss)}"]
-    if state.phase in VALIDATING:
-        label += f"  validating {state.valid_batch}"
-    elif seen.pace.rate:
-        details.append(_speed(seen.pace.rate))
-        details += [f"left {duration(left / seen.pace.rate)}"] if left else []
-    return Bar(label, done, None if left is None else done + left, tuple(details))
-
-
-def _batches_left(state: State, done: int, usual: int | None) -> int | None:
-    """The batches that this epoch has still to go: to where the last one ended, or the steps of the plan."""
-    known = []
-    if usual is not None and usual >= done:
-        known.append(usual - done)
-    if state.plan.max_steps is not None and state.step:
-        known.append(math.ceil((state.plan.max_steps - state.step) * state.iteration / state.step))
-    return min(known, default=None)
-
-
-def ending(state: State, epoch: int | None) -> str:
-    """Why a training came to its final phase, in one line; `epoch` is the index of the one it broke off in."""
-    count, within = (state.epoch, "after") if epoch is None else (epoch + 1, "in")
-    where = f" {within} epoch {_of(count, state.plan.epochs).strip()}" if count else ""
-    why = state.reason.partition("\n")[0].rstrip(": ")
-    if state.phase is Phase.DONE and not why:
-        return _fulfilled(state) or f"stopped{where}"
-    what = "stopped" if state.phase is Phase.DONE else state.phase.value
-    return f"{what}{where}: {why}" if why else f"{what}{where}"
-
-
-def _fulfilled(state: State) -> str:
-    """Which limit of the plan was reached, if one was."""
-    plan = state.plan
-    for count, limit, noun in ((state.epoch, plan.epochs, "epoch"), (state.step, plan.max_steps, "step")):
-        if limit is not None and count >= limit:
-            return f"all {limit} {noun}{'s' * (limit != 1)} done"
-    return ""
-
-
-def in_one_line(row: Row) -> Iterator[str]:
-    """The row for a file: each value by its name, so that one can search for it."""
-    named = {"epoch": row.epoch.strip(), **row.metrics, **({"lr": row.lr} if row.lr else {})}
-    yield "  ".join([*(f"{name} {text}" for name, text in named.items()), row.time])
-
-
-class Columns:
-    """Rows under a header, which comes again when there is a new metric or a column needs more room."""
-
-    def __init__(self, metrics: Sequence[str]) -> None:
-        self.metrics = list(metrics)
-        self.widths: dict[str, int] = {}
-
-    def lines(self, row: Row) -> Iterator[str]:
-        self.metrics += [name for name in row.metrics if name not in self.metrics]
-        metrics = {name: row.metrics.get(name, "-") for name in self.metrics}
-        cells = {"epoch": row.epoch, **metrics, "lr": row.lr or "-", "time": row.time}
-        room = {"epoch": 5, "time": 6}
-        widths = {
-            name: max(len(name), len(text), self.widths.get(name, room.get(name, 10))) for name, text in cells.items()
-        }
-        if widths != self.widths:
-            self.widths = widths
-            yield "  ".join(name.rjust(width) for name, width in widths.items())
-        yield "  ".join(text.rjust(widths[name]) for name, text in cells.items())
-
-
-def number(value: float) -> str:
-    """Four digits, with trailing zeros, so that the numbers of a column stand under each other."""
-    return f"{value:#.4g}".rstrip(".")
-
-
-def duration(seconds: float) -> str:
-    """Two units at most, without a space: 1.2s, 12m03s, 1h02m."""
-    if seconds < 59.95:
-        return f"{seconds:.1f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}m{rest:02}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}m"
-
-
-def _rate(lr: Hyper | None) -> str:
-    """The learning rate; of several groups the lowest and the highest."""
-    if lr is None:
-        return ""
-    low, high = (min(lr), max(lr)) if isinstance(lr, tuple) else (lr, lr)
-    return f"{low:.4g}" if low == high else f"{low:.4g}..{high:.4g}"
-
-
-def _speed(rate: float) -> str:
-    return f"{rate:.1f} batches/s" if rate >= 1 else f"{1 / rate:.1f} s/batch"
-
-
-def _of(count: int, limit: int | None) -> str:
-    """The count out of its limit, as wide for 3 of 20 as for 20 of 20; the count where there is no limit."""
-    return str(count) if limit is None else f"{count:>{len(str(limit))}}/{limit}"
-
-
-class _Overheard(logging.Handler):
-    """Says what the package logs, from INFO on, where nobody else would."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, show_line: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self.say = say
-        self.before: int | None = None
+        self._show_line = show_line
+        self._level_before: int | None = None
         if not _logger.hasHandlers():
-            self.before = _logger.level
+            self._level_before = _logger.level
             _logger.addHandler(self)
             _logger.setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(BrokenPipeError):  # which the next row finds out for itself
+        with contextlib.suppress(BrokenPipeError):  # the next row raises it too, and the sink is switched off then
             for line in record.getMessage().splitlines():
-                self.say(line)
+                self._show_line(line)
 
-    def stop(self) -> None:
-        if self.before is not None:
+    def detach(self) -> None:
+        """Leave the logger as it was."""
+        if self._level_before is not None:
             _logger.removeHandler(self)
-            _logger.setLevel(self.before)
-
-
-def _display(console: Console, metrics: Sequence[str]) -> _Lines:
-    if console.is_jupyter:
-        return _Notebook(console, Columns(metrics).lines)
-    if console.is_interactive:
-        return _Terminal(console, Columns(metrics).lines)
-    return _Lines(console, in_one_line)
-
-
-class _Lines:
-    """A file or a pipe: what is over is a line, never wrapped, and what is under way is not shown."""
-
-    def __init__(self, console: Console, layout: Callable[[Row], Iterable[str]]) -> None:
-        self.console = console
-        self.layout = layout
-
-    def row(self, row: Row) -> None:
-        for line in self.layout(row):
-            self.say(line)
-
-    def bar(self, bar: Bar) -> None:
-        """There is none."""
-
-    def say(self, line: str) -> None:
-        try:
-            self.console.out(line, highlight=False)
-        except SystemExit as leaving:
-            # With this rich answers that nobody reads the pipe any more. A training does not end for that.
-            raise BrokenPipeError("nobody reads its output any more") from leaving
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Terminal(_Lines):
-    """Lines that are printed for good, and a live bar below them."""
-
-    def __init__(self, console: Console, layout: Callable[[Row], Iterable[str]]) -> None:
-        from rich.live import Live
-
-        super().__init__(console, layout)
-        # What goes to a file, as with 2>errors.txt, stays out of the terminal.
-        out, err = (stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
-        self.live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=out, redirect_stderr=err)
-        self.live.start()
-
-    def bar(self, bar: Bar) -> None:
-        # Not to the very edge, where the ^C of a person who suspends the training would begin a new line.
-        self.live.update(_drawn(bar, self.console.width - 2), refresh=True)
-
-    def close(self) -> None:
-        self.live.stop()
-
-
-class _Notebook(_Lines):
-    """A bar that is updated in its place, and the lines as plain output below it.
-
-    Rich's own live display needs ipywidgets, and its `print` makes one output per line, of which
-    notebooks show only so many; IPython's display handle and the built-in `print` need neither.
-    """
-
-    def __init__(self, console: Console, layout: Callable[[Row], Iterable[str]]) -> None:
-        from rich.text import Text
-
-        super().__init__(console, layout)
-        self.nothing = Text("")
-        self.handle = importlib.import_module("IPython.display").display(self.nothing, display_id=True)
-
-    def bar(self, bar: Bar) -> None:
-        self.handle.update(_drawn(bar))
-
-    def say(self, line: str) -> None:
-        print(line)
-
-    def close(self) -> None:
-        self.handle.update(self.nothing)
-
-
-def _drawn(bar: Bar, width: int | None = None) -> Table:
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-
-    count = str(bar.done) if bar.total is None else f"{bar.done}/{bar.total}"
-    grid = Table.grid(padding=(0, 2), expand=True)
-    grid.width = width
-    grid.add_column(no_wrap=True, style="bold")
-    grid.add_column(ratio=1, min_width=4)
-    for _ in (count, *bar.details):
-        grid.add_column(no_wrap=True, justify="right")
-    grid.add_row(bar.label, ProgressBar(total=bar.total, completed=bar.done), count, *bar.details)
-    return grid
+            _logger.setLevel(self._level_before)

@@ -14,10 +14,12 @@ from typing import Any, Literal, cast
 import attrs
 
 from ..core.callback import Callback
-from ..core.phase import CONSULTED, FINAL, Flag, Operation, Phase
+from ..core.phase import CONSULTED, FINAL, Operation, Phase
 from ..core.state import State
+from ..core.table import term_name
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.workload import Workload
+from ..wording import short_number
 from ..worlds.proxy import WorkloadProxy
 
 EventKind = Literal["phase", "answer", "command", "operation"]
@@ -249,28 +251,21 @@ def _phase_line(state: State) -> str:
     parts = [f"epoch {state.epoch}", f"batch {state.batch}", f"step {state.step}"]
     parts += [f"pending {state.pending}"] * bool(state.pending)
     parts += [f"valid_batch {state.valid_batch}"] * (state.phase.value.startswith("valid_batch"))
-    parts += [f"{name} {_number(value)}" for name, value in state.facts.items() if name != "batch_size"]
-    parts += [flag_names(state.flags)] * bool(state.flags)
+    parts += [f"{name} {short_number(value, 6)}" for name, value in state.facts.items() if name != "batch_size"]
+    parts += [term_name(state.flags)] * bool(state.flags)
     return f"{state.phase.value:<18}  " + "  ".join(parts)
-
-
-def flag_names(flags: Flag) -> str:
-    return " | ".join(str(flag.name) for flag in flags)
 
 
 def summary(answer: Transition) -> str:
     """An answer, on one line.
 
+    >>> from fsm_train import Flag
     >>> summary(Transition(flags=Flag.STOP_TRAINING, hyper={"lr": 0.1}, reason="enough"))
     'raises STOP_TRAINING, sets lr to 0.1, because: enough'
     """
-    parts = [f"raises {flag_names(answer.flags)}"] * bool(answer.flags)
-    parts += [f"sets {name} to {_number(value)}" for name, value in answer.hyper.items()]
+    parts = [f"raises {term_name(answer.flags)}"] * bool(answer.flags)
+    parts += [f"sets {name} to {short_number(value, 6)}" for name, value in answer.hyper.items()]
     parts += [str(command) for command in answer.commands]
     parts += [f"remembers {answer.memory!r}"] if answer.memory is not UNCHANGED else []
     parts += [f"because: {answer.reason}"] * bool(answer.reason)
     return ", ".join(parts) or "nothing"
-
-
-def _number(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from fsm_train import Scripted, extend, read_log, run, start
 from fsm_train.encoding import _DECODERS
 from fsm_train.eventlog.lines import HEADER_KEYS, KEYS
 
-from .forging import smoothed
+from .log_files import smoothed
 from .make_golden import GOLDEN
 
 README = (Path(fsm_train.eventlog.__file__).parent / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from pathlib import Path
 from fsm_train import EventLog, Operation, Phase, Recorded, Scripted, State, on, run, start
 from fsm_train.eventlog.writer import CourseRecorder
 
-from .forging import lines_of, workload
+from .log_files import lines_of, workload
 
 STEP = (Operation.BACKWARD, Operation.STEP)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from fsm_train.eventlog.render import curve, story_of
+from fsm_train.eventlog.render import curve, summarize
 
 from .log_files import forged, logged
 
@@ -22,4 +22,4 @@ def test_an_end_that_nothing_explains_is_told_as_it_is(tmp_path: Path) -> None:
     logged(path, [], epochs=2)
     forged(path, lambda lines: lines[-1].update(epoch=1))
 
-    assert story_of(path).ending == "done after 1 epoch and 8 steps"
+    assert summarize(path).ending == "done after 1 epoch and 8 steps"

@@ -57,14 +57,14 @@ def screen(text: str) -> list[str]:
 
 
 def bars(text: str) -> list[str]:
-    """What each bar that was drawn said, without the bar itself."""
+    """The text of each bar that was drawn, without the bar itself."""
     drawn = re.findall(r"epoch +\d[^\r\n]*[━╸╺][^\r\n]*", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
     return list(dict.fromkeys(re.sub(r"[━╸╺]+", "|", re.sub(r" +", " ", line)).strip() for line in drawn))
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Lets so many seconds pass before it gives a value: time does not pass otherwise."""
+    """A clock that stands still, but for the seconds that are given with a value."""
     now = [100.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
 
@@ -102,7 +102,7 @@ def skip_valid_of(*epochs: int) -> Callback[Any]:
 
 
 def suspend_after(iteration: int) -> Callback[Any]:
-    """Suspend after so many batches."""
+    """Suspend after this many batches."""
 
     @on(Phase.BATCH_END)
     def suspend(state: State) -> Transition | None:
@@ -288,7 +288,7 @@ def test_bar_is_sized_by_the_steps_of_the_plan(clock: Clock, terminal: Console) 
 
 
 def test_longer_epoch_has_no_end_in_sight(clock: Clock, terminal: Console) -> None:
-    """An epoch that goes on past the end of the one before says no more how long it will take."""
+    """An epoch that is longer than the one before shows no total and no remaining time."""
     run(start(Scripted(batches=[1, 3]), epochs=2), sinks=[progress(console=terminal, interval=0)])
 
     assert bars(written(terminal))[-3:] == [
@@ -390,7 +390,7 @@ def test_chosen_metrics_have_their_columns_from_the_start(clock: Clock, terminal
 
 
 def test_skipped_batches_have_no_loss(clock: Clock, terminal: Console) -> None:
-    """The bar goes on over batches that were skipped before there was a loss."""
+    """The bar counts batches that were skipped before there was a loss."""
 
     @on(Phase.BATCH_BEGIN)
     def skip(state: State) -> Transition:
@@ -415,7 +415,7 @@ def test_resumed_training_goes_on_in_its_epoch(clock: Clock, terminal: Console) 
 
 
 def test_one_sink_shows_one_run_after_the_other(clock: Clock, terminal: Console) -> None:
-    """A sink that is used again begins anew: with a header, and with what the state says of the epochs before."""
+    """A sink that is used again starts with a new header, and counts the epochs of the state."""
     sink = progress(console=terminal)
     final = run(start(Scripted(), epochs=1), sinks=[sink])
 
@@ -483,7 +483,7 @@ def listen_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_is_logged_is_shown(clock: Clock, file: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nobody else would hear it; afterwards the logger is as it was."""
+    """If the program has no handler of its own; afterwards the logger is as it was."""
     listen_to_nothing(monkeypatch)
     before = logger.level, list(logger.handlers)
 
@@ -509,7 +509,7 @@ def test_summary_of_the_training_is_shown(terminal: Console, monkeypatch: pytest
 
 
 def test_program_with_handlers_of_its_own_hears_it_alone(clock: Clock, file: Console) -> None:
-    """Nothing is said twice; here it is pytest that listens."""
+    """No message is shown twice; here the handler is that of pytest."""
     run(start(Scripted(batches=2), epochs=1), [speak], sinks=[progress(console=file)])
 
     assert "trained" not in written(file)
@@ -529,7 +529,7 @@ def test_nobody_reading_what_is_logged_ends_no_training(file: Console, monkeypat
 
 
 def test_reader_who_leaves_does_not_end_the_training() -> None:
-    """When nobody reads the pipe any more, as after `| head`, the training goes on to its end."""
+    """When the reader of the pipe ends, as with `| head`, the training continues to its end."""
     code = (
         "import sys; sys.stdin.read()\n"
         "from fsm_train import Scripted, run, start\n"

@@ -17,7 +17,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def _checkpoint(path: Path, number: int) -> Path:
-    """A checkpoint as `fsm_train.checkpoints.files.write` leaves one, of bytes that nobody loads."""
+    """A checkpoint as `fsm_train.checkpoints.files.write` leaves one, of bytes that are never loaded."""
     path.mkdir(parents=True)
     data = {STATE: b"{}", TENSORS: bytes(1_500_000)}
     for name, content in data.items():
@@ -41,7 +41,7 @@ def three(tmp_path: Path) -> Path:
 
 
 def test_checkpoints_are_listed_and_verified(three: Path, capsys: Captured) -> None:
-    """The newest first, each on a line, with the one that a training would go on from."""
+    """The newest first, each on a line, with the one that a training resumes from."""
     assert main(["checkpoints", str(three)]) == 0
 
     shown = capsys.readouterr()
@@ -70,7 +70,7 @@ def test_damage_is_listed(three: Path, capsys: Captured) -> None:
 
 
 def test_checkpoints_as_json(three: Path, capsys: Captured) -> None:
-    """The same as data; null where nobody knows."""
+    """The same as data; null where it is not known."""
     (three / "step-00000030" / STATE).unlink()
     (three / "epoch-00002" / MANIFEST).write_bytes(b"")
 
@@ -155,7 +155,7 @@ def test_verifying_takes_no_torch(three: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_damage(three: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that gives an error is said with the file's name; the others are looked at all the same."""
+    """The error of a disk is shown with the file's name, and the other checkpoints are still verified."""
     opened = Path.open
 
     def fails(path: Path, mode: str = "r") -> object:

@@ -1,0 +1,81 @@
+"""`fsm-train`: commands for logs of trainings and for folders of checkpoints. There is one file per command.
+
+Rules of this package: data goes to standard output and messages to standard error. The exit status is in status.py.
+Only --callbacks imports code of the user, and only the module that is typed there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Collection, Sequence
+
+from ..core.errors import FsmTrainError
+from ..wording import escaped
+from .status import AGREES, INTERRUPTED, UNREADABLE
+
+COMMANDS = {
+    "show": "Show the epochs of a training, its callbacks, and why it ended.",
+    "replay": "Decide everything again, and show the first decision that differs.",
+    "what-if": "Say when a training would have ended with other settings of its callbacks.",
+    "diff": "Show the first difference of two trainings, and of what kind it is.",
+    "tail": "Follow a training that is under way.",
+    "checkpoints": "List the checkpoints in a folder, and verify each byte of them.",
+    "plot": "Draw the metrics of trainings over the epochs (needs the extra: plot).",
+    "graph": "Draw the machine.",
+}
+"""The commands and their help. The module of a command has `add_arguments(parser)` and `run(options) -> status`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments name; the default is the arguments of the process.
+
+    Returns:
+        The exit status.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        status = run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return AGREES
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except (FsmTrainError, OSError) as error:
+        print(f"fsm-train: {escaped(error)}", file=sys.stderr)
+        return UNREADABLE
+    return status
+
+
+def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
+    """The parser of all commands; only modules of commands that are among the arguments are imported."""
+    parser = argparse.ArgumentParser(
+        prog="fsm-train",
+        description="Look at, replay, vary and compare the logs of trainings, and verify their checkpoints.",
+        epilog="Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
+    )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="write JSON")
+        if name in arguments:
+            module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Print the version. argparse's own action takes it as text, and importlib.metadata is slow to import."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"fsm-train {version('fsm-train')}")
+        parser.exit()

@@ -1,0 +1,28 @@
+"""`fsm-train plot LOG ... -o PICTURE`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..eventlog.render import summarize
+from .status import AGREES, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logs", nargs="+", metavar="LOG")
+    parser.add_argument("-o", "--output", required=True, help="the picture: .png, .svg, .pdf")
+
+
+def run(options: argparse.Namespace) -> int:
+    summaries = {log: summarize(log) for log in options.logs}
+    try:
+        from ..eventlog.plots import plot  # needs matplotlib, which is an extra
+    except ModuleNotFoundError as error:
+        raise UsageError(f"plot needs {error.name}: pip install 'fsm-train[plot]'") from error
+    try:
+        plot({Path(log).name: summary.epochs for log, summary in summaries.items()}, options.output)
+    except ValueError as error:
+        raise UsageError(f"{options.output}: {error}") from error
+    print(options.output)
+    return AGREES
