@@ -197,7 +197,7 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
     >>> print(describe([early_stopping(), clip_grad_norm(1.0)]))
     step_begin
       clip_grad_norm   commands ClipGradNorm
-    epoch_end
+    valid_end
       early_stopping   raises STOP_TRAINING
 
     Raises:

@@ -39,7 +39,7 @@ class Divergence:
     >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
     >>> divergence = replay("run.jsonl", [early_stopping(patience=1)]).divergence
     >>> divergence.callback, divergence.phase, divergence.epoch
-    ('early_stopping', 'epoch_end', 2)
+    ('early_stopping', 'valid_end', 1)
 
     Attributes:
         line: the number of the line in the file, from 1.
