@@ -79,7 +79,7 @@ def check_kept_score(course: Course) -> None:
 @settings(deadline=None, max_examples=30)
 @given(course=COURSES)
 def test_kept_score_is_the_score_measured_again(course: Course) -> None:
-    """To the last bit, wherever the validation was: in the middle of an epoch or a window, with an average or without."""
+    """To the last bit, wherever the validation was: within an epoch or a window, with an average or without."""
     check_kept_score(course)
 
 

@@ -106,8 +106,8 @@ def test_trace_can_be_asked() -> None:
     assert trace.operations[:4] == ("prepare", "open", "fetch", "forward")
     assert trace.commands == (ClipGradNorm(1.0), ClipGradNorm(1.0))
     assert [(state.epoch, answer.flags) for state, answer in trace.answers("early_stopping")] == [
-        (1, Flag.NONE),
-        (2, Flag.STOP_TRAINING),
+        (0, Flag.NONE),
+        (1, Flag.STOP_TRAINING),
     ]
     assert len(list(trace)) == len(trace)
     assert repr(trace) == f"<Trace of {len(trace)} events, the last at done>"
