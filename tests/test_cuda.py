@@ -55,8 +55,8 @@ from fsm_train.callbacks import (
     weight_penalty,
 )
 from fsm_train.schedules import time_decay
-from tests.trainings import looking
-from tests.worlds import Noisy, accuracy, digits, network, same_weights
+from tests.diabetes_training import looking
+from tests.models import Noisy, accuracy, digits, network, same_weights
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -689,7 +689,7 @@ import sys
 import torch
 from torch import nn
 from fsm_train import Supervised, restore, run
-from tests.worlds import digits, network
+from tests.models import digits, network
 model = network()
 data = list(zip(*(tensor.split(32) for tensor in digits().tensors)))
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
