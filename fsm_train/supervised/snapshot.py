@@ -15,6 +15,7 @@ from ..data.loaders import persistent_workers_running
 from .averages import StateDict
 from .carried_over import CarriedOver
 from .modules import load_module, modules_of, state_of_module
+from .optimizer_state import load_optimizer
 from .training import Training
 
 
@@ -85,7 +86,7 @@ class Snapshot:
         for parameter, gradient in zip(_parameters(modules), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
         # load_state_dict of an optimizer, and maybe of an extra, keeps the tensors that it is given: they get copies.
-        work.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        load_optimizer(work.optimizer, copy.deepcopy(self.optimizer))
         for name, part in work.extra.items():
             part.load_state_dict(copy.deepcopy(self.extra[name]))
         self.generators.put_back()

@@ -22,9 +22,11 @@ from ..core.table import Outcome
 from ..core.transition import Command
 from ..data.batches import Forward, Split
 from ..data.generators import Generators, seed_all
+from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
-from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
+from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import copier_for, prefetched
+from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once
@@ -194,15 +196,15 @@ class Supervised(Training, Checkpointable):
                 seed_all(state.plan.seed)
 
     def reposition(self, state: State) -> None:
-        """Continue the pass over the data that was suspended, with the generators as they were then."""
+        """Continue where the training was suspended or ended, with the generators as they were then."""
         point = self.suspended_at
         if state.resume_at is None and (point is None or point.iteration != state.iteration):
             self.suspended_at = None
-            return  # a finished training that is extended in this process
+            return  # a finished training, after another one of the same parts
         point = require_suspended_at(point, state)
         if point.from_file:
             set_epoch(self.train, state.epoch)
-            rest = resume_iterator(self.train, self.valid, self.epoch_start, state)
+            rest = resume_iterator(self.train, self.valid, self.epoch_start, state, point)
             self._batches = prefetched(self._copier, self.train, rest)
             self._batches_fetched = state.batch
         point.generators.put_back()
@@ -210,9 +212,9 @@ class Supervised(Training, Checkpointable):
 
     def finish(self, state: State) -> None:
         self._undo.close()
-        if state.resume_at is not None and not state.error:
+        if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
-        else:
+        if state.resume_at is None or state.error:
             self._batches = iter(())  # ends the workers
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
@@ -227,6 +229,7 @@ class Supervised(Training, Checkpointable):
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
             valid=persistent_workers_running(self.valid),
+            sources=Sources.now(self.train),
         )
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
