@@ -23,7 +23,18 @@ LARGEST = 64  # items: a longer list, or a larger mapping, holds samples
 MOST = 5000  # layers: beyond that it is a dataset's index that is walked through
 
 _ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType, PurePath, torch.Tensor, torch.dtype)
-_FOREIGN = {"multiprocessing", "threading", "queue", "logging", "io", "_io", "weakref", "_weakref", "concurrent", "pyarrow"}
+_FOREIGN = {
+    "multiprocessing",
+    "threading",
+    "queue",
+    "logging",
+    "io",
+    "_io",
+    "weakref",
+    "_weakref",
+    "concurrent",
+    "pyarrow",
+}
 _BY_NAME = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn", "worker_init_fn")
 
 
@@ -141,5 +152,3 @@ def set_epoch(loader: object, epoch: int) -> None:
             methods.setdefault(id(getattr(method, "__self__", layer.part)), method)
     for method in reversed(methods.values()):
         method(epoch)
-
-

@@ -58,7 +58,9 @@ class Sources:
     @staticmethod
     def now(loader: object) -> Sources:
         """The present states, copied."""
-        own, attributes, noticed = {}, {}, {}
+        own: dict[str, Any] = {}
+        attributes: dict[str, dict[str, Any]] = {}
+        noticed: dict[str, dict[str, Any]] = {}
         if type(loader).__module__.partition(".")[0] == "torchdata":
             return Sources(own, attributes, noticed)  # such a loader saves what is in it
         for layer in _changing(loader):
@@ -66,7 +68,7 @@ class Sources:
             if state is not None:
                 own[layer.path] = state
             elif isinstance(layer.part, Sampler) or _is_order(layer):
-                attributes[layer.path] = {name: v for name, v in _plain(layer.part, everything=True)}
+                attributes[layer.path] = dict(_plain(layer.part, everything=True))
             elif not isinstance(layer.part, DataLoader):
                 noticed[layer.path] = {name: v for name, v in _plain(layer.part) if name not in _TOLD}
         return Sources(own, attributes, noticed)
@@ -176,4 +178,4 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if hasattr(one, "dtype") and hasattr(one, "tobytes"):
         return bool(one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes())
-    return bool(one == other or (one != one and other != other))
+    return bool(one == other or (one != one and other != other))  # NaN is itself

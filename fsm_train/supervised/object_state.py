@@ -73,8 +73,8 @@ class Saver:
         if is_generator(value):
             return ["generator", number, plain_state(state_of(value))]
         if kind.__module__ == "numpy" and hasattr(value, "dtype") and value.dtype.kind in "biuf":
-            array = value.reshape(-1)
-            return ["array", number, str(value.dtype), list(value.shape), torch.frombuffer(bytearray(array.tobytes()) or bytearray(1), dtype=torch.uint8)]
+            data = torch.tensor(list(value.tobytes()), dtype=torch.uint8)
+            return ["array", number, str(value.dtype), list(value.shape), data]
         attributes = attributes_of(value)
         if not attributes and not hasattr(value, "__dict__"):
             self.unsaved.append(f"{path.lstrip('.')} ({kind.__name__})")
@@ -125,7 +125,7 @@ class Restorer:
     def _array(self, live: Any, number: int, path: str, dtype: str, shape: list[int], data: torch.Tensor) -> Any:
         import numpy as np
 
-        found = np.frombuffer(data.numpy().tobytes(), dtype=dtype)[: int(np.prod(shape))].reshape(shape).copy()
+        found = np.frombuffer(data.numpy().tobytes(), dtype=dtype).reshape(shape).copy()
         return found if shape or isinstance(live, np.ndarray) else found[()]
 
     def _items(self, live: Any, number: int, path: str, items: list[Any]) -> Any:

@@ -83,7 +83,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
 
 def _loss_has_state(work: Training) -> bool:
     """Whether the loss may have a state that neither a module nor an extra part has."""
-    return not isinstance(work.loss_fn, nn.Module) and all(work.loss_fn is not part for part in work.extra.values())
+    return not isinstance(work.loss_fn, nn.Module) and id(work.loss_fn) not in map(id, work.extra.values())
 
 
 def _changes(work: Training, *, has_place: bool) -> tuple[Sources, Sources, tuple[tuple[str, str], ...]]:

@@ -202,9 +202,8 @@ class Training:
         self.train_meters.add(loss, self.output, self.target, self.batch_size)
 
     def own_generators(self) -> list[Layer]:
-        """The generators that belong to this training alone: those in loaders, samplers, datasets, functions, modules."""
-        loss = {"loss": self.loss_fn}
-        functions = {"forward": self.custom_forward, "split": self._split} | loss
+        """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
+        functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
         return generators_of(train=self.train, valid=self.valid, **functions, model=self.model)
 
     def loader_generators(self) -> list[Any]:

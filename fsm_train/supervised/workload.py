@@ -150,10 +150,11 @@ class Supervised(Training, Checkpointable):
         return is_registered(kind)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self)
+        return Snapshot.of(self, (self._batches, self._batches_fetched))
 
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self)
+        self._batches, self._batches_fetched = snapshot.under_way
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         return parts_of(self, state)
