@@ -70,7 +70,8 @@ def differences(here: Fingerprint, saved: Fingerprint, changed: Mapping[str, Map
             continue
         for name, value in ours.items():
             if name in theirs and value != theirs[name] and name not in changed.get(path, {}):
-                yield f"{_called(path)}: {_SENTENCES.get(name, name + ' is {}, and was {}').format(value, theirs[name])}"
+                sentence = _SENTENCES.get(name, f"{name} is {{}}, and was {{}}")
+                yield f"{_called(path)}: {sentence.format(value, theirs[name])}"
 
 
 _SENTENCES = {

@@ -220,7 +220,7 @@ def order_generators(loader: object) -> list[torch.Generator]:
 
 
 def _of_the_process() -> Iterator[object]:
-    yield random._inst  # type: ignore[attr-defined]
+    yield random._inst
     yield torch.default_generator
     if _of_numpy():
         yield sys.modules["numpy"].random.mtrand._rand
