@@ -75,7 +75,7 @@ def settings_of(callback: Callback[Any]) -> Mapping[str, str]:
     """The arguments of the callback's factory in words, without functions and without where it writes to.
 
     >>> from fsm_train.callbacks import accumulate
-    >>> dict(settings_of(accumulate(4)))["batches"]
+    >>> settings_of(accumulate(4))["every"]
     '4'
     """
     words = {name: repr(value) for name, value in callback.params.items() if name not in _PLACES}
@@ -85,8 +85,8 @@ def settings_of(callback: Callback[Any]) -> Mapping[str, str]:
 def other_settings(here: Mapping[str, Mapping[str, str]], saved: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
     """A sentence for each callback with settings that differ from the saved ones.
 
-    >>> other_settings({"accumulate": {"batches": "8"}}, {"accumulate": {"batches": "4"}})
-    ('the callback accumulate: batches=8, and was 4 when this was saved',)
+    >>> other_settings({"accumulate": {"every": "8"}}, {"accumulate": {"every": "4"}})
+    ('the callback accumulate: every=8, and was 4 when this was saved',)
     """
     notes = []
     for name in here.keys() & saved.keys():
