@@ -58,7 +58,7 @@ class Mean:
         if not self._weights:
             return None
         blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
-        values: list[float] = torch.cat(blocks).tolist()
+        values: list[float] = [value for block in blocks for value in block.tolist()]
         total = sum(self._weights)
         products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
         return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
@@ -66,10 +66,11 @@ class Mean:
     def state(self) -> list[Any]:
         return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
 
-    def load_state(self, state: list[Any], device: torch.device) -> None:
+    def load_state(self, state: list[Any]) -> None:
+        """What was added before stays a block of its own, wherever it was loaded to: nobody knows where the rest is."""
         latest, blocks, weights = state
-        self._latest = [] if latest is None else list(latest.to(device).unbind())
-        self._blocks = [block.to(device) for block in blocks]
+        self._latest = []
+        self._blocks = [*blocks] if latest is None else [*blocks, latest.float()]
         self._weights = list(weights)
 
 
@@ -100,8 +101,8 @@ class FunctionMetric:
     def state(self) -> Any:
         return self.mean.state()
 
-    def load_state(self, state: Any, device: torch.device) -> None:
-        self.mean.load_state(state, device)
+    def load_state(self, state: Any) -> None:
+        self.mean.load_state(state)
 
 
 class ObjectMetric:
@@ -116,9 +117,13 @@ class ObjectMetric:
     def __init__(self, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED) -> None:
         self.metric = _copy_of(metric, shared)
         self.shared = shared
-        if hasattr(self.metric, "to"):
-            self.metric = self.metric.to(device)
+        self.device = device
+        self._move()
         self.updated = False
+
+    def _move(self) -> None:
+        if hasattr(self.metric, "to"):
+            self.metric = self.metric.to(self.device)
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         self.metric.update(output, target)
@@ -145,7 +150,7 @@ class ObjectMetric:
         saver = Saver(self.shared)
         return {"updated": self.updated, "attributes": saver.save(self.metric), "unsaved": saver.unsaved}
 
-    def load_state(self, state: Any, device: torch.device) -> None:
+    def load_state(self, state: Any) -> None:
         """Restore what `state` gave.
 
         Raises:
@@ -156,13 +161,14 @@ class ObjectMetric:
             if "own" in state:
                 self.metric.load_state_dict(state["own"])  # type: ignore[attr-defined]
             else:
-                Restorer(device).restored(self.metric, state["attributes"])
+                Restorer(self.device).restored(self.metric, state["attributes"])
         elif state is not None:  # of an earlier version
             self.updated, count, values = state
             if hasattr(self.metric, "persistent"):
                 self.metric.persistent(True)
                 self.metric._update_count = count  # type: ignore[attr-defined]
             self.metric.load_state_dict(values)  # type: ignore[attr-defined]
+            self._move()  # torchmetrics takes the tensors that it is given, wherever they are
 
 
 def _copy_of(metric: Metric, shared: Mapping[int, object]) -> Metric:
@@ -234,16 +240,16 @@ class Meters:
         ]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
 
-    def load_state(self, state: Mapping[str, Any], device: torch.device) -> list[str]:
+    def load_state(self, state: Mapping[str, Any]) -> list[str]:
         """Restore what was collected. What differs, each with the metric's name."""
-        self.loss.load_state(state["loss"], device)
+        self.loss.load_state(state["loss"])
         different = []
         for name, metric in self.metrics.items():
             if name not in state["metrics"]:
                 different.append(f"{name}: nothing of it was saved")
                 continue
             try:
-                metric.load_state(state["metrics"][name], device)
+                metric.load_state(state["metrics"][name])
             except (WorkloadError, TypeError, ValueError, AttributeError) as error:
                 different.append(f"{name}: {error}")
         return different

@@ -12,14 +12,16 @@ from typing import Any
 
 import torch
 
+from .param_groups import load_optimizer
 
-def load_optimizer(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+
+def load_exactly(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     """Load what `optimizer.state_dict()` gave, each tensor with the dtype that it had.
 
     The optimizer's own `load_state_dict` and hooks do the work. Only what torch has cast to the dtype of the
     parameter is replaced. The optimizer keeps the tensors that it is given.
     """
-    optimizer.load_state_dict(dict(saved))
+    load_optimizer(optimizer, dict(saved))
     states, groups = saved.get("state"), saved.get("param_groups")
     if not isinstance(states, Mapping) or not groups:
         return

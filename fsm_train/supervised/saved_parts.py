@@ -25,7 +25,7 @@ from ..data.sources import Sources, own_state
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
 from .modules import load_module, modules_of, state_of_module
-from .optimizer_state import load_optimizer
+from .optimizer_state import load_exactly
 from .training import Training
 
 
@@ -118,12 +118,12 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         if name not in parts["modules"]:
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
-    load_optimizer(work.optimizer, parts["optimizer"])
+    load_exactly(work.optimizer, parts["optimizer"])
     for i, parameter in enumerate(work.parameters):
         gradient = parts["gradients"].get(i)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     work.window.load(parts["window"])
-    other_metrics = work.train_meters.load_state(parts["meters"], work.device)
+    other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
         weights={name: (weights, averages) for name, (weights, averages) in parts["weights"].items()},

@@ -17,7 +17,7 @@ from ..data.sources import Sources
 from .averages import StateDict
 from .carried_over import CarriedOver
 from .modules import load_module, modules_of, state_of_module
-from .optimizer_state import load_optimizer
+from .optimizer_state import load_exactly
 from .training import Training
 
 
@@ -109,7 +109,7 @@ class Snapshot:
         for parameter, gradient in zip(_parameters(modules), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
         # load_state_dict of an optimizer, and maybe of an extra, keeps the tensors that it is given: they get copies.
-        load_optimizer(work.optimizer, copy.deepcopy(self.optimizer))
+        load_exactly(work.optimizer, copy.deepcopy(self.optimizer))
         for name, part in work.extra.items():
             part.load_state_dict(copy.deepcopy(self.extra[name]))
         for loader, running in zip((work.train, work.valid), self.workers, strict=True):
@@ -120,7 +120,7 @@ class Snapshot:
         work.suspended_at, work.epoch_start = self.suspended_at, self.epoch_start
         work.window.load(self.window)
         if self.meters is not None:
-            work.train_meters.load_state(copy.deepcopy(self.meters), work.device)
+            work.train_meters.load_state(copy.deepcopy(self.meters))
 
 
 def _found_again(work: Training) -> SuspendPoint | None:

@@ -201,6 +201,10 @@ class Training:
         self.gradients.changed()
         self.train_meters.add(loss, self.output, self.target, self.batch_size)
 
+    def drop_autograd_graph(self) -> None:
+        """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
+        self.output = self._for_backward = None
+
     def own_generators(self) -> list[Layer]:
         """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
         functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
