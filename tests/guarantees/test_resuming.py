@@ -581,3 +581,42 @@ def test_checkpoint_callback_writes_no_notes_for_an_ordinary_training(tmp_path: 
     run(start(work, epochs=2), [checkpoint(tmp_path, every_steps=1)])
 
     assert restore(tmp_path, workload(SOURCES["a shuffling DataLoader"], [])).notes == ()
+
+
+class Master(torch.optim.Optimizer):
+    """Keeps float32 master weights of bfloat16 parameters, an integer, and a list of tensors."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params, {"lr": 0.01})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                master = state.setdefault("master", p.float())
+                state["count"] = state.get("count", torch.zeros((), dtype=torch.int64)) + 1
+                state["past"] = [*state.get("past", []), p.grad.float() / 3][-2:]
+                master -= group["lr"] * sum(state["past"])
+                p.copy_(master)
+
+
+def test_state_of_another_dtype_than_the_weights_comes_back(tmp_path: Path) -> None:
+    """Float32 master weights of bfloat16 parameters are float32 again, integers integers, and the weights the same."""
+
+    def work() -> Supervised:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1).bfloat16()
+        batches = [(torch.randn(8, 4).bfloat16(), torch.randn(8, 1).bfloat16()) for _ in range(4)]
+        return Supervised(model, Master(model.parameters()), nn.MSELoss(), batches)
+
+    whole, resumed = work(), work()
+    run(start(whole, epochs=6))
+    run(start(work(), epochs=6), [leave_at(13, tmp_path)])
+    run(restore(tmp_path, resumed))
+
+    for ours, theirs in zip(whole.optimizer.state.values(), resumed.optimizer.state.values(), strict=True):
+        for one, other in ((ours[name], theirs[name]) for name in ("master", "count")):
+            assert one.dtype == other.dtype
+            assert torch.equal(one, other)
+        assert [past.dtype for past in theirs["past"]] == [torch.float32] * 2
