@@ -18,7 +18,7 @@ import attrs
 
 from ..core.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # 1 had the generators of torch alone, by their order
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest

@@ -5,7 +5,7 @@ Rule of this file: pure functions from state to state. None of them is on the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -57,10 +57,49 @@ def with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> tuple[Sta
             warnings.append(f"not in the checkpoint, begins with its initial memory: {', '.join(new)}")
         if missing := sorted(saved - memory.keys()):
             warnings.append(f"in the checkpoint, but no callback of this run: {', '.join(missing)}")
+    settings = {callback.name: settings_of(callback) for callback in callbacks}
+    different = other_settings(settings, state.settings) if saved else ()
     for callback in callbacks:
         if isinstance(value := memory[callback.name], SavedMemory):
             memory[callback.name] = value.decode_with(memory_classes(callback))
-    return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory})), tuple(warnings)
+    state = attrs.evolve(
+        state,
+        memory=FrozenMap({**state.memory, **memory}),
+        settings=FrozenMap({**state.settings, **settings}),
+        notes=tuple(dict.fromkeys((*state.notes, *different))),
+    )
+    return state, (*warnings, *different)
+
+
+def settings_of(callback: Callback[Any]) -> Mapping[str, str]:
+    """The arguments of the callback's factory in words, without functions and without where it writes to.
+
+    >>> from fsm_train.callbacks import accumulate
+    >>> settings_of(accumulate(4))["every"]
+    '4'
+    """
+    words = {name: repr(value) for name, value in callback.params.items() if name not in _PLACES}
+    return FrozenMap({name: text for name, text in words.items() if " at 0x" not in text})
+
+
+def other_settings(here: Mapping[str, Mapping[str, str]], saved: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """A sentence for each callback with settings that differ from the saved ones.
+
+    >>> other_settings({"accumulate": {"every": "8"}}, {"accumulate": {"every": "4"}})
+    ('the callback accumulate: every=8, and was 4 when this was saved',)
+    """
+    notes = []
+    for name in here.keys() & saved.keys():
+        ours, theirs = here[name], saved[name]
+        changed = [
+            f"{key}={ours[key]}, and was {theirs[key]}" for key in ours if ours[key] != theirs.get(key, ours[key])
+        ]
+        if changed:
+            notes.append(f"the callback {name}: {'; '.join(changed)} when this was saved")
+    return tuple(sorted(notes))
+
+
+_PLACES = ("folder", "path")
 
 
 def interrupted(state: State, signal: str) -> State:

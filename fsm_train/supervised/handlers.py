@@ -10,7 +10,8 @@ from torch import nn
 
 from ..core import commands as c
 from ..core.errors import WorkloadError
-from ..data.generators import Generators, generators_of
+from ..data.generators import Generators
+from ..data.sources import Sources
 from ..worlds.registry import carries_out_by_default
 from .averages import Average, copy_of, refit_batch_norm
 from .compilation import compiled_step
@@ -162,9 +163,10 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         return
     average.finish()
     if command.batch_norm:
-        before = Generators.now(generators_of(work.train))
+        before, sources = Generators.now(work.loader_generators()), Sources.now(work.train)
         refit_batch_norm(work.model, work.call, work.training_inputs())
         before.put_back()
+        sources.put_back(work.train)
 
 
 @carries_out_by_default(c.KeepWeights)

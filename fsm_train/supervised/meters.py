@@ -5,9 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
+
+from ..core.errors import WorkloadError
+from ..data.sources import own_state
+from .object_state import Restorer, Saver
+
+NOT_SHARED: Mapping[int, object] = MappingProxyType({})
 
 Measure = Callable[[Any, Any], "torch.Tensor | float"]
 
@@ -102,11 +110,13 @@ class ObjectMetric:
 
     Attributes:
         metric: a copy of the user's, since train and valid data have one each.
+        shared: by id, what it may hold and is not its own, such as the model: not copied, and not saved with it.
         updated: whether it got a batch since the last reset.
     """
 
-    def __init__(self, metric: Metric, device: torch.device) -> None:
-        self.metric = copy.deepcopy(metric)
+    def __init__(self, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED) -> None:
+        self.metric = _copy_of(metric, shared)
+        self.shared = shared
         self.device = device
         self._move()
         self.updated = False
@@ -132,23 +142,48 @@ class ObjectMetric:
         self.metric.reset()
         self.updated = False
 
-    def state(self) -> Any:
-        """Its state_dict, where torchmetrics saves persistent states only; None if it has none."""
-        if not hasattr(self.metric, "state_dict"):
-            return None
-        if hasattr(self.metric, "persistent"):
-            self.metric.persistent(True)
-        return [self.updated, getattr(self.metric, "_update_count", 0), dict(self.metric.state_dict())]
+    def state(self) -> dict[str, Any]:
+        """What it collected: its state_dict, or for a module and an object without one its attributes."""
+        own = None if isinstance(self.metric, nn.Module) else own_state(self.metric)
+        if own is not None:
+            return {"updated": self.updated, "own": own, "unsaved": []}
+        saver = Saver(self.shared)
+        return {"updated": self.updated, "attributes": saver.save(self.metric), "unsaved": saver.unsaved}
 
     def load_state(self, state: Any) -> None:
-        if state is None:
-            return
-        self.updated, count, values = state
-        if hasattr(self.metric, "persistent"):
-            self.metric.persistent(True)
-            self.metric._update_count = count  # type: ignore[attr-defined]
-        self.metric.load_state_dict(values)  # type: ignore[attr-defined]
-        self._move()  # torchmetrics takes the tensors that it is given, wherever they are
+        """Restore what `state` gave.
+
+        Raises:
+            WorkloadError: the metric is of another structure than the one that was saved.
+        """
+        if isinstance(state, dict):
+            self.updated = state["updated"]
+            if "own" in state:
+                self.metric.load_state_dict(state["own"])  # type: ignore[attr-defined]
+            else:
+                Restorer(self.device).restored(self.metric, state["attributes"])
+        elif state is not None:  # of an earlier version
+            self.updated, count, values = state
+            if hasattr(self.metric, "persistent"):
+                self.metric.persistent(True)
+                self.metric._update_count = count  # type: ignore[attr-defined]
+            self.metric.load_state_dict(values)  # type: ignore[attr-defined]
+            self._move()  # torchmetrics takes the tensors that it is given, wherever they are
+
+
+def _copy_of(metric: Metric, shared: Mapping[int, object]) -> Metric:
+    """A copy of the metric that holds the same model, optimizer and data as this one.
+
+    Raises:
+        TypeError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(metric, dict(shared))
+    except Exception as error:
+        raise TypeError(
+            f"the metric {type(metric).__name__} cannot be copied, but train and valid data have one each "
+            f"({type(error).__name__}: {error}): define __deepcopy__, or give a function of (output, target)"
+        ) from error
 
 
 class Meters:
@@ -160,11 +195,17 @@ class Meters:
         metrics: by name without the prefix.
     """
 
-    def __init__(self, split: str, metrics: Mapping[str, Measure | Metric], device: torch.device) -> None:
+    def __init__(
+        self,
+        split: str,
+        metrics: Mapping[str, Measure | Metric],
+        device: torch.device,
+        shared: Mapping[int, object] = NOT_SHARED,
+    ) -> None:
         self.split = split
         self.loss = Mean()
         self.metrics: dict[str, FunctionMetric | ObjectMetric] = {
-            name: ObjectMetric(metric, device) if isinstance(metric, Metric) else FunctionMetric(metric)
+            name: ObjectMetric(metric, device, shared) if isinstance(metric, Metric) else FunctionMetric(metric)
             for name, metric in metrics.items()
         }
 
@@ -198,16 +239,29 @@ class Meters:
             metric.reset()
 
     def state(self) -> tuple[dict[str, Any], list[str]]:
-        """What was collected so far, and the names of the metrics that have no state_dict."""
+        """What was collected so far, and what could not be saved of it, each with the metric's name."""
         states = {name: metric.state() for name, metric in self.metrics.items()}
-        unsaved = [name for name, state in states.items() if state is None]
+        unsaved = [
+            f"{name}: {what}"
+            for name, state in states.items()
+            if isinstance(state, dict)
+            for what in state.pop("unsaved")
+        ]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore what was collected. What differs, each with the metric's name."""
         self.loss.load_state(state["loss"])
+        different = []
         for name, metric in self.metrics.items():
-            if name in state["metrics"]:
+            if name not in state["metrics"]:
+                different.append(f"{name}: nothing of it was saved")
+                continue
+            try:
                 metric.load_state(state["metrics"][name])
+            except (WorkloadError, TypeError, ValueError, AttributeError) as error:
+                different.append(f"{name}: {error}")
+        return different
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -11,10 +11,13 @@ import torch
 from torch import nn
 
 from ..data.generators import Generators
-from ..data.loaders import persistent_workers_running
+from ..data.loaders import persistent_workers_running, set_persistent_workers
+from ..data.position import EpochStart, SuspendPoint, is_stateful, own_place
+from ..data.sources import Sources
 from .averages import StateDict
 from .carried_over import CarriedOver
 from .modules import load_module, modules_of, state_of_module
+from .optimizer_state import load_exactly
 from .training import Training
 
 
@@ -56,6 +59,13 @@ class Snapshot:
         extra: by name, the state_dict of each extra part.
         generators: their states.
         carried_over: not copied: each training makes its own.
+        sources: the states of the layers of the training data.
+        workers: whether the persistent workers of the two loaders ran.
+        suspended_at: where the training was suspended or ended; None before it began.
+        epoch_start: what the pass over the data follows from.
+        meters: what train_loss and the metrics had collected; None where no training is under way.
+        window: the shares of the batches whose gradients wait for a step.
+        under_way: the pass over the training data, and how many of its batches were fetched.
     """
 
     modules: dict[str, StateDict]
@@ -64,9 +74,16 @@ class Snapshot:
     extra: dict[str, Any]
     generators: Generators
     carried_over: CarriedOver
+    sources: Sources
+    workers: tuple[bool | None, bool | None]
+    suspended_at: SuspendPoint | None
+    epoch_start: EpochStart | None
+    meters: dict[str, Any] | None
+    window: list[float]
+    under_way: tuple[Iterator[Any], int]
 
     @staticmethod
-    def of(work: Training) -> Snapshot:
+    def of(work: Training, under_way: tuple[Iterator[Any], int]) -> Snapshot:
         modules = modules_of(work.model, work.loss_fn)
         return Snapshot(
             modules={name: copy.deepcopy(state_of_module(module)) for name, module in modules.items()},
@@ -75,6 +92,13 @@ class Snapshot:
             extra={name: copy.deepcopy(part.state_dict()) for name, part in work.extra.items()},
             generators=Generators.now(work.loader_generators()),
             carried_over=work.carried_over,
+            sources=Sources.now(work.train),
+            workers=(persistent_workers_running(work.train), persistent_workers_running(work.valid)),
+            suspended_at=_found_again(work),
+            epoch_start=work.epoch_start,
+            meters=copy.deepcopy(work.train_meters.state()[0]) if work.suspended_at else None,
+            window=work.window.state(),
+            under_way=under_way,
         )
 
     def put_back(self, work: Training) -> None:
@@ -85,11 +109,28 @@ class Snapshot:
         for parameter, gradient in zip(_parameters(modules), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
         # load_state_dict of an optimizer, and maybe of an extra, keeps the tensors that it is given: they get copies.
-        work.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+        load_exactly(work.optimizer, copy.deepcopy(self.optimizer))
         for name, part in work.extra.items():
             part.load_state_dict(copy.deepcopy(self.extra[name]))
+        for loader, running in zip((work.train, work.valid), self.workers, strict=True):
+            set_persistent_workers(loader, running)
+        self.sources.put_back(work.train)
         self.generators.put_back()
         work.carried_over = self.carried_over
+        work.suspended_at, work.epoch_start = self.suspended_at, self.epoch_start
+        work.window.load(self.window)
+        if self.meters is not None:
+            work.train_meters.load_state(copy.deepcopy(self.meters))
+
+
+def _found_again(work: Training) -> SuspendPoint | None:
+    """Where the training was suspended, for after other passes over its data have ended the one under way there."""
+    point = work.suspended_at
+    if point is None or point.from_file:
+        return point
+    if persistent_workers_running(work.train) is None and not is_stateful(work.train):
+        return point  # a pass of its own, which others do not disturb
+    return attrs.evolve(point, from_file=True, sources=Sources.now(work.train), place=own_place(work.train)[0])
 
 
 def _parameters(modules: dict[str, nn.Module]) -> list[nn.Parameter]:

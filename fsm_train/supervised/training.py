@@ -12,8 +12,11 @@ from torch import nn
 from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, samples, to_device
+from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
+from ..data.layers import Layer
 from ..data.position import EpochStart, SuspendPoint
+from ..data.sources import Sources
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
@@ -77,7 +80,9 @@ class Training:
             schedulers. Commands change what is theirs; a new training starts with a new one.
 
         epoch_start: what the pass over the training data follows from; None before the first epoch.
-        suspended_at: where the training was suspended, between two calls of `run`; otherwise None.
+        suspended_at: where the training was suspended or ended, between two calls of `run`; otherwise None.
+        data_fingerprint: what the loaders were when this was made, as far as one can tell without reading them.
+        sources_when_made: the states of the layers of the training data when this was made.
         loss_checked: whether the first loss of this call of `run` was checked.
         doing: the operation under way within a whole step; None outside.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
@@ -127,9 +132,11 @@ class Training:
         self.window = Window()
         self._stepped = False
 
-        checked = check_metrics(metrics or {})
-        self.train_meters = Meters("train", checked, self.device)
-        self._valid_meters = Meters("valid", checked, self.device)
+        checked, shared = check_metrics(metrics or {}), self._shared()
+        self.train_meters = Meters("train", checked, self.device, shared)
+        self._valid_meters = Meters("valid", checked, self.device, shared)
+        self.data_fingerprint = fingerprint(train=self.train, valid=self.valid)
+        self.sources_when_made = Sources.now(self.train)
         self.epoch_start: EpochStart | None = None
 
         self.state: State | None = None
@@ -198,9 +205,22 @@ class Training:
         """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
         self.output = self._for_backward = None
 
-    def loader_generators(self) -> list[torch.Generator]:
-        """The generators of the two loaders, each once."""
-        return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))
+    def own_generators(self) -> list[Layer]:
+        """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
+        functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
+        return generators_of(train=self.train, valid=self.valid, **functions, model=self.model)
+
+    def loader_generators(self) -> list[Any]:
+        """The generators of `own_generators`, without their paths."""
+        return [layer.part for layer in self.own_generators()]
+
+    def _shared(self) -> dict[int, object]:
+        """By id, what a metric may hold and is not the metric's own: the model, the loss, the optimizer, the data."""
+        modules = [m for part in (self.model, self.loss_fn) if isinstance(part, nn.Module) for m in part.modules()]
+        tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
+        loaders = [loader for loader in (self.train, self.valid) if loader is not None]
+        datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]
+        return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer)}
 
     def training_inputs(self) -> Iterable[Any]:
         """The inputs of each training batch, in a pass of its own, which replaces the batch under way."""

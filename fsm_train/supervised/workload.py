@@ -23,9 +23,11 @@ from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, pair
 from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
+from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
-from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
+from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import copier_for, prefetched
+from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once
@@ -159,10 +161,11 @@ class Supervised(Training, Checkpointable):
         return is_registered(kind)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self)
+        return Snapshot.of(self, (self._batches, self._batches_fetched))
 
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self)
+        self._batches, self._batches_fetched = snapshot.under_way
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         return parts_of(self, state)
@@ -216,15 +219,15 @@ class Supervised(Training, Checkpointable):
                 raise WorkloadError(f"valid: {error}") from error
 
     def reposition(self, state: State) -> None:
-        """Continue the pass over the data that was suspended, with the generators as they were then."""
+        """Continue where the training was suspended or ended, with the generators as they were then."""
         point = self.suspended_at
         if state.resume_at is None and (point is None or point.iteration != state.iteration):
             self.suspended_at = None
-            return  # a finished training that is extended in this process
+            return  # a finished training, after another one of the same parts
         point = require_suspended_at(point, state)
         if point.from_file:
             set_epoch(self.train, state.epoch)
-            rest = resume_iterator(self.train, self.valid, self.epoch_start, state)
+            rest = resume_iterator(self.train, self.valid, self.epoch_start, state, point)
             self._batches = prefetched(self._copier, self.train, rest)
             self._batches_fetched = state.batch
         point.generators.put_back()
@@ -232,9 +235,9 @@ class Supervised(Training, Checkpointable):
 
     def finish(self, state: State) -> None:
         self._undo.close()
-        if state.resume_at is not None and not state.error:
+        if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
-        else:
+        if state.resume_at is None or state.error:
             self._batches = iter(())  # ends the workers
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
@@ -249,6 +252,7 @@ class Supervised(Training, Checkpointable):
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
             valid=persistent_workers_running(self.valid),
+            sources=Sources.now(self.train),
         )
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 

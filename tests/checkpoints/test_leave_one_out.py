@@ -29,7 +29,8 @@ def _fresh(spec: Spec) -> Parts:
     disturb()
     work, _ = spec.make()
     parts, _ = parts_of(work, State(Phase.BATCH_END, Plan(epochs=1)))
-    return parts | {"generators_now": plain(Generators.now(work.loader_generators()))}
+    paths = {id(layer.part): layer.path for layer in work.own_generators()}
+    return parts | {"generators_now": plain(Generators.now(work.loader_generators()), paths)}
 
 
 def _module(key: str, only: Callable[[str], bool] = lambda name: True) -> Callable[[Parts, Parts], None]:
