@@ -27,14 +27,15 @@ class Command:
 
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
-        changes_hyper: whether carrying it out changes hyper-parameters, which are then read again.
+        changes_hyper: whether carrying it out may change the numbers or the parameters in the groups of the optimizer,
+            which are then read again. A command that is known not to says False, and spares the reading.
         alone: whether only one callback of a run may give commands of this type.
         whole_steps: whether it has an effect only where no callback looks inside a training step.
     """
 
     __slots__ = ()
     last: ClassVar[bool] = False
-    changes_hyper: ClassVar[bool] = False
+    changes_hyper: ClassVar[bool] = True
     alone: ClassVar[bool] = False
     whole_steps: ClassVar[bool] = False
 

@@ -187,11 +187,12 @@ def restore_weights(work: Training, command: c.RestoreWeights) -> None:
 @carries_out_by_default(c.UseScheduler)
 def use_scheduler(work: Training, command: c.UseScheduler) -> None:
     if command.name not in work.carried_over.schedulers:
+        before = work.hyper()
         scheduler = work.carried_over.schedulers[command.name] = command.make(work.optimizer)
         if saved := work.carried_over.saved_schedulers.pop(command.name, None):
             scheduler.load_state_dict(saved)
-            assert work.state is not None
-            work.set_hyper(work.state.hyper)  # a scheduler sets its first rate when it is made
+            made = work.hyper()  # a scheduler sets its first rate when it is made
+            work.set_hyper({name: value for name, value in before.items() if made[name] != value})
 
 
 @carries_out_by_default(c.StepScheduler)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -22,10 +23,10 @@ class Metric(Protocol):
 
 
 class Mean:
-    """The weighted mean of scalar tensors, which stay on their device until the mean is read.
+    """The weighted mean of scalar tensors, which stay on their device, in their type, until the mean is read.
 
     Adding a scalar appends it to a list: no kernel is launched, and nothing waits for the device. Every
-    BLOCK scalars are stacked into one tensor, so that memory does not grow by an allocation a batch.
+    BLOCK scalars of one type are stacked into one tensor, so that memory does not grow by an allocation a batch.
     """
 
     BLOCK = 1024
@@ -39,30 +40,67 @@ class Mean:
         self._weights: list[int] = []
 
     def add(self, value: torch.Tensor, weight: int) -> None:
-        self._latest.append(value)
+        latest = self._latest
+        if latest and (value.dtype is not latest[0].dtype or value.device != latest[0].device):
+            self._stack()  # each block has one type: a common one would round
+            latest = self._latest
+        latest.append(value)
         self._weights.append(weight)
-        if len(self._latest) == self.BLOCK:
-            self._blocks.append(torch.stack(self._latest).float())
+        if len(latest) == self.BLOCK:
+            self._stack()
+
+    def _stack(self) -> None:
+        if self._latest:
+            self._blocks.append(torch.stack(self._latest))
             self._latest = []
 
     def result(self) -> float | None:
-        """The mean, summed exactly in double precision; None if nothing was added."""
+        """The mean in double precision, of a sum that is exact; None if nothing was added."""
         if not self._weights:
             return None
-        blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
-        values: list[float] = torch.cat(blocks).tolist()
-        total = sum(self._weights)
-        products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
-        return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
+        self._stack()
+        return weighted_mean(_on_cpu(self._blocks), self._weights)
 
     def state(self) -> list[Any]:
         return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
 
     def load_state(self, state: list[Any], device: torch.device) -> None:
-        latest, blocks, weights = state
-        self._latest = [] if latest is None else list(latest.to(device).unbind())
-        self._blocks = [block.to(device) for block in blocks]
+        latest, blocks, weights = state  # on the device where they are: not each has float64
+        self._latest, self._blocks = [], [*blocks, *([] if latest is None else [latest])]
         self._weights = list(weights)
+
+
+def _on_cpu(blocks: Sequence[torch.Tensor]) -> list[float]:
+    """The numbers of all blocks, in one transfer for each run of blocks of one type. No number is rounded."""
+    runs = itertools.groupby(blocks, key=lambda block: (block.dtype, block.device))
+    return [value for _, run in runs for value in torch.cat(list(run)).tolist()]
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the values, each as often as its weight says, as if all were added in one pass without rounding.
+
+    >>> weighted_mean([0.1, 0.7], [3, 1])
+    0.25
+
+    Args:
+        values: finite or not.
+        weights: not negative, as many as values, and not all 0.
+    """
+    total = math.fsum(weights)
+    if not all(map(math.isfinite, values)):
+        return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    shift = 128 if max(map(abs, values)) > 2.0**800 else 0  # or products would not fit
+    halves = {weight: _halves(math.ldexp(weight, -shift)) for weight in set(weights)}
+    pairs = zip(values, weights, strict=True)
+    products = (v * w for value, weight in pairs for v in _halves(value) for w in halves[weight])
+    return math.ldexp(math.fsum(products) / total, shift)
+
+
+def _halves(number: float) -> tuple[float, ...]:
+    """Numbers of at most 26 bits each that add up to this one: products of two of them are exact."""
+    mantissa, exponent = math.frexp(number)
+    high = math.ldexp(float(round(mantissa * 0x4000000)), exponent - 26)
+    return (high,) if high == number else (high, number - high)
 
 
 class FunctionMetric:
@@ -79,7 +117,7 @@ class FunctionMetric:
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         value = self.function(output, target)
-        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
+        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value), samples)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         result = self.mean.result()
@@ -94,6 +132,10 @@ class FunctionMetric:
 
     def load_state(self, state: Any, device: torch.device) -> None:
         self.mean.load_state(state, device)
+
+
+def _as_tensor(number: float) -> torch.Tensor:
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")  # not each device has float64
 
 
 class ObjectMetric:

@@ -14,10 +14,13 @@ S = TypeVar("S", bound=Callable[..., Any])
 
 
 def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
-    """The values as floats. All tensors, which are scalars, are read in one transfer."""
+    """The values as floats. All tensors, which are scalars, are read in one transfer; whole numbers one by one.
+
+    Tensors of several types are stacked in the widest of them. A whole number could be rounded by that.
+    """
     on_device = {name: value for name, value in facts.items() if isinstance(value, torch.Tensor)}
-    if len(on_device) > 1:
-        values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
+    if len(on_device) > 1 and all(value.is_floating_point() for value in on_device.values()):
+        values = torch.stack([value.detach() for value in on_device.values()]).tolist()
     else:
         values = [value.item() for value in on_device.values()]
     return {

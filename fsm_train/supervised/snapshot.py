@@ -15,6 +15,7 @@ from ..data.loaders import persistent_workers_running
 from .averages import StateDict
 from .carried_over import CarriedOver
 from .modules import load_module, modules_of, state_of_module
+from .param_groups import Members
 from .training import Training
 
 
@@ -53,6 +54,7 @@ class Snapshot:
         modules: by name, values, buffers and modes of the model, and of a loss that is a module.
         gradients: of each parameter; None without one.
         optimizer: its state_dict.
+        members: the parameters in its groups.
         extra: by name, the state_dict of each extra part.
         generators: their states.
         carried_over: not copied: each training makes its own.
@@ -61,6 +63,7 @@ class Snapshot:
     modules: dict[str, StateDict]
     gradients: tuple[torch.Tensor | None, ...]
     optimizer: StateDict
+    members: Members
     extra: dict[str, Any]
     generators: Generators
     carried_over: CarriedOver
@@ -72,6 +75,7 @@ class Snapshot:
             modules={name: copy.deepcopy(state_of_module(module)) for name, module in modules.items()},
             gradients=tuple(None if p.grad is None else p.grad.clone() for p in _parameters(modules)),
             optimizer=copy.deepcopy(work.optimizer.state_dict()),
+            members=Members.of(work.optimizer),
             extra={name: copy.deepcopy(part.state_dict()) for name, part in work.extra.items()},
             generators=Generators.now(work.loader_generators()),
             carried_over=work.carried_over,
@@ -84,6 +88,8 @@ class Snapshot:
             load_module(module, self.modules[name])
         for parameter, gradient in zip(_parameters(modules), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
+        self.members.put_back(work.optimizer)
+        work.read_parameters()
         # load_state_dict of an optimizer, and maybe of an extra, keeps the tensors that it is given: they get copies.
         work.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
         for name, part in work.extra.items():
