@@ -153,7 +153,9 @@ class State(Draft):
         facts: what was measured at this phase.
         metrics: of the last epoch or validation: train_loss, valid_loss, valid_accuracy, …
         history: the metrics of each finished epoch.
-        hyper: the hyper-parameters; a tuple is one value per parameter group.
+        hyper: the hyper-parameters; a tuple is one value per parameter group. The optimizer is the truth: they are
+            read from it when a call of `run` begins and ends, and after commands that may change them. What the
+            optimizer changes itself in between, such as Prodigy's `d`, is in the next state that is read.
         memory: each callback's own, by its name.
         reason: why it stops or was suspended, with the callback's name.
         workload: the bridge to the real things; only on states that go into a run or come out.

@@ -198,4 +198,14 @@ def use_scheduler(work: Training, command: c.UseScheduler) -> None:
 @carries_out_by_default(c.StepScheduler)
 def step_scheduler(work: Training, command: c.StepScheduler) -> None:
     scheduler = work.carried_over.schedulers[command.name]
-    scheduler.step() if command.metric is None else scheduler.step(command.metric)
+    try:
+        scheduler.step() if command.metric is None else scheduler.step(command.metric)
+    except Exception as error:
+        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(work.optimizer.param_groups)
+        if made_for in (0, groups):
+            raise
+        raise WorkloadError(
+            f"the {type(scheduler).__name__} of {command.name!r} was made for {made_for} parameter groups, and the "
+            f"optimizer has {groups}: it has no rate for a group that is added later. fsm_train.callbacks.schedule "
+            "has: the group's own, times the schedule"
+        ) from error

@@ -11,6 +11,7 @@ import attrs
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
 
 from fsm_train import (
     CallbackError,
@@ -334,6 +335,23 @@ def test_a_group_that_is_added_keeps_its_own_rate_under_a_schedule(phase: Phase)
 
     assert final.hyper["lr"] == pytest.approx((0.05, 5e-4), rel=1e-12)
     assert [group["lr"] for group in work.optimizer.param_groups] == list(final.hyper["lr"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [lambda o: LambdaLR(o, lambda epoch: 0.5), lambda o: OneCycleLR(o, 0.5, 20)])
+def test_a_scheduler_of_torch_that_has_no_rate_for_an_added_group_says_so(make: Any) -> None:
+    """With the numbers of groups, and the callback that has one."""
+    callbacks = [unfreeze_at(Phase.TRAIN_BEGIN), torch_scheduler(make, by="epoch")]
+
+    with pytest.raises(WorkloadError, match=r"made for 1 parameter groups, and the optimizer has 2: .*schedule has"):
+        run(start(only_the_head(), epochs=3), callbacks)
+
+
+def test_what_a_scheduler_of_torch_raises_itself_is_raised() -> None:
+    """Where the number of groups is not the reason."""
+    callbacks = [torch_scheduler(lambda o: OneCycleLR(o, 0.5, 2), by="step")]
+
+    with pytest.raises(ValueError, match="Tried to step 3 times"):
+        run(start(only_the_head(), epochs=3), callbacks)
 
 
 def test_a_group_that_is_added_between_two_calls_is_a_member() -> None:
