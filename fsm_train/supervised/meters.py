@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -64,16 +63,16 @@ class Mean:
     def state(self) -> list[Any]:
         return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
 
-    def load_state(self, state: list[Any], device: torch.device) -> None:
-        latest, blocks, weights = state  # on the device where they are: not each has float64
+    def load_state(self, state: list[Any]) -> None:
+        """What was added before stays a block of its own, wherever it was loaded to."""
+        latest, blocks, weights = state
         self._latest, self._blocks = [], [*blocks, *([] if latest is None else [latest])]
         self._weights = list(weights)
 
 
 def _on_cpu(blocks: Sequence[torch.Tensor]) -> list[float]:
-    """The numbers of all blocks, in one transfer for each run of blocks of one type. No number is rounded."""
-    runs = itertools.groupby(blocks, key=lambda block: (block.dtype, block.device))
-    return [value for _, run in runs for value in torch.cat(list(run)).tolist()]
+    """The numbers of all blocks, one transfer a block. No number is rounded."""
+    return [value for block in blocks for value in block.tolist()]
 
 
 def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
@@ -130,8 +129,8 @@ class FunctionMetric:
     def state(self) -> Any:
         return self.mean.state()
 
-    def load_state(self, state: Any, device: torch.device) -> None:
-        self.mean.load_state(state, device)
+    def load_state(self, state: Any) -> None:
+        self.mean.load_state(state)
 
 
 def _as_tensor(number: float) -> torch.Tensor:
@@ -148,9 +147,13 @@ class ObjectMetric:
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
         self.metric = copy.deepcopy(metric)
-        if hasattr(self.metric, "to"):
-            self.metric = self.metric.to(device)
+        self.device = device
+        self._move()
         self.updated = False
+
+    def _move(self) -> None:
+        if hasattr(self.metric, "to"):
+            self.metric = self.metric.to(self.device)
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         self.metric.update(output, target)
@@ -177,7 +180,7 @@ class ObjectMetric:
             self.metric.persistent(True)
         return [self.updated, getattr(self.metric, "_update_count", 0), dict(self.metric.state_dict())]
 
-    def load_state(self, state: Any, device: torch.device) -> None:
+    def load_state(self, state: Any) -> None:
         if state is None:
             return
         self.updated, count, values = state
@@ -185,6 +188,7 @@ class ObjectMetric:
             self.metric.persistent(True)
             self.metric._update_count = count  # type: ignore[attr-defined]
         self.metric.load_state_dict(values)  # type: ignore[attr-defined]
+        self._move()  # torchmetrics takes the tensors that it is given, wherever they are
 
 
 class Meters:
@@ -230,11 +234,11 @@ class Meters:
         unsaved = [name for name, state in states.items() if state is None]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
 
-    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.loss.load_state(state["loss"], device)
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.loss.load_state(state["loss"])
         for name, metric in self.metrics.items():
             if name in state["metrics"]:
-                metric.load_state(state["metrics"][name], device)
+                metric.load_state(state["metrics"][name])
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:
