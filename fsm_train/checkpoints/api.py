@@ -17,7 +17,7 @@ import attrs
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.runs import SAVED_AT
-from ..core.state import State
+from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
 from . import files
@@ -126,7 +126,8 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     notes = dict.fromkeys((*state.notes, *workload.restore_parts(parts, state)))
     for note in notes:
         _logger.warning("what goes on is not exactly what was saved: %s", note)
-    return attrs.evolve(state, workload=workload, notes=tuple(notes))
+    hyper = hyper_read(state.hyper, workload.hyper())
+    return attrs.evolve(state, hyper=hyper, workload=workload, notes=tuple(notes))
 
 
 def _read(checkpoint: Checkpoint) -> tuple[State, Parts]:

@@ -12,7 +12,7 @@ import attrs
 
 from .callback import Callback, memory_classes
 from .phase import Flag, Phase, Place
-from .state import State
+from .state import Hyper, State, hyper_read
 from .table import RESUMES_AT
 from .values import NO_FACTS, FrozenMap, SavedMemory
 
@@ -100,6 +100,30 @@ def other_settings(here: Mapping[str, Mapping[str, str]], saved: Mapping[str, Ma
 
 
 _PLACES = ("folder", "path")
+
+
+def with_hyper(
+    state: State, now: Mapping[str, Hyper], callbacks: Sequence[Callback[Any]] = ()
+) -> tuple[State, tuple[str, ...]]:
+    """The state with the hyper-parameters that the optimizer has now, and what to warn of.
+
+    What was changed between the calls of `run` counts, and is named with both values.
+
+    >>> from fsm_train.testing import at
+    >>> state, warnings = with_hyper(at(Phase.READY, lr=0.1), {"lr": 0.01})
+    >>> state.hyper["lr"], warnings
+    (0.01, ('lr is 0.01 in the optimizer, and was 0.1 in the state: the training continues with 0.01',))
+    """
+    hyper = hyper_read(state.hyper, now)
+    if hyper is state.hyper:
+        return state, ()
+    warnings = []
+    for name, value in hyper.items():
+        if state.hyper and repr(before := state.hyper.get(name, "nothing")) != repr(value):
+            sets = ", ".join(repr(callback.name) for callback in callbacks if name in (callback.sets or ()))
+            then = f"the training continues with {value!r}" + (f", until {sets} sets it" if sets else "")
+            warnings.append(f"{name} is {value!r} in the optimizer, and was {before!r} in the state: {then}")
+    return attrs.evolve(state, hyper=hyper), tuple(warnings)
 
 
 def interrupted(state: State, signal: str) -> State:

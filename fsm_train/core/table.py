@@ -23,13 +23,13 @@ import attrs
 
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
 from .state import Draft
-from .values import Metrics
+from .values import Metrics, frozen_map
 
 Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
 Effect = Callable[[Draft, "Outcome"], None]
 Outcome = object
-"""What an operation answers: a fetch the batch size or None, a step whether it stepped, a measure its metrics."""
+"""What an operation answers: a batch size or None, whether it stepped, metrics, and FINISH the hyper-parameters."""
 
 
 # ---------------------------------------------------------------------------------------- guards
@@ -232,6 +232,11 @@ def _epoch_measured(at: Draft, outcome: Outcome) -> None:
         at.history = (*at.history, at.metrics)
 
 
+def _finished(at: Draft, outcome: Outcome) -> None:
+    if isinstance(outcome, Mapping):
+        at.hyper = frozen_map(outcome)
+
+
 AFTER: Mapping[Operation, Effect] = {
     Operation.FETCH: _fetched,
     Operation.FETCH_VALID: _fetched,
@@ -240,6 +245,7 @@ AFTER: Mapping[Operation, Effect] = {
     Operation.ZERO: _zeroed,
     Operation.MEASURE_VALID: _valid_measured,
     Operation.MEASURE: _epoch_measured,
+    Operation.FINISH: _finished,
 }
 """What an operation with this outcome does to the state. Those that are not named here do nothing to it."""
 

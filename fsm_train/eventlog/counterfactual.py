@@ -129,6 +129,7 @@ class LoggedCommand(Command):
         encoded: the command as JSON.
     """
 
+    changes_hyper = False
     encoded: Json = attrs.field(eq=repr, hash=False)
 
 

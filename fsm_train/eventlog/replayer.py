@@ -139,14 +139,17 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
 
 
 def _changed_between_calls(last: State, header: Entry) -> Change | None:
-    """What differs between the last state of one call of `run` and the start of the next."""
+    """What differs between the last state of one call of `run` and the start of the next.
+
+    Hyper-parameters may differ: they are read from the optimizer when a call begins, and a person may have set them.
+    """
     if header.body.get("gap"):
         return Change("", "gap", "the log does not lead to where this call goes on", None)
     recorded, decided = header.body["start"], start_of(last)
     both = [name for name in decided["memory"] if name in recorded["memory"]]
     return first_change(
         (
-            Part("", recorded, decided, (*COUNTERS, "hyper", "metrics", "history")),
+            Part("", recorded, decided, (*COUNTERS, "metrics", "history")),
             Part("memory", recorded["memory"], decided["memory"], both),
         )
     )

@@ -189,14 +189,25 @@ def restore_weights(work: Training, command: c.RestoreWeights) -> None:
 @carries_out_by_default(c.UseScheduler)
 def use_scheduler(work: Training, command: c.UseScheduler) -> None:
     if command.name not in work.carried_over.schedulers:
+        before = work.hyper()
         scheduler = work.carried_over.schedulers[command.name] = command.make(work.optimizer)
         if saved := work.carried_over.saved_schedulers.pop(command.name, None):
             scheduler.load_state_dict(saved)
-            assert work.state is not None
-            work.set_hyper(work.state.hyper)  # a scheduler sets its first rate when it is made
+            made = work.hyper()  # a scheduler sets its first rate when it is made
+            work.set_hyper({name: value for name, value in before.items() if made[name] != value})
 
 
 @carries_out_by_default(c.StepScheduler)
 def step_scheduler(work: Training, command: c.StepScheduler) -> None:
     scheduler = work.carried_over.schedulers[command.name]
-    scheduler.step() if command.metric is None else scheduler.step(command.metric)
+    try:
+        scheduler.step() if command.metric is None else scheduler.step(command.metric)
+    except Exception as error:
+        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(work.optimizer.param_groups)
+        if made_for in (0, groups):
+            raise
+        raise WorkloadError(
+            f"the {type(scheduler).__name__} of {command.name!r} was made for {made_for} parameter groups, and the "
+            f"optimizer has {groups}: it has no rate for a group that is added later. fsm_train.callbacks.schedule "
+            "has: the group's own, times the schedule"
+        ) from error

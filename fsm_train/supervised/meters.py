@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,10 +30,10 @@ class Metric(Protocol):
 
 
 class Mean:
-    """The weighted mean of scalar tensors, which stay on their device until the mean is read.
+    """The weighted mean of scalar tensors, which stay on their device, in their type, until the mean is read.
 
     Adding a scalar appends it to a list: no kernel is launched, and nothing waits for the device. Every
-    BLOCK scalars are stacked into one tensor, so that memory does not grow by an allocation a batch.
+    BLOCK scalars of one type are stacked into one tensor, so that memory does not grow by an allocation a batch.
     """
 
     BLOCK = 1024
@@ -47,31 +47,67 @@ class Mean:
         self._weights: list[int] = []
 
     def add(self, value: torch.Tensor, weight: int) -> None:
-        self._latest.append(value)
+        latest = self._latest
+        if latest and (value.dtype is not latest[0].dtype or value.device != latest[0].device):
+            self._stack()  # each block has one type: a common one would round
+            latest = self._latest
+        latest.append(value)
         self._weights.append(weight)
-        if len(self._latest) == self.BLOCK:
-            self._blocks.append(torch.stack(self._latest).float())
+        if len(latest) == self.BLOCK:
+            self._stack()
+
+    def _stack(self) -> None:
+        if self._latest:
+            self._blocks.append(torch.stack(self._latest))
             self._latest = []
 
     def result(self) -> float | None:
-        """The mean, summed exactly in double precision; None if nothing was added."""
+        """The mean in double precision, of a sum that is exact; None if nothing was added."""
         if not self._weights:
             return None
-        blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
-        values: list[float] = [value for block in blocks for value in block.tolist()]
-        total = sum(self._weights)
-        products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
-        return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
+        self._stack()
+        return weighted_mean(_on_cpu(self._blocks), self._weights)
 
     def state(self) -> list[Any]:
         return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
 
     def load_state(self, state: list[Any]) -> None:
-        """What was added before stays a block of its own, wherever it was loaded to: nobody knows where the rest is."""
+        """What was added before stays a block of its own, wherever it was loaded to."""
         latest, blocks, weights = state
-        self._latest = []
-        self._blocks = [*blocks] if latest is None else [*blocks, latest.float()]
+        self._latest, self._blocks = [], [*blocks, *([] if latest is None else [latest])]
         self._weights = list(weights)
+
+
+def _on_cpu(blocks: Sequence[torch.Tensor]) -> list[float]:
+    """The numbers of all blocks, one transfer a block. No number is rounded."""
+    return [value for block in blocks for value in block.tolist()]
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the values, each as often as its weight says, as if all were added in one pass without rounding.
+
+    >>> weighted_mean([0.1, 0.7], [3, 1])
+    0.25
+
+    Args:
+        values: finite or not.
+        weights: not negative, as many as values, and not all 0.
+    """
+    total = math.fsum(weights)
+    if not all(map(math.isfinite, values)):
+        return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    shift = 128 if max(map(abs, values)) > 2.0**800 else 0  # or products would not fit
+    halves = {weight: _halves(math.ldexp(weight, -shift)) for weight in set(weights)}
+    pairs = zip(values, weights, strict=True)
+    products = (v * w for value, weight in pairs for v in _halves(value) for w in halves[weight])
+    return math.ldexp(math.fsum(products) / total, shift)
+
+
+def _halves(number: float) -> tuple[float, ...]:
+    """Numbers of at most 26 bits each that add up to this one: products of two of them are exact."""
+    mantissa, exponent = math.frexp(number)
+    high = math.ldexp(float(round(mantissa * 0x4000000)), exponent - 26)
+    return (high,) if high == number else (high, number - high)
 
 
 class FunctionMetric:
@@ -88,7 +124,7 @@ class FunctionMetric:
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         value = self.function(output, target)
-        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
+        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value), samples)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         result = self.mean.result()
@@ -103,6 +139,10 @@ class FunctionMetric:
 
     def load_state(self, state: Any) -> None:
         self.mean.load_state(state)
+
+
+def _as_tensor(number: float) -> torch.Tensor:
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")  # not each device has float64
 
 
 class ObjectMetric:

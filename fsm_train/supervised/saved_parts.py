@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
@@ -112,6 +112,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     Raises:
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
+    _add_saved_groups(work, parts["optimizer_of"])
     if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
         raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
     for name, module in modules_of(work.model, work.loss_fn).items():
@@ -119,6 +120,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
     load_exactly(work.optimizer, parts["optimizer"])
+    work.read_parameters()
     for i, parameter in enumerate(work.parameters):
         gradient = parts["gradients"].get(i)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
@@ -190,10 +192,24 @@ def _order_generators(work: Training) -> list[torch.Generator]:
 
 def _optimizer_of(work: Training) -> list[Any]:
     """The optimizer's class, and the names of the parameters in each group."""
-    modules = modules_of(work.model, work.loss_fn)
-    names = {id(p): f"{kind}.{name}" for kind, module in modules.items() for name, p in module.named_parameters()}
+    names = {id(parameter): name for name, parameter in _named_parameters(work)}
     groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
     return [type(work.optimizer).__name__, groups]
+
+
+def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for kind, module in modules_of(work.model, work.loss_fn).items():
+        yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
+
+
+def _add_saved_groups(work: Training, saved: list[Any]) -> None:
+    """Add the groups that the saved training added to its optimizer, if this one has those before them."""
+    (kind, groups), (saved_kind, saved_groups) = _optimizer_of(work), saved
+    added = saved_groups[len(groups) :]
+    parameters = dict(_named_parameters(work))
+    if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
+        for names in added:  # their numbers come from the state_dict of the optimizer
+            work.optimizer.add_param_group({"params": [parameters[name] for name in names]})
 
 
 def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
@@ -202,7 +218,10 @@ def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
     if kind != saved_kind:
         return f"it is of the class {kind}, and was of {saved_kind}"
     if len(groups) != len(saved_groups):
-        return f"it has {len(groups)} parameter groups, and had {len(saved_groups)}"
+        return (
+            f"it has {len(groups)} parameter groups, and had {len(saved_groups)}: make it with "
+            "the groups that it began with, in the same order. Those that were added later are added by restore"
+        )
     for i, (names, saved_names) in enumerate(zip(groups, saved_groups, strict=True)):
         for name, saved_name in zip_longest(names, saved_names, fillvalue="nothing"):
             if name != saved_name:

@@ -18,6 +18,7 @@ from .averages import StateDict
 from .carried_over import CarriedOver
 from .modules import load_module, modules_of, state_of_module
 from .optimizer_state import load_exactly
+from .param_groups import Members
 from .training import Training
 
 
@@ -56,6 +57,7 @@ class Snapshot:
         modules: by name, values, buffers and modes of the model, and of a loss that is a module.
         gradients: of each parameter; None without one.
         optimizer: its state_dict.
+        members: the parameters in its groups.
         extra: by name, the state_dict of each extra part.
         generators: their states.
         carried_over: not copied: each training makes its own.
@@ -71,6 +73,7 @@ class Snapshot:
     modules: dict[str, StateDict]
     gradients: tuple[torch.Tensor | None, ...]
     optimizer: StateDict
+    members: Members
     extra: dict[str, Any]
     generators: Generators
     carried_over: CarriedOver
@@ -89,6 +92,7 @@ class Snapshot:
             modules={name: copy.deepcopy(state_of_module(module)) for name, module in modules.items()},
             gradients=tuple(None if p.grad is None else p.grad.clone() for p in _parameters(modules)),
             optimizer=copy.deepcopy(work.optimizer.state_dict()),
+            members=Members.of(work.optimizer),
             extra={name: copy.deepcopy(part.state_dict()) for name, part in work.extra.items()},
             generators=Generators.now(work.loader_generators()),
             carried_over=work.carried_over,
@@ -108,6 +112,8 @@ class Snapshot:
             load_module(module, self.modules[name])
         for parameter, gradient in zip(_parameters(modules), self.gradients, strict=True):
             parameter.grad = None if gradient is None else gradient.clone()
+        self.members.put_back(work.optimizer)
+        work.read_parameters()
         # load_state_dict of an optimizer, and maybe of an extra, keeps the tensors that it is given: they get copies.
         load_exactly(work.optimizer, copy.deepcopy(self.optimizer))
         for name, part in work.extra.items():

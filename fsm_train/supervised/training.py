@@ -21,7 +21,7 @@ from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
-from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
+from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
 
@@ -60,7 +60,8 @@ class Training:
         device: of the model and of every batch.
         custom_forward: the user's function of (model, inputs), or None.
         extra: by name, further parts that belong in a checkpoint.
-        parameters: those of the optimizer: the model's in the model's order, then the loss's.
+        parameters: those of the optimizer: the model's in the model's order, then the loss's. Read anew when a call of
+            `run` or an epoch begins, and after each command that `changes_hyper`.
         gradients: call it for the list of their gradients; `gradients.norm()` is the common norm, a scalar
             tensor. A command that changes a gradient in place calls `gradients.changed()`.
 
@@ -116,8 +117,12 @@ class Training:
         self.train = check_loader(train, "train")
         self.valid = None if valid is None else check_loader(valid, "valid")
         self.device = next(model.parameters()).device
-        self.parameters = stepped_parameters(model, optimizer)
+        self.whole_step: WholeStep | None = None
+        self.parameters: list[nn.Parameter] = []
         self.gradients = Gradients(self.parameters)
+        self._members = Members()
+        self._groups_read = len(optimizer.param_groups)
+        self.read_parameters()
         self.custom_forward = forward
         self._split = split
         self._moves = self.device.type != "cpu"
@@ -141,7 +146,6 @@ class Training:
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.whole_step: WholeStep | None = None
         self.frozen_parameters = FrozenParameters(model)
         self.carried_over = CarriedOver()
         self._undo = ExitStack()
@@ -153,10 +157,26 @@ class Training:
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""
+        self._groups_read = len(self.optimizer.param_groups)
         return read_groups(self.optimizer)
 
+    def read_parameters(self) -> None:
+        """Read which parameters the optimizer has, since groups may be added and parameters exchanged."""
+        members = Members.of(self.optimizer)
+        if members != self._members:
+            self._members = members
+            self.parameters = self.gradients.parameters = stepped_parameters(self.model, self.optimizer)
+            self.gradients.changed()
+            if self.whole_step is not None:
+                self.whole_step.mark_stale()
+
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
-        """Set the named hyper-parameters, which exist, in the optimizer."""
+        """Set the named hyper-parameters, which exist, in the optimizer. No others are written.
+
+        Raises:
+            WorkloadError: the optimizer has not as many parameter groups as when they were read.
+        """
+        check_groups(self.optimizer, self._groups_read)
         write_groups(self.optimizer, changes)
         if self.whole_step is not None:
             self.whole_step.mark_stale()

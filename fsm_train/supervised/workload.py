@@ -33,6 +33,7 @@ from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
+from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
 from .sensors import check_sensors, read_in_one_transfer
@@ -154,6 +155,8 @@ class Supervised(Training, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
+        if command.changes_hyper:
+            self.read_parameters()
         if self.whole_step is not None:
             self.whole_step.mark_stale()
 
@@ -199,7 +202,8 @@ class Supervised(Training, Checkpointable):
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing = False, None  # a run that failed leaves them set
         log_summary_once(self)
-        self.set_hyper(state.hyper)
+        check_parameters(self.model, self.optimizer, self.loss_fn)
+        self.read_parameters()
         if state.iteration == 0 and state.resume_at is None:
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
@@ -244,6 +248,7 @@ class Supervised(Training, Checkpointable):
     # ------------------------------------------------------------------------------ training
 
     def open(self, state: State) -> None:
+        self.read_parameters()
         set_epoch(self.train, state.epoch)
         self.train_meters.reset()
         self._batches_fetched = 0
