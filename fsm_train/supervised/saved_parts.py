@@ -11,6 +11,7 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
@@ -20,7 +21,8 @@ from ..data.generators import Generators
 from ..data.loaders import persistent_workers_running
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful
 from .carried_over import CarriedOver
-from .modules import load_module, modules_of, state_of_module
+from .kept import KeptWeights
+from .modules import load_module, state_of_module
 from .training import Training
 
 
@@ -34,17 +36,19 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     meters, unsaved = work.train_meters.state()
     notes = (*inexact(work.train, state), *(f"the metric {name}: it has no state_dict" for name in unsaved))
     carried = work.carried_over
-    modules = modules_of(work.model, work.loss_fn)
+    modules = {name: state_of_module(module) for name, module in work.modules.items()}
+    modules["model"]["modes"] = work.training_modes()
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
-        "modules": {name: state_of_module(module) for name, module in modules.items()},
+        "modules": modules,
         "optimizer": work.optimizer.state_dict(),
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
         "scaler": work.precision.state() if work.precision else carried.scaler,
         "averages": {**carried.saved_averages, **{name: a.state() for name, a in carried.averages.items()}},
-        "weights": {name: [weights, averages] for name, (weights, averages) in carried.weights.items()},
+        "weights": {name: kept.state() for name, kept in carried.weights.items()},
+        "measured_with": carried.measured_with,
         "schedulers": {**carried.saved_schedulers, **{n: s.state_dict() for n, s in carried.schedulers.items()}},
         "generators": plain(Generators.now(work.loader_generators())),
         "beginning": _plain_epoch_start(start) if start else None,
@@ -72,8 +76,10 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     """
     if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
         raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
-    for name, module in modules_of(work.model, work.loss_fn).items():
+    for name, module in work.modules.items():
         if name not in parts["modules"]:
+            if not isinstance(work.loss_fn, nn.Module):
+                continue  # saved before modules were found in functions; a note says so
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
     work.optimizer.load_state_dict(parts["optimizer"])
@@ -84,7 +90,8 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     work.train_meters.load_state(parts["meters"], work.device)
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
-        weights={name: (weights, averages) for name, (weights, averages) in parts["weights"].items()},
+        weights={name: KeptWeights.of_state(kept) for name, kept in parts["weights"].items()},
+        measured_with=parts.get("measured_with", "model"),
         saved_averages=parts["averages"],
         saved_schedulers=parts["schedulers"],
     )
@@ -101,6 +108,9 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
 
 def _differences(work: Training, parts: Parts) -> Iterator[str]:
     """A note for each difference that makes the training continue in another way than it would have."""
+    for name in work.modules.keys() - parts["modules"].keys():
+        if work.modules[name].state_dict():
+            yield f"the weights of the {name}: they are not in the checkpoint, and stay as they are"
     for name in sorted(work.extra.keys() - parts["extra"].keys()):
         yield f"extra {name!r}: it is not in the checkpoint, and begins afresh"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
@@ -124,7 +134,7 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
 
 def _optimizer_of(work: Training) -> list[Any]:
     """The optimizer's class, and the names of the parameters in each group."""
-    modules = modules_of(work.model, work.loss_fn)
+    modules = work.modules
     names = {id(p): f"{kind}.{name}" for kind, module in modules.items() for name, p in module.named_parameters()}
     groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
     return [type(work.optimizer).__name__, groups]

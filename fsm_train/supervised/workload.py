@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints.api import Checkpointable
 from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
-from ..core.phase import Operation
+from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
@@ -30,6 +30,7 @@ from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
+from .modules import Modes
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
 from .sensors import check_sensors, read_in_one_transfer
@@ -141,6 +142,8 @@ class Supervised(Training, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
+        if self.carried_over.weights and state.phase not in BATCH_PHASES:
+            self.carried_over.check_kept(self.modules)
         if self.whole_step is not None:
             self.whole_step.mark_stale()
 
@@ -185,6 +188,7 @@ class Supervised(Training, Checkpointable):
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing = False, None  # a run that failed leaves them set
         log_summary_once(self)
+        self._begin_modes()
         self.set_hyper(state.hyper)
         if state.iteration == 0 and state.resume_at is None:
             self.carried_over, self.suspended_at = CarriedOver(), None
@@ -208,7 +212,14 @@ class Supervised(Training, Checkpointable):
         point.generators.put_back()
         self.suspended_at = None
 
+    def _begin_modes(self) -> None:
+        if not self.model.training:  # after a prediction, say: it is so again when this call of run ends
+            self.undo_at_finish(Modes.of(self.model).put_back)
+        self.use_training_modes()
+
     def finish(self, state: State) -> None:
+        if self._validation_guard is not None:  # a validation failed
+            self._end_validation()
         self._undo.close()
         if state.resume_at is not None and not state.error:
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
@@ -222,7 +233,8 @@ class Supervised(Training, Checkpointable):
         set_epoch(self.train, state.epoch)
         self.train_meters.reset()
         self._batches_fetched = 0
-        self.model.train()
+        self.use_training_modes()
+        self.carried_over.check_kept(self.modules)
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
@@ -309,9 +321,12 @@ class Supervised(Training, Checkpointable):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._validation_guard = ValidationGuard.of(self.model, self.loader_generators(), self.valid)
+        modules = self.modules
+        self.carried_over.check_kept(modules)
+        self._validation_guard = ValidationGuard.of(modules, self.loader_generators(), self.valid)
         self._valid_meters.reset()
-        self.model.eval()
+        for module in modules.values():
+            module.eval()
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
     def fetch_valid(self) -> int | None:
@@ -327,15 +342,17 @@ class Supervised(Training, Checkpointable):
     def measure_valid(self, state: State) -> Mapping[str, float]:
         metrics = self._valid_meters.results()
         self._end_validation()
+        self.carried_over.note_measured()
         if not metrics:
             raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
         return metrics
 
     def abandon(self, state: State) -> None:
         """Restore everything as if this validation had not started."""
+        guard = self._validation_guard
         self._end_validation()
-        if self._validation_guard is not None:
-            set_persistent_workers(self.valid, self._validation_guard.workers)
+        if guard is not None:
+            set_persistent_workers(self.valid, guard.workers)
 
     def _end_validation(self) -> None:
         """Restore modes and generators, so that validating does not change the training."""
@@ -344,3 +361,4 @@ class Supervised(Training, Checkpointable):
         self._loss = None
         if self._validation_guard is not None:
             self._validation_guard.put_back()
+            self._validation_guard = None
