@@ -142,11 +142,11 @@ def checkpoint(
     )
     def checkpoint(state: State, saved: Kept) -> Transition | None:
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
-        steps = saved.steps
+        steps, ranked_by = saved.steps, None
         if state.phase is Phase.EPOCH_END:
             if every_epochs is None or state.epoch % every_epochs:
                 return None
-            file, score = f"epoch-{state.epoch:05d}", _score(state, monitor, mode)
+            file, score, ranked_by = f"epoch-{state.epoch:05d}", _score(state, monitor, mode), monitor
             drop = _to_drop(score, saved.files, keep, ranked=monitor is not None)
             if drop is None:
                 return None
@@ -160,7 +160,7 @@ def checkpoint(
         drop = (*(other for other, _ in saved.files if other.startswith("step") and other != file), *drop)
         others = tuple((other, its_score) for other, its_score in saved.files if other not in (file, *drop))
         return Transition(
-            commands=(SaveCheckpoint(folder, file, drop),),
+            commands=(SaveCheckpoint(folder, file, drop, ranked_by, mode),),
             memory=Kept((*others, (file, score)), steps, seconds),
         )
 

@@ -23,6 +23,7 @@ from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import FrozenMap
 from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags
 from ..wording import PLAN_FULFILLED
+from .added_fields import as_recorded
 from .entries import Entry
 from .errors import LogError
 from .line_difference import Part, first_change, format_json
@@ -197,7 +198,10 @@ class _WhatIf(Rerun):
         except (CannotDecodeError, AttributeError, TypeError) as error:
             what = f"it is not of the form that a log has: {error}"
             raise LogError(what, path=self.recorded.path, line=self._line) from error
-        now = _effects({name: _comparable(answer) for name, answer in answers.items()}, before)
+        decided = {name: _comparable(answer) for name, answer in answers.items()}
+        now = _effects(decided, before)
+        if then != now:
+            now = _effects(as_recorded({"answers": decided}, {"answers": logged})["answers"], before)
         if then != now:
             self._answer, self.finished = self._judge(state, then, now), True
             return

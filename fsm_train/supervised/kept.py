@@ -103,7 +103,7 @@ def _parameters_and_masks(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _counters(module: nn.Module) -> dict[str, torch.Tensor]:
-    """The buffers that are single whole numbers, such as a number of steps: they tell what happened, as no weight does."""
+    """The buffers that are single whole numbers, such as a number of steps: they count what happened."""
     buffers = module.named_buffers()
     return {name: b for name, b in buffers if b.dim() == 0 and not (b.is_floating_point() or b.is_complex())}
 
