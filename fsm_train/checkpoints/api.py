@@ -76,7 +76,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
-    score = _score_of(command, state, str(parts.get("measured_with", "model")))
+    score = score_of(command, state, str(parts.get("measured_with", "model")))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:
         files.write(folder, command.name, control, parts, save_point)
@@ -89,7 +89,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         )
 
 
-def _score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score | None:
+def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score | None:
     """The score that the manifest records. Training metrics are those of the model, whatever a validation uses."""
     if command.monitor is None:
         return None

@@ -89,12 +89,15 @@ def _fuses(group: dict[str, Any]) -> bool:
 
 
 def sizes(work: Training) -> str:
-    """How many parameters the model has, and how many of them are trained, in words. Those of lazy layers may wait."""
+    """How many parameters the model has, and how many of them are trained, in words.
+
+    The parameters that lazy layers have not initialized yet are counted as tensors.
+    """
     ours = [parameter for parameter in work.model.parameters() if not is_lazy(parameter)]
     waiting = sum(map(is_lazy, work.model.parameters()))
     total = sum(parameter.numel() for parameter in ours)
     trained = sum(p.numel() for p in work.parameters if p.requires_grad and not is_lazy(p))
-    lazy = f" and {waiting} tensors that the first batch initializes" if waiting else ""
+    lazy = f" and {waiting} lazy tensors" if waiting else ""
     return f"{total:,} parameters{lazy}, {trained:,} of them trained"
 
 

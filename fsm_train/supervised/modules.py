@@ -61,7 +61,16 @@ def _parts_of(value: object) -> Iterable[object]:
             return value
         case dict():
             return value.values()
-    return vars(value).values() if callable(value) and hasattr(value, "__dict__") else ()
+    return _attributes(value) if callable(value) else ()
+
+
+def _attributes(value: object) -> Iterator[object]:
+    yield from getattr(value, "__dict__", {}).values()
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and not name.startswith("__"):
+                yield getattr(value, name, None)
 
 
 def _is_filled(cell: types.CellType) -> bool:
