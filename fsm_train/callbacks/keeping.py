@@ -26,7 +26,9 @@ def restore_best(
     """End the training with the weights that had the best metric.
 
     Weights, and averages of them if there are any, are copied at EPOCH_END when the metric is better
-    than before, and put back at TRAIN_END. A value that is not finite is never the best.
+    than before, and put back at TRAIN_END. A value that is not finite is never the best. A loss that is a module
+    is put back too, and buffers outside the state_dict. A command that changes the structure of the model
+    is an error then, unless the copies can follow it, as they follow torch.nn.utils.prune.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
@@ -97,7 +99,8 @@ def checkpoint(
     At EPOCH_END every `every_epochs`, at BATCH_END every `every_steps` or `every_seconds`, and always
     at SUSPEND. Without a monitor the last `keep` of the epochs stay, with one the best `keep`: once
     there are `keep`, another is written only if it is strictly better than the worst, which is dropped.
-    A metric that is not finite counts as the worst. A checkpoint that is written at SUSPEND or between
+    A metric that is not finite counts as the worst. `load_weights` loads the best, with the weights that had the
+    metric, such as the average of `ema`. A checkpoint that is written at SUSPEND or between
     epochs serves to resume from, and is dropped when the next checkpoint is written.
 
     >>> from fsm_train import Phase

@@ -48,6 +48,9 @@ class Supervised(Training, Checkpointable):
 
     What commands and sensors use of it is documented in `Training`.
 
+    The model is trained in train mode. A part of it that is in eval mode when `run` begins stays so, as a frozen
+    batch norm does. After a validation, and when a run ends or fails, each module is in the mode that it was in.
+
     >>> from fsm_train import run, start
     >>> model = nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -59,7 +62,9 @@ class Supervised(Training, Checkpointable):
     Args:
         model: its parameters are what the optimizer changes.
         optimizer: any of torch.optim that steps without a closure.
-        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch. A module is a part of what is
+            trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
+            holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
         valid: the same for validation; None for a training without.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an

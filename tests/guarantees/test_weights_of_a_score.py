@@ -201,8 +201,6 @@ def test_what_is_best_is_not_guessed(tmp_path: Path) -> None:
         load_weights(tmp_path / "epoch-00001", model, which="epoch-7")
     run(start(work(), epochs=1), [checkpoint(tmp_path, monitor="valid_loss")])
     assert load_weights(tmp_path, model)["name"] == "epoch-00001"
-    run(start(work(), epochs=2), [checkpoint(tmp_path, monitor="valid_accuracy", mode="max", keep=1)])
-    flip(tmp_path / "epoch-00001" / "manifest") if len(find(tmp_path)) > 1 else None
 
 
 def test_two_metrics_in_one_folder(tmp_path: Path) -> None:
@@ -238,7 +236,7 @@ def test_checkpoint_that_is_called_best(tmp_path: Path) -> None:
         (lambda: nn.Linear(20, 2), r"holds another model.*: only the model has bias, weight, and only the checkpoint"),
         (lambda: nn.DataParallel(Net()), "only the model has module.body.0.bias"),
         (lambda: Net().half(), "is of type torch.float16 and was saved as torch.float32"),
-        (lambda: _wider(Net()), r"body.4.bias has the shape \(2,\) there, and \(3,\) in this model"),
+        (lambda: _wider(Net()), r"body.4.weight has the shape \(2, 32\) there, and \(3, 32\) in this model"),
         (work, "and not into a Supervised: give work.model"),
     ],
 )
