@@ -187,7 +187,6 @@ PLANTED: list[tuple[Any, Any, tuple[Any, ...]]] = [
     (test_scores_of_what_was_kept_are_true, loss_is_no_part, ((), set(), True, True, "max")),
     (test_scores_of_what_was_kept_are_true, buffers_outside_are_forgotten, ((), set(), False, False, "max")),
     (test_scores_of_what_was_kept_are_true, own_weights_are_loaded, (("ema",), set(), False, False, "min")),
-    (test_scores_are_true_in_each_precision, own_weights_are_loaded, (torch.float64, ("ema",), False)),
 ]
 
 

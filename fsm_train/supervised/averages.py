@@ -172,10 +172,10 @@ class Average:
                 "parameters": {name: value for name, value in values.items() if name in present},
                 "buffers": {name: value for name, value in values.items() if name not in present},
             }
-        devices = {name: parameter.device for name, parameter in present.items()}
+        devices = {name: value.device for name, value in (*present.items(), *self._present_buffers())}
         self.n_averaged = copied["n_averaged"]
         self.parameters = {n: _in_float32(value, devices.get(n)) for n, value in copied["parameters"].items()}
-        self.buffers = {name: value.detach().clone() for name, value in copied["buffers"].items()}
+        self.buffers = {n: value.detach().to(devices.get(n), copy=True) for n, value in copied["buffers"].items()}
         self._averaged_objects = []
 
     def _follow(self, present: Mapping[str, nn.Parameter]) -> None:
