@@ -34,6 +34,7 @@ def test_frozen_at_setup_until_its_epoch_begins() -> None:
     [
         ({"pattern": ""}, "pattern='': give a pattern of parameter names"),
         ({"pattern": 3}, "pattern=3"),
+        ({"pattern": "0.*", "train_bn": 1}, "train_bn=1: True or False"),
         ({"pattern": "0.*", "until_epoch": 0}, "until_epoch=0: it is a whole number from 1"),
     ],
 )
