@@ -174,11 +174,17 @@ class UseCompiledStep(_LeavesOptimizer):
 class Freeze(_LeavesOptimizer):
     """Freeze the parameters whose names match this pattern: no gradient, no weight decay.
 
-    >>> Freeze("encoder.*")
-    Freeze(pattern='encoder.*')
+    With `train_bn=False` the batch norms whose parameters are all frozen like this keep their statistics: they are in
+    eval mode meanwhile. `temporary` says that an `Unfreeze` is to follow, so that a parameter that could not be
+    trained then is known at once.
+
+    >>> Freeze("encoder.*", train_bn=False)
+    Freeze(pattern='encoder.*', train_bn=False, temporary=False)
     """
 
     pattern: str
+    train_bn: bool = True
+    temporary: bool = False
 
 
 @attrs.frozen
@@ -274,13 +280,18 @@ class SaveCheckpoint(_LeavesOptimizer):
 
     It is carried out after all other commands of its phase, so that it saves what they change.
 
-    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",))
-    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',))
+    With a `monitor` the manifest records its value, its mode, and which weights it was measured with: "model", or the
+    name of an average. `load_weights` finds the best by that.
+
+    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",), monitor="valid_loss")
+    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',), monitor='valid_loss', mode='min')
     """
 
     folder: str
     name: str
     drop: tuple[str, ...] = ()
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "min"
     last: ClassVar[bool] = True
 
 

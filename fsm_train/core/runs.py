@@ -25,6 +25,11 @@ def resume_place(state: State) -> Place | None:
     return state.resume_at or RESUMES_AT.get(state.phase)
 
 
+def epochs_trained(state: State) -> int:
+    """Epochs that had all their batches when this state was saved, also if the epoch's validation was just over."""
+    return state.epoch + (state.resume_at is Phase.VALID_END and state.batches_over)
+
+
 def ready(state: State) -> State:
     """The state as a new call of `run` takes it up.
 

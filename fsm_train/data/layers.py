@@ -83,8 +83,10 @@ def _is_layer(part: object) -> bool:
 def _children(part: Any) -> Iterator[tuple[str, Any]]:
     """What this object holds, with the text that follows its path."""
     if isinstance(part, (list, tuple)):
-        if len(part) <= LARGEST:
-            yield from ((f"[{i}]", value) for i, value in enumerate(part))
+        kind: Any = list if isinstance(part, list) else tuple  # an __iter__ of a subclass begins a pass over data
+        if kind.__len__(part) <= LARGEST:
+            yield from ((f"[{i}]", value) for i, value in enumerate(kind.__iter__(part)))
+        yield from ((f".{name}", value) for name, value in getattr(part, "__dict__", {}).items())
     elif isinstance(part, Mapping):
         if isinstance(part, dict) and len(part) <= LARGEST:
             yield from ((f"[{key!r:.40}]", value) for key, value in part.items())

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..core.errors import WorkloadError
 from ..core.state import Hyper
+from .modules import modules_of
 
 _BETA = re.compile(r"beta([1-9])")
 
@@ -141,8 +142,7 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
     known = {id(parameter) for parameter in model.parameters()}
     if not known:
         raise WorkloadError("the model has no parameters: there is nothing to train")
-    if isinstance(loss_fn, nn.Module):
-        known |= {id(parameter) for parameter in loss_fn.parameters()}
+    known |= {id(parameter) for module in modules_of(model, loss_fn).values() for parameter in module.parameters()}
     optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strangers = [parameter for parameter in optimized if id(parameter) not in known]
     if strangers:

@@ -24,7 +24,8 @@ from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_
 from ..data.sources import Sources, own_state
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
-from .modules import load_module, modules_of, state_of_module
+from .kept import KeptWeights
+from .modules import load_module, state_of_module
 from .optimizer_state import load_exactly
 from .training import Training
 
@@ -43,7 +44,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     sources, sources_at_start, unsafe = _changes(work, has_place=place is not None)
     items = inventory(
         Found(
-            modules=tuple(modules_of(work.model, work.loss_fn)),
+            modules=tuple(work.modules),
             extra=tuple(work.extra),
             generators=tuple(paths.values()),
             sources=(*sources.own, *sources.attributes),
@@ -56,17 +57,19 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         )
     )
     carried = work.carried_over
-    modules = modules_of(work.model, work.loss_fn)
+    modules = {name: state_of_module(module) for name, module in work.modules.items()}
+    modules["model"]["modes"] = work.training_modes()
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
-        "modules": {name: state_of_module(module) for name, module in modules.items()},
+        "modules": modules,
         "optimizer": work.optimizer.state_dict(),
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
         "scaler": work.precision.state() if work.precision else carried.scaler,
         "averages": {**carried.saved_averages, **{name: a.state() for name, a in carried.averages.items()}},
-        "weights": {name: [weights, averages] for name, (weights, averages) in carried.weights.items()},
+        "weights": {name: kept.state() for name, kept in carried.weights.items()},
+        "measured_with": carried.measured_with,
         "schedulers": {**carried.saved_schedulers, **{n: s.state_dict() for n, s in carried.schedulers.items()}},
         "generators": plain(Generators.now(layer.part for layer in generators), paths),
         "beginning": _plain_epoch_start(start, sources_at_start, paths) if start else None,
@@ -115,8 +118,10 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     _add_saved_groups(work, parts["optimizer_of"])
     if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
         raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
-    for name, module in modules_of(work.model, work.loss_fn).items():
+    for name, module in work.modules.items():
         if name not in parts["modules"]:
+            if not isinstance(work.loss_fn, nn.Module):
+                continue  # saved before modules were found in functions; a note says so
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
     load_exactly(work.optimizer, parts["optimizer"])
@@ -128,7 +133,8 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
-        weights={name: (weights, averages) for name, (weights, averages) in parts["weights"].items()},
+        weights={name: KeptWeights.of_state(kept) for name, kept in parts["weights"].items()},
+        measured_with=parts.get("measured_with", "model"),
         saved_averages=parts["averages"],
         saved_schedulers=parts["schedulers"],
     )
@@ -150,6 +156,9 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
 
 def _differences(work: Training, parts: Parts) -> Iterator[str]:
     """A note for each difference that makes the training continue in another way than it would have."""
+    for name in work.modules.keys() - parts["modules"].keys():
+        if work.modules[name].state_dict():
+            yield f"the weights of the {name}: they are not in the checkpoint, and stay as they are"
     for name in sorted(work.extra.keys() - parts["extra"].keys()):
         yield f"extra {name!r}: it is not in the checkpoint, and begins afresh"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
@@ -198,7 +207,7 @@ def _optimizer_of(work: Training) -> list[Any]:
 
 
 def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    for kind, module in modules_of(work.model, work.loss_fn).items():
+    for kind, module in work.modules.items():
         yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
+from ..core.errors import WorkloadError
 from ..data.generators import Generators
 from ..data.loaders import persistent_workers_running, set_persistent_workers
 from ..data.position import EpochStart, SuspendPoint, is_stateful, own_place
 from ..data.sources import Sources
-from .averages import StateDict
 from .carried_over import CarriedOver
-from .modules import load_module, modules_of, state_of_module
+from .modules import Modes, StateDict, load_module, state_of_module
 from .optimizer_state import load_exactly
 from .param_groups import Members
 from .training import Training
@@ -27,25 +28,23 @@ class ValidationGuard:
     """What a validation changes and restores, so that validating does not change the training.
 
     Attributes:
-        modes: train or eval mode of each module.
+        modes: train or eval mode of each module, also of a loss.
         generators: as they were before.
         workers: whether the persistent workers of the validation loader ran; used when a validation is abandoned.
     """
 
-    modes: tuple[tuple[nn.Module, bool], ...]
+    modes: Modes
     generators: Generators
     workers: bool | None
 
     @staticmethod
-    def of(model: nn.Module, own: Iterable[torch.Generator], valid: object = None) -> ValidationGuard:
+    def of(modules: Mapping[str, nn.Module], own: Iterable[torch.Generator], valid: object = None) -> ValidationGuard:
         """The guard for a validation that starts now; `own` are the generators of the loaders."""
-        modes = tuple((module, module.training) for module in model.modules())
-        return ValidationGuard(modes, Generators.now(own), persistent_workers_running(valid))
+        return ValidationGuard(Modes.of(*modules.values()), Generators.now(own), persistent_workers_running(valid))
 
     def put_back(self) -> None:
         """Restore modes and generators."""
-        for module, mode in self.modes:
-            module.training = mode
+        self.modes.put_back()
         self.generators.put_back()
 
 
@@ -54,7 +53,7 @@ class Snapshot:
     """Copies of everything that a training changes.
 
     Attributes:
-        modules: by name, values, buffers and modes of the model, and of a loss that is a module.
+        modules: by name, values, buffers and modes of the model, and of the modules of the loss.
         gradients: of each parameter; None without one.
         optimizer: its state_dict.
         members: the parameters in its groups.
@@ -87,7 +86,12 @@ class Snapshot:
 
     @staticmethod
     def of(work: Training, under_way: tuple[Iterator[Any], int]) -> Snapshot:
-        modules = modules_of(work.model, work.loss_fn)
+        modules = work.modules
+        if any(is_lazy(parameter) for parameter in _parameters(modules)):
+            raise WorkloadError(
+                "a lazy layer of the model is not initialized yet, and what follows is to be undone, which is not "
+                "possible for its first batch: call the model with a batch before, model(inputs)"
+            )
         return Snapshot(
             modules={name: copy.deepcopy(state_of_module(module)) for name, module in modules.items()},
             gradients=tuple(None if p.grad is None else p.grad.clone() for p in _parameters(modules)),
@@ -107,7 +111,7 @@ class Snapshot:
 
     def put_back(self, work: Training) -> None:
         """Restore everything; more than once, if asked to."""
-        modules = modules_of(work.model, work.loss_fn)
+        modules = work.modules
         for name, module in modules.items():
             load_module(module, self.modules[name])
         for parameter, gradient in zip(_parameters(modules), self.gradients, strict=True):
@@ -139,5 +143,5 @@ def _found_again(work: Training) -> SuspendPoint | None:
     return attrs.evolve(point, from_file=True, sources=Sources.now(work.train), place=own_place(work.train)[0])
 
 
-def _parameters(modules: dict[str, nn.Module]) -> list[nn.Parameter]:
+def _parameters(modules: Mapping[str, nn.Module]) -> list[nn.Parameter]:
     return [parameter for module in modules.values() for parameter in module.parameters()]

@@ -21,6 +21,7 @@ from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
+from .modules import modules_of
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
@@ -146,14 +147,36 @@ class Training:
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.frozen_parameters = FrozenParameters(model)
+        self.frozen_parameters = FrozenParameters(model, optimizer)
         self.carried_over = CarriedOver()
+        self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
         self.loss_checked = False
         self.extra = dict(extra or {})
         self.suspended_at: SuspendPoint | None = None
         self.interrupt: str | None = None
         self.summary_logged = False
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What is trained: "model", and "loss" for a loss that is a module or holds one."""
+        return modules_of(self.model, self.loss_fn)
+
+    def use_training_modes(self) -> None:
+        """Put the model in train mode, and leave those parts in eval mode that were so before."""
+        if self.model.training:
+            frozen = self.frozen_parameters.batch_norms
+            self._eval_parts = tuple(m for m in self.model.modules() if not m.training and m not in frozen)
+        self.model.train()
+        for part in (*self._eval_parts, *self.frozen_parameters.batch_norms):
+            part.training = False
+
+    def training_modes(self) -> dict[str, bool]:
+        """By name, whether each part of the model is in train mode when it is trained."""
+        if self.model.training:
+            return {name: part.training for name, part in self.model.named_modules()}
+        in_eval = {*self._eval_parts, *self.frozen_parameters.batch_norms}
+        return {name: part not in in_eval for name, part in self.model.named_modules()}
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""

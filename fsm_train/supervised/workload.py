@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints.api import Checkpointable
 from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
-from ..core.phase import Operation
+from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
@@ -33,6 +33,7 @@ from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
+from .modules import Modes
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -51,6 +52,9 @@ class Supervised(Training, Checkpointable):
 
     What commands and sensors use of it is documented in `Training`.
 
+    The model is trained in train mode. A part of it that is in eval mode when `run` begins stays so, as a frozen
+    batch norm does. After a validation, and when a run ends or fails, each module is in the mode that it was in.
+
     >>> from fsm_train import run, start
     >>> model = nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -62,7 +66,9 @@ class Supervised(Training, Checkpointable):
     Args:
         model: its parameters are what the optimizer changes.
         optimizer: any of torch.optim that steps without a closure.
-        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch. A module is a part of what is
+            trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
+            holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
         valid: the same for validation; None for a training without. The form of its first batch is looked at before
             the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of plain
@@ -157,6 +163,8 @@ class Supervised(Training, Checkpointable):
         handler_of(type(command))(self, command)
         if command.changes_hyper:
             self.read_parameters()
+        if self.carried_over.weights and state.phase not in BATCH_PHASES:
+            self.carried_over.check_kept(self.modules)
         if self.whole_step is not None:
             self.whole_step.mark_stale()
 
@@ -204,6 +212,7 @@ class Supervised(Training, Checkpointable):
         log_summary_once(self)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
+        self._begin_modes()
         if state.iteration == 0 and state.resume_at is None:
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
@@ -237,7 +246,14 @@ class Supervised(Training, Checkpointable):
         point.generators.put_back()
         self.suspended_at = None
 
+    def _begin_modes(self) -> None:
+        if not self.model.training:  # after a prediction, say: it is so again when this call of run ends
+            self.undo_at_finish(Modes.of(self.model).put_back)
+        self.use_training_modes()
+
     def finish(self, state: State) -> None:
+        if self._validation_guard is not None:  # a validation failed
+            self._end_validation()
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
@@ -252,7 +268,8 @@ class Supervised(Training, Checkpointable):
         set_epoch(self.train, state.epoch)
         self.train_meters.reset()
         self._batches_fetched = 0
-        self.model.train()
+        self.use_training_modes()
+        self.carried_over.check_kept(self.modules)
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
@@ -340,9 +357,12 @@ class Supervised(Training, Checkpointable):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._validation_guard = ValidationGuard.of(self.model, self.loader_generators(), self.valid)
+        modules = self.modules
+        self.carried_over.check_kept(modules)
+        self._validation_guard = ValidationGuard.of(modules, self.loader_generators(), self.valid)
         self._valid_meters.reset()
-        self.model.eval()
+        for module in modules.values():
+            module.eval()
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
     def fetch_valid(self) -> int | None:
@@ -358,15 +378,17 @@ class Supervised(Training, Checkpointable):
     def measure_valid(self, state: State) -> Mapping[str, float]:
         metrics = self._valid_meters.results()
         self._end_validation()
+        self.carried_over.note_measured()
         if not metrics:
             raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
         return metrics
 
     def abandon(self, state: State) -> None:
         """Restore everything as if this validation had not started."""
+        guard = self._validation_guard
         self._end_validation()
-        if self._validation_guard is not None:
-            set_persistent_workers(self.valid, self._validation_guard.workers)
+        if guard is not None:
+            set_persistent_workers(self.valid, guard.workers)
 
     def _end_validation(self) -> None:
         """Restore modes and generators, so that validating does not change the training."""
@@ -375,3 +397,4 @@ class Supervised(Training, Checkpointable):
         self._loss = None
         if self._validation_guard is not None:
             self._validation_guard.put_back()
+            self._validation_guard = None
