@@ -14,7 +14,18 @@ from fsm_train.core import fuse, merge
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import Flag, Junction, Operation, Phase, Place
 from fsm_train.core.state import Draft, Plan
-from fsm_train.core.table import TABLE, Edge, Effect, Outcome, Term, effects, exhausted, falling, steps_reached
+from fsm_train.core.table import (
+    TABLE,
+    Edge,
+    Effect,
+    Outcome,
+    Term,
+    effects,
+    exhausted,
+    falling,
+    steps_reached,
+    weighs_nothing,
+)
 from fsm_train.core.transition import Transition
 from property_tests import strategies as our
 from property_tests import test_merge, test_runs, test_table
@@ -23,6 +34,7 @@ from property_tests.exploration import Bounds, Exploration, Machine
 CAUGHT = (AssertionError, graphlib.CycleError, pytest.fail.Exception)
 VALIDATED = Bounds(epochs=1, batches=2, valid_batches=1)
 PLAIN = Bounds(epochs=2, batches=1)
+WEIGHTLESS = Bounds(epochs=1, batches=1, valid_batches=1, weightless=True)
 
 
 # --------------------------------------------------------------------------------- broken tables
@@ -91,6 +103,26 @@ MUTANTS: dict[str, tuple[Machine, Bounds, Callable[[Exploration], None]]] = {
         doing(row(P.STEP_BEGIN, P.STEP_END), O.ZERO, O.STEP),
         PLAIN,
         test_table.check_order_of_operations,
+    ),
+    "batch left out and not discarded": (
+        doing(row(P.LOSS_END, P.BATCH_END)),
+        PLAIN,
+        test_table.check_left_out,
+    ),
+    "output left out and not discarded": (
+        doing(row(P.LOSS_BEGIN, P.BATCH_END)),
+        PLAIN,
+        test_table.check_left_out,
+    ),
+    "batch that counts 0 is trained": (
+        without(row(J.FETCHED, P.BATCH_BEGIN, weighs_nothing)),
+        WEIGHTLESS,
+        test_table.check_left_out,
+    ),
+    "batch that counts 0 is evaluated": (
+        without(row(J.VALID_FETCHED, J.VALID_FETCHED)),
+        WEIGHTLESS,
+        test_table.check_left_out,
     ),
     "held-back step counted": (affecting(O.STEP, counts_always), PLAIN, test_table.check_counters),
     "batch not counted": (affecting(P.BATCH_END), PLAIN, test_table.check_counters),

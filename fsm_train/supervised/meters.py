@@ -36,9 +36,9 @@ class Mean:
     def reset(self) -> None:
         self._latest: list[torch.Tensor] = []
         self._blocks: list[torch.Tensor] = []
-        self._weights: list[int] = []
+        self._weights: list[float] = []
 
-    def add(self, value: torch.Tensor, weight: int) -> None:
+    def add(self, value: torch.Tensor, weight: float) -> None:
         self._latest.append(value)
         self._weights.append(weight)
         if len(self._latest) == self.BLOCK:
@@ -51,7 +51,7 @@ class Mean:
             return None
         blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
         values: list[float] = torch.cat(blocks).tolist()
-        total = sum(self._weights)
+        total = math.fsum(self._weights)
         products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
         return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
 
@@ -77,7 +77,7 @@ class FunctionMetric:
         self.function = function
         self.mean = Mean()
 
-    def add(self, output: Any, target: Any, samples: int) -> None:
+    def add(self, output: Any, target: Any, samples: float) -> None:
         value = self.function(output, target)
         self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
 
@@ -110,7 +110,7 @@ class ObjectMetric:
             self.metric = self.metric.to(device)
         self.updated = False
 
-    def add(self, output: Any, target: Any, samples: int) -> None:
+    def add(self, output: Any, target: Any, samples: float) -> None:
         self.metric.update(output, target)
         self.updated = True
 
@@ -162,7 +162,7 @@ class Meters:
             for name, metric in metrics.items()
         }
 
-    def add(self, loss: torch.Tensor, output: Any, target: Any, samples: int) -> None:
+    def add(self, loss: torch.Tensor, output: Any, target: Any, samples: float) -> None:
         self.loss.add(loss, samples)
         if self.metrics:
             with torch.no_grad():

@@ -21,15 +21,18 @@ from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
 from ..data.batches import Forward, Split
+from ..data.counting import Samples
 from ..data.generators import Generators, seed_all
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
 from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
 from ..data.prefetch import copier_for, prefetched
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
-from .advice import log_summary_once
+from .advice import log_summary_once, warn_of_sum
+from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
+from .modules import modules_of
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
 from .sensors import check_sensors, read_in_one_transfer
@@ -69,6 +72,10 @@ class Supervised(Training, Checkpointable):
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.
+        samples: of (inputs, target), what the batch counts: a number from 0, of samples, tokens or graphs. It is the
+            weight of the batch in each mean, what `accumulate` weighs it by, and what `batch_size` and `state.samples`
+            count; a batch that counts 0 is left out. By default it is the first dimension that all tensors of the
+            batch have in common. A batch whose tensors disagree, as with time first, is refused.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
         ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained.
             By default on CUDA, from a list or a DataLoader with workers; False never does.
@@ -90,6 +97,7 @@ class Supervised(Training, Checkpointable):
         device: torch.device | str | None = None,
         forward: Forward | None = None,
         split: Split | None = None,
+        samples: Samples | None = None,
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
     ) -> None:
@@ -99,10 +107,13 @@ class Supervised(Training, Checkpointable):
             device=device,
             forward=forward,
             split=split,
+            samples=samples,
             extra=extra,
         )
+        warn_of_sum(loss_fn)
         self._sensors = check_sensors(sensors or {})
         self._copier = copier_for(self.device, ahead, self.train, split)
+        self._buffers = Buffers(modules_of(model, loss_fn).values())
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
         self._valid_batches: Iterator[Any] = iter(())
@@ -223,6 +234,7 @@ class Supervised(Training, Checkpointable):
         self.train_meters.reset()
         self._batches_fetched = 0
         self.model.train()
+        self._buffers = Buffers(modules_of(self.model, self.loss_fn).values())
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
@@ -230,7 +242,7 @@ class Supervised(Training, Checkpointable):
         )
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
-    def fetch(self) -> int | None:
+    def fetch(self) -> float | None:
         self._loss, self.window.share = None, 0.0
         batch = next(self._batches, _END)
         if batch is _END:
@@ -243,6 +255,8 @@ class Supervised(Training, Checkpointable):
         return self._take(batch)
 
     def forward(self) -> None:
+        if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
+            self._buffers.keep()
         if self.precision is None:
             self.output = self.call(self.inputs)
         else:
@@ -253,8 +267,12 @@ class Supervised(Training, Checkpointable):
         loss = self._compute_loss()
         self.check_first_loss(loss)
         self._for_backward = loss
-        self._loss = detached = loss.detach()
-        self.train_meters.add(detached, self.output, self.target, self.batch_size)
+        self._loss = loss.detach()
+
+    def discard(self) -> None:
+        """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
+        self._buffers.put_back()
+        self._for_backward = None
 
     def _compute_loss(self) -> torch.Tensor:
         if self.precision is not None:
@@ -275,6 +293,8 @@ class Supervised(Training, Checkpointable):
         if self.precision is not None:
             loss = self.precision.scale(loss, self.gradients())
         loss.backward()  # type: ignore[no-untyped-call]
+        assert self._loss is not None
+        self.train_meters.add(self._loss, self.output, self.target, self.batch_size)
         self.window.add()
         self.gradients.changed()
 
@@ -314,7 +334,7 @@ class Supervised(Training, Checkpointable):
         self.model.eval()
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
-    def fetch_valid(self) -> int | None:
+    def fetch_valid(self) -> float | None:
         batch = next(self._valid_batches, _END)
         return None if batch is _END else self._take(batch)
 
@@ -328,7 +348,10 @@ class Supervised(Training, Checkpointable):
         metrics = self._valid_meters.results()
         self._end_validation()
         if not metrics:
-            raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
+            raise WorkloadError(
+                "valid gave no batch that counts: it is empty, its __iter__ does not begin anew each time, "
+                "or samples= counts 0 for each of its batches"
+            )
         return metrics
 
     def abandon(self, state: State) -> None:
