@@ -27,8 +27,10 @@ from fsm_train.core.table import (
     weighs_nothing,
 )
 from fsm_train.core.transition import Transition
+from fsm_train.supervised import meters
+from fsm_train.supervised.workload import Supervised
 from property_tests import strategies as our
-from property_tests import test_merge, test_runs, test_table
+from property_tests import test_means, test_merge, test_runs, test_table
 from property_tests.exploration import Bounds, Exploration, Machine
 
 CAUGHT = (AssertionError, graphlib.CycleError, pytest.fail.Exception)
@@ -199,6 +201,14 @@ ANSWERS = [
     (Callback("b", P.EPOCH_END, test_merge.nothing, order=-1), Transition(commands=(our.Do(3),))),
 ]
 NEVER = frozenset[Place]()
+KEPT_AND_NOT = [(1, False, 1.0, None), (2, True, 0.0, P.LOSS_END), (0.5, False, 3.0, None)]
+ADD, LOSS = meters.Meters.add, Supervised.loss
+
+
+def metered_at_once(work: Supervised) -> None:
+    LOSS(work)
+    assert work._loss is not None
+    work.train_meters.add(work._loss, work.output, work.target, work.batch_size)
 
 
 def law(test: Callable[..., None]) -> Callable[..., None]:
@@ -262,6 +272,27 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         lambda callback, phase, at: True,
         test_runs.test_every_consults_at_multiples,
         (TRAINING, 2),
+    ),
+    "batches that count alike": (
+        meters.Meters,
+        "add",
+        lambda self, loss, output, target, samples: ADD(self, loss, output, target, 1),
+        test_means.test_metrics_are_one_pass_over_what_was_kept,
+        (KEPT_AND_NOT, 1),
+    ),
+    "buffers of what is left out": (
+        Supervised,
+        "discard",
+        lambda work: None,
+        test_means.test_metrics_are_one_pass_over_what_was_kept,
+        (KEPT_AND_NOT, 1),
+    ),
+    "metered before it is kept": (
+        Supervised,
+        "loss",
+        metered_at_once,
+        test_means.test_metrics_are_one_pass_over_what_was_kept,
+        (KEPT_AND_NOT, 2),
     ),
     "left in disorder": (
         interpreter._Cursor,

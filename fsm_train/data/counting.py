@@ -73,8 +73,8 @@ def _common(inputs: Any, target: Any, by_position: bool) -> int:
     for name, value, parts in (("inputs", inputs, of_inputs), ("target", target, of_target)):
         if not parts and not _is_nothing(value):
             raise WorkloadError(
-                f"{name} seems to be of a single sample and not of a batch: it is {_what(value)}. Is the loader batched? "
-                f"If it gives single samples, pass DataLoader(data, batch_size=32); otherwise {_ADVICE}"
+                f"{name} seems to be of a single sample and not of a batch: it is {_what(value)}. Is the loader "
+                f"batched? If it gives single samples, pass DataLoader(data, batch_size=32); otherwise {_ADVICE}"
             )
     sizes = {size for _, size in found if size is not None}
     hidden = any(parts and all(size is None for _, size in parts) for parts in (of_inputs, of_target))
