@@ -43,11 +43,28 @@ def count(inputs: Any, target: Any, samples: Samples | None = None, *, by_positi
     """
     if samples is not None:
         return _answer(samples(inputs, target))
-    if isinstance(inputs, torch.Tensor) and isinstance(target, torch.Tensor) and inputs.ndim and target.ndim:
-        size = inputs.size(0)
-        if size == target.size(0):
-            return size
+    size = _size_of_tensors(inputs, by_position)
+    if size is not None and size == _size_of_tensors(target, by_position):
+        return size
     return _common(inputs, target, by_position)
+
+
+def _size_of_tensors(value: Any, by_position: bool) -> int | None:
+    """The first dimension of a tensor, or of a list or mapping of tensors; None if it takes a closer look."""
+    try:
+        kind = type(value)
+        if kind is torch.Tensor:
+            return int(value.size(0))
+        if kind is dict:
+            parts = value.values()
+        elif by_position and (kind is tuple or kind is list):
+            parts = value
+        else:
+            return None
+        sizes = {part.size(0) if type(part) is torch.Tensor else None for part in parts}
+    except IndexError:  # a tensor without a dimension
+        return None
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def _answer(answer: object) -> float:

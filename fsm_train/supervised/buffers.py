@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import is_not
 
 import torch
 from torch import nn
@@ -19,37 +20,35 @@ class Buffers:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._parts = [part for module in modules for part in module.modules()]
-        self._kept: list[tuple[nn.Module, str, torch.Tensor | None]] = []
+        self._dicts = [part._buffers for part in self._parts]
+        self._latest: list[torch.Tensor | None] = []  # the buffers of all parts, as `keep` found them
+        self._places: list[tuple[nn.Module, str]] = []  # where each of them was
         self._originals: list[torch.Tensor] = []
         self._copies: list[torch.Tensor] = []
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Copy the buffers as they are now."""
-        kept = [(part, name, buffer) for part in self._parts for name, buffer in part._buffers.items()]
-        if not _same_tensors(kept, self._kept) or any(
-            a.shape != b.shape for a, b in zip(self._originals, self._copies, strict=True)
-        ):
-            self._kept = kept
-            self._originals = [buffer for _, _, buffer in kept if buffer is not None and _can_be_written(buffer)]
-            self._copies = [buffer.clone() for buffer in self._originals]
+        latest = [buffer for buffers in self._dicts for buffer in buffers.values()]
+        if len(latest) != len(self._latest) or any(map(is_not, latest, self._latest)) or self._resized():
+            self._latest = latest
+            self._places = [(part, name) for part in self._parts for name in part._buffers]
+            self._originals = [buffer for buffer in latest if buffer is not None and _can_be_written(buffer)]
+            self._copies = [buffer.detach().clone() for buffer in self._originals]
         elif self._originals:
-            torch._foreach_copy_(self._copies, self._originals)
+            with torch.no_grad():
+                torch._foreach_copy_(self._copies, self._originals)
 
-    @torch.no_grad()
     def put_back(self) -> None:
         """Restore the buffers as `keep` found them, also those that were replaced by other tensors."""
-        for part, name, buffer in self._kept:
+        for (part, name), buffer in zip(self._places, self._latest, strict=True):
             if part._buffers.get(name) is not buffer and not _is_cache(part, name, buffer):
                 part._buffers[name] = buffer
         if self._originals:
-            torch._foreach_copy_(self._originals, self._copies)
+            with torch.no_grad():
+                torch._foreach_copy_(self._originals, self._copies)
 
-
-def _same_tensors(
-    kept: list[tuple[nn.Module, str, torch.Tensor | None]], before: list[tuple[nn.Module, str, torch.Tensor | None]]
-) -> bool:
-    return len(kept) == len(before) and all(a[2] is b[2] for a, b in zip(kept, before, strict=True))
+    def _resized(self) -> bool:
+        return any(a.shape != b.shape for a, b in zip(self._originals, self._copies, strict=True))
 
 
 def _can_be_written(buffer: torch.Tensor) -> bool:
