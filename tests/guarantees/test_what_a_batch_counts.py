@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
-from fsm_train import Phase, State, Supervised, WorkloadError, on, read_log, replay, restore, run, start
+from fsm_train import Phase, State, Supervised, WorkloadError, evaluate, on, read_log, replay, restore, run, start
 from fsm_train.callbacks import accumulate, checkpoint, mixup, record, swa
 from fsm_train.data.batches import check_loader
 from fsm_train.data.counting import count
@@ -339,6 +339,13 @@ def test_batch_of_no_samples_is_no_batch() -> None:
     assert ours.history == theirs.history
     assert ours.iteration == 10  # each has its turn, so that a training resumes where it was
     assert all(map(torch.equal, model.state_dict().values(), same.state_dict().values()))
+
+
+def test_evaluation_leaves_out_what_weighs_nothing() -> None:
+    """Also where there is no training around it."""
+    training, right = token_training(lr=0.0, empty=True)
+
+    assert evaluate(training)["valid_loss"] == pytest.approx(float(right), rel=1e-5)
 
 
 def test_validation_without_a_batch_that_counts_says_so() -> None:
