@@ -35,7 +35,10 @@ def _partners(inputs: Any, seed: int, device: torch.device) -> torch.Tensor:
     first = next((tensor for tensor in tensors(inputs) if tensor.ndim), None)
     if first is None:
         raise WorkloadError(f"there is no tensor to mix in the inputs of a batch, a {type(inputs).__name__}")
-    return torch.randperm(first.size(0), generator=torch.Generator().manual_seed(seed)).to(device)
+    partners = torch.randperm(first.size(0), generator=torch.Generator().manual_seed(seed))
+    if device.type == "cuda":  # a copy from pinned memory does not wait for the device
+        return partners.pin_memory().to(device, non_blocking=True)
+    return partners.to(device)
 
 
 def mix_up(inputs: Any, device: torch.device, command: MixUp) -> tuple[Any, Mix]:
