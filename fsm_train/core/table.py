@@ -94,12 +94,8 @@ class Edge:
 
     def __str__(self) -> str:
         guard = " and ".join(map(term_name, self.guard)) or "-"
-        operations = ", ".join(self.deeds) or "-"
+        operations = ", ".join([*(o.value for o in self.operations), *(f"raise {f.name}" for f in self.raises)]) or "-"
         return f"{place_name(self.source):<18} {guard:<34} {operations:<16} {place_name(self.target)}"
-
-    @property
-    def deeds(self) -> list[str]:
-        return [*(operation.value for operation in self.operations), *(f"raise {flag.name}" for flag in self.raises)]
 
 
 def _table() -> tuple[Edge, ...]:
@@ -175,7 +171,6 @@ def _table() -> tuple[Edge, ...]:
         (P.TEARDOWN, (failed_before,), (O.FINISH,), P.FAILED),
         (P.TEARDOWN, (resuming,), (O.FINISH,), P.SUSPENDED),
         (P.TEARDOWN, (), (O.FINISH,), P.DONE),
-        # The final phases: no way on.
     ]
     return tuple(Edge(*row) for row in rows)
 
@@ -205,6 +200,11 @@ def _fetched(at: Draft, outcome: Outcome) -> None:
     at.exhausted = outcome is None
     if isinstance(outcome, (int, float)):
         at.fetched = outcome
+
+
+def _valid_fetched(at: Draft, outcome: Outcome) -> None:
+    _fetched(at, outcome)
+    at.valid_batch += outcome == 0  # it is passed over, and over with that
 
 
 def _backward(at: Draft, outcome: Outcome) -> None:
@@ -241,7 +241,7 @@ def _epoch_measured(at: Draft, outcome: Outcome) -> None:
 
 AFTER: Mapping[Operation, Effect] = {
     Operation.FETCH: _fetched,
-    Operation.FETCH_VALID: _fetched,
+    Operation.FETCH_VALID: _valid_fetched,
     Operation.BACKWARD: _backward,
     Operation.STEP: _stepped,
     Operation.ZERO: _zeroed,

@@ -21,6 +21,7 @@ from fsm_train import Phase, State, Supervised, WorkloadError, evaluate, on, rea
 from fsm_train.callbacks import accumulate, checkpoint, mixup, record, swa
 from fsm_train.data.batches import check_loader
 from fsm_train.data.counting import count
+from fsm_train.eventlog import Line
 from fsm_train.testing import simulate
 
 T = torch.zeros
@@ -387,6 +388,15 @@ def test_fractions_go_through_log_replay_and_checkpoint_exactly(tmp_path: Path) 
     assert [*read_log(tmp_path / "run.jsonl")][-1].samples == final.samples
     restored = restore(tmp_path / "saved", work(drawn(2, 5, 7), drawn(4), lr=0.1, samples=fractions))
     assert (restored.samples, restored.fetched) == (final.samples, final.fetched)
+
+
+def test_log_of_a_validation_with_many_empty_batches_replays(tmp_path: Path) -> None:
+    """They are passed over, and the counters tell of them."""
+    training = work(drawn(2), [(T(0, 3), T(0, 1))] * 9 + drawn(2))
+    run(start(training, epochs=2), log=tmp_path / "run.jsonl")
+
+    assert replay(tmp_path / "run.jsonl", []).ok
+    assert [line.valid_batch for line in read_log(tmp_path / "run.jsonl") if isinstance(line, Line)][-1] == 10
 
 
 def test_whole_numbers_stay_ints_in_the_log(tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ X, Y = torch.zeros(4, 10), torch.zeros(4, 1)
         ({"train": [X]}, "the loader gave a Tensor"),
         ({"train": [(X, Y)], "split": lambda batch: X}, "split returned a Tensor"),
         ({"train": [("a", "b")]}, "there is no tensor with a first dimension in a batch"),
-        ({"train": [(torch.tensor(1.0), Y)]}, "is the loader batched"),
+        ({"train": [(torch.tensor(1.0), Y)]}, "Is the loader batched"),
         ({"loss_fn": lambda output, target: 1.0}, "loss_fn returned a float, 1.0"),
         ({"loss_fn": lambda output, target: (output - target) ** 2}, r"a tensor of shape \(100, 1\).*take its mean"),
         ({"loss_fn": lambda output, target: output.detach().mean()}, "the loss has no gradient"),
