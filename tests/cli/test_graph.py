@@ -32,7 +32,8 @@ def test_graph_as_json_has_each_edge(capsys: Captured) -> None:
 
     graph = json.loads(capsys.readouterr().out)
     assert len(graph["edges"]) == len(TABLE)
-    assert graph["edges"][0] == {"from": "READY", "guard": [], "operations": ["prepare"], "to": "SETUP"}
+    first = {"from": "READY", "guard": [], "operations": ["prepare"], "raises": [], "to": "SETUP"}
+    assert graph["edges"][0] == first
     skipped = {"from": "BACKWARD_END", "guard": ["SKIP_STEP", "SKIP_ZERO"], "operations": [], "to": "BATCH_END"}
     assert skipped in graph["edges"]
     places = {*Phase.__members__, *Junction.__members__}
