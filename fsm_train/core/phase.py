@@ -149,3 +149,10 @@ BATCH_FLAGS = Flag.SKIP_BATCH | Flag.SKIP_BACKWARD | Flag.SKIP_STEP | Flag.SKIP_
 EPOCH_FLAGS = Flag.SKIP_VALID | Flag.STOP_EPOCH
 VALID_FLAGS = Flag.VALIDATE | Flag.STOP_VALID
 STOP_FLAGS = Flag.STOP_TRAINING | Flag.SUSPEND  # those whose reason the state keeps
+
+
+def term_name(term: object) -> str:
+    """A term of a guard in words: the flags of which one is raised, or the name of a predicate."""
+    if isinstance(term, Flag):
+        return " | ".join(str(flag.name) for flag in term)
+    return str(getattr(term, "__name__", term)).replace("_", " ")

@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place, place_name
+from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
+from .phase import place_name as place_name  # as before: imported from here too
+from .phase import term_name as term_name
 from .state import Draft
 from .values import Metrics
 
@@ -224,14 +226,18 @@ def _zeroed(at: Draft, outcome: Outcome) -> None:
 
 
 def _valid_measured(at: Draft, outcome: Outcome) -> None:
+    """The metrics of a validation are those that it measured: one that an earlier one measured is no new one."""
     if isinstance(outcome, Mapping):
-        at.metrics = Metrics({**at.metrics, **outcome})
+        others = {name: value for name, value in at.metrics.items() if not name.startswith("valid_")}
+        at.metrics = Metrics({**others, **outcome})
 
 
 def _epoch_measured(at: Draft, outcome: Outcome) -> None:
     """The metrics of a validation count only if it was in this epoch: last epoch's valid_loss is no new one."""
     if isinstance(outcome, Mapping):
-        in_this_epoch = at.validated_at > at.iteration - at.batch or at.validated_at == at.iteration
+        in_this_epoch = at.validated_at > at.iteration - at.batch or (
+            at.validated_at == at.iteration and at.metrics not in at.history[-1:]
+        )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
         of_this_epoch = {
             name: value for name, value in at.metrics.items() if in_this_epoch and name.startswith("valid_")
         }
@@ -391,9 +397,3 @@ READABLE = _readable()
 def too_late(flags: Flag, phase: Phase) -> Iterator[Flag]:
     """Those of the flags that nothing would read any more if they were raised at this phase."""
     return (flag for flag in flags if phase not in READABLE[flag])
-
-
-def term_name(term: Term) -> str:
-    if isinstance(term, Flag):
-        return " | ".join(str(flag.name) for flag in term)
-    return term.__name__.replace("_", " ")
