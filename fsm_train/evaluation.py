@@ -32,8 +32,9 @@ def evaluate(workload: Workload) -> Mapping[str, float]:
     state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)
     try:
         workload.open_valid(state)
-        while workload.fetch_valid() is not None:
-            workload.evaluate()
+        while (counts := workload.fetch_valid()) is not None:
+            if counts:
+                workload.evaluate()
         return FrozenMap(workload.measure_valid(state))
     except BaseException:
         workload.abandon(state)

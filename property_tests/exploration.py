@@ -57,6 +57,7 @@ class Bounds:
     batches: int = 2
     valid_batches: int = 0
     max_steps: int | None = None
+    weightless: bool = False  # whether a batch can count 0
 
 
 class Seen(NamedTuple):
@@ -72,6 +73,8 @@ class Seen(NamedTuple):
     fetched: int = 0  # training batches of this epoch
     valid_fetched: int = 0  # batches of this validation
     fresh: bool = False  # validated, with no batch and no step since
+    size: int = 0  # of the batch that was fetched last
+    undecided: bool = False  # a batch went forward, and is neither trained nor discarded yet
 
 
 @attrs.frozen(eq=False)
@@ -135,7 +138,7 @@ class Exploration:
         place, flags, situation = state
         edge = self.choose(place, flags, situation)
         for move in self._crossings(edge, situation):
-            yield move, (move.place, flags & ~self._fall[edge], move.after)
+            yield move, (move.place, flags & ~self._fall[edge] | edge.raises.value, move.after)
 
     def choose(self, place: Place, flags: int, situation: Situation) -> Edge:
         """The first row whose guard holds, by this module's own reading of the table."""
@@ -225,12 +228,15 @@ class Exploration:
     def _answers(self, operation: Operation, seen: Seen) -> tuple[Outcome, ...]:
         match operation:
             case Operation.FETCH:
-                return (BATCH_SIZE if seen.fetched < self.bounds.batches else None,)
+                return self._sizes(BATCH_SIZE) if seen.fetched < self.bounds.batches else (None,)
             case Operation.FETCH_VALID:
-                return (VALID_BATCH_SIZE if seen.valid_fetched < self.bounds.valid_batches else None,)
+                return self._sizes(VALID_BATCH_SIZE) if seen.valid_fetched < self.bounds.valid_batches else (None,)
             case Operation.STEP:
                 return (True, False)
         return (None,)
+
+    def _sizes(self, size: int) -> tuple[Outcome, ...]:
+        return (size, 0) if self.bounds.weightless else (size,)
 
     def _failed(self, situation: Situation) -> Situation:
         return self._situation(attrs.evolve(situation.at, error="boom"), situation.seen)
@@ -256,13 +262,17 @@ def _seeing(seen: Seen, operation: Operation, answer: Outcome) -> Seen:
         case Operation.OPEN:
             return seen._replace(fetched=0)
         case Operation.FETCH if answer is not None:
-            return seen._replace(fetched=seen.fetched + 1)
+            return seen._replace(fetched=seen.fetched + 1, size=answer, undecided=False)
         case Operation.OPEN_VALID:
             return seen._replace(valid_fetched=0)
         case Operation.FETCH_VALID if answer is not None:
             return seen._replace(valid_fetched=seen.valid_fetched + 1)
+        case Operation.FORWARD:
+            return seen._replace(undecided=True)
+        case Operation.DISCARD:
+            return seen._replace(undecided=False)
         case Operation.BACKWARD:
-            return seen._replace(window=seen.window + 1)
+            return seen._replace(window=seen.window + 1, undecided=False)
         case Operation.STEP:
             return seen._replace(window=0, steps=seen.steps + bool(answer), fresh=seen.fresh and not answer)
         case Operation.ZERO:
@@ -284,7 +294,7 @@ def _arriving(seen: Seen, place: Place) -> Seen:
             return seen._replace(
                 batches=seen.batches + 1,
                 iterations=seen.iterations + 1,
-                samples=seen.samples + BATCH_SIZE,
+                samples=seen.samples + seen.size,
                 fresh=False,
             )
         case Phase.VALID_END:

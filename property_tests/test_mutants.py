@@ -14,15 +14,29 @@ from fsm_train.core import fuse, merge
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import Flag, Junction, Operation, Phase, Place
 from fsm_train.core.state import Draft, Plan
-from fsm_train.core.table import TABLE, Edge, Effect, Outcome, Term, effects, exhausted, falling, steps_reached
+from fsm_train.core.table import (
+    TABLE,
+    Edge,
+    Effect,
+    Outcome,
+    Term,
+    effects,
+    exhausted,
+    falling,
+    steps_reached,
+    weighs_nothing,
+)
 from fsm_train.core.transition import Transition
+from fsm_train.supervised import meters
+from fsm_train.supervised.workload import Supervised
 from property_tests import strategies as our
-from property_tests import test_merge, test_runs, test_table
+from property_tests import test_means, test_merge, test_runs, test_table
 from property_tests.exploration import Bounds, Exploration, Machine
 
 CAUGHT = (AssertionError, graphlib.CycleError, pytest.fail.Exception)
 VALIDATED = Bounds(epochs=1, batches=2, valid_batches=1)
 PLAIN = Bounds(epochs=2, batches=1)
+WEIGHTLESS = Bounds(epochs=1, batches=1, valid_batches=1, weightless=True)
 
 
 # --------------------------------------------------------------------------------- broken tables
@@ -91,6 +105,26 @@ MUTANTS: dict[str, tuple[Machine, Bounds, Callable[[Exploration], None]]] = {
         doing(row(P.STEP_BEGIN, P.STEP_END), O.ZERO, O.STEP),
         PLAIN,
         test_table.check_order_of_operations,
+    ),
+    "batch left out and not discarded": (
+        doing(row(P.LOSS_END, P.BATCH_END)),
+        PLAIN,
+        test_table.check_left_out,
+    ),
+    "output left out and not discarded": (
+        doing(row(P.LOSS_BEGIN, P.BATCH_END)),
+        PLAIN,
+        test_table.check_left_out,
+    ),
+    "batch that counts 0 is trained": (
+        without(row(J.FETCHED, P.BATCH_BEGIN, weighs_nothing)),
+        WEIGHTLESS,
+        test_table.check_left_out,
+    ),
+    "batch that counts 0 is evaluated": (
+        without(row(J.VALID_FETCHED, J.VALID_FETCHED)),
+        WEIGHTLESS,
+        test_table.check_left_out,
     ),
     "held-back step counted": (affecting(O.STEP, counts_always), PLAIN, test_table.check_counters),
     "batch not counted": (affecting(P.BATCH_END), PLAIN, test_table.check_counters),
@@ -167,6 +201,14 @@ ANSWERS = [
     (Callback("b", P.EPOCH_END, test_merge.nothing, order=-1), Transition(commands=(our.Do(3),))),
 ]
 NEVER = frozenset[Place]()
+KEPT_AND_NOT = [(1, False, 1.0, None), (2, True, 0.0, P.LOSS_END), (0.5, False, 3.0, None)]
+ADD, LOSS = meters.Meters.add, Supervised.loss
+
+
+def metered_at_once(work: Supervised) -> None:
+    LOSS(work)
+    assert work._loss is not None
+    work.train_meters.add(work._loss, work.output, work.target, work.batch_size)
 
 
 def law(test: Callable[..., None]) -> Callable[..., None]:
@@ -230,6 +272,27 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         lambda callback, phase, at: True,
         test_runs.test_every_consults_at_multiples,
         (TRAINING, 2),
+    ),
+    "batches that count alike": (
+        meters.Meters,
+        "add",
+        lambda self, loss, output, target, samples: ADD(self, loss, output, target, 1),
+        test_means.test_metrics_are_one_pass_over_what_was_kept,
+        (KEPT_AND_NOT, 1),
+    ),
+    "buffers of what is left out": (
+        Supervised,
+        "discard",
+        lambda work: None,
+        test_means.test_metrics_are_one_pass_over_what_was_kept,
+        (KEPT_AND_NOT, 1),
+    ),
+    "metered before it is kept": (
+        Supervised,
+        "loss",
+        metered_at_once,
+        test_means.test_metrics_are_one_pass_over_what_was_kept,
+        (KEPT_AND_NOT, 2),
     ),
     "left in disorder": (
         interpreter._Cursor,

@@ -87,14 +87,17 @@ class Plain:
         if Flag.SKIP_BATCH in flags:
             return
         self.done.append("forward")
+        before = [buffer.clone() for buffer in self.model.buffers()]
         output = self.model(inputs)
         flags |= self.asked(Phase.LOSS_BEGIN)
         if Flag.SKIP_BATCH in flags:
+            self.put_back(before)
             return
         self.done.append("loss")
         loss = nn.functional.mse_loss(output, target)
         flags |= self.asked(Phase.LOSS_END)
         if flags & (Flag.SKIP_BATCH | Flag.SKIP_BACKWARD):
+            self.put_back(before)
             return
         self.done.append("backward")
         loss.backward()
@@ -106,6 +109,10 @@ class Plain:
                 return
         self.step()
         self.zero(flags | self.asked(Phase.STEP_END))
+
+    def put_back(self, buffers: list[torch.Tensor]) -> None:
+        for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(before)
 
     def step(self) -> None:
         self.done.append("step")

@@ -25,6 +25,7 @@ BOUNDS = (
     Bounds(epochs=2, batches=0, valid_batches=1),
     Bounds(epochs=2, batches=1, valid_batches=1),
     Bounds(epochs=1, batches=2, valid_batches=1, max_steps=1),
+    Bounds(epochs=1, batches=2, valid_batches=2, weightless=True),
     Bounds(epochs=0, batches=1),
     Bounds(epochs=1, batches=1, max_steps=0),
     *(
@@ -150,6 +151,18 @@ def check_counters(exploration: Exploration) -> None:
         assert (before.epoch, before.iteration, before.samples, before.step) <= counted[:1] + counted[2:5], move
 
 
+def check_left_out(exploration: Exploration) -> None:
+    for move in exploration.moves:
+        if O.FORWARD in move.edge.operations:
+            assert move.before.seen.size > 0, move
+        if O.EVALUATE in move.edge.operations:
+            assert move.before.at.fetched > 0, move
+        if O.DISCARD in move.edge.operations:
+            assert move.before.seen.undecided, move
+        if move.place is Phase.BATCH_END:
+            assert not move.after.seen.undecided, move
+
+
 def check_data_ends(exploration: Exploration) -> None:
     for move in exploration.moves:
         if O.FETCH in move.edge.operations:
@@ -208,6 +221,12 @@ def test_brackets_nest(bounds: Bounds) -> None:
 def test_counters_count(bounds: Bounds) -> None:
     """Epochs, batches, iterations, samples, steps and pending are what an observer counts; four of them never fall."""
     check_counters(explored(bounds))
+
+
+@everywhere
+def test_batch_is_trained_or_discarded(bounds: Bounds) -> None:
+    """Each batch that went forward goes backward or is discarded, once; one that counts 0 does not go forward."""
+    check_left_out(explored(bounds))
 
 
 @everywhere
@@ -294,7 +313,7 @@ def test_order_of_operations(bounds: Bounds) -> None:
     [
         (Flag.NONE, [O.FORWARD, O.LOSS, O.BACKWARD, O.UNSCALE, O.STEP, O.ZERO]),
         (Flag.SKIP_BATCH, []),
-        (Flag.SKIP_BACKWARD, [O.FORWARD, O.LOSS]),
+        (Flag.SKIP_BACKWARD, [O.FORWARD, O.LOSS, O.DISCARD]),
         (Flag.SKIP_STEP, [O.FORWARD, O.LOSS, O.BACKWARD, O.ZERO]),
         (Flag.SKIP_ZERO, [O.FORWARD, O.LOSS, O.BACKWARD, O.UNSCALE, O.STEP]),
         (Flag.SKIP_STEP | Flag.SKIP_ZERO, [O.FORWARD, O.LOSS, O.BACKWARD]),

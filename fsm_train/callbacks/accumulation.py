@@ -27,7 +27,8 @@ def accumulate(
     of unequal size too, for a leftover window at the end of an epoch, and with a batch skipped inside
     a window. The loss is to be a mean over the batch. Windows do not cross epochs.
 
-    At LOSS_END, where the loss is weighted and the step is skipped until the window is full.
+    At LOSS_END, where the loss is weighted and the step is skipped until the window is full. A batch that
+    weighs 0 is left out there, by SKIP_BACKWARD.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([accumulate(4)], batches=10, epochs=1).step  # 4 + 4 + the leftover 2
@@ -36,8 +37,9 @@ def accumulate(
     Args:
         every: batches per step; or that number from each epoch on, such as {0: 1, 5: 4}.
         drop_last: drop a leftover window instead of taking a step for it.
-        weight: the fact that gives the weight of a batch. For a loss that is a mean over tokens it is
-            their number, which a sensor of the workload measures.
+        weight: the fact that gives the weight of a batch. For a loss that is a mean over tokens it is their
+            number, which a sensor measures, or which `Supervised(samples=…)` gives as `batch_size`. A batch
+            that weighs 0 is left out.
     """
     from_epoch = dict(every) if isinstance(every, Mapping) else {0: every}
     for epoch, batches in from_epoch.items():
@@ -66,7 +68,7 @@ def accumulate(
         *phases,
         memory=1.0,
         needs={weight} - {"batch_size"},
-        raises=Flag.SKIP_STEP | Flag.SKIP_ZERO,
+        raises=Flag.SKIP_STEP | Flag.SKIP_ZERO | Flag.SKIP_BACKWARD,
         commands={WeighLoss},
     )
     def accumulate(state: State, first: float) -> Transition | None:
@@ -77,9 +79,11 @@ def accumulate(
             return None
 
         size = state.facts[weight]
+        if size == 0:  # 0 times NaN is NaN, and a mean over nothing is NaN
+            return Transition(flags=Flag.SKIP_BACKWARD)
         begins = state.pending == 0
         if begins:
-            first = size or 1.0
+            first = size
         return answer(size, first, batches, begins, state.pending + 1 >= batches)
 
     return accumulate

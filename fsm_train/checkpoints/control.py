@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,6 +72,12 @@ def _memory(value: object) -> Any:
     return value.json if isinstance(value, SavedJson) else encode(value)  # the former: its callback is not in this run
 
 
+def _counter(name: str, value: Any) -> float:
+    """The value, if it is a count; what batches count can be a fraction."""
+    counts_samples = name in ("samples", "fetched") and type(value) is float and math.isfinite(value)
+    return value if counts_samples else whole_number(value)
+
+
 def state_of(control: bytes) -> State:
     """The state that `control_of` encoded, as one between two runs.
 
@@ -84,7 +91,7 @@ def state_of(control: bytes) -> State:
         resume_at = None if fields["resume_at"] is None else decode(fields["resume_at"])
         if resume_at not in (None, *RESUMES_AT.values()):
             raise CannotDecodeError(f"it resumes at {resume_at!r}")
-        counters: dict[str, Any] = {name: whole_number(fields[name]) for name in _COUNTERS}
+        counters: dict[str, Any] = {name: _counter(name, fields[name]) for name in _COUNTERS}
         return State(
             Phase.DONE if resume_at is None else Phase.SUSPENDED,
             Plan(**fields["plan"]),

@@ -45,5 +45,6 @@ def _as_json(edge: Edge) -> dict[str, Json]:
         "from": edge.source.name,
         "guard": [term_name(term) for term in edge.guard],
         "operations": [operation.value for operation in edge.operations],
+        "raises": [str(flag.name) for flag in edge.raises],
         "to": edge.target.name,
     }

@@ -24,6 +24,20 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def as_count(value: object, name: str) -> float:
+    """What a batch counts: a number from 0, as an int where it is whole.
+
+    >>> as_count(8.0, "samples"), as_count(0.5, "samples")
+    (8, 0.5)
+
+    Raises:
+        ValueError: it is no number, negative, or not finite.
+    """
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise ValueError(f"{name} gives {value!r:.60} for a batch: what a batch counts is a finite number from 0")
+    return int(value) if value == int(value) else value
+
+
 # ------------------------------------------------------- functions that raise, for arguments
 
 

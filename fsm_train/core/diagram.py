@@ -68,7 +68,7 @@ def _arrows(table: Iterable[Edge]) -> list[tuple[Place, Place, str]]:
     """Source, target and label; rows with the same operations are one arrow."""
     arrows: dict[tuple[Place, Place, str], list[str]] = {}
     for edge in table:
-        operations = ", ".join(operation.value for operation in edge.operations)
+        operations = ", ".join([*(o.value for o in edge.operations), *(f"raise {f.name}" for f in edge.raises)])
         guard = " and ".join(map(term_name, edge.guard))
         arrows.setdefault((edge.source, edge.target, operations), []).append(guard)
     found = []

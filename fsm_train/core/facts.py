@@ -24,10 +24,10 @@ KNOWN_AT: Mapping[str, frozenset[Phase]] = {
 }
 """The facts that every workload can measure, and where.
 
-`batch_size` (samples of the batch fetched last) is always there. `loss` is that of the batch, unscaled,
-and missing where a batch was skipped before it was computed. `grad_norm` is the common norm of all
-gradients, unscaled and before clipping. `stepped` is 1.0, or 0.0 when a gradient scaler held the step
-back. `elapsed` is in seconds, added up over the calls of `run` that went before.
+`batch_size` (what the batch fetched last counts: its samples, or what `samples=` gives) is always there.
+`loss` is that of the batch, unscaled, and missing where a batch was skipped before it was computed.
+`grad_norm` is the common norm of all gradients, unscaled and before clipping. `stepped` is 1.0, or 0.0
+when a gradient scaler held the step back. `elapsed` is in seconds, added up over the calls of `run` that went before.
 """
 
 

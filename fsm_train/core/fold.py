@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .phase import Flag, Junction, Phase, Place
+from .phase import Flag, Junction, Phase, Place, place_name
 from .state import Draft, State
-from .table import ROWS, Edge, Outcome, Term, effects, falling, place_name
+from .table import ROWS, Edge, Outcome, Term, effects, falling
 from .values import NO_FACTS
 
 
@@ -45,7 +45,7 @@ def advance(state: State, edge: Edge, outcomes: Sequence[Outcome] = ()) -> State
             effect(draft, outcome)
     place = arrived_at(edge, state.resume_at)
     phase = place if isinstance(place, Phase) else state.phase
-    return draft.state(phase, state.flags & ~falling(edge), NO_FACTS)
+    return draft.state(phase, state.flags & ~falling(edge) | edge.raises, NO_FACTS)
 
 
 def arrived_at(edge: Edge, resume_at: Place | None) -> Place:

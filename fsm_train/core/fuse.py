@@ -73,7 +73,7 @@ def fused_paths(
         if not all(term & flags if isinstance(term, Flag) else settled.get(term, True) for term in edge.guard):
             continue
         predicates = tuple(term for term in edge.guard if not isinstance(term, Flag) and term not in settled)
-        path = Path((edge,), predicates, tuple(effects(edge)), flags & ~falling(edge), edge.target)
+        path = Path((edge,), predicates, tuple(effects(edge)), flags & ~falling(edge) | edge.raises, edge.target)
         paths.append(_extended(path, watched, settled))
         if not predicates:
             break

@@ -62,6 +62,12 @@ class Junction(enum.Enum):
 
 Place = Phase | Junction
 
+
+def place_name(place: Place) -> str:
+    """The name in the table and in drawings; a junction's is in parentheses."""
+    return f"({place.name})" if isinstance(place, Junction) else place.name
+
+
 FINAL = (Phase.DONE, Phase.SUSPENDED, Phase.FAILED)
 EPOCH_PHASES = frozenset({Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.VALID_BEGIN, Phase.VALID_END})
 BATCH_PHASES = frozenset(
@@ -89,6 +95,7 @@ class Operation(enum.Enum):
     FETCH = "fetch"  # the next training batch; its size, or None when there is none left
     FORWARD = "forward"
     LOSS = "loss"
+    DISCARD = "discard"  # the batch is left out after its forward pass: undo what that changed, such as buffers
     BACKWARD = "backward"
     UNSCALE = "unscale"  # bring the gradients of mixed precision back to their true size
     STEP = "step"  # the optimizer's step; False when a gradient scaler held it back
@@ -117,8 +124,8 @@ class Flag(enum.Flag):
     """
 
     NONE = 0
-    SKIP_BATCH = enum.auto()  # straight to BATCH_END: no forward, backward, step or zero
-    SKIP_BACKWARD = enum.auto()  # this batch contributes no gradient: on to BATCH_END
+    SKIP_BATCH = enum.auto()  # straight to BATCH_END: no forward, backward, step or zero, and in no metric
+    SKIP_BACKWARD = enum.auto()  # this batch contributes no gradient and is in no metric: on to BATCH_END
     SKIP_STEP = enum.auto()  # no optimizer step
     SKIP_ZERO = enum.auto()  # keep the gradients
     VALIDATE = enum.auto()  # validate now, in the middle of the epoch
@@ -142,3 +149,10 @@ BATCH_FLAGS = Flag.SKIP_BATCH | Flag.SKIP_BACKWARD | Flag.SKIP_STEP | Flag.SKIP_
 EPOCH_FLAGS = Flag.SKIP_VALID | Flag.STOP_EPOCH
 VALID_FLAGS = Flag.VALIDATE | Flag.STOP_VALID
 STOP_FLAGS = Flag.STOP_TRAINING | Flag.SUSPEND  # those whose reason the state keeps
+
+
+def term_name(term: object) -> str:
+    """A term of a guard in words: the flags of which one is raised, or the name of a predicate."""
+    if isinstance(term, Flag):
+        return " | ".join(str(flag.name) for flag in term)
+    return str(getattr(term, "__name__", term)).replace("_", " ")

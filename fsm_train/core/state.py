@@ -76,7 +76,7 @@ class Counters:
     batch: int = 0
     iteration: int = 0
     step: int = 0
-    samples: int = 0
+    samples: float = 0
     pending: int = 0
     valid_batch: int = 0
     validated_at: int = NEVER
@@ -107,7 +107,7 @@ class Draft(Counters):
     batches_over: bool = False
     resume_at: Place | None = None
     error: str = ""
-    fetched: int = 0
+    fetched: float = 0
     exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
@@ -148,7 +148,7 @@ class State(Draft):
             An epoch counts as finished at EPOCH_END, a batch at BATCH_END.
         iteration: finished training batches of the whole training.
         step: optimizer steps that were applied.
-        samples: training samples seen.
+        samples: training samples seen, or what `Supervised(samples=…)` counts; whole numbers are ints.
         pending: backward passes whose gradients wait for a step.
         flags: what was asked of the machine and has not fallen yet.
         facts: what was measured at this phase.
@@ -167,7 +167,7 @@ class State(Draft):
         validated_at: the `iteration` after which these weights were validated, or -1.
         resume_at: where a suspended training resumes.
         error: what went wrong, in a failed training.
-        fetched: samples of the batch that was fetched last.
+        fetched: what the batch that was fetched last counts: its samples, or what `Supervised(samples=…)` gives.
         exhausted: whether the last fetch found no further batch.
         elapsed: seconds of training in the calls of `run` that have ended.
         notes: what the owner of the last state should know and what is no part of the training: that

@@ -8,7 +8,7 @@ The rules of this file:
   named predicate is a function of the state. "Either … or" is two rows.
 - While an edge is crossed its operations happen, in order. What they do to the state is in `AFTER`,
   what arriving at a place does in `ON_ENTRY`, and which flags fall in `FALLS_ON_LEAVING`,
-  `FALLS_ON_ENTRY` and `FALLS_AFTER`.
+  `FALLS_ON_ENTRY` and `FALLS_AFTER`. A fifth column is the flag that the machine raises itself.
 - Where a suspended or saved training resumes is in `RESUMES_AT`. Each place may also fail:
   `after_failure` says where the machine goes then.
 - Nothing else decides where the machine goes.
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
+from .phase import place_name as place_name  # as before: imported from here too
+from .phase import term_name as term_name
 from .state import Draft
 from .values import Metrics, frozen_map
 
@@ -29,7 +31,7 @@ Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
 Effect = Callable[[Draft, "Outcome"], None]
 Outcome = object
-"""What an operation answers: a batch size or None, whether it stepped, metrics, and FINISH the hyper-parameters."""
+"""What an operation answers: a fetch the weight or None, a step whether it was taken, others metrics or numbers."""
 
 
 # ---------------------------------------------------------------------------------------- guards
@@ -59,6 +61,10 @@ def exhausted(at: Draft) -> bool:
     return at.exhausted
 
 
+def weighs_nothing(at: Draft) -> bool:
+    return at.fetched == 0
+
+
 def batches_over(at: Draft) -> bool:
     return at.batches_over
 
@@ -80,23 +86,24 @@ def validated(at: Draft) -> bool:
 
 @attrs.frozen
 class Edge:
-    """One row: from `source`, if `guard` holds, cross to `target` while `operations` happen."""
+    """One row: from `source`, if `guard` holds, cross to `target`: `operations` happen, `raises` goes up."""
 
     source: Place
     guard: tuple[Term, ...]
     operations: tuple[Operation, ...]
     target: Place
+    raises: Flag = Flag.NONE
 
     def __str__(self) -> str:
         guard = " and ".join(map(term_name, self.guard)) or "-"
-        operations = ", ".join(operation.value for operation in self.operations) or "-"
+        operations = ", ".join([*(o.value for o in self.operations), *(f"raise {f.name}" for f in self.raises)]) or "-"
         return f"{place_name(self.source):<18} {guard:<34} {operations:<16} {place_name(self.target)}"
 
 
 def _table() -> tuple[Edge, ...]:
     F, J, O, P = Flag, Junction, Operation, Phase  # noqa: N806 - short names keep a row on a line
 
-    rows: list[tuple[Place, tuple[Term, ...], tuple[Operation, ...], Place]] = [
+    rows: list[tuple[Place, tuple[Term, ...], tuple[Operation, ...], Place, *tuple[Flag, ...]]] = [
         # A call of run begins; a training begins, or resumes where it was.
         (P.READY, (), (O.PREPARE,), P.SETUP),
         (P.SETUP, (resuming,), (O.REPOSITION,), J.RESUMED),
@@ -110,12 +117,13 @@ def _table() -> tuple[Edge, ...]:
         (P.EPOCH_BEGIN, (), (O.OPEN, O.FETCH), J.FETCHED),
         # A batch, which is the five-line loop when no flag is raised.
         (J.FETCHED, (exhausted,), (), J.BATCHES_OVER),
+        (J.FETCHED, (weighs_nothing,), (), P.BATCH_BEGIN, F.SKIP_BATCH),
         (J.FETCHED, (), (), P.BATCH_BEGIN),
         (P.BATCH_BEGIN, (F.SKIP_BATCH,), (), P.BATCH_END),
         (P.BATCH_BEGIN, (), (O.FORWARD,), P.LOSS_BEGIN),
-        (P.LOSS_BEGIN, (F.SKIP_BATCH,), (), P.BATCH_END),
+        (P.LOSS_BEGIN, (F.SKIP_BATCH,), (O.DISCARD,), P.BATCH_END),
         (P.LOSS_BEGIN, (), (O.LOSS,), P.LOSS_END),
-        (P.LOSS_END, (F.SKIP_BACKWARD | F.SKIP_BATCH,), (), P.BATCH_END),
+        (P.LOSS_END, (F.SKIP_BACKWARD | F.SKIP_BATCH,), (O.DISCARD,), P.BATCH_END),
         (P.LOSS_END, (), (O.BACKWARD,), P.BACKWARD_END),
         (P.BACKWARD_END, (F.SKIP_STEP, F.SKIP_ZERO), (), P.BATCH_END),
         (P.BACKWARD_END, (F.SKIP_STEP,), (O.ZERO,), P.BATCH_END),
@@ -142,6 +150,7 @@ def _table() -> tuple[Edge, ...]:
         (P.VALID_BEGIN, (F.STOP_VALID,), (O.MEASURE_VALID,), P.VALID_END),
         (P.VALID_BEGIN, (), (O.FETCH_VALID,), J.VALID_FETCHED),
         (J.VALID_FETCHED, (exhausted,), (O.MEASURE_VALID,), P.VALID_END),
+        (J.VALID_FETCHED, (weighs_nothing,), (O.FETCH_VALID,), J.VALID_FETCHED),
         (J.VALID_FETCHED, (), (), P.VALID_BATCH_BEGIN),
         (P.VALID_BATCH_BEGIN, (), (O.EVALUATE,), P.VALID_BATCH_END),
         (P.VALID_BATCH_END, (F.SUSPEND,), (O.ABANDON,), P.SUSPEND),
@@ -164,7 +173,6 @@ def _table() -> tuple[Edge, ...]:
         (P.TEARDOWN, (failed_before,), (O.FINISH,), P.FAILED),
         (P.TEARDOWN, (resuming,), (O.FINISH,), P.SUSPENDED),
         (P.TEARDOWN, (), (O.FINISH,), P.DONE),
-        # The final phases: no way on.
     ]
     return tuple(Edge(*row) for row in rows)
 
@@ -192,8 +200,13 @@ SETTLED: Mapping[Place, Mapping[Term, bool]] = {
 
 def _fetched(at: Draft, outcome: Outcome) -> None:
     at.exhausted = outcome is None
-    if isinstance(outcome, int):
+    if isinstance(outcome, (int, float)):
         at.fetched = outcome
+
+
+def _valid_fetched(at: Draft, outcome: Outcome) -> None:
+    _fetched(at, outcome)
+    at.valid_batch += outcome == 0  # it is passed over, and over with that
 
 
 def _backward(at: Draft, outcome: Outcome) -> None:
@@ -239,7 +252,7 @@ def _finished(at: Draft, outcome: Outcome) -> None:
 
 AFTER: Mapping[Operation, Effect] = {
     Operation.FETCH: _fetched,
-    Operation.FETCH_VALID: _fetched,
+    Operation.FETCH_VALID: _valid_fetched,
     Operation.BACKWARD: _backward,
     Operation.STEP: _stepped,
     Operation.ZERO: _zeroed,
@@ -390,13 +403,3 @@ READABLE = _readable()
 def too_late(flags: Flag, phase: Phase) -> Iterator[Flag]:
     """Those of the flags that nothing would read any more if they were raised at this phase."""
     return (flag for flag in flags if phase not in READABLE[flag])
-
-
-def term_name(term: Term) -> str:
-    if isinstance(term, Flag):
-        return " | ".join(str(flag.name) for flag in term)
-    return term.__name__.replace("_", " ")
-
-
-def place_name(place: Place) -> str:
-    return f"({place.name})" if isinstance(place, Junction) else place.name

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import Dataset, IterableDataset
 
 from ..core.errors import WorkloadError
 
@@ -21,14 +22,16 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
     It is not iterated here: even making the iterator of a DataLoader draws random numbers.
 
     Raises:
-        WorkloadError: it is an iterator, empty, or cannot be iterated.
+        WorkloadError: it is an iterator, empty, gives samples and not batches, or cannot be iterated.
     """
+    if (samples_of := _gives_samples(loader, which)) is not None:
+        raise WorkloadError(samples_of)
     if isinstance(loader, Iterator):
         raise WorkloadError(
             f"{which} is an iterator ({type(loader).__name__}), which would be empty in the second epoch: "
             "pass the DataLoader, the list, or an object whose __iter__ begins anew"
         )
-    if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
+    if not hasattr(loader, "__iter__"):
         raise WorkloadError(
             f"{which} is a {type(loader).__name__}, but batches are to come from it: pass a DataLoader or a list"
         )
@@ -36,7 +39,41 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
         raise WorkloadError(
             f"{which} has no batches: is the dataset empty, or smaller than one batch with drop_last=True?"
         )
-    return loader  # type: ignore[return-value]
+    return loader
+
+
+def _gives_samples(loader: object, which: str) -> str | None:
+    """The sentence that refuses what gives single samples, or what may; None for a loader."""
+    kind = type(loader).__name__
+    shuffle = ", shuffle=True" if which == "train" else ""
+    if isinstance(loader, torch.Tensor) or (hasattr(loader, "shape") and hasattr(loader, "dtype")):
+        return (
+            f"{which} is a {kind}, which gives its rows one by one: "
+            f"pass DataLoader(TensorDataset(inputs, target), batch_size=32{shuffle})"
+        )
+    if isinstance(loader, Mapping):
+        return (
+            f"{which} is a {kind}, which gives its keys and not batches: "
+            f"pass DataLoader(…, batch_size=32{shuffle}), or a list of batches"
+        )
+    if _is_map_style(loader):
+        return (
+            f"{which} is a dataset ({kind}), which gives one sample at a time, but batches are to come from it: pass "
+            f"DataLoader({which}_data, batch_size=32{shuffle}), or DataLoader({which}_data, batch_size=None) if each "
+            "item is a batch already"
+        )
+    return None
+
+
+def _is_map_style(loader: object) -> bool:
+    """Whether it is a dataset read by index: one of torch, one with `__getitems__`, or one without `__iter__`."""
+    if isinstance(loader, IterableDataset):
+        return False
+    if isinstance(loader, Dataset):
+        return type(loader).__getitem__ is not Dataset.__getitem__ or not hasattr(loader, "__iter__")
+    if not hasattr(loader, "__getitem__"):
+        return False
+    return hasattr(loader, "__getitems__") or not hasattr(loader, "__iter__")
 
 
 def number_of_batches(loader: object) -> int | None:
@@ -64,28 +101,6 @@ def pair(batch: Any) -> tuple[Any, Any]:
     else:
         found, advice = f"a {type(batch).__name__}", "split=…"
     raise WorkloadError(f"a batch is to be a pair (inputs, target), but the loader gave {found}: pass {advice}")
-
-
-def samples(inputs: Any) -> int:
-    """How many samples a batch has: the first dimension of its first tensor.
-
-    Raises:
-        WorkloadError: there is no tensor in it that has a first dimension.
-    """
-    if isinstance(inputs, torch.Tensor):
-        try:
-            return inputs.size(0)
-        except IndexError:
-            raise WorkloadError(
-                "the inputs of a batch are a single number: is the loader batched? (batch_size=…)"
-            ) from None
-    first = next(tensors(inputs), None)
-    if first is None:
-        raise WorkloadError(
-            f"there is no tensor in the inputs of a batch, a {type(inputs).__name__}: pass split=… to make the pair "
-            "(inputs, target) out of it"
-        )
-    return samples(first)
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -208,16 +208,26 @@ def decode_numbers(value: Mapping[str, Json]) -> FrozenMap[str, float]:
     return FrozenMap(value)
 
 
+def decode_counters(body: Mapping[str, Json]) -> dict[str, Json]:
+    """The counters of a line. Samples can be a fraction, since `Supervised(samples=…)` says what a batch counts.
+
+    Raises:
+        CannotDecodeError: one is no whole number.
+    """
+    counters = {name: body[name] for name in COUNTERS}
+    for name, value in counters.items():
+        if type(value) is not int and (name != "samples" or type(value) is not float):
+            raise CannotDecodeError(f"{name} is {value!r:.40}, and not a whole number")
+    return counters
+
+
 def decode_state(body: Mapping[str, Json], phase: Phase, last: State) -> State:
     """The state of a line; plan, history and memories, which a line does not have, are those of `last`.
 
     Raises:
         CannotDecodeError: a value does not have the form of a log.
     """
-    counters = {name: body[name] for name in COUNTERS}
-    for name, value in counters.items():
-        if type(value) is not int:
-            raise CannotDecodeError(f"{name} is {value!r}, and not a whole number")
+    counters = decode_counters(body)
     resume_at = body.get("resume_at")
     if resume_at is not None and resume_at not in PLACES:
         raise CannotDecodeError(f"resume_at is {resume_at!r:.60}, and no place of the machine")
@@ -272,7 +282,7 @@ def is_course(course: Json) -> bool:
     )
 
 
-_COURSE_TYPES = (int, str, type(None))
+_COURSE_TYPES = (int, float, str, type(None))
 
 
 def _is_start(start: Json) -> bool:

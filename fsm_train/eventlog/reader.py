@@ -10,11 +10,11 @@ from typing import Any
 import attrs
 
 from ..core.phase import Flag, Phase
-from ..core.state import COUNTERS, Counters, Hyper, Plan
+from ..core.state import Counters, Hyper, Plan
 from ..encoding import CannotDecodeError, Json, decode, flags
 from .entries import Entry, entries
 from .errors import LogError
-from .lines import HEADER, decode_hyper, decode_numbers, decode_plan
+from .lines import HEADER, decode_counters, decode_hyper, decode_numbers, decode_plan
 
 
 @attrs.frozen
@@ -80,8 +80,8 @@ class Line(Counters):
         metrics: the metrics of the last epoch or validation.
         hyper: the hyper-parameters after the answers.
         answers: the answers by callback, without the fields that change nothing; memories and commands are JSON.
-        course: what happened since the line before, as pairs (event, count). An event is a batch as its size, None
-            for the end of the data, "held back" for a step that was not applied, or the name of a signal.
+        course: what happened since the line before, as pairs (event, count). An event is a batch as what it counts,
+            None for the end of the data, "held back" for a step that was not applied, or the name of a signal.
         reason: why the training stops or was suspended; "" otherwise.
         error: the error of a training that failed; "" for others.
         bound: the keys that were bound to the logger.
@@ -97,7 +97,7 @@ class Line(Counters):
     metrics: Mapping[str, float]
     hyper: Mapping[str, Hyper]
     answers: Mapping[str, Mapping[str, Json]]
-    course: tuple[tuple[int | str | None, int], ...]
+    course: tuple[tuple[float | str | None, int], ...]
     reason: str
     error: str
     bound: Mapping[str, Json]
@@ -167,13 +167,11 @@ def _header(entry: Entry) -> Header:
 
 def _line(entry: Entry) -> Line:
     body: dict[str, Any] = entry.body
-    if wrong := [name for name in COUNTERS if type(body[name]) is not int]:
-        raise CannotDecodeError(f"{wrong[0]} is {body[wrong[0]]!r:.40}, and not a whole number")
     return Line(
         number=entry.number,
         seq=entry.seq,
         phase=Phase(entry.event),
-        **{name: body[name] for name in COUNTERS},
+        **decode_counters(body),
         flags=flags(body["flags"]),
         facts=decode_numbers(entry.facts),
         metrics=decode_numbers(body["metrics"]),

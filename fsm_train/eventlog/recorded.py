@@ -238,9 +238,9 @@ class Recorded(Workload):
     def prepare(self, state: State) -> None:
         self._take_signal()
 
-    def fetch(self) -> int | None:
+    def fetch(self) -> float | None:
         size = self._peek()
-        if size is not None and type(size) is not int:
+        if size is not None and type(size) is not int and type(size) is not float:
             raise self._unexpected("a batch", size)
         self._advance()
         return size
@@ -283,6 +283,7 @@ class Recorded(Workload):
 
     def forward(self) -> None: ...
     def loss(self) -> None: ...
+    def discard(self) -> None: ...
     def backward(self) -> None: ...
     def unscale(self) -> None: ...
     def zero(self) -> None: ...
@@ -322,4 +323,4 @@ def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
 def _describe(item: object) -> str:
     if item is None:
         return "the end of the data"
-    return f"a batch of {item}" if isinstance(item, int) else f"{item!r:.60}"
+    return f"a batch of {item}" if isinstance(item, (int, float)) else f"{item!r:.60}"

@@ -203,12 +203,12 @@ class CourseRecorder(WorkloadProxy):
         self._record(self.wrapped.interrupt)  # the machine has acted on it
         self.wrapped.interrupt = name
 
-    def fetch(self, *state: State) -> int | None:
+    def fetch(self, *state: State) -> float | None:
         size = self._fetch(*state)
         self._record(size)
         return size
 
-    def fetch_valid(self, *state: State) -> int | None:
+    def fetch_valid(self, *state: State) -> float | None:
         size = self._fetch_valid(*state)
         self._record(size)
         return size
@@ -237,7 +237,7 @@ class CourseRecorder(WorkloadProxy):
         course, self.course = self.course, []
         return course
 
-    def _record(self, event: int | str | None) -> None:
+    def _record(self, event: float | str | None) -> None:
         if self.course and self.course[-1][0] == event:
             self.course[-1][1] += 1
         else:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,12 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 from .training import Training
+
+SUM = (
+    'loss_fn has reduction="sum", and a loss is to be the mean over the batch: train_loss and valid_loss are means '
+    "of the batches' sums, the gradient grows with the batch, and accumulate(…) does not give that of the union. "
+    'Pass reduction="mean"; for a loss per token or graph also Supervised(…, samples=…), which says how many there are'
+)
 
 _logger = logging.getLogger("fsm_train")
 
@@ -106,6 +114,29 @@ def summary(work: Training) -> str:
     head = f"{type(work.model).__name__} of {sizes(work)} by {type(work.optimizer).__name__} on {work.device}"
     settings = inspect_settings(work.optimizer, work.train, work.device)
     return "\n".join([head, *(f"advice: {line}" for line in advice(settings))])
+
+
+def warn_of_sum(loss_fn: object) -> None:
+    """Warn of a loss that says of itself that it is a sum."""
+    if _reduction(loss_fn) == "sum":
+        warnings.warn(SUM, UserWarning, stacklevel=4)
+
+
+def _reduction(loss_fn: object) -> object:
+    """What the loss says of its reduction: a module's attribute, or the argument of a function."""
+    while isinstance(loss_fn, functools.partial) and "reduction" not in loss_fn.keywords:
+        loss_fn = loss_fn.func
+    if isinstance(loss_fn, functools.partial):
+        return loss_fn.keywords["reduction"]
+    loss_fn = getattr(loss_fn, "__self__", loss_fn)  # the forward of a module, say
+    if hasattr(loss_fn, "reduction"):
+        return loss_fn.reduction
+    defaults = getattr(loss_fn, "__kwdefaults__", None) or {}
+    code, positional = getattr(loss_fn, "__code__", None), getattr(loss_fn, "__defaults__", None) or ()
+    if code is not None:
+        names = code.co_varnames[: code.co_argcount]
+        defaults = {**defaults, **dict(zip(names[len(names) - len(positional) :], positional, strict=True))}
+    return defaults.get("reduction")
 
 
 def log_summary_once(work: Training) -> None:

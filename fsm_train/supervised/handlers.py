@@ -67,13 +67,13 @@ def add_penalty(work: Training, command: c.AddPenalty) -> None:
 @carries_out_by_default(c.MixUp)
 def mixup(work: Training, command: c.MixUp) -> None:
     _refuse_second_mix(work)
-    work.inputs, work.mix = mix_up(work.inputs, work.batch_size, work.device, command)
+    work.inputs, work.mix = mix_up(work.inputs, work.device, command)
 
 
 @carries_out_by_default(c.CutMix)
 def cutmix(work: Training, command: c.CutMix) -> None:
     _refuse_second_mix(work)
-    work.inputs, work.mix = cut_mix(work.inputs, work.batch_size, work.device, command)
+    work.inputs, work.mix = cut_mix(work.inputs, work.device, command)
 
 
 def _refuse_second_mix(work: Training) -> None:

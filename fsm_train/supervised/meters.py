@@ -44,9 +44,9 @@ class Mean:
     def reset(self) -> None:
         self._latest: list[torch.Tensor] = []
         self._blocks: list[torch.Tensor] = []
-        self._weights: list[int] = []
+        self._weights: list[float] = []
 
-    def add(self, value: torch.Tensor, weight: int) -> None:
+    def add(self, value: torch.Tensor, weight: float) -> None:
         latest = self._latest
         if latest and (value.dtype is not latest[0].dtype or value.device != latest[0].device):
             self._stack()  # each block has one type: a common one would round
@@ -122,7 +122,7 @@ class FunctionMetric:
         self.function = function
         self.mean = Mean()
 
-    def add(self, output: Any, target: Any, samples: int) -> None:
+    def add(self, output: Any, target: Any, samples: float) -> None:
         value = self.function(output, target)
         self.mean.add(value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value), samples)
 
@@ -165,7 +165,7 @@ class ObjectMetric:
         if hasattr(self.metric, "to"):
             self.metric = self.metric.to(self.device)
 
-    def add(self, output: Any, target: Any, samples: int) -> None:
+    def add(self, output: Any, target: Any, samples: float) -> None:
         self.metric.update(output, target)
         self.updated = True
 
@@ -249,7 +249,7 @@ class Meters:
             for name, metric in metrics.items()
         }
 
-    def add(self, loss: torch.Tensor, output: Any, target: Any, samples: int) -> None:
+    def add(self, loss: torch.Tensor, output: Any, target: Any, samples: float) -> None:
         self.loss.add(loss, samples)
         if self.metrics:
             with torch.no_grad():

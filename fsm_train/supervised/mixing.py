@@ -10,7 +10,7 @@ import torch
 
 from ..core.commands import CutMix, MixUp
 from ..core.errors import WorkloadError
-from ..data.batches import map_tensors
+from ..data.batches import map_tensors, tensors
 
 
 @attrs.frozen
@@ -30,15 +30,18 @@ class Mix:
         return self.weight * loss_fn(output, target) + (1 - self.weight) * loss_fn(output, others)
 
 
-def _partners(samples: int, seed: int, device: torch.device) -> torch.Tensor:
-    """A permutation of shape (samples,), the same for one seed on any device."""
-    partners = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+def _partners(inputs: Any, seed: int, device: torch.device) -> torch.Tensor:
+    """A permutation of the first dimension of the inputs, the same for one seed on any device."""
+    first = next((tensor for tensor in tensors(inputs) if tensor.ndim), None)
+    if first is None:
+        raise WorkloadError(f"there is no tensor to mix in the inputs of a batch, a {type(inputs).__name__}")
+    partners = torch.randperm(first.size(0), generator=torch.Generator().manual_seed(seed))
     if device.type == "cuda":  # a copy from pinned memory does not wait for the device
         return partners.pin_memory().to(device, non_blocking=True)
     return partners.to(device)
 
 
-def mix_up(inputs: Any, samples: int, device: torch.device, command: MixUp) -> tuple[Any, Mix]:
+def mix_up(inputs: Any, device: torch.device, command: MixUp) -> tuple[Any, Mix]:
     """The mixed inputs, and how their loss is computed.
 
     Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018.
@@ -46,7 +49,7 @@ def mix_up(inputs: Any, samples: int, device: torch.device, command: MixUp) -> t
     Raises:
         WorkloadError: inputs are not of floating point.
     """
-    partners = _partners(samples, command.seed, device)
+    partners = _partners(inputs, command.seed, device)
 
     def mix(tensor: torch.Tensor) -> torch.Tensor:
         if not tensor.is_floating_point():
@@ -56,7 +59,7 @@ def mix_up(inputs: Any, samples: int, device: torch.device, command: MixUp) -> t
     return map_tensors(inputs, mix), Mix(command.weight, partners)
 
 
-def cut_mix(inputs: Any, samples: int, device: torch.device, command: CutMix) -> tuple[Any, Mix]:
+def cut_mix(inputs: Any, device: torch.device, command: CutMix) -> tuple[Any, Mix]:
     """The inputs with a box from their partners, and how their loss is computed: by the area outside of the box.
 
     Source: Yun et al., "CutMix", ICCV 2019.
@@ -64,7 +67,7 @@ def cut_mix(inputs: Any, samples: int, device: torch.device, command: CutMix) ->
     Raises:
         WorkloadError: inputs have no height and width.
     """
-    partners = _partners(samples, command.seed, device)
+    partners = _partners(inputs, command.seed, device)
     own_share = [1.0]  # of the area
 
     def mix(tensor: torch.Tensor) -> torch.Tensor:

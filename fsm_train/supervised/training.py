@@ -11,7 +11,8 @@ from torch import nn
 
 from ..core.phase import Operation
 from ..core.state import Hyper, State
-from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, samples, to_device
+from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
+from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
 from ..data.layers import Layer
@@ -69,7 +70,7 @@ class Training:
         inputs: of the batch under way, as the data gives them. Commands may replace them before forward.
         target: of the batch under way. Commands may replace it before the loss.
         output: of the model for `inputs`, set by forward.
-        batch_size: samples in the batch under way.
+        batch_size: what the batch under way counts: its samples, or what `samples` gives.
         mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
         train_meters: train_loss and the train metrics of this epoch so far.
@@ -105,6 +106,7 @@ class Training:
         device: torch.device | str | None,
         forward: Forward | None,
         split: Split | None,
+        samples: Samples | None,
         extra: Mapping[str, Stateful] | None,
     ) -> None:
         check_parameters(model, optimizer, loss_fn)
@@ -126,12 +128,13 @@ class Training:
         self.read_parameters()
         self.custom_forward = forward
         self._split = split
+        self._samples = samples
         self._moves = self.device.type != "cpu"
 
         self.inputs: Any = None
         self.target: Any = None
         self.output: Any = None
-        self.batch_size = 0
+        self.batch_size: float = 0
         self.mix: Mix | None = None
         self._loss: torch.Tensor | None = None  # detached, for facts and meters
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
@@ -266,16 +269,18 @@ class Training:
         return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer)}
 
     def training_inputs(self) -> Iterable[Any]:
-        """The inputs of each training batch, in a pass of its own, which replaces the batch under way."""
+        """The inputs of each training batch that counts, in a pass of its own, which replaces the batch under way."""
         for batch in self.train:
-            self._take(batch)
-            yield self.inputs
+            if self._take(batch):
+                yield self.inputs
 
-    def _take(self, batch: Any) -> int:
-        """Make this the batch under way; its number of samples."""
+    def _take(self, batch: Any) -> float:
+        """Make this the batch under way; what it counts."""
         inputs, target = pair(batch) if self._split is None else apply_split(batch, self._split)
+        # Counted before it moves, so that a count that looks into tensors does not wait for the device.
+        size = count(inputs, target, self._samples, by_position=self.custom_forward is None)
         if self._moves:
             inputs, target = to_device(inputs, self.device), to_device(target, self.device)
         self.inputs, self.target, self.mix = inputs, target, None
-        self.batch_size = samples(inputs)
-        return self.batch_size
+        self.batch_size = size
+        return size

@@ -21,6 +21,7 @@ from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, pair
+from ..data.counting import Samples, count
 from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
 from ..data.layers import set_epoch
@@ -30,7 +31,8 @@ from ..data.prefetch import copier_for, prefetched
 from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
-from .advice import log_summary_once
+from .advice import log_summary_once, warn_of_sum
+from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
 from .modules import Modes
@@ -81,6 +83,10 @@ class Supervised(Training, Checkpointable):
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.
+        samples: of (inputs, target), what the batch counts: a number from 0, of samples, tokens or graphs. It is the
+            weight of the batch in each mean, what `accumulate` weighs it by, and what `batch_size` and `state.samples`
+            count; a batch that counts 0 is left out. By default it is the first dimension that all tensors of the
+            batch have in common. A batch whose tensors disagree, as with time first, is refused.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
         ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained.
             By default on CUDA, from a list or a DataLoader with workers; False never does.
@@ -102,6 +108,7 @@ class Supervised(Training, Checkpointable):
         device: torch.device | str | None = None,
         forward: Forward | None = None,
         split: Split | None = None,
+        samples: Samples | None = None,
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
     ) -> None:
@@ -111,10 +118,13 @@ class Supervised(Training, Checkpointable):
             device=device,
             forward=forward,
             split=split,
+            samples=samples,
             extra=extra,
         )
+        warn_of_sum(loss_fn)
         self._sensors = check_sensors(sensors or {})
         self._copier = copier_for(self.device, ahead, self.train, split)
+        self._buffers = Buffers(self.modules.values())
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
         self._valid_batches: Iterator[Any] = iter(())
@@ -227,7 +237,9 @@ class Supervised(Training, Checkpointable):
             if batch is None:
                 return
             try:
-                pair(batch) if self._split is None else apply_split(batch, self._split)
+                parts = pair(batch) if self._split is None else apply_split(batch, self._split)
+                if self._samples is None:
+                    count(*parts, by_position=self.custom_forward is None)
             except WorkloadError as error:
                 raise WorkloadError(f"valid: {error}") from error
 
@@ -270,6 +282,7 @@ class Supervised(Training, Checkpointable):
         self._batches_fetched = 0
         self.use_training_modes()
         self.carried_over.check_kept(self.modules)
+        self._buffers = Buffers(self.modules.values())
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
@@ -278,7 +291,7 @@ class Supervised(Training, Checkpointable):
         )
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
-    def fetch(self) -> int | None:
+    def fetch(self) -> float | None:
         self._loss, self.window.share = None, 0.0
         batch = next(self._batches, _END)
         if batch is _END:
@@ -291,6 +304,8 @@ class Supervised(Training, Checkpointable):
         return self._take(batch)
 
     def forward(self) -> None:
+        if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
+            self._buffers.keep()
         if self.precision is None:
             self.output = self.call(self.inputs)
         else:
@@ -301,8 +316,12 @@ class Supervised(Training, Checkpointable):
         loss = self._compute_loss()
         self.check_first_loss(loss)
         self._for_backward = loss
-        self._loss = detached = loss.detach()
-        self.train_meters.add(detached, self.output, self.target, self.batch_size)
+        self._loss = loss.detach()
+
+    def discard(self) -> None:
+        """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
+        self._buffers.put_back()
+        self._for_backward = None
 
     def _compute_loss(self) -> torch.Tensor:
         if self.precision is not None:
@@ -323,6 +342,8 @@ class Supervised(Training, Checkpointable):
         if self.precision is not None:
             loss = self.precision.scale(loss, self.gradients())
         loss.backward()  # type: ignore[no-untyped-call]
+        assert self._loss is not None
+        self.train_meters.add(self._loss, self.output, self.target, self.batch_size)
         self.window.add()
         self.gradients.changed()
 
@@ -365,7 +386,7 @@ class Supervised(Training, Checkpointable):
             module.eval()
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
-    def fetch_valid(self) -> int | None:
+    def fetch_valid(self) -> float | None:
         batch = next(self._valid_batches, _END)
         return None if batch is _END else self._take(batch)
 
@@ -380,7 +401,10 @@ class Supervised(Training, Checkpointable):
         self._end_validation()
         self.carried_over.note_measured()
         if not metrics:
-            raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
+            raise WorkloadError(
+                "valid gave no batch that counts: it is empty, its __iter__ does not begin anew each time, "
+                "or samples= counts 0 for each of its batches"
+            )
         return metrics
 
     def abandon(self, state: State) -> None:

@@ -142,11 +142,11 @@ class ScriptedTraining(Scripted):
             if not self.interrupt_after:
                 self.interrupt = "a signal"
 
-    def fetch(self, state: State | None = None) -> int | None:
+    def fetch(self, state: State | None = None) -> float | None:
         self._count()
         return super().fetch(state)
 
-    def fetch_valid(self, state: State | None = None) -> int | None:
+    def fetch_valid(self, state: State | None = None) -> float | None:
         self._count()
         return super().fetch_valid(state)
 

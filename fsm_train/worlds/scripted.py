@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 
+from ..core.checks import as_count
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 from ..core.phase import Operation
@@ -60,7 +61,7 @@ class Scripted(Workload):
 
     Args:
         batches: training batches per epoch.
-        batch_size: samples in a training batch.
+        batch_size: what a training batch counts, from 0; one that counts 0 is left out.
         loss: of each training batch.
         hyper: the hyper-parameters that an optimizer would have.
         valid_batches: batches of a validation.
@@ -109,7 +110,8 @@ class Scripted(Workload):
         self._readers = [self._batches, self._batch_size, self._losses, self._valid_batches, *readers.values()]
         self.interrupt: str | None = None
         self.commands: list[Command] = []
-        self._batches_to_come = self._size = self._valid_batches_to_come = 0
+        self._batches_to_come = self._valid_batches_to_come = 0
+        self._size: float = 0
         self._loss: float | None = None
         self._stepped = True
         self._total = self._weight = 0.0
@@ -168,12 +170,12 @@ class Scripted(Workload):
         self._batches_to_come = int(self._batches.next(state))
         self._total = self._weight = 0.0
 
-    def fetch(self, state: State | None = None) -> int | None:
+    def fetch(self, state: State | None = None) -> float | None:
         self._loss = None
         if self._batches_to_come == 0:
             return None
         self._batches_to_come -= 1
-        self._size = int(self._batch_size.next(state))
+        self._size = as_count(self._batch_size.next(state), "batch_size")
         return self._size
 
     def forward(self, state: State | None = None) -> None:
@@ -181,11 +183,14 @@ class Scripted(Workload):
 
     def loss(self, state: State | None = None) -> None:
         self._loss = self._losses.next(state)
-        self._total += self._loss * self._size
-        self._weight += self._size
+
+    def discard(self, state: State | None = None) -> None:
+        """Nothing to do: a batch counts from its backward pass on."""
 
     def backward(self, state: State | None = None) -> None:
-        """Nothing to do."""
+        assert self._loss is not None
+        self._total += self._loss * self._size
+        self._weight += self._size
 
     def unscale(self, state: State | None = None) -> None:
         """Nothing to do."""
@@ -200,11 +205,11 @@ class Scripted(Workload):
     def open_valid(self, state: State) -> None:
         self._valid_batches_to_come = int(self._valid_batches.next(state))
 
-    def fetch_valid(self, state: State | None = None) -> int | None:
+    def fetch_valid(self, state: State | None = None) -> float | None:
         if self._valid_batches_to_come == 0:
             return None
         self._valid_batches_to_come -= 1
-        return self._size
+        return self._size or 1  # a training batch that counts 0 says nothing about those of the validation
 
     def evaluate(self, state: State | None = None) -> None:
         """Nothing to do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import nan
 from typing import Any
 
 import pytest
@@ -147,13 +148,13 @@ def test_weight_that_nobody_measures_is_refused() -> None:
         simulate([accumulate(2, weight="tokens")])
 
 
-def test_batch_without_weight_takes_part_with_nothing() -> None:
-    """A weight of zero, even of the first batch, is no division by zero."""
-    work = Scripted(batches=2, tokens=[0.0, 8.0])
+def test_batch_without_weight_is_left_out() -> None:
+    """A weight of zero, even of the first batch, is no division by zero and no batch of the window."""
+    work = Scripted(batches=3, tokens=[0.0, 8.0, 4.0], loss=[nan, 1.0, 4.0])
     final = run(start(work, epochs=1), [accumulate(2, weight="tokens")])
 
-    assert work.commands == [WeighLoss(0.0), WeighLoss(4.0)]
-    assert final.step == 1
+    assert work.commands == [WeighLoss(0.5), WeighLoss(0.25)]
+    assert (final.step, final.metrics["train_loss"]) == (1, 2.5)
 
 
 def test_negative_weights_are_refused() -> None:

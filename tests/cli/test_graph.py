@@ -32,18 +32,20 @@ def test_graph_as_json_has_each_edge(capsys: Captured) -> None:
 
     graph = json.loads(capsys.readouterr().out)
     assert len(graph["edges"]) == len(TABLE)
-    assert graph["edges"][0] == {"from": "READY", "guard": [], "operations": ["prepare"], "to": "SETUP"}
-    skipped = {"from": "BACKWARD_END", "guard": ["SKIP_STEP", "SKIP_ZERO"], "operations": [], "to": "BATCH_END"}
+    first = {"from": "READY", "guard": [], "operations": ["prepare"], "raises": [], "to": "SETUP"}
+    assert graph["edges"][0] == first
+    skipped = {"from": "BACKWARD_END", "guard": ["SKIP_STEP", "SKIP_ZERO"], "operations": []}
+    skipped |= {"raises": [], "to": "BATCH_END"}
     assert skipped in graph["edges"]
     places = {*Phase.__members__, *Junction.__members__}
     assert {place for edge in graph["edges"] for place in (edge["from"], edge["to"])} == places
     assert {name for edge in graph["edges"] for name in edge["operations"]} == {each.value for each in Operation}
-    assert graph["consulted"] == {"EPOCH_END": ["early_stopping"]}
+    assert graph["consulted"] == {"VALID_END": ["early_stopping"]}
 
 
 def test_graph_shows_who_watches(capsys: Captured) -> None:
     """The callbacks at their phases, and with --watched only those phases."""
-    for shape, note in (("text", "EPOCH_END          early_stopping"), ("mermaid", "note right of EPOCH_END : early")):
+    for shape, note in (("text", "VALID_END          early_stopping"), ("mermaid", "note right of VALID_END : early")):
         assert main(["graph", "--format", shape, "--callbacks", "fsm_train.callbacks:early_stopping"]) == 0
         assert note in capsys.readouterr().out
     watched = ["--callbacks", "fsm_train.callbacks:early_stopping", "--watched"]

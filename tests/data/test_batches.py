@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train.data.batches import call, map_tensors, samples, structure, tensors, to_device
+from fsm_train.data.batches import call, map_tensors, structure, tensors, to_device
 
 Point = namedtuple("Point", ["x", "y"])
 ONE, TWO = torch.ones(2, 3), torch.ones(2, dtype=torch.int64)
@@ -95,11 +95,6 @@ def test_form_of_what_hides_tensors_is_refused() -> None:
     """Nobody knows what is in it."""
     with pytest.raises(TypeError, match="the batch holds a object, which may have tensors in it"):
         structure([ONE, object()])
-
-
-def test_samples_are_those_of_the_first_tensor() -> None:
-    """Wherever it is."""
-    assert samples({"name": "text", "x": [torch.zeros(5, 2), torch.zeros(3)]}) == 5
 
 
 def test_inputs_of_a_type_of_ones_own_are_given_as_they_are() -> None:
