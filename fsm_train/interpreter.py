@@ -308,7 +308,8 @@ def _workload_of(state: State) -> Workload:
     work: Workload | None = state.workload
     if work is None:
         raise ValueError(
-            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned"
+            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned. "
+            "(Pickle leaves the workload out: in another process, restore(…) a checkpoint, or train from start)"
         )
     return work
 

@@ -13,12 +13,13 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, cast
 
 import attrs
 
 from .checks import is_whole
 from .errors import CallbackError
+from .origin import recipe_of
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Draft, State
 from .transition import Command, Transition
@@ -98,6 +99,9 @@ class Callback(Generic[M_co]):
             by `describe` and checked against the other callbacks and the workload before a run; an
             answer beyond them is an error.
         factory: the name of the factory that made it with these `params`, with its module; or "".
+
+    It can be pickled, for a pool of processes, if its factory or the callback itself stands at the top level
+    of a module; a setting that is a function has to stand there too.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -136,6 +140,16 @@ class Callback(Generic[M_co]):
         if memory is None:
             memory = state.memory.get(self.name, self.memory)
         return self.decide(state, memory)
+
+    def __copy__(self) -> Callback[M_co]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Callback[M_co]:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle the call or the name that gives this callback; the function itself only if there is neither."""
+        return recipe_of(self) or object.__reduce_ex__(self, protocol)
 
 
 def memory_classes(callback: Callback[Any]) -> dict[str, type]:

@@ -9,6 +9,7 @@ writes to, and a `State` is a draft that cannot be written to.
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections.abc import Mapping
@@ -153,7 +154,7 @@ class State(Draft):
         hyper: the hyper-parameters; a tuple is one value per parameter group.
         memory: each callback's own, by its name.
         reason: why it stops or was suspended, with the callback's name.
-        workload: the bridge to the real things; only on states that go into a run or come out.
+        workload: the bridge to the real things; only on states that go into a run or come out. Pickle leaves it out.
         valid_batch: finished batches of the validation under way.
         has_valid: whether there is validation data.
         batches_over: whether this epoch has had its last training batch. A step that is taken
@@ -204,6 +205,16 @@ class State(Draft):
     def draining(self) -> bool:
         """Whether the batches are over and a step is being taken for the leftover window."""
         return self.batches_over and self.phase in (Phase.STEP_BEGIN, Phase.STEP_END)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the workload: model, optimizer and data stay in this process."""
+        return {**self.__dict__, "workload": None}
+
+    def __copy__(self) -> State:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> State:
+        return _with_values({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
 
     def draft(self) -> Draft:
         """A draft with these values, to be written to."""

@@ -13,6 +13,7 @@ import attrs
 from .. import callbacks as library
 from .. import schedules
 from ..core.callback import Callback
+from ..core.origin import call_factory
 from ..encoding import CannotDecodeError, Json, decode
 from .entries import Entry
 from .errors import LogError
@@ -46,9 +47,8 @@ def callback_from_spec(spec: Mapping[str, Json], **changes: object) -> Callback[
     if factory is None:
         raise CannotDecodeError("it is not of the library")
     params = {**{name: decode(value, SCHEDULES) for name, value in spec["params"].items()}, **changes}
-    callback: Callback[Any] = factory(**params)
-    name = decode(spec["name"])
-    return callback if callback.name == name else attrs.evolve(callback, name=name)
+    callback: Callback[Any] = call_factory(factory, params, decode(spec["name"]))
+    return callback
 
 
 def _callback_from_line(spec: Any, line: int, path: str) -> Callback[Any]:
