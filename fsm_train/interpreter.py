@@ -131,7 +131,7 @@ def iterate(
     """
     work = _workload_of(state)
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
-    state, warnings = with_memories(ready(state), watch.callbacks)
+    state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     for warning in warnings:
         _logger.warning("%s", warning)
     cursor = _Cursor(state, watch.wrap_workload(work, state), watch)

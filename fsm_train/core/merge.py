@@ -128,7 +128,7 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
         name = callback.name
         if answer.flags is not Flag.NONE:
             flags = union(flags, answer.flags)
-            if _stops(answer.flags):
+            if _stops(answer.flags) and not _gave_reason(state, name, answer.flags):
                 reasons.append(f"{name}: {answer.reason}" if answer.reason else name)
         if answer.memory is not UNCHANGED and answer.memory is not state.memory.get(name, UNCHANGED):
             memory[name] = answer.memory
@@ -176,6 +176,12 @@ def _conflict(state: State, answers: Sequence[Answer]) -> ConflictError:
 @functools.cache
 def _stops(flags: Flag) -> bool:
     return bool(flags & STOP_FLAGS)
+
+
+def _gave_reason(state: State, name: str, flags: Flag) -> bool:
+    """Whether what this callback asks for is asked for already, and the reason names the callback."""
+    asked_already = flags & STOP_FLAGS in state.flags
+    return asked_already and any(part == name or part.startswith(f"{name}: ") for part in state.reason.split("; "))
 
 
 _place = operator.itemgetter(0)

@@ -109,6 +109,7 @@ class Draft(Counters):
     exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
+    step_hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map, eq=False)
 
     def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
         """The state at `phase`, with these flags and facts.
@@ -167,6 +168,7 @@ class State(Draft):
         elapsed: seconds of training in the calls of `run` that have ended.
         notes: what the owner of the last state should know and what is no part of the training: that
             the log of it is incomplete, that a sink was switched off. Not compared.
+        step_hyper: the hyper-parameters of the last applied step; `hyper` may be those of the next one. Not compared.
     """
 
     def __attrs_post_init__(self) -> None:
