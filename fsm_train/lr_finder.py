@@ -15,6 +15,7 @@ from .core.phase import Flag, Phase
 from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
+from .core.under_way import refuse_if_in_use
 from .interpreter import run
 
 if TYPE_CHECKING:
@@ -201,6 +202,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     Raises:
         TypeError: a rate is no number.
         ValueError: the rates or steps make no sense, or the state is not one that `start` returned.
+        WorkloadError: a run of this workload is under way.
         KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM.
     """
     for setting, value in (("low", low), ("high", high)):
@@ -210,6 +212,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     check_count("steps", steps, least=3)
     if state.phase is not Phase.READY or state.workload is None:
         raise ValueError("find_lr begins with the state of start(workload, …)")
+    refuse_if_in_use(state.workload)
     snapshot = state.workload.snapshot()
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))
     try:

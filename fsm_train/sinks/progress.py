@@ -95,6 +95,8 @@ class Progress(Sink):
         at, needs, interval: as every sink has them.
     """
 
+    draws = False
+
     def __init__(
         self, open_display: Callable[[], PlainDisplay], live: bool, interval: float, metrics: tuple[str, ...] | None
     ) -> None:
