@@ -25,7 +25,7 @@ from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.runs import failed, interrupted, ready, with_memories
 from .core.state import Draft, Plan, State
 from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
-from .core.under_way import run_under_way
+from .core.under_way import refuse_if_in_use, run_under_way
 from .core.values import NO_FACTS, Facts
 from .core.workload import Workload
 from .signals import interrupts
@@ -102,7 +102,8 @@ def run(
         Exception: what the model, the optimizer, the loss or the data raised, with a note that
             says when.
     """
-    with interrupts(_workload_of(state)) as signals:
+    refuse_if_in_use(work := _workload_of(state))
+    with interrupts(work) as signals:
         (last,) = deque(iterate(state, callbacks, log=log, sinks=sinks), maxlen=1)
     if signals.too_late:
         note = f"{signals.too_late} came when this call of run was ending, too late to change anything"

@@ -12,7 +12,13 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from .checks import fraction, not_negative, positive
+from .phase import CONSULTED, Phase
 from .transition import Command
+
+GRADIENT_IS_THERE = (Phase.BACKWARD_END, Phase.STEP_BEGIN)
+LOSS_IS_THERE = (Phase.LOSS_END,)
+BATCH_IS_NEW = (Phase.BATCH_BEGIN, Phase.VALID_BATCH_BEGIN)
+BATCHES_FOLLOW = tuple(p for p in CONSULTED if p not in (Phase.TRAIN_END, Phase.SUSPEND, Phase.TEARDOWN))
 
 # ------------------------------------------------------------------------------- the gradient
 
@@ -27,6 +33,7 @@ class ClipGradNorm(Command):
 
     max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
+    useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
 @attrs.frozen
@@ -38,6 +45,7 @@ class ClipGradValue(Command):
     """
 
     value: float = attrs.field(validator=positive)
+    useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
 @attrs.frozen
@@ -50,6 +58,7 @@ class AddGradNoise(Command):
 
     std: float = attrs.field(validator=not_negative)
     seed: int
+    useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
 @attrs.frozen
@@ -65,6 +74,7 @@ class WeighLoss(Command):
     """
 
     share: float = attrs.field(validator=not_negative)
+    useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 
 @attrs.frozen
@@ -77,6 +87,7 @@ class AddPenalty(Command):
 
     l1: float = attrs.field(default=0.0, validator=not_negative)
     l2: float = attrs.field(default=0.0, validator=not_negative)
+    useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 
 # ----------------------------------------------------------------------------------- the batch
@@ -96,6 +107,7 @@ class MixUp(Command):
     weight: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCH_IS_NEW
 
 
 @attrs.frozen
@@ -114,6 +126,7 @@ class CutMix(Command):
     y: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCH_IS_NEW
 
 
 # ------------------------------------------------------------------------- how the model computes
@@ -131,6 +144,7 @@ class UseMixedPrecision(Command):
     initial_scale: float = attrs.field(default=2.0**16, validator=positive)
     growth_interval: int = 2000
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
 
 
 @attrs.frozen
@@ -143,6 +157,7 @@ class UseParallel(Command):
 
     kind: Literal["data_parallel", "ddp"]
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
 
 
 @attrs.frozen
@@ -157,6 +172,7 @@ class UseCompiledStep(Command):
     backend: str = "inductor"
     alone: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
 
 
 @attrs.frozen

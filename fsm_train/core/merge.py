@@ -74,11 +74,8 @@ def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str |
         return why
     if answer.hyper and (why := _refused_hyper(answer.hyper, callback.sets, state.hyper)):
         return why
-    if answer.commands and callback.commands is not None:
-        for command in answer.commands:
-            if type(command) not in callback.commands:
-                names = sorted(kind.__name__ for kind in callback.commands)
-                return f"it gave the command {command!r}, which is not among its commands={names}"
+    if answer.commands and (why := _refused_commands(answer.commands, callback.commands, state.phase)):
+        return why
     if answer.memory is UNCHANGED or answer.memory is state.memory.get(callback.name, UNCHANGED):
         return None  # the memory that it has was checked when it was set
     return unsaveable(answer.memory)
@@ -93,6 +90,20 @@ def _refused_flags(flags: Flag, declared: Flag | None, phase: Phase, has_valid: 
         return f"it raised {flag.name}, but nothing reads that any more before it falls; raise it at one of: {where}"
     if Flag.VALIDATE in flags and not has_valid:
         return "it raised VALIDATE, but there is no validation data: give the workload some (valid=…)"
+    return None
+
+
+def _refused_commands(
+    commands: Sequence[Command], declared: frozenset[type[Command]] | None, phase: Phase
+) -> str | None:
+    for command in commands:
+        kind = type(command)
+        if declared is not None and kind not in declared:
+            names = sorted(kind.__name__ for kind in declared)
+            return f"it gave the command {command!r}, which is not among its commands={names}"
+        if kind.useful_at is not None and phase not in kind.useful_at:
+            where = ", ".join(there.value for there in kind.useful_at)
+            return f"it gave the command {command!r}, but nothing can come of it here; give it at one of: {where}"
     return None
 
 

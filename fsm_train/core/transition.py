@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .phase import Flag
+from .phase import Flag, Phase
 from .state import Hyper, check_hyper
 from .values import EMPTY, FrozenMap
 
@@ -30,6 +30,7 @@ class Command:
         changes_hyper: whether carrying it out changes hyper-parameters, which are then read again.
         alone: whether only one callback of a run may give commands of this type.
         whole_steps: whether it has an effect only where no callback looks inside a training step.
+        useful_at: the phases at which something can come of it; None for all. At another phase it is refused.
     """
 
     __slots__ = ()
@@ -37,6 +38,7 @@ class Command:
     changes_hyper: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     whole_steps: ClassVar[bool] = False
+    useful_at: ClassVar[tuple[Phase, ...] | None] = None
 
 
 class _Unchanged:
@@ -97,6 +99,11 @@ class Transition:
     memory: object = UNCHANGED
     commands: tuple[Command, ...] = attrs.field(default=(), converter=_commands)
     reason: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+
+
+def is_useful(kind: type[Command], phase: Phase) -> bool:
+    """Whether something can come of a command of this type at this phase."""
+    return kind.useful_at is None or phase in kind.useful_at
 
 
 NOTHING = Transition()
