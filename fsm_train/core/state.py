@@ -213,7 +213,7 @@ class State(Draft):
         return {**self.__dict__, "workload": None}
 
     def __copy__(self) -> State:
-        return self
+        return _with_values(self.__dict__.copy())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> State:
         return _with_values({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})

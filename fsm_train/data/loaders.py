@@ -86,7 +86,7 @@ def own_pass(train: object, valid: Iterable[Any] | None) -> Iterable[Any] | None
         )
     for part in ("dataset", "sampler", "batch_sampler"):
         shared = getattr(train, part, None)
-        in_workers = part == "dataset" and getattr(train, "num_workers", 0) and getattr(valid, "num_workers", 0)
+        in_workers = part == "dataset" and all(getattr(loader, "num_workers", None) for loader in (train, valid))
         if isinstance(shared, Iterator) and shared is getattr(valid, part, None) and not in_workers:
             raise WorkloadError(
                 f"the loaders train and valid share a {part} ({type(shared).__name__}) that is an iterator: a "

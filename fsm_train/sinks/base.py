@@ -38,14 +38,14 @@ class Sink(Protocol):
         needs: the facts it shows that cost something to measure.
         interval: the least time between two calls of `see` at phases of a batch, in seconds. Between
             them nothing is measured and no state is made for it, so that it costs next to nothing.
-        draws: whether its methods may draw random numbers. The generators are put back after them, which
-            costs some 20 microseconds a call; a sink that never draws says False.
+
+    A sink that draws random numbers changes nothing: the generators are put back after each call. That costs some
+    20 microseconds; a sink that never draws can say so with an attribute `draws = False`.
     """
 
     at: Sequence[Phase]
     needs: Set[str] = frozenset()
     interval: float = 0.0
-    draws: bool = True
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         """A call of `run` begins. By default, do nothing."""

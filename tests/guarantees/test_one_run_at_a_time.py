@@ -47,7 +47,9 @@ def weights(work: Supervised) -> list[Any]:
     return [parameter.tolist() for parameter in work.model.parameters()]
 
 
-@pytest.mark.parametrize("phase", [Phase.BATCH_BEGIN, Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.STEP_BEGIN, Phase.VALID_END])
+@pytest.mark.parametrize(
+    "phase", [Phase.BATCH_BEGIN, Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.STEP_BEGIN, Phase.VALID_END]
+)
 def test_an_evaluation_beside_a_batch_leaves_it_alone(phase: Phase) -> None:
     """The weights, the metrics and the facts are those of a training without it, at whatever phase it is."""
     plain, work = supervised(), supervised()
