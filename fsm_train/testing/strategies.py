@@ -212,7 +212,7 @@ def transitions(
             commands = st.sampled_from([ClipGradNorm(1.0), WeighLoss(0.5)])
         answer["hyper"] = draw(st.dictionaries(st.sampled_from(hyper), _FINITE, max_size=1)) if hyper else {}
         drawn = [] if commands.is_empty else draw(st.lists(commands, max_size=2))
-        answer["commands"] = tuple(command for command in drawn if is_useful(type(command), phase))
+        answer["commands"] = tuple(c for c in drawn if phase is None or is_useful(type(c), phase))
         if memory:
             answer["memory"] = draw(st.integers(0, 3) | st.tuples(st.just("seen"), _MEASURED))
         answer["reason"] = draw(st.sampled_from(["", "enough"]))
