@@ -25,6 +25,7 @@ from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.runs import failed, interrupted, ready, with_hyper, with_memories
 from .core.state import Draft, Plan, State, hyper_read, replaced
 from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
+from .core.under_way import refuse_if_in_use, run_under_way
 from .core.values import NO_FACTS, Facts
 from .core.workload import Workload
 from .signals import interrupts
@@ -97,11 +98,17 @@ def run(
     Raises:
         CallbackError: a callback raised, or answered something that is no answer.
         ConflictError: two callbacks set a hyper-parameter to different values.
+        WorkloadError: another run of this workload is under way.
         Exception: what the model, the optimizer, the loss or the data raised, with a note that
             says when.
     """
-    with interrupts(_workload_of(state)):
+    refuse_if_in_use(work := _workload_of(state))
+    with interrupts(work) as signals:
         (last,) = deque(iterate(state, callbacks, log=log, sinks=sinks), maxlen=1)
+    if signals.too_late:
+        note = f"{signals.too_late} came when this call of run was ending, too late to change anything"
+        _logger.warning("%s", note)
+        last = attrs.evolve(last, notes=(*last.notes, note))
     return last
 
 
@@ -117,7 +124,7 @@ def iterate(
 
     What `run` does, for a notebook or a loop of one's own, without touching signal handlers.
     Leaving the loop early ends the training as a failure does: TEARDOWN is consulted and what was
-    put in place is undone.
+    put in place is undone. Until then another run of this workload is refused; `evaluate` is not.
 
     >>> from fsm_train.worlds.scripted import Scripted
     >>> for state in iterate(start(Scripted(), epochs=2), at=[Phase.EPOCH_END]):
@@ -131,23 +138,24 @@ def iterate(
     """
     work = _workload_of(state)
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
-    state, warnings = with_memories(ready(state), watch.callbacks)
+    state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
     for warning in (*warnings, *changes):
         _logger.warning("%s", warning)
-    cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
-    try:
-        watch.call_sinks("open", cursor.state, watch.callbacks)
-        while cursor.place not in FINAL:
-            cursor.cross()
-            if cursor.look():
-                yield cursor.state
-    except BaseException as error:
-        cursor.fail(error)
-        raise
-    finally:
-        watch.call_sinks("close")
-        cursor.drop_cached_paths()
+    with run_under_way(work, lambda: cursor.place):
+        cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
+        try:
+            watch.call_sinks("open", cursor.state, watch.callbacks)
+            while cursor.place not in FINAL:
+                cursor.cross()
+                if cursor.look():
+                    yield cursor.state
+        except BaseException as error:
+            cursor.fail(error)
+            raise
+        finally:
+            watch.call_sinks("close")
+            cursor.drop_cached_paths()
     elapsed = work.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
     yield attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=watch.notes(state.notes))
 
@@ -316,7 +324,8 @@ def _workload_of(state: State) -> Workload:
     work: Workload | None = state.workload
     if work is None:
         raise ValueError(
-            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned"
+            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned. "
+            "(Pickle leaves the workload out: in another process, restore(…) a checkpoint, or train from start)"
         )
     return work
 

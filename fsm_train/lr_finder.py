@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -13,12 +15,14 @@ from .core.phase import Flag, Phase
 from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
+from .core.under_way import refuse_if_in_use
 from .interpreter import run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BETA = 0.98  # the decay of the moving average of the losses
+FEW = 10  # of fewer losses it is unknown how much they vary from batch to batch
 DIVERGED = 4.0  # the test ends above this multiple of the best smoothed loss
 
 
@@ -41,16 +45,35 @@ class LrFound:
         """The rate at which the smoothed loss falls fastest over log(rate), before its lowest point.
 
         Raises:
-            ValueError: fewer than three rates were tried.
+            ValueError: fewer than three rates were tried, or the loss fell with none of them, or by no more
+                than it varies from batch to batch.
         """
-        if len(self.rates) < 3:
-            raise ValueError(f"{len(self.rates)} rates are too few to suggest one: begin lower, or take more steps")
+        if why := self._no_suggestion():
+            raise ValueError(why)
         lowest = self.smoothed.index(min(self.smoothed))
         middles = range(1, max(lowest, 2))
         return self.rates[min(middles, key=lambda i: self.smoothed[i + 1] - self.smoothed[i - 1])]
 
+    def _no_suggestion(self) -> str | None:
+        """Why these losses suggest no rate; None if they do."""
+        if len(self.rates) < 3:
+            return f"{len(self.rates)} rates are too few to suggest one: begin lower, or take more steps"
+        lowest = self.smoothed.index(min(self.smoothed))
+        tried = f"from {self.rates[0]:.2g} to {self.rates[-1]:.2g}"
+        if lowest == 0:
+            return (
+                f"the smoothed loss fell with no rate {tried}, so none is suggested: begin lower (low=…), or see "
+                "whether the model learns at all"
+            )
+        if len(self.losses) >= FEW and _fall(self.losses[: lowest + 1]) <= 2 * _standard_error(self.losses, lowest + 1):
+            return (
+                f"the loss fell by no more than it varies from batch to batch, with rates {tried}, so none is "
+                "suggested: take more steps or larger batches, begin lower (low=…), or look at the plot"
+            )
+        return None
+
     def plot(self, axes: Axes | None = None) -> Axes:
-        """Plot the losses over the rates, with the suggestion; needs matplotlib.
+        """Plot the losses over the rates, with the suggestion if there is one; needs matplotlib.
 
         Args:
             axes: where to plot; by default the axes of a new figure.
@@ -64,7 +87,8 @@ class LrFound:
             axes = plt.figure().add_subplot()
         axes.plot(self.rates, self.losses, alpha=0.3, label="loss")
         axes.plot(self.rates, self.smoothed, label="smoothed")
-        axes.axvline(self.suggestion, linestyle=":", label=f"suggestion {self.suggestion:.2g}")
+        if not self._no_suggestion():
+            axes.axvline(self.suggestion, linestyle=":", label=f"suggestion {self.suggestion:.2g}")
         axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
         axes.legend()
         return axes
@@ -79,12 +103,30 @@ class LrFound:
         if not self.rates:
             return [("rates", "none was tried")]
         lowest = self.smoothed.index(min(self.smoothed))
-        suggestion = f"{self.suggestion:.3g}" if len(self.rates) > 2 else "none, of fewer than 3 rates"
+        suggestion = "none" if self._no_suggestion() else f"{self.suggestion:.3g}"
         return [
             ("suggestion", suggestion),
             ("rates", f"{len(self.rates)} from {self.rates[0]:.3g} to {self.rates[-1]:.3g}"),
             ("lowest smoothed loss", f"{self.smoothed[lowest]:.4g} at {self.rates[lowest]:.3g}"),
         ]
+
+
+def _fall(losses: Sequence[float]) -> float:
+    """How much lower the mean of the second half is than that of the first."""
+    half = len(losses) // 2
+    return statistics.fmean(losses[:half]) - statistics.fmean(losses[-half:])
+
+
+def _standard_error(losses: Sequence[float], count: int) -> float:
+    """The standard error of `_fall` over `count` losses that only vary from batch to batch.
+
+    The variation is that of second differences, to which a trend adds little. Their median is that of the
+    absolute value of a normal variable with sqrt(6) times its standard deviation; a loss that diverges at
+    the end does not move it.
+    """
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(losses, losses[1:], losses[2:], strict=False)]
+    deviation = statistics.median(bends) / (0.6745 * math.sqrt(6))
+    return deviation * math.sqrt(2 / (count // 2))
 
 
 @attrs.frozen
@@ -160,6 +202,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     Raises:
         TypeError: a rate is no number.
         ValueError: the rates or steps make no sense, or the state is not one that `start` returned.
+        WorkloadError: a run of this workload is under way.
         KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM.
     """
     for setting, value in (("low", low), ("high", high)):
@@ -169,6 +212,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     check_count("steps", steps, least=3)
     if state.phase is not Phase.READY or state.workload is None:
         raise ValueError("find_lr begins with the state of start(workload, …)")
+    refuse_if_in_use(state.workload)
     snapshot = state.workload.snapshot()
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))
     try:

@@ -16,35 +16,57 @@ from .core.workload import Workload
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextlib.contextmanager
-def interrupts(workload: Workload) -> Iterator[None]:
-    """Note SIGTERM and the first SIGINT in `workload.interrupt`; a second SIGINT is KeyboardInterrupt.
+class Interrupts:
+    """The signals of one call of `run`.
 
-    A signal that was ignored before (as under nohup) stays ignored. One that came too late for the
-    machine to act on it is delivered again when the handlers are back, so that it is never lost.
+    Attributes:
+        too_late: the name of a signal that the machine could not act on any more; "" if there was none.
     """
+
+    too_late = ""
+
+
+@contextlib.contextmanager
+def interrupts(workload: Workload) -> Iterator[Interrupts]:
+    """Note SIGTERM and the first SIGINT in `workload.interrupt`; a second SIGINT is KeyboardInterrupt, at once.
+
+    A signal that was ignored before (as under nohup) stays ignored. One that comes too late for the
+    machine to act on it is `too_late`, so that the last state is not lost with it. It is delivered again
+    to a handler of the program's own, and to any handler if the run raised.
+    """
+    signals = Interrupts()
     workload.interrupt = None
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield signals
         return
+    pressed = False
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and workload.interrupt == "SIGINT":
-            raise KeyboardInterrupt
+        nonlocal pressed
+        if number == signal.SIGINT:
+            if pressed:
+                raise KeyboardInterrupt
+            pressed = True
         workload.interrupt = signal.Signals(number).name
 
     before = {
         number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
     }
+    raised = True
     try:
         for number in before:
             signal.signal(number, note)
-        yield
+        yield signals
+        raised = False
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if workload.interrupt is not None:
-        signal.raise_signal(signal.Signals[workload.interrupt])
+        if late := workload.interrupt:
+            workload.interrupt = None
+            if not raised:
+                signals.too_late = late
+            if raised or before.get(signal.Signals[late]) not in (signal.SIG_DFL, signal.default_int_handler):
+                signal.raise_signal(signal.Signals[late])
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ class Watch:
             _logger.warning("%s has nothing to do, since these look inside each step: %s", idle, ", ".join(inside))
         self.callbacks = callbacks
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
-        self.sinks = [Guarded(sink) for sink in sinks]
+        self.sinks = [Guarded(sink, work.undisturbed) for sink in sinks]
         self.at: dict[Place, Watched] = {}
         for phase in (*CONSULTED, *FINAL):
             here = [c for c in callbacks if phase in c.at and phase in CONSULTED]

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from fsm_train import (
     Callback,
     CallbackError,
-    ClipGradNorm,
     Flag,
     LogError,
     Phase,
@@ -27,7 +26,6 @@ from fsm_train import (
     Scripted,
     State,
     Transition,
-    WeighLoss,
     diff,
     extend,
     iterate,
@@ -37,6 +35,7 @@ from fsm_train import (
     what_if,
 )
 from fsm_train.callbacks import accumulate, early_stopping, reduce_on_plateau, stop_at
+from fsm_train.commands import KeepWeights, UseAverage
 from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
 from fsm_train.core.table import READABLE
@@ -77,7 +76,7 @@ def random_callback(seed: int, name: str, *, sets_lr: bool) -> Callback[Any]:
             flags=flags,
             hyper={"lr": chance.random()} if sets_lr and chance.random() < 0.5 else {},
             memory=Seen(seen.times + 1, last, (*seen.names[-2:], state.phase.value)),
-            commands=(ClipGradNorm(1.0), WeighLoss(chance.random()))[: chance.randint(0, 2)],
+            commands=(KeepWeights("w"), UseAverage(name, on=chance.random() < 0.5))[: chance.randint(0, 2)],
             reason=chance.choice(("", "no reason", "pâte à modeler \x1b[2J")),
         )
 

@@ -114,7 +114,7 @@ def test_suggestion_is_where_the_loss_falls_fastest() -> None:
     curve = (2.0, 1.95, 1.8, 1.2, 0.9, 0.85, 1.5, 0.1 + 3)
 
     assert LrFound(tuple(10.0**i for i in range(8)), curve, curve).suggestion == 1e3
-    assert LrFound((1.0, 2.0, 3.0), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0)).suggestion == 2.0
+    assert LrFound((1.0, 2.0, 3.0), (3.0, 2.0, 1.0), (3.0, 2.0, 1.0)).suggestion == 2.0
     with pytest.raises(ValueError, match="2 rates are too few to suggest one"):
         _ = LrFound((1.0, 2.0), (1.0, 1.0), (1.0, 1.0)).suggestion
 

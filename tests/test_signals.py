@@ -102,11 +102,24 @@ def test_ignored_signals_stay_ignored() -> None:
 
 
 def test_a_signal_that_comes_too_late_is_not_lost() -> None:
-    """One that the machine could not act on any more is delivered again, to whoever handled it before."""
+    """The state that the run returns says that it came; the program, which has the state, goes on."""
     code = (
         "import os, signal; from fsm_train import Scripted, run, start\n"
         "class Late(Scripted):\n"
         "    def finish(self, state): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "print(*run(start(Late(), epochs=1)).notes)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("SIGTERM came when this call of run was ending")
+
+
+def test_a_signal_beside_a_failure_is_delivered_again() -> None:
+    """A run that raises has no state to lose, so the program ends as it would have without it."""
+    code = (
+        "import os, signal; from fsm_train import Scripted, run, start\n"
+        "class Late(Scripted):\n"
+        "    def finish(self, state): os.kill(os.getpid(), signal.SIGTERM); raise OSError\n"
         "run(start(Late(), epochs=1))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGTERM

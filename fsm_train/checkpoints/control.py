@@ -56,6 +56,7 @@ def control_of(state: State) -> bytes:
             "metrics": encode(dict(state.metrics)),
             "history": encode(tuple(dict(metrics) for metrics in state.history)),
             "hyper": encode(dict(state.hyper)),
+            "step_hyper": encode(dict(state.step_hyper)),
             "memory": {name: _memory(value) for name, value in state.memory.items()},
             "resume_at": None if resume_at is None else encode(resume_at),
             "has_valid": state.has_valid,
@@ -102,6 +103,7 @@ def state_of(control: bytes) -> State:
             metrics=FrozenMap(decode(fields["metrics"])),
             history=tuple(FrozenMap(metrics) for metrics in decode(fields["history"], depth=1000)),
             hyper=FrozenMap(decode(fields["hyper"])),
+            step_hyper=FrozenMap(decode(fields.get("step_hyper", encode({})))),  # checkpoints had none at first
             memory=FrozenMap({name: SavedJson(name, value) for name, value in fields["memory"].items()}),
             has_valid=bool(fields["has_valid"]),
             batches_over=bool(fields["batches_over"]),

@@ -13,12 +13,13 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, cast
 
 import attrs
 
 from .checks import is_whole
 from .errors import CallbackError
+from .origin import recipe_of
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
 from .state import Draft, State
 from .transition import Command, Transition
@@ -107,6 +108,9 @@ class Callback(Generic[M_co]):
         factory: the name of the factory that made it with these `params`, with its module; or "".
         monitors: the metrics that it waits for. A run refuses one that will never be measured before the
             first batch.
+
+    It can be pickled, for a pool of processes, if its factory or the callback itself stands at the top level
+    of a module; a setting that is a function has to stand there too.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -146,6 +150,16 @@ class Callback(Generic[M_co]):
         if memory is None:
             memory = state.memory.get(self.name, self.memory)
         return self.decide(state, memory)
+
+    def __copy__(self) -> Callback[M_co]:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Callback[M_co]:
+        return self
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        """Pickle the call or the name that gives this callback; the function itself only if there is neither."""
+        return recipe_of(self) or object.__reduce_ex__(self, protocol)
 
 
 def memory_classes(callback: Callback[Any]) -> dict[str, type]:

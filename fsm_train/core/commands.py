@@ -12,7 +12,13 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from .checks import fraction, not_negative, positive
+from .phase import CONSULTED, Phase
 from .transition import Command
+
+GRADIENT_IS_THERE = (Phase.BACKWARD_END, Phase.STEP_BEGIN)
+LOSS_IS_THERE = (Phase.LOSS_END,)
+BATCH_IS_NEW = (Phase.BATCH_BEGIN, Phase.VALID_BATCH_BEGIN)
+BATCHES_FOLLOW = tuple(p for p in CONSULTED if p not in (Phase.TRAIN_END, Phase.SUSPEND, Phase.TEARDOWN))
 
 
 class _LeavesOptimizer(Command):
@@ -36,6 +42,7 @@ class ClipGradNorm(_LeavesOptimizer):
     max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
     acts_on: ClassVar[str] = "gradients"
+    useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
 @attrs.frozen
@@ -48,6 +55,7 @@ class ClipGradValue(_LeavesOptimizer):
 
     value: float = attrs.field(validator=positive)
     acts_on: ClassVar[str] = "gradients"
+    useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
 @attrs.frozen
@@ -61,6 +69,7 @@ class AddGradNoise(_LeavesOptimizer):
     std: float = attrs.field(validator=not_negative)
     seed: int
     acts_on: ClassVar[str] = "gradients"
+    useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
 @attrs.frozen
@@ -76,6 +85,7 @@ class WeighLoss(_LeavesOptimizer):
     """
 
     share: float = attrs.field(validator=not_negative)
+    useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 
 @attrs.frozen
@@ -88,6 +98,7 @@ class AddPenalty(_LeavesOptimizer):
 
     l1: float = attrs.field(default=0.0, validator=not_negative)
     l2: float = attrs.field(default=0.0, validator=not_negative)
+    useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 
 # ----------------------------------------------------------------------------------- the batch
@@ -107,6 +118,7 @@ class MixUp(_LeavesOptimizer):
     weight: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCH_IS_NEW
 
 
 @attrs.frozen
@@ -125,6 +137,7 @@ class CutMix(_LeavesOptimizer):
     y: float = attrs.field(validator=fraction)
     seed: int
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCH_IS_NEW
 
 
 # ------------------------------------------------------------------------- how the model computes
@@ -142,6 +155,7 @@ class UseMixedPrecision(_LeavesOptimizer):
     initial_scale: float = attrs.field(default=2.0**16, validator=positive)
     growth_interval: int = 2000
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
 
 
 @attrs.frozen
@@ -154,6 +168,7 @@ class UseParallel(_LeavesOptimizer):
 
     kind: Literal["data_parallel", "ddp"]
     alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
 
 
 @attrs.frozen
@@ -168,6 +183,7 @@ class UseCompiledStep(_LeavesOptimizer):
     backend: str = "inductor"
     alone: ClassVar[bool] = True
     whole_steps: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from .errors import ConflictError
 from .facts import KNOWN_AT
 from .phase import CONSULTED, Flag, Phase
 from .table import READABLE, term_name
-from .transition import Command
+from .transition import Command, is_useful
 
 
 def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]:
@@ -20,7 +20,8 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
 
     Raises:
         TypeError: something in the list is no callback.
-        ValueError: two of them have the same name, or one may raise a flag only where it comes too late.
+        ValueError: two of them have the same name, or one may raise a flag only where it comes too late,
+            or give a command only where nothing can come of it.
         ConflictError: two of them set the same hyper-parameter at the same phase, or give commands
             that only one may give.
     """
@@ -31,6 +32,13 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                 where = ", ".join(phase.value for phase in READABLE[flag])
                 raise ValueError(
                     f"callback {callback.name!r} raises {flag.name} where nothing reads it any more: "
+                    f"it has to be consulted at one of {where}"
+                )
+        for kind in sorted(callback.commands or (), key=lambda kind: kind.__name__):
+            if not any(is_useful(kind, phase) for phase in callback.at):
+                where = ", ".join(phase.value for phase in kind.useful_at or ())
+                raise ValueError(
+                    f"callback {callback.name!r} gives the command {kind.__name__} where nothing can come of it: "
                     f"it has to be consulted at one of {where}"
                 )
     for one, other in combinations(checked, 2):
@@ -217,11 +225,12 @@ def _line(callback: Callback[Any], phase: Phase, here: Sequence[Callback[Any]]) 
     width = max(len(other.name) for other in here)
     flags = [flag for flag in callback.raises or Flag.NONE if phase in READABLE[flag]]
     needs = [name for name in sorted(callback.needs) if phase in KNOWN_AT.get(name, CONSULTED)]
+    kinds = sorted(kind.__name__ for kind in callback.commands or () if is_useful(kind, phase))
     silent = callback.raises is None and callback.sets is None and callback.commands is None
     parts = [
         f"raises {', '.join(term_name(flag) for flag in flags)}" if flags else "",
         f"sets {', '.join(sorted(callback.sets))}" if callback.sets else "",
-        f"commands {', '.join(sorted(kind.__name__ for kind in callback.commands))}" if callback.commands else "",
+        f"commands {', '.join(kinds)}" if kinds else "",
         f"needs {', '.join(needs)}" if needs else "",
         f"every {callback.every}" if callback.every > 1 else "",
         f"order {callback.order}" if callback.order else "",

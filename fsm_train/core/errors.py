@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .phase import Phase
 
 
-class FsmTrainError(Exception):
-    """What every error of this package is.
+class Travels:
+    """A base of errors that pickle and copy restore with message, attributes and notes, whatever `__init__` takes.
+
+    It stands before the error that they derive from, so that its `__reduce__` is the one that counts.
+    """
+
+    args: tuple[Any, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _without_init, (type(self), self.args), vars(self)
+
+
+def _without_init(kind: type[BaseException], args: tuple[Any, ...]) -> BaseException:
+    """The error with these `args`. Its `__init__`, which would make a message of its arguments, is not called."""
+    return kind.__new__(kind, *args)
+
+
+class FsmTrainError(Travels, Exception):
+    """What every error of this package is. It survives pickle and copy, as in a pool of processes.
 
     >>> from fsm_train import restore
     >>> try:

@@ -74,11 +74,8 @@ def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str |
         return why
     if answer.hyper and (why := _refused_hyper(answer.hyper, callback.sets, state.hyper)):
         return why
-    if answer.commands and callback.commands is not None:
-        for command in answer.commands:
-            if type(command) not in callback.commands:
-                names = sorted(kind.__name__ for kind in callback.commands)
-                return f"it gave the command {command!r}, which is not among its commands={names}"
+    if answer.commands and (why := _refused_commands(answer.commands, callback.commands, state.phase)):
+        return why
     if answer.memory is UNCHANGED or answer.memory is state.memory.get(callback.name, UNCHANGED):
         return None  # the memory that it has was checked when it was set
     return unsaveable(answer.memory)
@@ -93,6 +90,20 @@ def _refused_flags(flags: Flag, declared: Flag | None, phase: Phase, has_valid: 
         return f"it raised {flag.name}, but nothing reads that any more before it falls; raise it at one of: {where}"
     if Flag.VALIDATE in flags and not has_valid:
         return "it raised VALIDATE, but there is no validation data: give the workload some (valid=…)"
+    return None
+
+
+def _refused_commands(
+    commands: Sequence[Command], declared: frozenset[type[Command]] | None, phase: Phase
+) -> str | None:
+    for command in commands:
+        kind = type(command)
+        if declared is not None and kind not in declared:
+            names = sorted(kind.__name__ for kind in declared)
+            return f"it gave the command {command!r}, which is not among its commands={names}"
+        if kind.useful_at is not None and phase not in kind.useful_at:
+            where = ", ".join(there.value for there in kind.useful_at)
+            return f"it gave the command {command!r}, but nothing can come of it here; give it at one of: {where}"
     return None
 
 
@@ -128,7 +139,7 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
         name = callback.name
         if answer.flags is not Flag.NONE:
             flags = union(flags, answer.flags)
-            if _stops(answer.flags):
+            if _stops(answer.flags) and not _gave_reason(state, name, answer.flags):
                 reasons.append(f"{name}: {answer.reason}" if answer.reason else name)
         if answer.memory is not UNCHANGED and answer.memory is not state.memory.get(name, UNCHANGED):
             memory[name] = answer.memory
@@ -201,6 +212,12 @@ def _check_together(state: State, answers: Sequence[Answer]) -> None:
 @functools.cache
 def _stops(flags: Flag) -> bool:
     return bool(flags & STOP_FLAGS)
+
+
+def _gave_reason(state: State, name: str, flags: Flag) -> bool:
+    """Whether what this callback asks for is asked for already, and the reason names the callback."""
+    asked_already = flags & STOP_FLAGS in state.flags
+    return asked_already and any(part == name or part.startswith(f"{name}: ") for part in state.reason.split("; "))
 
 
 _place = operator.itemgetter(0)

@@ -30,10 +30,15 @@ def epochs_trained(state: State) -> int:
     return state.epoch + (state.resume_at is Phase.VALID_END and state.batches_over)
 
 
-def ready(state: State) -> State:
+def ready(state: State, callbacks: Sequence[Callback[Any]] = ()) -> State:
     """The state as a new call of `run` takes it up.
 
-    SUSPEND is over with the call that it ended, and STOP_TRAINING with the training that it ended.
+    SUSPEND is over with the call that it ended, and STOP_TRAINING with the training that it ended; so are
+    the reasons for them.
+
+    Args:
+        state: from `start`, or the last one of an earlier call.
+        callbacks: of the new call. The reason of one that only suspends is over too.
 
     Raises:
         ValueError: the state was taken in the middle of a run.
@@ -44,7 +49,7 @@ def ready(state: State) -> State:
             "start(), of restore(), or one that a run returned"
         )
     flags = state.flags & ~Flag.SUSPEND if state.resume_at else Flag.NONE
-    reason = state.reason if Flag.STOP_TRAINING in flags else ""
+    reason = _without_suspension(state.reason, callbacks) if Flag.STOP_TRAINING in flags else ""
     return attrs.evolve(state, phase=Phase.READY, flags=flags, reason=reason, facts=NO_FACTS, workload=None)
 
 
@@ -131,9 +136,36 @@ def with_hyper(
     return attrs.evolve(state, hyper=hyper), tuple(warnings)
 
 
+INTERRUPTED = "interrupted by "
+"""What the reason of a signal begins with; the name of the signal follows."""
+
+
+def _without_suspension(reason: str, callbacks: Sequence[Callback[Any]]) -> str:
+    """The reason without the parts that tell why an earlier call of `run` was suspended."""
+    suspend = {callback.name for callback in callbacks if callback.raises is Flag.SUSPEND}
+    parts = reason.split("; ")
+    return "; ".join(p for p in parts if not p.startswith(INTERRUPTED) and p.partition(": ")[0] not in suspend)
+
+
+def reasons_agree(recorded: str, decided: str) -> bool:
+    """Whether two reasons are the same, up to what earlier versions wrote into a log more than once.
+
+    They gave the reason of a callback at each phase where it was consulted, and kept an interruption after
+    the training was resumed.
+    """
+    if recorded == decided:
+        return True
+    parts = decided.split("; ")
+    names = {part.partition(": ")[0] for part in parts}
+    further = [part for part in recorded.split("; ") if part not in parts]
+    return set(parts) <= set(recorded.split("; ")) and all(
+        part.startswith(INTERRUPTED) or part.partition(": ")[0] in names for part in further
+    )
+
+
 def interrupted(state: State, signal: str) -> State:
     """The state after a signal asked to leave, at a place where the table lets a training leave."""
-    reason = "; ".join(filter(None, (state.reason, f"interrupted by {signal}")))
+    reason = "; ".join(filter(None, (state.reason, f"{INTERRUPTED}{signal}")))
     return attrs.evolve(state, flags=state.flags | Flag.SUSPEND, reason=reason)
 
 

@@ -9,6 +9,7 @@ writes to, and a `State` is a draft that cannot be written to.
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 import random
@@ -112,6 +113,7 @@ class Draft(Counters):
     elapsed: float = attrs.field(default=0.0, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
     settings: Mapping[str, Mapping[str, str]] = attrs.field(default=EMPTY, eq=False)
+    step_hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map, eq=False)
 
     def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
         """The state at `phase`, with these flags and facts.
@@ -159,7 +161,7 @@ class State(Draft):
             optimizer changes itself in between, such as Prodigy's `d`, is in the next state that is read.
         memory: each callback's own, by its name.
         reason: why it stops or was suspended, with the callback's name.
-        workload: the bridge to the real things; only on states that go into a run or come out.
+        workload: the bridge to the real things; only on states that go into a run or come out. Pickle leaves it out.
         valid_batch: finished batches of the validation under way.
         has_valid: whether there is validation data.
         batches_over: whether this epoch has had its last training batch. A step that is taken
@@ -173,6 +175,7 @@ class State(Draft):
         notes: what the owner of the last state should know and what is no part of the training: that
             the log of it is incomplete, that a sink was switched off. Not compared.
         settings: the `params` of each callback in words, by its name: what a resume compares. Not compared here.
+        step_hyper: the hyper-parameters of the last applied step; `hyper` may be those of the next one. Not compared.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -211,6 +214,16 @@ class State(Draft):
     def draining(self) -> bool:
         """Whether the batches are over and a step is being taken for the leftover window."""
         return self.batches_over and self.phase in (Phase.STEP_BEGIN, Phase.STEP_END)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the workload: model, optimizer and data stay in this process."""
+        return {**self.__dict__, "workload": None}
+
+    def __copy__(self) -> State:
+        return _with_values(self.__dict__.copy())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> State:
+        return _with_values({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
 
     def draft(self) -> Draft:
         """A draft with these values, to be written to."""

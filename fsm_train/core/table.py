@@ -217,6 +217,7 @@ def _stepped(at: Draft, outcome: Outcome) -> None:
     at.pending = 0  # also when a gradient scaler held the step back: the window is used up
     if outcome:
         at.step += 1
+        at.step_hyper = at.hyper
         if at.batches_over:  # weights that a validation after the last batch has not seen
             at.validated_at = min(at.validated_at, at.iteration - 1)
 

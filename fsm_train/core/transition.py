@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 import attrs
 
-from .phase import Flag
+from .phase import Flag, Phase
 from .state import Hyper, check_hyper
 from .values import EMPTY, FrozenMap
 
@@ -33,6 +33,7 @@ class Command:
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
         whole_steps: whether it has an effect only where no callback looks inside a training step.
+        useful_at: the phases at which something can come of it; None for all. At another phase it is refused.
     """
 
     __slots__ = ()
@@ -41,6 +42,7 @@ class Command:
     alone: ClassVar[bool] = False
     acts_on: ClassVar[str] = ""
     whole_steps: ClassVar[bool] = False
+    useful_at: ClassVar[tuple[Phase, ...] | None] = None
 
 
 class _Unchanged:
@@ -101,6 +103,11 @@ class Transition:
     memory: object = UNCHANGED
     commands: tuple[Command, ...] = attrs.field(default=(), converter=_commands)
     reason: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
+
+
+def is_useful(kind: type[Command], phase: Phase) -> bool:
+    """Whether something can come of a command of this type at this phase."""
+    return kind.useful_at is None or phase in kind.useful_at
 
 
 NOTHING = Transition()

@@ -7,6 +7,7 @@ is carried out as the callback gave it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from .phase import Operation
@@ -119,6 +120,14 @@ class Workload(Protocol):
     def put_back(self, snapshot: Any) -> None:
         """Be again as when the snapshot was taken; it can be put back more than once."""
         ...
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        """Keep the batch under way, and give it back when this context ends: for an evaluation in the middle of it."""
+        return nullcontext()
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """Put the random generators back when this context ends: a sink that draws changes no training."""
+        return nullcontext()
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
         """One function for a sequence of operations between which no callback or sink looks, or None.

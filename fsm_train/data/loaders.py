@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import multiprocessing
 import multiprocessing.util
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from ..core.errors import WorkloadError
 from ..signals import block_sigint_for_children
 
 
@@ -82,6 +84,36 @@ def set_persistent_workers(loader: object, running: bool | None) -> None:
         if running:
             with ordered_by(loader, ()):
                 start_pass(loader)
+
+
+def own_pass(train: object, valid: Iterable[Any] | None) -> Iterable[Any] | None:
+    """The validation data, so that a pass over them does not end the pass over the training data.
+
+    A DataLoader with persistent workers has one pass at a time. Where it is given for both, its copy is
+    returned, which has the same dataset, order and settings and workers of its own.
+
+    Raises:
+        WorkloadError: both share something that has one pass at a time and cannot be copied.
+    """
+    if valid is None:
+        return None
+    if train is valid and hasattr(train, "state_dict") and hasattr(train, "load_state_dict"):
+        raise WorkloadError(
+            f"train and valid are one {type(train).__name__}, which saves its place: a validation would move the place "
+            "in the training data. Give valid a loader of its own"
+        )
+    for part in ("dataset", "sampler", "batch_sampler"):
+        shared = getattr(train, part, None)
+        in_workers = part == "dataset" and all(getattr(loader, "num_workers", None) for loader in (train, valid))
+        if isinstance(shared, Iterator) and shared is getattr(valid, part, None) and not in_workers:
+            raise WorkloadError(
+                f"the loaders train and valid share a {part} ({type(shared).__name__}) that is an iterator: a "
+                f"validation would take the training's batches. Give valid a {part} of its own"
+            )
+    if train is valid and isinstance(valid, DataLoader) and valid.persistent_workers:
+        valid = copy.copy(valid)
+        valid._iterator = None
+    return valid
 
 
 @contextlib.contextmanager

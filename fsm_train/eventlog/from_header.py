@@ -13,6 +13,7 @@ import attrs
 from .. import callbacks as library
 from .. import schedules
 from ..core.callback import Callback
+from ..core.origin import call_factory
 from ..core.phase import Flag, Phase
 from ..core.state import State, replaced
 from ..core.transition import Transition
@@ -49,9 +50,8 @@ def callback_from_spec(spec: Mapping[str, Json], **changes: object) -> Callback[
     if factory is None:
         raise CannotDecodeError("it is not of the library")
     params = {**{name: decode(value, SCHEDULES) for name, value in spec["params"].items()}, **changes}
-    callback: Callback[Any] = factory(**params)
-    name = decode(spec["name"])
-    return as_recorded(callback if callback.name == name else attrs.evolve(callback, name=name), spec)
+    callback: Callback[Any] = call_factory(factory, params, decode(spec["name"]))
+    return as_recorded(callback, spec)
 
 
 def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Callback[Any]:

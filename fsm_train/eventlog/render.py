@@ -13,8 +13,10 @@ from typing import Any
 import attrs
 
 from ..core.phase import FINAL, Phase
+from ..core.state import Hyper
 from ..encoding import Json, flag_names, numbers
 from ..wording import ending, escaped, learning_rate, losses_first, pluralize, reached_limit, short_number
+from .lines import decode_hyper
 from .reader import Header, Line, read_log
 
 MAX_WIDTH = 60
@@ -34,6 +36,7 @@ class LogSummary:
         last: the last line; None if there are only headers.
         lines: how many lines count, with headers.
         superseded: how many calls of `run` are superseded, as a whole or in part.
+        rates: for each finished epoch, the learning rate of its last step.
     """
 
     headers: tuple[Header, ...]
@@ -41,6 +44,7 @@ class LogSummary:
     last: Line | None
     lines: int
     superseded: int
+    rates: tuple[Hyper | None, ...] = ()
 
     @property
     def ending(self) -> str:
@@ -67,6 +71,7 @@ def summarize(path: str | PathLike[str]) -> LogSummary:
     epochs: list[Line] = []
     last: Line | None = None
     lines = superseded = 0
+    rates = _Rates()
     for record in read_log(path, superseded=True):
         if record.superseded:
             superseded += isinstance(record, Header)
@@ -74,11 +79,43 @@ def summarize(path: str | PathLike[str]) -> LogSummary:
         lines += 1
         if isinstance(record, Header):
             headers.append(record)
+            rates.see(record.start["step"], decode_hyper(record.start["hyper"]))
             continue
         last = record
+        rates.see(record.step, record.hyper)
+        if record.phase is Phase.EPOCH_END:
+            rates.end_epoch()
         if record.phase is Phase.EPOCH_END:
             epochs.append(record)
-    return LogSummary(tuple(headers), tuple(epochs), last, lines, superseded)
+    return LogSummary(tuple(headers), tuple(epochs), last, lines, superseded, tuple(rates.of_epochs))
+
+
+class _Rates:
+    """The learning rate of each epoch, from the lines of a log: hyper-parameters change only at a line.
+
+    So the steps between two lines are taken with the rate of the first of them.
+
+    Attributes:
+        of_epochs: for each epoch that ended, the rate of its last step; without a step, the rate at its end.
+    """
+
+    def __init__(self) -> None:
+        self.of_epochs: list[Hyper | None] = []
+        self._step = 0
+        self._now: Hyper | None = None
+        self._before: Hyper | None = None
+        self._used: Hyper | None = None
+
+    def see(self, step: int, hyper: Mapping[str, Hyper]) -> None:
+        """A line: the steps so far, and the hyper-parameters after it."""
+        if step > self._step:
+            self._used = self._now
+        self._before, self._now, self._step = self._now, hyper.get("lr"), step
+
+    def end_epoch(self) -> None:
+        """The line that was seen last ends an epoch."""
+        self.of_epochs.append(self._before if self._used is None else self._used)
+        self._used = None
 
 
 # ----------------------------------------------------------------------------------------- a log
@@ -108,7 +145,7 @@ def as_text(summary: LogSummary) -> list[str]:
         superseded = f", {pluralize(summary.superseded, 'call')} superseded" if summary.superseded else ""
         lines.append(f"runs       {pluralize(len(summary.headers), 'call')} of run{superseded}")
     if summary.epochs:
-        lines += ["", *_table(summary.epochs), "", *_curves(summary.epochs)]
+        lines += ["", *_table(summary.epochs, summary.rates), "", *_curves(summary.epochs)]
     return [escaped(line) for line in (*lines, "", summary.ending)]
 
 
@@ -140,13 +177,13 @@ def metric_names(epochs: Iterable[Line]) -> list[str]:
     return losses_first(name for line in epochs for name in line.metrics)
 
 
-def _table(epochs: Sequence[Line]) -> list[str]:
+def _table(epochs: Sequence[Line], rates: Sequence[Hyper | None]) -> list[str]:
     """A row for each epoch, under a header."""
     names = metric_names(epochs)
     rows = [["epoch", "step", *names, "lr"]]
-    for line in epochs:
+    for line, rate in zip(epochs, rates, strict=True):
         metrics = [short_number(line.metrics[name]) if name in line.metrics else "-" for name in names]
-        rows.append([str(line.epoch), str(line.step), *metrics, learning_rate(line.hyper.get("lr")) or "-"])
+        rows.append([str(line.epoch), str(line.step), *metrics, learning_rate(rate) or "-"])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return ["  ".join(map(str.rjust, row, widths)) for row in rows]
 

@@ -15,6 +15,7 @@ import attrs
 from ..core.callback import Callback, memory_classes
 from ..core.errors import CallbackError
 from ..core.phase import Phase
+from ..core.runs import reasons_agree
 from ..core.state import COUNTERS, State
 from ..core.transition import Transition
 from ..encoding import Json, decode
@@ -213,6 +214,9 @@ class _Replay(Rerun):
             self.finished = True  # the log ends here
             return
         line = line_of(state, answers, self._cache)
+        logged = entry.body.get("reason")
+        if type(logged) is str and logged != state.reason and reasons_agree(logged, state.reason):
+            line["reason"] = logged
         same = entry.body == line
         if not same:
             line = without_added_fields(line, entry.body)

@@ -33,6 +33,8 @@ class Rerun(Recorder):
         finished: whether nothing more is compared.
     """
 
+    draws = False
+
     def __init__(self, recorded: Recorded, start: State, at: Iterable[Phase]) -> None:
         self.recorded = recorded
         self.at = tuple(dict.fromkeys(at))

@@ -6,6 +6,7 @@ have equal logs. A log that cannot be written is one warning and a note on the l
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -33,6 +34,10 @@ from .lines import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonica
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 """The phases after whose line the file is flushed; after a final phase it is also synced to the disk."""
+
+
+_in_use: dict[str, EventLog] = {}
+"""The logs that a run of this process is writing: by the real path of the file, or by the object."""
 
 
 class EventLog(Recorder):
@@ -88,6 +93,8 @@ class EventLog(Recorder):
         self.phases = tuple(phases)
         self.at: Sequence[Phase] = tuple(dict.fromkeys((*ALWAYS, *self.phases)))
         self.needs: Set[str] = frozenset(facts)
+        self.draws = self.path is None  # a processor of the program's own may draw
+        self._key = f"logger {id(self)}" if self.path is None else os.path.realpath(self.path)
         self._logger: Any = None if self.path else to
         self._bound = bound
         self._serialize = canonical if self.path is None or bound else orjson.dumps
@@ -99,10 +106,13 @@ class EventLog(Recorder):
     def wrap_workload(self, workload: Workload, state: State) -> Workload:
         self._sensors = workload.sensors
         self._recording = CourseRecorder(workload)
+        self._refuse_second_run()
         self._continuation = Continuation() if self.path is None else find_continuation(self.path, state)
         return self._recording.as_workload()
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        self._refuse_second_run()
+        _in_use[self._key] = self
         before = self._continuation
         self._seq, self._digest, self._flushed = before.seq, before.digest, before.seq
         self._facts_at = {
@@ -138,9 +148,26 @@ class EventLog(Recorder):
             raise self._incomplete_log(error) from error
 
     def close(self) -> None:
+        if _in_use.get(self._key) is self:
+            del _in_use[self._key]
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
+
+    def _refuse_second_run(self) -> None:
+        """Refuse to write the lines of two runs between each other.
+
+        Raises:
+            LogError: a run of this process is writing this log.
+        """
+        if self._key in _in_use:
+            gc.collect()  # a loop over iterate that was dropped ends its run when it is collected
+        if self._key in _in_use:
+            raise LogError(
+                "another run of this process is writing this log, and a log holds one run at a time: give another "
+                "path, or let that run end first",
+                path=str(self.path or ""),
+            )
 
     # ------------------------------------------------------------------------------- the file
 

@@ -6,11 +6,14 @@ import than all of the pure half. No display draws by itself: there is no thread
 
 from __future__ import annotations
 
+import functools
 import importlib
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -67,13 +70,16 @@ class TerminalDisplay(PlainDisplay):
         # A stream that goes to a file, as with 2>errors.txt, is not redirected to the terminal.
         out, err = (stream is not None and stream.isatty() for stream in (sys.stdout, sys.stderr))
         self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stdout=out, redirect_stderr=err)
+        streams = [console.file, *(stream for stream, tty in ((sys.stdout, out), (sys.stderr, err)) if tty)]
         self._live.start()
+        self._restore_logging = _log_above(console, streams)
 
     def show_bar(self, bar: Bar) -> None:
         # Two columns stay free for the ^C that a terminal shows, which would otherwise start a new line.
         self._live.update(_grid(bar, self._console.width - 2), refresh=True)
 
     def close(self) -> None:
+        self._restore_logging()
         self._live.stop()
 
 
@@ -110,6 +116,34 @@ def open_display(console: Console, metrics: Sequence[str]) -> PlainDisplay:
     if console.is_interactive:
         return TerminalDisplay(console, Columns(metrics).lines)
     return PlainDisplay(console)
+
+
+def _log_above(console: Console, streams: Sequence[object]) -> Callable[[], None]:
+    """Let the logging handlers that write to these streams write above the live display of the console instead.
+
+    They hold their streams since before the display, so that redirecting sys.stderr does not reach them.
+
+    Returns:
+        A function that restores the handlers.
+    """
+    named = logging.Logger.manager.loggerDict.values()
+    loggers = [logging.getLogger(), *(logger for logger in named if isinstance(logger, logging.Logger))]
+    restore: list[Callable[[], object]] = []
+    for handler in {id(h): h for logger in loggers for h in logger.handlers}.values():
+        stream = getattr(handler, "stream", None)
+        if isinstance(handler, logging.StreamHandler) and any(stream is each for each in streams):
+            handler.setStream(FileProxy(console, handler.stream))
+            restore.append(functools.partial(handler.setStream, stream))
+        own = getattr(handler, "console", None)  # as the RichHandler has it
+        if isinstance(own, Console) and own is not console and any(own.file is each for each in streams):
+            handler.console = console  # type: ignore[attr-defined]
+            restore.append(functools.partial(setattr, handler, "console", own))
+
+    def restore_all() -> None:
+        for undo in restore:
+            undo()
+
+    return restore_all
 
 
 def _grid(bar: Bar, width: int | None = None) -> Table:

@@ -50,8 +50,8 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
 
     The number of batches of an epoch is that of the epoch before. In the first epoch the bar has a
     length only if the plan has `max_steps`. Times are those of this call of `run`: the row of an epoch
-    that was suspended shows the part after the suspension. The learning rate of a row is that at the
-    end of its epoch, without a change that is made for the next one.
+    that was suspended shows the part after the suspension. The learning rate of a row is that of the
+    last step of its epoch.
 
     >>> from fsm_train import run, start
     >>> from fsm_train.worlds.scripted import Scripted
@@ -95,6 +95,8 @@ class Progress(Sink):
         at, needs, interval: as every sink has them.
     """
 
+    draws = False
+
     def __init__(
         self, open_display: Callable[[], PlainDisplay], live: bool, interval: float, metrics: tuple[str, ...] | None
     ) -> None:
@@ -112,12 +114,12 @@ class Progress(Sink):
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         tracker, now = self._tracker, time.monotonic()
-        tracker.update(state, answers, now)
+        tracker.update(state, now)
         if state.phase in FINAL:
             self._display.show_line(f"{ending_of(state, tracker.epoch)}  {duration(now - tracker.run_start)}")
         elif state.phase is Phase.EPOCH_END:
             seconds = now - tracker.epoch_start
-            self._display.show_row(row_of(state, lr=tracker.lr, seconds=seconds, metrics=self._metrics))
+            self._display.show_row(row_of(state, lr=tracker.lr_of_epoch(state), seconds=seconds, metrics=self._metrics))
             # The first batch of the next epoch can take a while: its bar is shown now.
             if not reached_limit(state.plan, state.epoch, state.step):
                 self._display.show_bar(tracker.bar(state))
@@ -146,7 +148,8 @@ class _Tracker:
         epoch_start: when the current epoch began, or was resumed.
         epoch: the index of the current epoch; None between two epochs.
         last_batches: the number of batches of the epoch before; of a resumed training, the mean of all before.
-        lr: the learning rate of the current epoch.
+        steps_before: the steps before the current epoch; -1 in one that is resumed.
+        lr: the learning rate when the current epoch began.
         throughput: batches per second.
         loss: of the last batch that has one.
         next_update: when the bar can be updated again at a phase between batches.
@@ -156,6 +159,7 @@ class _Tracker:
     epoch_start: float
     epoch: int | None
     last_batches: int | None
+    steps_before: int
     lr: Hyper | None
     throughput: _Throughput
     loss: float | None = None
@@ -171,18 +175,17 @@ class _Tracker:
             epoch_start=now,
             epoch=state.epoch if in_epoch else None,
             last_batches=round(iterations / state.epoch) if state.epoch else None,
+            steps_before=-1 if in_epoch else state.step,
             lr=state.hyper.get("lr"),
             throughput=_Throughput(),
         )
 
-    def update(self, state: State, answers: Mapping[str, Transition], now: float) -> None:
+    def update(self, state: State, now: float) -> None:
         """Keep what this phase tells."""
-        # A callback that sets the rate at the end of an epoch sets that of the next one.
-        if state.phase is not Phase.EPOCH_END or not any("lr" in answer.hyper for answer in answers.values()):
-            self.lr = state.hyper.get("lr")
         match state.phase:
             case Phase.EPOCH_BEGIN:
                 self.epoch, self.epoch_start = state.epoch, now
+                self.steps_before, self.lr = state.step, state.hyper.get("lr")
                 self.throughput.restart()
             case Phase.BATCH_END:
                 self.loss = state.facts.get("loss", self.loss)  # a skipped batch has none
@@ -191,6 +194,11 @@ class _Tracker:
                 self.throughput.restart()
             case Phase.EPOCH_END:
                 self.epoch, self.last_batches = None, state.batch
+
+    def lr_of_epoch(self, state: State) -> Hyper | None:
+        """The learning rate of the epoch that ends with this state; one without a step used none."""
+        stepped = state.step > self.steps_before
+        return state.step_hyper.get("lr", self.lr) if stepped else self.lr
 
     def bar(self, state: State) -> Bar:
         speed = self.throughput.batches_per_second

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from ..data.counting import Samples, count
 from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
 from ..data.layers import set_epoch
-from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
+from ..data.loaders import own_pass, persistent_workers_running, set_persistent_workers, start_pass
 from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import copier_for, prefetched
 from ..data.sources import Sources
@@ -40,6 +41,7 @@ from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
 from .sensors import check_sensors, read_in_one_transfer
+from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot, ValidationGuard
 from .training import Training
 from .whole_step import WHOLE_STEP, plain_step
@@ -72,13 +74,16 @@ class Supervised(Training, Checkpointable):
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
             holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
-        valid: the same for validation; None for a training without. The form of its first batch is looked at before
-            the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of plain
-            data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first validation.
+        valid: the same for validation; None for a training without. It can be the same loader: a DataLoader with
+            persistent workers is copied then, as it has one pass at a time. The form of its first batch is looked at
+            before the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of
+            plain data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first
+            validation.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
             object with update, compute and reset (torchmetrics). Measured on train and valid data.
         sensors: by name, a function of this workload that measures a fact. It may read `model`,
-            `optimizer`, `inputs`, `target` and `output`.
+            `optimizer`, `inputs`, `target` and `output`. One that draws random numbers changes no training: the
+            generators are put back.
         device: where to train; the model is moved there. By default, where the model is.
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
@@ -122,6 +127,7 @@ class Supervised(Training, Checkpointable):
             extra=extra,
         )
         warn_of_sum(loss_fn)
+        self.valid = own_pass(self.train, self.valid)
         self._sensors = check_sensors(sensors or {})
         self._copier = copier_for(self.device, ahead, self.train, split)
         self._buffers = Buffers(self.modules.values())
@@ -157,7 +163,10 @@ class Supervised(Training, Checkpointable):
         return self.train_meters.names() | (self._valid_meters.names() if self.has_valid else frozenset())
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
-        facts: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
+        facts: dict[str, torch.Tensor | float] = {}
+        if sensors := names & self.sensors:
+            with undisturbed(self):  # whether a sink asks for one that draws must not change the training
+                facts = {name: self._sensors[name](self) for name in sensors}
         if "loss" in names and self._loss is not None:
             facts["loss"] = self._loss
         if "grad_norm" in names:
@@ -187,6 +196,12 @@ class Supervised(Training, Checkpointable):
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self)
         self._batches, self._batches_fetched = snapshot.under_way
+
+    def set_aside(self) -> AbstractContextManager[None]:
+        return set_aside(self)
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        return undisturbed(self)
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         return parts_of(self, state)

@@ -16,6 +16,7 @@ import attrs
 from hypothesis.strategies import SearchStrategy
 
 from ..core.callback import Callback, check_names
+from ..core.errors import Travels
 from ..core.state import Hyper
 from .inspection import CHECKS, Inspection
 
@@ -56,7 +57,7 @@ class NotJudgedError(Exception):
     """
 
 
-class CallbackCheckError(AssertionError):
+class CallbackCheckError(Travels, AssertionError):
     """A callback fails some checks.
 
     >>> from fsm_train import Phase, on

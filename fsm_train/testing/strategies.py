@@ -27,7 +27,7 @@ from ..core.facts import KNOWN_AT
 from ..core.phase import CONSULTED, FINAL, Flag, Phase
 from ..core.state import Plan, State
 from ..core.table import READABLE
-from ..core.transition import Command, Transition
+from ..core.transition import Command, Transition, is_useful
 from .simulation import at, simulate
 from .trace import Trace
 from .training import Training
@@ -195,7 +195,8 @@ def transitions(
     Args:
         phase: where it is answered; only flags that a guard reads from there on are raised.
         hyper: names of the hyper-parameters that may be set.
-        commands: strategy for commands; by default `ClipGradNorm` and `WeighLoss`.
+        commands: strategy for commands; by default `ClipGradNorm` and `WeighLoss`. Those of which nothing can come
+            at this phase are left out.
         memory: whether the answer may have a memory.
         asked_for: VALIDATE, which takes validation data, and SUSPEND are raised only if they are in it.
     """
@@ -208,9 +209,10 @@ def transitions(
     if draw(st.booleans()):
         # One condition for all of these, so that they shrink away together.
         if commands is None:
-            commands = st.builds(ClipGradNorm, st.just(1.0)) | st.builds(WeighLoss, st.just(0.5))
+            commands = st.sampled_from([ClipGradNorm(1.0), WeighLoss(0.5)])
         answer["hyper"] = draw(st.dictionaries(st.sampled_from(hyper), _FINITE, max_size=1)) if hyper else {}
-        answer["commands"] = () if commands.is_empty else tuple(draw(st.lists(commands, max_size=2)))
+        drawn = [] if commands.is_empty else draw(st.lists(commands, max_size=2))
+        answer["commands"] = tuple(c for c in drawn if phase is None or is_useful(type(c), phase))
         if memory:
             answer["memory"] = draw(st.integers(0, 3) | st.tuples(st.just("seen"), _MEASURED))
         answer["reason"] = draw(st.sampled_from(["", "enough"]))

@@ -87,6 +87,7 @@ class Trace:
     at: Sequence[Phase] = _PHASES
     needs: Set[str] = frozenset()
     interval = 0.0
+    draws = False
 
     def __init__(self) -> None:
         self.on = True

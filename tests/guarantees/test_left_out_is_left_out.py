@@ -127,7 +127,6 @@ def test_skipped_batch_leaves_no_trace() -> None:
         (Phase.LOSS_END, Flag.SKIP_BATCH),
         (Phase.LOSS_END, Flag.SKIP_BACKWARD),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("middle", [batch_norm, Counting, spectral], ids=lambda each: each.__name__)
 @pytest.mark.parametrize("place", [0, 2, 4])

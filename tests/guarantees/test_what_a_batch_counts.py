@@ -89,7 +89,6 @@ def test_sizes_that_agree_by_chance_in_the_first_batch_are_found_in_the_second()
         (T(0, 3), T(0), 0),
         ([], [], 0),
     ],
-    ids=repr,
 )
 def test_parts_that_agree_say_the_number(inputs: Any, target: Any, size: int) -> None:
     """The common first dimension, or the length of a list of texts, numbers or mappings."""
@@ -115,7 +114,6 @@ def test_parts_that_agree_say_the_number(inputs: Any, target: Any, size: int) ->
         (T(()), T(8)),
         (1.0, 2.0),
     ],
-    ids=repr,
 )
 def test_parts_that_do_not_agree_are_asked_about(inputs: Any, target: Any) -> None:
     """What cannot be known is refused, and the sentence says samples=."""
@@ -211,7 +209,7 @@ def test_data_without_batches_are_refused_with_the_loader_to_write(data: Any) ->
         work(data)
 
 
-@pytest.mark.parametrize("data", [drawn(2, 3), tuple(drawn(2)), Stream(), Streamed(), DataLoader(Rows())], ids=repr)
+@pytest.mark.parametrize("data", [drawn(2, 3), tuple(drawn(2)), Stream(), Streamed(), DataLoader(Rows())])
 def test_loader_is_accepted(data: Any) -> None:
     """What gives batches anew in each epoch."""
     assert check_loader(data, "train") is data

@@ -1,0 +1,112 @@
+"""Which workloads are in use: one run at a time, and an evaluation only beside one.
+
+Rule of this file: a claim is a fact about this process. Nothing here touches a workload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable, Iterator
+
+import attrs
+
+from .errors import WorkloadError
+from .phase import Phase, Place
+
+VALIDATING = frozenset({Phase.VALID_BEGIN, Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END})
+"""The phases at which a validation is under way."""
+
+
+@attrs.frozen(eq=False)
+class Claim:
+    """Someone's use of a workload.
+
+    Attributes:
+        of: the workload; it is held here, so that its id stays its own.
+        what: "a run" or "an evaluation".
+        thread: the thread that began it.
+        place: where the run stands, or None of an evaluation.
+    """
+
+    of: object
+    what: str
+    thread: int
+    place: Callable[[], Place] | None = None
+
+
+_claims: dict[int, list[Claim]] = {}
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def run_under_way(workload: object, place: Callable[[], Place]) -> Iterator[None]:
+    """Claim the workload for a run, until this context ends.
+
+    Raises:
+        WorkloadError: a run or an evaluation of it is under way.
+    """
+    with _claimed(Claim(workload, "a run", threading.get_ident(), place), refuse_if_in_use):
+        yield
+
+
+@contextlib.contextmanager
+def evaluation_under_way(workload: object) -> Iterator[bool]:
+    """Claim the workload for an evaluation; gives whether a run of it is under way, whose batch must be left alone.
+
+    Raises:
+        WorkloadError: a validation or another evaluation of it is under way, or a run in another thread.
+    """
+    claim = Claim(workload, "an evaluation", threading.get_ident())
+    with _claimed(claim, _refuse_evaluation):
+        yield len(_claims[id(workload)]) > 1
+
+
+def refuse_if_in_use(workload: object) -> None:
+    """Refuse a workload of which a run or an evaluation is under way.
+
+    Raises:
+        WorkloadError: with what to do about it.
+    """
+    if id(workload) in _claims:
+        gc.collect()  # a loop over iterate that was dropped ends its run when it is collected
+    for claim in _claims.get(id(workload), ()):
+        raise WorkloadError(
+            f"{claim.what} of this workload is under way{_where(claim)}, and a workload does one thing at a time. "
+            "Let it end first (a loop over iterate that was left early ends with its close()), or make a second "
+            "workload, with a model and loaders of its own"
+        )
+
+
+def _refuse_evaluation(workload: object) -> None:
+    for claim in _claims.get(id(workload), ()):
+        if claim.place is None or claim.thread != threading.get_ident():
+            refuse_if_in_use(workload)
+        elif claim.place() in VALIDATING:
+            raise WorkloadError(
+                f"a validation of this workload is under way{_where(claim)}: evaluate at another phase, such as "
+                "VALID_END or EPOCH_END, or give the metric to the workload (metrics=…)"
+            )
+
+
+@contextlib.contextmanager
+def _claimed(claim: Claim, check: Callable[[object], None]) -> Iterator[None]:
+    with _lock:
+        check(claim.of)
+        _claims.setdefault(id(claim.of), []).append(claim)
+    try:
+        yield
+    finally:
+        with _lock:
+            claims = _claims[id(claim.of)]
+            claims.remove(claim)
+            if not claims:
+                del _claims[id(claim.of)]
+
+
+def _where(claim: Claim) -> str:
+    if claim.thread != threading.get_ident():
+        return " in another thread"
+    place = None if claim.place is None else claim.place()
+    return f", at {place.value}" if isinstance(place, Phase) else ""
