@@ -57,6 +57,7 @@ __all__ = [
     "extend",
     "factory",
     "iterate",
+    "load_weights",
     "on",
     "replay",
     "restore",
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
     from .eventlog import EventLog, LogError, replay, what_if
+    from .supervised.weights import load_weights
     from .supervised.workload import Supervised
     from .worlds.registry import carries_out
 
@@ -109,6 +111,7 @@ else:
             ".eventlog.recorded": ("Recorded",),
             ".lr_finder": ("LrFound", "find_lr"),
             ".worlds.registry": ("carries_out",),
+            ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),
         },

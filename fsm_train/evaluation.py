@@ -30,12 +30,12 @@ def evaluate(workload: Workload) -> Mapping[str, float]:
     if not workload.has_valid:
         raise ValueError("there is no validation data: give the workload some (valid=…)")
     state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)
-    workload.open_valid(state)
     try:
+        workload.open_valid(state)
         while (counts := workload.fetch_valid()) is not None:
             if counts:
                 workload.evaluate()
+        return FrozenMap(workload.measure_valid(state))
     except BaseException:
         workload.abandon(state)
         raise
-    return FrozenMap(workload.measure_valid(state))

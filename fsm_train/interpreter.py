@@ -22,8 +22,8 @@ from .core.errors import CallbackError
 from .core.fuse import Path, fused_paths
 from .core.merge import consult, decide
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
-from .core.runs import failed, interrupted, ready, with_memories
-from .core.state import Draft, Plan, State
+from .core.runs import failed, interrupted, ready, with_hyper, with_memories
+from .core.state import Draft, Plan, State, hyper_read, replaced
 from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
 from .core.values import NO_FACTS, Facts
 from .core.workload import Workload
@@ -132,7 +132,8 @@ def iterate(
     work = _workload_of(state)
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
     state, warnings = with_memories(ready(state), watch.callbacks)
-    for warning in warnings:
+    state, changes = with_hyper(state, work.hyper(), watch.callbacks)
+    for warning in (*warnings, *changes):
         _logger.warning("%s", warning)
     cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
     try:
@@ -209,8 +210,15 @@ class _Cursor:
 
     def method(self, operation: Operation) -> Callable[[], Outcome]:
         """The workload's method for this operation, given the state if it wants it."""
+        if operation is Operation.FINISH:
+            return self.finish
         method: Callable[..., Outcome] = getattr(self.work, operation.value)
         return (lambda: method(self.now())) if operation in self.work.informed else method
+
+    def finish(self) -> Outcome:
+        """Finish; the hyper-parameters are the outcome, since the optimizer may have changed them itself."""
+        self.work.finish(self.now())
+        return hyper_read(self.draft.hyper, self.work.hyper())
 
     def cross(self) -> None:
         """Advance to the next watched place, or to the next branch that depends on the state."""
@@ -260,8 +268,8 @@ class _Cursor:
             for command in decision.commands:
                 self.work.carry_out(command, self.state)
                 if command.changes_hyper:
-                    self.state = attrs.evolve(self.state, hyper=self.work.hyper())
-                    self.draft.hyper = self.state.hyper
+                    self.draft.hyper = hyper_read(self.state.hyper, self.work.hyper())
+                    self.state = replaced(self.state, {"hyper": self.draft.hyper})
         for sink in sinks:
             sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
         return bool(callbacks) or watched.yields

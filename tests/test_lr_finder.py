@@ -271,16 +271,27 @@ def test_only_a_training_that_has_not_begun_is_tried_out() -> None:
 def test_suspended_training_is_not_taken_for_another() -> None:
     """Once another training has used the workload, the suspended one cannot go on: it says so."""
     work = workload(batches(8, 8, 8))
+    suspended = run(start(work, epochs=1), [leave_after_a_batch])
+    run(start(work, epochs=1))
 
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition:
-        return Transition(flags=Flag.SUSPEND)
-
-    suspended = run(start(work, epochs=1), [leave])
-    find_lr(start(work, epochs=1), steps=5)
-
-    with pytest.raises(ValueError, match="its model, optimizer and data are in no suspended training"):
+    with pytest.raises(ValueError, match="its model, optimizer and data are at 3"):
         run(suspended)
+
+
+def test_suspended_training_goes_on_after_rates_were_tried() -> None:
+    """The place in the data is put back too: the rest of the epoch is the undisturbed one."""
+    whole, disturbed = workload(batches(8, 8, 8)), workload(batches(8, 8, 8))
+    expected = run(start(whole, epochs=2)).metrics
+    suspended = run(start(disturbed, epochs=2), [leave_after_a_batch])
+
+    find_lr(start(disturbed, epochs=1), steps=5)
+
+    assert run(suspended).metrics == expected
+
+
+@on(Phase.BATCH_END)
+def leave_after_a_batch(state: State) -> Transition | None:
+    return Transition(flags=Flag.SUSPEND) if state.iteration == 1 else None
 
 
 def test_scripted_training_is_put_back_too() -> None:

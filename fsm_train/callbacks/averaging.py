@@ -22,7 +22,9 @@ def ema(decay: float = 0.999, *, name: str = "ema") -> Callback[int]:
 
     After each applied step (STEP_END): average = decay * average + (1 - decay) * weights; the first
     update copies the weights. The model has the average from VALID_BEGIN to VALID_END (or SUSPEND),
-    and from TRAIN_END on. Averages and buffers are those of torch.optim.swa_utils.AveragedModel.
+    and from TRAIN_END on. Averages and buffers are those of torch.optim.swa_utils.AveragedModel, but that weights
+    in half precision are averaged in float32, where small updates are not lost, and rounded when they are used.
+    The parameters of a loss that is a module are averaged too.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -60,7 +62,8 @@ def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
 
     Updated when the batches of an epoch are over (VALID_BEGIN, or EPOCH_END without a validation).
     At TRAIN_END the model has the average, with batch-norm statistics computed again from the training
-    data. Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018);
+    data, except for batch norms in eval mode. Izmailov et al., "Averaging Weights Leads to Wider Optima and
+    Better Generalization" (2018);
     as in torch.optim.swa_utils. Combine it with a constant or cyclic learning rate.
 
     >>> from fsm_train import Phase

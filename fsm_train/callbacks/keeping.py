@@ -29,7 +29,9 @@ def restore_best(
 
     Weights, and averages of them if there are any, are copied where the metric is measured (a `valid_…` at
     VALID_END, in the middle of an epoch as well, another one at EPOCH_END) when it is better than before, and
-    put back at TRAIN_END. A value that is not finite is never the best.
+    put back at TRAIN_END. A value that is not finite is never the best. A loss that is a module is put back too,
+    and buffers outside the state_dict. A command that changes the structure of the model is an error then,
+    unless the copies can follow it, as they follow torch.nn.utils.prune.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
@@ -106,6 +108,7 @@ def checkpoint(
     is VALID_END for a `valid_…`, in the middle of an epoch as well, and EPOCH_END for others. The best `keep`
     stay: once there are `keep`, another is written only if it is strictly better than the worst, which is
     dropped. A metric that is not finite counts as the worst; an epoch without a measurement has no checkpoint.
+    `load_weights` loads the best, with the weights that had the metric, such as the average of `ema`.
 
     In addition at BATCH_END every `every_steps` or `every_seconds`, and always at SUSPEND: these serve to
     resume from, and each is dropped when the next checkpoint is written.
@@ -157,12 +160,12 @@ def checkpoint(
     )
     def checkpoint(state: State, saved: Kept) -> Transition | None:
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
-        steps = saved.steps
+        steps, ranked_by = saved.steps, None
         if state.phase in (Phase.VALID_END, Phase.EPOCH_END):
             candidate = _candidate(state, monitor, mode, every_epochs)
             if candidate is None:
                 return None
-            file, score = candidate
+            (file, score), ranked_by = candidate, monitor
             drop = _to_drop(score, saved.files, keep, ranked=monitor is not None)
             if drop is None or (state.phase is Phase.VALID_END and candidate in saved.files):
                 return None
@@ -176,7 +179,7 @@ def checkpoint(
         drop = (*(other for other, _ in saved.files if other.startswith("step") and other != file), *drop)
         others = tuple((other, its_score) for other, its_score in saved.files if other not in (file, *drop))
         return Transition(
-            commands=(SaveCheckpoint(folder, file, drop),),
+            commands=(SaveCheckpoint(folder, file, drop, ranked_by, mode or "min"),),
             memory=Kept((*others, (file, score)), steps, seconds),
         )
 

@@ -34,8 +34,8 @@ def schedule(
 
     A schedule gives a factor of the optimizer's own value, so that each parameter group keeps its
     proportion; `absolute(…)` around it makes it the value itself. The optimizer's own values are
-    those at the first SETUP. A value that another callback sets in between, such as
-    `reduce_on_plateau`, is overwritten.
+    those at the first SETUP, and for a group that is added later those that it has then. A value that is
+    set in between, by hand or by another callback such as `reduce_on_plateau`, is overwritten.
 
     >>> from fsm_train.schedules import cosine, warmup
     >>> from fsm_train.testing import simulate
@@ -67,6 +67,7 @@ def schedule(
     def schedule(state: State, bases: Bases) -> Transition:
         if not bases:
             bases = tuple((key, _own_value(state, key)) for key in schedules)
+        bases = _with_added_groups(state, bases)
         if state.phase is Phase.SETUP:
             return Transition(memory=bases)
         now = progress(state)
@@ -81,6 +82,28 @@ def _own_value(state: State, key: str) -> Hyper:
         there_are = ", ".join(state.hyper)
         raise LookupError(f"there is no hyper-parameter {key!r} to schedule: the optimizer has {there_are}")
     return state.hyper[key]
+
+
+def _with_added_groups(state: State, bases: Bases) -> Bases:
+    """The bases with the optimizer's own values of the parameter groups that were added since."""
+    if all(_groups(base) == _groups(state.hyper.get(key, base)) for key, base in bases):
+        return bases
+    return tuple((key, _of_each_group(key, base, state.hyper.get(key, base))) for key, base in bases)
+
+
+def _groups(value: Hyper) -> int:
+    return len(value) if isinstance(value, tuple) else 1
+
+
+def _of_each_group(key: str, base: Hyper, now: Hyper) -> Hyper:
+    known = base if isinstance(base, tuple) else (base,)
+    values = now if isinstance(now, tuple) else (now,)
+    if len(values) < len(known):
+        raise LookupError(
+            f"the optimizer has {len(values)} parameter groups, and had {len(known)} when the schedule of {key} began: "
+            "it is not known which of them was removed"
+        )
+    return known + values[len(known) :]
 
 
 def _scheduled(key: str, function: Callable[[int], float], progress: int, base: Hyper) -> Hyper:

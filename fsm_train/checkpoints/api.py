@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -17,13 +18,13 @@ import attrs
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.runs import SAVED_AT
-from ..core.state import State
+from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
 from . import files
 from .control import control_of, state_of
 from .files import Parts
-from .manifest import MANIFEST, Checkpoint, SavePoint, find_all, manifest_of
+from .manifest import MANIFEST, Checkpoint, SavePoint, Score, find_all, manifest_of
 
 _logger = logging.getLogger("fsm_train")
 
@@ -75,7 +76,8 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
-    folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop)
+    score = score_of(command, state, str(parts.get("measured_with", "model")))
+    folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:
         files.write(folder, command.name, control, parts, save_point)
     except OSError as error:
@@ -85,6 +87,15 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score | None:
+    """The score that the manifest records. Training metrics are those of the model, whatever a validation uses."""
+    if command.monitor is None:
+        return None
+    value = state.metrics.get(command.monitor)
+    weights = measured_with if command.monitor.startswith("valid_") else "model"
+    return Score(command.monitor, command.mode, value if value is not None and isfinite(value) else None, weights)
 
 
 def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
@@ -117,7 +128,7 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     if not chosen.exists():
         raise NoCheckpointError(f"there is no checkpoint in {chosen}: No such file or directory")
     if (chosen / MANIFEST).exists() or not chosen.is_dir():
-        state, parts = _read(manifest_of(chosen))
+        state, parts = read(manifest_of(chosen))
     else:
         state, parts = _newest_good(chosen)
     if state.has_valid != workload.has_valid:
@@ -126,10 +137,16 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     notes = dict.fromkeys((*state.notes, *workload.restore_parts(parts, state)))
     for note in notes:
         _logger.warning("what goes on is not exactly what was saved: %s", note)
-    return attrs.evolve(state, workload=workload, notes=tuple(notes))
+    hyper = hyper_read(state.hyper, workload.hyper())
+    return attrs.evolve(state, hyper=hyper, workload=workload, notes=tuple(notes))
 
 
-def _read(checkpoint: Checkpoint) -> tuple[State, Parts]:
+def read(checkpoint: Checkpoint) -> tuple[State, Parts]:
+    """The state and the parts of a checkpoint, verified.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
     control, parts = files.read(checkpoint)
     try:
         return state_of(control), parts
@@ -142,7 +159,7 @@ def _newest_good(folder: Path) -> tuple[State, Parts]:
     problems = list(damaged.values())
     for candidate in candidates:
         try:
-            state, parts = _read(candidate)
+            state, parts = read(candidate)
         except CheckpointError as error:
             problems.append(str(error))
             continue

@@ -62,6 +62,7 @@ def control_of(state: State) -> bytes:
             "batches_over": state.batches_over,
             "elapsed": encode(state.elapsed),
             "notes": encode(state.notes),
+            "settings": {name: dict(settings) for name, settings in state.settings.items()},
         },
         option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2,
     )
@@ -107,6 +108,7 @@ def state_of(control: bytes) -> State:
             resume_at=resume_at,
             elapsed=decode(fields["elapsed"]),
             notes=decode(fields["notes"]),
+            settings=FrozenMap({name: FrozenMap(own) for name, own in fields.get("settings", {}).items()}),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the control state is damaged: {type(error).__name__}: {error}") from error

@@ -18,11 +18,35 @@ import attrs
 
 from ..core.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2  # 1 had the generators of torch alone, by their order
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest
 _LATEST = 2.0**37  # seconds since 1970, in the year 6325: later times cannot be displayed
+
+
+@attrs.frozen
+class Score:
+    """The value that a checkpoint was chosen by.
+
+    Attributes:
+        monitor: the name of the metric.
+        mode: "min" if smaller values are better, else "max".
+        value: of the metric; None if it was not measured, or is not finite.
+        weights: what it was measured with: "model", or the name of an average.
+    """
+
+    monitor: str
+    mode: str
+    value: float | None
+    weights: str = "model"
+
+    @property
+    def rank(self) -> float:
+        """The value as a number of which the largest is the best."""
+        if self.value is None:
+            return -math.inf
+        return self.value if self.mode == "max" else -self.value
 
 
 @attrs.frozen
@@ -34,12 +58,14 @@ class SavePoint:
         step: optimizer steps.
         written: seconds since 1970.
         drop: the names of the checkpoints that this one supersedes.
+        score: what it was chosen by; None without a monitor.
     """
 
     iteration: int
     step: int
     written: float
     drop: tuple[str, ...] = ()
+    score: Score | None = None
 
 
 @attrs.frozen
@@ -120,7 +146,18 @@ def _save_point(fields: Mapping[str, Any]) -> SavePoint:
     if type(written) not in (int, float) or not (math.isfinite(written) and abs(written) < _LATEST):
         raise ValueError(f"{written!r:.60} is no time")
     iteration, step = (whole_number(fields[name], least=0) for name in ("iteration", "step"))
-    return SavePoint(iteration, step, written, tuple(map(str, fields["drop"])))
+    return SavePoint(iteration, step, written, tuple(map(str, fields["drop"])), _score(fields.get("score")))
+
+
+def _score(fields: Mapping[str, Any] | None) -> Score | None:
+    if fields is None:
+        return None
+    value = fields["value"]
+    if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+        raise ValueError(f"{value!r:.60} is no score")
+    if fields["mode"] not in ("min", "max"):
+        raise ValueError(f"{fields['mode']!r:.60} is no mode")
+    return Score(str(fields["monitor"]), fields["mode"], value, str(fields["weights"]))
 
 
 def whole_number(value: Any, *, least: int | None = None) -> int:

@@ -14,11 +14,19 @@ import attrs
 from .checks import fraction, not_negative, positive
 from .transition import Command
 
+
+class _LeavesOptimizer(Command):
+    """A command that leaves the numbers and the parameters in the groups of the optimizer as they are."""
+
+    __slots__ = ()
+    changes_hyper: ClassVar[bool] = False
+
+
 # ------------------------------------------------------------------------------- the gradient
 
 
 @attrs.frozen
-class ClipGradNorm(Command):
+class ClipGradNorm(_LeavesOptimizer):
     """Scale all gradients so that their common norm is at most `max_norm`.
 
     >>> ClipGradNorm(1.0)
@@ -31,7 +39,7 @@ class ClipGradNorm(Command):
 
 
 @attrs.frozen
-class ClipGradValue(Command):
+class ClipGradValue(_LeavesOptimizer):
     """Bring each element of the gradients to between -value and value.
 
     >>> ClipGradValue(0.5)
@@ -43,7 +51,7 @@ class ClipGradValue(Command):
 
 
 @attrs.frozen
-class AddGradNoise(Command):
+class AddGradNoise(_LeavesOptimizer):
     """Add normally distributed noise with this standard deviation to the gradients.
 
     >>> AddGradNoise(std=0.01, seed=0)
@@ -56,7 +64,7 @@ class AddGradNoise(Command):
 
 
 @attrs.frozen
-class WeighLoss(Command):
+class WeighLoss(_LeavesOptimizer):
     """Weight the gradient of this batch by `share`.
 
     The loss that goes into backward is multiplied by it; the loss that is measured is not. Before a
@@ -71,7 +79,7 @@ class WeighLoss(Command):
 
 
 @attrs.frozen
-class AddPenalty(Command):
+class AddPenalty(_LeavesOptimizer):
     """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward.
 
     >>> AddPenalty(l2=1e-4)
@@ -86,7 +94,7 @@ class AddPenalty(Command):
 
 
 @attrs.frozen
-class MixUp(Command):
+class MixUp(_LeavesOptimizer):
     """Mix each sample of the batch with another: `weight` of itself, and the rest of its partner.
 
     The loss is the mean, with the same weights, of the losses for both targets. The partners are a
@@ -102,7 +110,7 @@ class MixUp(Command):
 
 
 @attrs.frozen
-class CutMix(Command):
+class CutMix(_LeavesOptimizer):
     """Replace a box of each image by that of its partner, and weight the losses for both targets by area.
 
     `weight` is the fraction of the image that stays; the middle of the box is at (`x`, `y`), as
@@ -123,7 +131,7 @@ class CutMix(Command):
 
 
 @attrs.frozen
-class UseMixedPrecision(Command):
+class UseMixedPrecision(_LeavesOptimizer):
     """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN.
 
     >>> UseMixedPrecision("bfloat16").dtype
@@ -137,7 +145,7 @@ class UseMixedPrecision(Command):
 
 
 @attrs.frozen
-class UseParallel(Command):
+class UseParallel(_LeavesOptimizer):
     """Call the model through a parallel wrapper, until TEARDOWN.
 
     >>> UseParallel("ddp")
@@ -149,7 +157,7 @@ class UseParallel(Command):
 
 
 @attrs.frozen
-class UseCompiledStep(Command):
+class UseCompiledStep(_LeavesOptimizer):
     """Train steps in which no callback is consulted compiled or captured, until TEARDOWN.
 
     >>> UseCompiledStep("default")
@@ -163,18 +171,24 @@ class UseCompiledStep(Command):
 
 
 @attrs.frozen
-class Freeze(Command):
+class Freeze(_LeavesOptimizer):
     """Freeze the parameters whose names match this pattern: no gradient, no weight decay.
 
-    >>> Freeze("encoder.*")
-    Freeze(pattern='encoder.*')
+    With `train_bn=False` the batch norms whose parameters are all frozen like this keep their statistics: they are in
+    eval mode meanwhile. `temporary` says that an `Unfreeze` is to follow, so that a parameter that could not be
+    trained then is known at once.
+
+    >>> Freeze("encoder.*", train_bn=False)
+    Freeze(pattern='encoder.*', train_bn=False, temporary=False)
     """
 
     pattern: str
+    train_bn: bool = True
+    temporary: bool = False
 
 
 @attrs.frozen
-class Unfreeze(Command):
+class Unfreeze(_LeavesOptimizer):
     """Undo `Freeze` of this pattern.
 
     >>> Unfreeze("encoder.*")
@@ -188,7 +202,7 @@ class Unfreeze(Command):
 
 
 @attrs.frozen
-class KeepAverage(Command):
+class KeepAverage(_LeavesOptimizer):
     """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
 
     >>> KeepAverage("ema", decay=0.999)
@@ -201,7 +215,7 @@ class KeepAverage(Command):
 
 
 @attrs.frozen
-class UpdateAverage(Command):
+class UpdateAverage(_LeavesOptimizer):
     """Update the average of this name with the current weights; the first update copies them.
 
     >>> UpdateAverage("ema")
@@ -212,7 +226,7 @@ class UpdateAverage(Command):
 
 
 @attrs.frozen
-class UseAverage(Command):
+class UseAverage(_LeavesOptimizer):
     """Swap the average of this name in for the weights, or, with on=False, out again. Idempotent.
 
     >>> UseAverage("ema", on=True)
@@ -224,7 +238,7 @@ class UseAverage(Command):
 
 
 @attrs.frozen
-class FinishAverage(Command):
+class FinishAverage(_LeavesOptimizer):
     """Replace the weights by the average of this name; with `batch_norm`, compute its batch-norm statistics.
 
     It is carried out after the other commands of its phase, which may restore another average.
@@ -239,7 +253,7 @@ class FinishAverage(Command):
 
 
 @attrs.frozen
-class KeepWeights(Command):
+class KeepWeights(_LeavesOptimizer):
     """Keep a copy of the weights and averages, in memory, under this name.
 
     >>> KeepWeights("best")
@@ -250,7 +264,7 @@ class KeepWeights(Command):
 
 
 @attrs.frozen
-class RestoreWeights(Command):
+class RestoreWeights(_LeavesOptimizer):
     """Restore the weights and averages that `KeepWeights` copied under this name.
 
     >>> RestoreWeights("best")
@@ -261,18 +275,23 @@ class RestoreWeights(Command):
 
 
 @attrs.frozen
-class SaveCheckpoint(Command):
+class SaveCheckpoint(_LeavesOptimizer):
     """Write a checkpoint of this name into the folder; once it is on disk, remove those in `drop`.
 
     It is carried out after all other commands of its phase, so that it saves what they change.
 
-    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",))
-    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',))
+    With a `monitor` the manifest records its value, its mode, and which weights it was measured with: "model", or the
+    name of an average. `load_weights` finds the best by that.
+
+    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",), monitor="valid_loss")
+    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',), monitor='valid_loss', mode='min')
     """
 
     folder: str
     name: str
     drop: tuple[str, ...] = ()
+    monitor: str | None = None
+    mode: Literal["min", "max"] = "min"
     last: ClassVar[bool] = True
 
 
@@ -290,7 +309,6 @@ class UseScheduler(Command):
 
     name: str
     make: Callable[[Any], Any]
-    changes_hyper: ClassVar[bool] = True
 
 
 @attrs.frozen
@@ -303,4 +321,3 @@ class StepScheduler(Command):
 
     name: str
     metric: float | None = None
-    changes_hyper: ClassVar[bool] = True

@@ -5,14 +5,14 @@ Rule of this file: pure functions from state to state. None of them is on the pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from .callback import Callback, memory_classes
 from .phase import Flag, Phase, Place
-from .state import State
+from .state import Hyper, State, hyper_read
 from .table import RESUMES_AT
 from .values import NO_FACTS, FrozenMap, SavedMemory
 
@@ -23,6 +23,11 @@ SAVED_AT = (Phase.BATCH_END, Phase.VALID_END, Phase.EPOCH_END, Phase.TRAIN_END, 
 def resume_place(state: State) -> Place | None:
     """Where a training that is saved in this state resumes; None for a finished one, which can be extended."""
     return state.resume_at or RESUMES_AT.get(state.phase)
+
+
+def epochs_trained(state: State) -> int:
+    """Epochs that had all their batches when this state was saved, also if the epoch's validation was just over."""
+    return state.epoch + (state.resume_at is Phase.VALID_END and state.batches_over)
 
 
 def ready(state: State) -> State:
@@ -57,10 +62,73 @@ def with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> tuple[Sta
             warnings.append(f"not in the checkpoint, begins with its initial memory: {', '.join(new)}")
         if missing := sorted(saved - memory.keys()):
             warnings.append(f"in the checkpoint, but no callback of this run: {', '.join(missing)}")
+    settings = {callback.name: settings_of(callback) for callback in callbacks}
+    different = other_settings(settings, state.settings) if saved else ()
     for callback in callbacks:
         if isinstance(value := memory[callback.name], SavedMemory):
             memory[callback.name] = value.decode_with(memory_classes(callback))
-    return attrs.evolve(state, memory=FrozenMap({**state.memory, **memory})), tuple(warnings)
+    state = attrs.evolve(
+        state,
+        memory=FrozenMap({**state.memory, **memory}),
+        settings=FrozenMap({**state.settings, **settings}),
+        notes=tuple(dict.fromkeys((*state.notes, *different))),
+    )
+    return state, (*warnings, *different)
+
+
+def settings_of(callback: Callback[Any]) -> Mapping[str, str]:
+    """The arguments of the callback's factory in words, without functions and without where it writes to.
+
+    >>> from fsm_train.callbacks import accumulate
+    >>> settings_of(accumulate(4))["every"]
+    '4'
+    """
+    words = {name: repr(value) for name, value in callback.params.items() if name not in _PLACES}
+    return FrozenMap({name: text for name, text in words.items() if " at 0x" not in text})
+
+
+def other_settings(here: Mapping[str, Mapping[str, str]], saved: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """A sentence for each callback with settings that differ from the saved ones.
+
+    >>> other_settings({"accumulate": {"every": "8"}}, {"accumulate": {"every": "4"}})
+    ('the callback accumulate: every=8, and was 4 when this was saved',)
+    """
+    notes = []
+    for name in here.keys() & saved.keys():
+        ours, theirs = here[name], saved[name]
+        changed = [
+            f"{key}={ours[key]}, and was {theirs[key]}" for key in ours if ours[key] != theirs.get(key, ours[key])
+        ]
+        if changed:
+            notes.append(f"the callback {name}: {'; '.join(changed)} when this was saved")
+    return tuple(sorted(notes))
+
+
+_PLACES = ("folder", "path")
+
+
+def with_hyper(
+    state: State, now: Mapping[str, Hyper], callbacks: Sequence[Callback[Any]] = ()
+) -> tuple[State, tuple[str, ...]]:
+    """The state with the hyper-parameters that the optimizer has now, and what to warn of.
+
+    What was changed between the calls of `run` counts, and is named with both values.
+
+    >>> from fsm_train.testing import at
+    >>> state, warnings = with_hyper(at(Phase.READY, lr=0.1), {"lr": 0.01})
+    >>> state.hyper["lr"], warnings
+    (0.01, ('lr is 0.01 in the optimizer, and was 0.1 in the state: the training continues with 0.01',))
+    """
+    hyper = hyper_read(state.hyper, now)
+    if hyper is state.hyper:
+        return state, ()
+    warnings = []
+    for name, value in hyper.items():
+        if state.hyper and repr(before := state.hyper.get(name, "nothing")) != repr(value):
+            sets = ", ".join(repr(callback.name) for callback in callbacks if name in (callback.sets or ()))
+            then = f"the training continues with {value!r}" + (f", until {sets} sets it" if sets else "")
+            warnings.append(f"{name} is {value!r} in the optimizer, and was {before!r} in the state: {then}")
+    return attrs.evolve(state, hyper=hyper), tuple(warnings)
 
 
 def interrupted(state: State, signal: str) -> State:

@@ -10,7 +10,10 @@ writes to, and a `State` is a draft that cannot be written to.
 from __future__ import annotations
 
 import math
+import operator
 import random
+import re
+import struct
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,6 +111,7 @@ class Draft(Counters):
     exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
+    settings: Mapping[str, Mapping[str, str]] = attrs.field(default=EMPTY, eq=False)
 
     def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
         """The state at `phase`, with these flags and facts.
@@ -150,7 +154,9 @@ class State(Draft):
         facts: what was measured at this phase.
         metrics: of the last epoch or validation: train_loss, valid_loss, valid_accuracy, …
         history: the metrics of each finished epoch.
-        hyper: the hyper-parameters; a tuple is one value per parameter group.
+        hyper: the hyper-parameters; a tuple is one value per parameter group. The optimizer is the truth: they are
+            read from it when a call of `run` begins and ends, and after commands that may change them. What the
+            optimizer changes itself in between, such as Prodigy's `d`, is in the next state that is read.
         memory: each callback's own, by its name.
         reason: why it stops or was suspended, with the callback's name.
         workload: the bridge to the real things; only on states that go into a run or come out.
@@ -166,6 +172,7 @@ class State(Draft):
         elapsed: seconds of training in the calls of `run` that have ended.
         notes: what the owner of the last state should know and what is no part of the training: that
             the log of it is incomplete, that a sink was switched off. Not compared.
+        settings: the `params` of each callback in words, by its name: what a resume compares. Not compared here.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -252,18 +259,63 @@ def _with_values(values: dict[str, object]) -> State:
 _new = object.__new__
 
 
+_FROM_ZERO = frozenset({"lr", "weight_decay", "momentum", "eps", "alpha", "lr_decay", "momentum_decay"})
+_BETA = re.compile(r"beta\d*")
+
+
 def check_hyper(name: str, value: object) -> Hyper:
     """`value` as a hyper-parameter: a finite float, or a tuple of them.
 
+    >>> check_hyper("lr", 1)
+    1.0
+
     Raises:
         TypeError: it is neither a number nor a tuple of numbers.
-        ValueError: it is not finite.
+        ValueError: it is not finite, or the optimizers of torch refuse it too: a rate, a momentum or a weight decay
+            below 0, a beta outside of [0, 1).
     """
     if isinstance(value, tuple):
         if not value:
             raise ValueError(f"{name} is an empty tuple: give one value per parameter group")
         return tuple(_finite(name, part) for part in value)
     return _finite(name, value)
+
+
+def hyper_read(before: Mapping[str, Hyper], now: Mapping[str, Hyper]) -> Mapping[str, Hyper]:
+    """The hyper-parameters of the state, which had `before`, once `now` was read from the optimizer.
+
+    A number in a tensor has single precision. Where it is what `before` is rounded to, `before` stays, so that it
+    does not matter when one reads.
+
+    >>> hyper_read({"lr": 0.1, "momentum": 0.9}, {"lr": 0.10000000149011612, "momentum": 0.5})
+    {'lr': 0.1, 'momentum': 0.5}
+    """
+    read = {name: _value_read(before[name], value) if name in before else value for name, value in now.items()}
+    same = read.keys() == before.keys() and all(value is before[name] for name, value in read.items())
+    return before if same else frozen_map(read)
+
+
+def _value_read(before: Hyper, now: Hyper) -> Hyper:
+    if isinstance(before, tuple) and isinstance(now, tuple):
+        parts = tuple(_number_read(*pair) for pair in zip(before, now, strict=False))
+        parts += now[len(parts) :]
+        return before if len(parts) == len(before) and all(map(operator.is_, parts, before)) else parts
+    if isinstance(before, tuple) or isinstance(now, tuple):
+        return now
+    return _number_read(before, now)
+
+
+def _number_read(before: float, now: float) -> float:
+    same = before == now or (before != before and now != now)
+    return before if same or (_rounded(now) == now and _rounded(before) == now) else now
+
+
+def _rounded(number: float) -> float:
+    """The number in single precision; infinite where it does not fit."""
+    try:
+        return float(struct.unpack("f", struct.pack("f", number))[0])
+    except OverflowError:
+        return math.inf
 
 
 def _finite(name: str, value: object) -> float:
@@ -273,4 +325,8 @@ def _finite(name: str, value: object) -> float:
         )
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a hyper-parameter is finite")
+    if value < 0.0 and name in _FROM_ZERO:
+        raise ValueError(f"{name}={value!r}: it is a number from 0, as the optimizers of torch require")
+    if not 0.0 <= value < 1.0 and _BETA.fullmatch(name):
+        raise ValueError(f"{name}={value!r}: it is a number from 0 and below 1, as the optimizers of torch require")
     return float(value) + 0.0  # there is one zero, so that equal values are the same

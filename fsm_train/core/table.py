@@ -25,13 +25,13 @@ from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junct
 from .phase import place_name as place_name  # as before: imported from here too
 from .phase import term_name as term_name
 from .state import Draft
-from .values import Metrics
+from .values import Metrics, frozen_map
 
 Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
 Effect = Callable[[Draft, "Outcome"], None]
 Outcome = object
-"""What an operation answers: a fetch what the batch counts or None, a step whether it stepped, a measure metrics."""
+"""What an operation answers: what a batch counts or None, whether it stepped, metrics, FINISH the hyper-parameters."""
 
 
 # ---------------------------------------------------------------------------------------- guards
@@ -245,6 +245,11 @@ def _epoch_measured(at: Draft, outcome: Outcome) -> None:
         at.history = (*at.history, at.metrics)
 
 
+def _finished(at: Draft, outcome: Outcome) -> None:
+    if isinstance(outcome, Mapping):
+        at.hyper = frozen_map(outcome)
+
+
 AFTER: Mapping[Operation, Effect] = {
     Operation.FETCH: _fetched,
     Operation.FETCH_VALID: _valid_fetched,
@@ -253,6 +258,7 @@ AFTER: Mapping[Operation, Effect] = {
     Operation.ZERO: _zeroed,
     Operation.MEASURE_VALID: _valid_measured,
     Operation.MEASURE: _epoch_measured,
+    Operation.FINISH: _finished,
 }
 """What an operation with this outcome does to the state. Those that are not named here do nothing to it."""
 

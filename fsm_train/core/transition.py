@@ -27,7 +27,8 @@ class Command:
 
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
-        changes_hyper: whether carrying it out changes hyper-parameters, which are then read again.
+        changes_hyper: whether carrying it out may change the numbers or the parameters in the groups of the optimizer,
+            which are then read again. A command that is known not to says False, and spares the reading.
         alone: whether only one callback of a run may give commands of this type.
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
@@ -36,7 +37,7 @@ class Command:
 
     __slots__ = ()
     last: ClassVar[bool] = False
-    changes_hyper: ClassVar[bool] = False
+    changes_hyper: ClassVar[bool] = True
     alone: ClassVar[bool] = False
     acts_on: ClassVar[str] = ""
     whole_steps: ClassVar[bool] = False

@@ -90,11 +90,14 @@ class Workload(Protocol):
         return None
 
     def hyper(self) -> Mapping[str, Hyper]:
-        """The hyper-parameters as they are now: one value, or a tuple of one per parameter group."""
+        """The hyper-parameters as they are now: one value, or a tuple of one per parameter group.
+
+        They are asked for when a call of `run` begins, after a command that `changes_hyper`, and after `finish`.
+        """
         ...
 
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
-        """Set the named hyper-parameters, which exist, to these values."""
+        """Set the named hyper-parameters, which exist, to these values, and no others."""
         ...
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:

@@ -30,7 +30,7 @@ def first_look(loader: object) -> Iterator[object]:
     ...     print(batch)
     (1, 2)
     """
-    generators = Generators.now(generators_of(loader))
+    generators = Generators.now(layer.part for layer in generators_of(valid=loader))
     parts = _parts(getattr(loader, "dataset", ()))
     datasets = [(part, dict(vars(part))) for part in parts if hasattr(part, "__dict__")]
     lengths = [(value, len(value)) for _, before in datasets for value in before.values() if type(value) is list]

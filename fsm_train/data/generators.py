@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType, FunctionType
 from typing import Any
 
 import attrs
 import torch
+
+from .layers import Layer, layers_of
 
 
 @attrs.frozen
@@ -20,17 +24,18 @@ class Generators:
         numpy: of `numpy.random`; None if NumPy is not imported.
         cpu: of torch.
         cuda: of each CUDA device; empty if CUDA is not in use.
-        own: further generators, such as a loader's, each with its state.
+        own: further generators, such as a loader's, each with its state. They are of torch, of `random`
+            or of NumPy.
     """
 
     python: tuple[Any, ...]
     numpy: Any
     cpu: torch.Tensor
     cuda: tuple[torch.Tensor, ...]
-    own: tuple[tuple[torch.Generator, torch.Tensor], ...]
+    own: tuple[tuple[Any, Any], ...]
 
     @staticmethod
-    def now(own: Iterable[torch.Generator] = ()) -> Generators:
+    def now(own: Iterable[Any] = ()) -> Generators:
         """The present states; `own` are further generators, such as a loader's."""
         numpy = sys.modules.get("numpy")
         return Generators(
@@ -38,13 +43,37 @@ class Generators:
             numpy=numpy.random.get_state() if numpy else None,
             cpu=torch.get_rng_state(),
             cuda=tuple(torch.cuda.get_rng_state_all()) if _cuda_in_use() else (),
-            own=tuple((generator, generator.get_state()) for generator in own),
+            own=tuple((generator, state_of(generator)) for generator in own),
         )
 
-    def same_as(self, other: Generators) -> bool:
-        """Whether the states of Python, NumPy and torch on the CPU are equal."""
-        ours, theirs = (g.numpy and (g.numpy[1].tobytes(), *g.numpy[2:]) for g in (self, other))
-        return self.python == other.python and ours == theirs and torch.equal(self.cpu, other.cpu)
+    def again(self) -> Generators:
+        """The states of the same generators now."""
+        return Generators.now(generator for generator, _ in self.own)
+
+    def changed(self, later: Generators) -> dict[object, str]:
+        """The generators whose states differ from those of the same ones later, each in words."""
+        numpy, their_numpy = (g.numpy and (g.numpy[1].tobytes(), *g.numpy[2:]) for g in (self, later))
+        found: dict[object, str] = {}
+        if self.python != later.python:
+            found["python"] = "Python's generator"
+        if numpy != their_numpy:
+            found["numpy"] = "NumPy's generator"
+        if not torch.equal(self.cpu, later.cpu):
+            found["torch"] = "torch's generator"
+        for i, ((generator, state), (_, then)) in enumerate(zip(self.own, later.own, strict=True)):
+            if not _same(state, then):
+                found[i] = f"a {type(generator).__name__} of its own"
+        return found
+
+    def shared_draws(self, now: Generators, then: Generators) -> str:
+        """The generators that a pass draws from while it is read, and something else too; empty if there are none.
+
+        Args:
+            now: the generators after a pass that was only read; these are from its first batch.
+            then: the generators at the same place in the training.
+        """
+        others = now.changed(then)
+        return ", ".join(name for key, name in self.changed(now).items() if key in others)
 
     def put_back(self) -> None:
         """Restore all generators."""
@@ -55,7 +84,7 @@ class Generators:
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
         for generator, state in self.own:
-            generator.set_state(state)
+            set_state(generator, state)
 
 
 def _cuda_in_use() -> bool:
@@ -70,13 +99,153 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def generators_of(loader: object) -> Iterator[torch.Generator]:
-    """The generators of a loader and its samplers, each once. The dataset is not inspected."""
+def is_generator(value: object) -> bool:
+    """Whether this is a random number generator whose state can be read and set: of torch, `random` or NumPy."""
+    if isinstance(value, torch.Generator):
+        return True
+    if isinstance(value, random.Random):
+        return type(value).getstate is random.Random.getstate
+    return isinstance(value, _of_numpy())
+
+
+def _of_numpy() -> tuple[type, ...]:
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not hasattr(numpy, "random"):
+        return ()
+    return (numpy.random.Generator, numpy.random.RandomState, numpy.random.BitGenerator)
+
+
+def state_of(generator: Any) -> Any:
+    """The state of a generator, which does not change with it."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    if hasattr(generator, "get_state"):
+        return generator.get_state(legacy=False)
+    return getattr(generator, "bit_generator", generator).state
+
+
+def set_state(generator: Any, state: Any) -> None:
+    """Bring a generator to a state that `state_of` gave."""
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif hasattr(generator, "set_state"):
+        generator.set_state(state)
+    else:
+        getattr(generator, "bit_generator", generator).state = state
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states of one generator are equal."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return all(_same(value, other[name]) for name, value in one.items())
+    return bool(one.tobytes() == other.tobytes() if hasattr(one, "tobytes") else one == other)
+
+
+def plain_state(state: Any) -> Any:
+    """The state of a generator as tensors and plain values."""
+    if isinstance(state, tuple):
+        version, internal, gauss = state
+        return ["python", version, torch.tensor(internal), gauss]
+    return ["numpy", _plain(state)] if isinstance(state, Mapping) else state
+
+
+def state_from(plain: Any) -> Any:
+    """The inverse of `plain_state`."""
+    if isinstance(plain, torch.Tensor):
+        return plain
+    kind, *parts = plain
+    if kind == "python":
+        version, internal, gauss = parts
+        return version, tuple(internal.tolist()), gauss
+    return _from_plain(parts[0])
+
+
+def fits(generator: Any, plain: Any) -> bool:
+    """Whether this plain state is one of such a generator."""
+    if isinstance(generator, torch.Generator):
+        return isinstance(plain, torch.Tensor)
+    if isinstance(plain, torch.Tensor):
+        return False
+    if isinstance(generator, random.Random):
+        return bool(plain[0] == "python")
+    return bool(plain[0] == "numpy" and plain[1]["bit_generator"] == state_of(generator)["bit_generator"])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if hasattr(value, "dtype"):  # an array, of unsigned integers
+        return ["array", str(value.dtype), torch.from_numpy(value.astype("uint64").view("int64").copy())]
+    return value
+
+
+def _from_plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _from_plain(part) for name, part in value.items()}
+    if isinstance(value, list):
+        _, dtype, tensor = value
+        return tensor.numpy().view("uint64").astype(dtype)
+    return value
+
+
+def generators_of(**roots: object) -> list[Layer]:
+    """The generators that can be reached from these loaders, functions and modules, each once, with their paths.
+
+    Those of the whole process are not among them. Functions and methods are searched for the global
+    variables that they name, as in `rng = random.Random(0)` at the top of a script.
+    """
+    common = {id(generator) for generator in _of_the_process()}
+    found: dict[int, Layer] = {}
+    for layer in layers_of(**roots):
+        if is_generator(layer.part):
+            found.setdefault(id(layer.part), layer)
+            continue
+        for name, generator in _global_generators(layer.part):
+            found.setdefault(id(generator), Layer(f"{layer.path}.{name}", generator))
+    return [layer for key, layer in found.items() if key not in common]
+
+
+def order_generators(loader: object) -> list[torch.Generator]:
+    """The generators of torch that a loader and its samplers have as `generator`, each once."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    seen: list[torch.Generator] = []
-    for part in parts:
-        generator = getattr(part, "generator", None)
-        if isinstance(generator, torch.Generator) and not any(generator is other for other in seen):
-            seen.append(generator)
-            yield generator
+    found = [getattr(part, "generator", None) for part in parts]
+    return list(dict.fromkeys(generator for generator in found if isinstance(generator, torch.Generator)))
+
+
+def _of_the_process() -> Iterator[object]:
+    yield random._inst
+    yield torch.default_generator
+    if _of_numpy():
+        yield sys.modules["numpy"].random.mtrand._rand
+
+
+def _global_generators(part: object) -> Iterator[tuple[str, Any]]:
+    """The generators in global variables that this function, or the methods of this object, name."""
+    for name, variables in _names_used(part if isinstance(part, FunctionType) else type(part)):
+        value = variables.get(name)
+        if is_generator(value):
+            yield name, value
+
+
+def _names_used(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The global names in a function, or in the methods of a class that is not torch's, each with its variables."""
+    if isinstance(part, FunctionType):
+        functions = [part]
+    else:
+        users = [kind for kind in part.__mro__ if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
+        functions = [value for kind in users for value in vars(kind).values() if isinstance(value, FunctionType)]
+    for function in functions:
+        yield from ((name, function.__globals__) for name in _names_in(function.__code__))
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_in(code: CodeType) -> tuple[str, ...]:
+    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
+    return (*code.co_names, *(name for names in inner for name in names))

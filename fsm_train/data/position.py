@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
+from types import GeneratorType
 from typing import Any
 
 import attrs
@@ -20,31 +21,40 @@ from ..core.state import State
 from .augmentation import is_reproducible
 from .generators import Generators
 from .loaders import ordered_by, persistent_workers_running, set_persistent_workers, start_pass
-
-
-def set_epoch(loader: object, epoch: int) -> None:
-    """Call `set_epoch` of the loader's samplers that have one, as a DistributedSampler does."""
-    for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-        if set_of_sampler := getattr(sampler, "set_epoch", None):
-            set_of_sampler(epoch)
+from .sources import Sources, own_state
 
 
 def is_stateful(loader: object) -> bool:
-    """Whether the loader saves and restores its own position, as torchdata's StatefulDataLoader does."""
+    """Whether the loader seems to save its own position, as torchdata's StatefulDataLoader does.
+
+    `own_place` finds out. It is called for a checkpoint only: to ask may start the loader's workers.
+    """
     return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
 
-def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators) -> Iterator[Any]:
+def own_place(loader: object) -> tuple[Any, str]:
+    """The position that the loader saves itself, or None; and a note if it should be able to, and is not."""
+    try:
+        return own_state(loader), ""
+    except Exception as error:
+        return None, (
+            f"the place that the {type(loader).__name__} keeps itself: its state_dict raises "
+            f"{type(error).__name__} ({error}); it is saved as a loader without state_dict is"
+        )
+
+
+def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators, then: Generators) -> Iterator[Any]:
     """A pass over the loader without its first batches. It leaves the random generators in no defined state.
 
     Args:
         loader: as it was when the pass began, the epoch of its samplers included.
         batches: how many batches to skip.
         at_start: the generators just before the pass began.
+        then: the generators when those batches had been trained.
     """
     at_start.put_back()
     if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset):
-        return _skip_in_sampler(loader, batches)
+        return _skip_in_sampler(loader, batches, then)
     if isinstance(loader, list):
         return iter(loader[batches:])
     warnings.warn(
@@ -55,24 +65,33 @@ def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators) -> I
     )
     batches_left = start_pass(loader)
     next(batches_left, None)  # draws before the first batch are repeated exactly: the generators are the same
-    before = Generators.now()
+    before = then.again()
     next(islice(batches_left, batches - 1, batches - 1), None)
-    if not before.same_as(Generators.now()):
-        warnings.warn(
-            f"the {type(loader).__name__} draws random numbers while it is read, and now draws others than it drew "
-            "then: if its order depends on them (a shuffle buffer, say), going on in this epoch is inexact",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    if others := before.shared_draws(then.again(), then):
+        raise_inexact(f"the {type(loader).__name__} draws random numbers while it is read", others)
     return batches_left
 
 
-def _skip_in_sampler(loader: DataLoader[Any], batches: int) -> Iterator[Any]:
+def raise_inexact(found: str, others: str) -> None:
+    """Warn that a pass draws its numbers from a generator that others draw from in between."""
+    warnings.warn(
+        f"{found}, and now draws others than it drew then, since something else draws from {others} as well: if its "
+        "order depends on them (a shuffle buffer, say), going on in this epoch is inexact",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def _skip_in_sampler(loader: DataLoader[Any], batches: int, then: Generators) -> Iterator[Any]:
     """Iterate, skipping the first batches in the sampler, so that no sample is read. RNG draws keep their order."""
-    sampler = _SkippingSampler(loader.sampler if loader.batch_sampler is None else loader.batch_sampler, batches)
+    own = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
+    sampler = _SkippingSampler(own, batches, then)
     with ordered_by(loader, sampler):
         batches_left = start_pass(loader)
     sampler.skip()
+    assert sampler.after_first is not None
+    if others := sampler.after_first.shared_draws(then.again(), then):
+        raise_inexact(f"the {type(own).__name__} draws random numbers between batches", others)
     return batches_left
 
 
@@ -82,11 +101,15 @@ class _SkippingSampler:
     Attributes:
         sampler: the loader's own.
         to_skip: how many items are still to be skipped.
+        kind: has the generators that are looked at.
+        after_first: the generators when the first item had been skipped.
     """
 
-    def __init__(self, sampler: Any, to_skip: int) -> None:
+    def __init__(self, sampler: Any, to_skip: int, kind: Generators) -> None:
         self.sampler = sampler
         self.to_skip = to_skip
+        self.kind = kind
+        self.after_first: Generators | None = None
 
     def __iter__(self) -> _SkippingSampler:
         self.items = iter(self.sampler)
@@ -99,7 +122,10 @@ class _SkippingSampler:
     def skip(self) -> None:
         """Skip the items now. Idempotent."""
         to_skip, self.to_skip = self.to_skip, 0
-        next(islice(self.items, to_skip, to_skip), None)
+        if to_skip or self.after_first is None:
+            next(islice(self.items, min(to_skip, 1), min(to_skip, 1)), None)
+            self.after_first = self.kind.again()
+            next(islice(self.items, max(to_skip - 1, 0), max(to_skip - 1, 0)), None)
 
 
 @attrs.frozen
@@ -109,11 +135,13 @@ class EpochStart:
     Attributes:
         generators: as they were just before the pass began.
         train, valid: whether the persistent workers of the two loaders ran; None without such workers.
+        sources: of the training data, as they were just before the pass began; None if nobody looked.
     """
 
     generators: Generators
     train: bool | None
     valid: bool | None
+    sources: Sources | None = None
 
     def as_of(self, train: object, valid: object, state: State) -> EpochStart:
         """What resuming from this state takes: the loaders' workers as they are now, where they matter then.
@@ -137,11 +165,15 @@ class SuspendPoint:
         iteration: finished training batches.
         generators: as they were then.
         from_file: a checkpoint gives this point, and the pass over the data is not resumed yet.
+        sources: of the training data, as they were then; None if they need not be restored.
+        place: what the loader saved of its own position; None if it does not.
     """
 
     iteration: int
     generators: Generators
     from_file: bool = False
+    sources: Sources | None = None
+    place: Any = None
 
 
 def require_suspended_at(point: SuspendPoint | None, state: State) -> SuspendPoint:
@@ -159,33 +191,74 @@ def require_suspended_at(point: SuspendPoint | None, state: State) -> SuspendPoi
     return point
 
 
-def resume_iterator(train: Iterable[Any], valid: object, start: EpochStart | None, state: State) -> Iterator[Any]:
+def resume_iterator(
+    train: Iterable[Any], valid: object, start: EpochStart | None, state: State, point: SuspendPoint
+) -> Iterator[Any]:
     """The rest of the pass over the training data in this state. The generators are left in no defined state.
 
     Args:
         train, valid: the two loaders; their persistent workers are started or stopped as they were.
         start: of the epoch under way; None before the first one.
         state: the one that the training resumes from.
+        point: where it was suspended.
     """
+    stateful = point.place is not None and is_stateful(train)
     if start is not None:
-        set_persistent_workers(train, start.train)
+        set_persistent_workers(train, None if stateful else start.train)
         set_persistent_workers(valid, start.valid)
-    if is_stateful(train):
-        rest = start_pass(train)  # also of a finished pass, or the loader would give this rest in the next epoch
-        return iter(()) if state.batches_over else rest
-    if state.batches_over or start is None:
+        if start.sources is not None and not state.batches_over:
+            start.sources.put_back(train)
+    if stateful:
+        rest = _resume_own_place(train, start, state, point)
+    elif state.batches_over or start is None:
+        rest = iter(())
+    else:
+        rest = fast_forward(train, state.batch, start.generators, point.generators)
+    if point.sources is not None:
+        point.sources.put_back(train)
+    return rest
+
+
+def _resume_own_place(
+    train: Iterable[Any], start: EpochStart | None, state: State, point: SuspendPoint
+) -> Iterator[Any]:
+    """The rest of a pass over a loader that saves its own place, and starts its workers with it."""
+    if start is not None:
+        start.generators.put_back()  # for a loader that counts its batches, and draws its order again
+    train.load_state_dict(point.place)  # type: ignore[attr-defined]
+    rest = start_pass(train)
+    if state.batches_over:
+        next(rest, None)  # the loader is to be through with this pass, or would give its rest in the next epoch
         return iter(())
-    return fast_forward(train, state.batch, start.generators)
+    if not isinstance(rest, GeneratorType):
+        return rest
+    # A generator function has done nothing yet, and is to do it before the generators are put back.
+    before = point.generators.again()
+    first = list(islice(rest, 1))
+    if before.changed(point.generators.again()):
+        warnings.warn(
+            f"the {type(train).__name__} begins its pass with the first batch that it gives: if random numbers are "
+            "drawn while samples are read in this process, those of one batch are others",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return chain(first, rest)
 
 
-def inexact(loader: object, state: State) -> Iterator[str]:
-    """What of a pass over this loader cannot be restored exactly, if it is saved in this state: a note for each."""
+def inexact(loader: object, state: State, *, has_place: bool) -> Iterator[str]:
+    """What of a pass over this loader cannot be restored exactly, if it is saved in this state: a note for each.
+
+    Args:
+        loader: of the training data.
+        state: that of the checkpoint.
+        has_place: whether the loader saves its own place.
+    """
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return
     if not getattr(loader, "in_order", True):
         yield "the order of the batches: the loader has in_order=False"
     # A stream is read again from its start, by workers with the same seeds.
-    skips = is_stateful(loader) or not isinstance(loader.dataset, IterableDataset)
+    skips = has_place or not isinstance(loader.dataset, IterableDataset)
     inside = skips and state.batch > 0 and not state.batches_over
     if (inside or loader.persistent_workers) and not is_reproducible(loader):
         yield (

@@ -26,7 +26,7 @@ from torch.utils.data import (
 from ..core.errors import WorkloadError
 from .augmentation import is_reproducible
 from .batches import Split, pair, tensors, to_device
-from .generators import generators_of
+from .generators import order_generators
 from .position import is_stateful
 
 Pair = tuple[Any, Any]
@@ -142,7 +142,7 @@ def prefetch_obstacle(loader: Iterable[Any]) -> str | None:
         return f"nobody knows what a {name} draws, or does, when a batch is fetched"
     if loader.num_workers == 0:
         return "the samples are read in this process (num_workers=0), and may draw random numbers"
-    if any(True for _ in generators_of(loader)):
+    if order_generators(loader):
         return "it has a generator of its own, whose place is saved, and would be one too far"
     sampler: Any = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     if is_reproducible(loader):

@@ -23,6 +23,7 @@ from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import FrozenMap
 from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags
 from ..wording import PLAN_FULFILLED
+from .added_fields import without_added_fields
 from .best import BestEpoch, best_in, closes_epoch, finished_epochs
 from .entries import Entry
 from .errors import LogError
@@ -129,6 +130,7 @@ class LoggedCommand(Command):
         encoded: the command as JSON.
     """
 
+    changes_hyper = False
     encoded: Json = attrs.field(eq=repr, hash=False)
 
 
@@ -197,7 +199,10 @@ class _WhatIf(Rerun):
         except (CannotDecodeError, AttributeError, TypeError) as error:
             what = f"it is not of the form that a log has: {error}"
             raise LogError(what, path=self.recorded.path, line=self._line) from error
-        now = _effects({name: _comparable(answer) for name, answer in answers.items()}, before)
+        decided = {name: _comparable(answer) for name, answer in answers.items()}
+        now = _effects(decided, before)
+        if then != now:
+            now = _effects(without_added_fields({"answers": decided}, {"answers": logged})["answers"], before)
         if then != now:
             self._answer = self._judge(state, then, now)
             self.finished = self._answer.verdict != "exact" or not closes_epoch(state)

@@ -91,10 +91,10 @@ _counters = attrgetter(*COUNTERS)
 
 
 def hyper_of(hyper: Mapping[str, Hyper]) -> Mapping[str, Json]:
-    """The hyper-parameters as JSON; the mapping itself unless a value is a tuple."""
+    """The hyper-parameters as JSON; the mapping itself unless a value is a tuple or no finite number."""
     for value in hyper.values():
-        if type(value) is tuple:
-            return {name: list(value) if type(value) is tuple else value for name, value in hyper.items()}
+        if isinstance(value, tuple) or value - value != 0.0:
+            return {name: encode(value) for name, value in hyper.items()}
     return hyper
 
 

@@ -35,6 +35,7 @@ from .lines import (
 )
 
 _END = object()
+_FINAL_EVENTS = frozenset(EVENT[phase] for phase in FINAL)
 
 
 class Recorded(Workload):
@@ -183,17 +184,23 @@ class Recorded(Workload):
 
     def line_at(self, state: State) -> Entry | None:
         """The line of this state; None if it has none. Lines before it are passed."""
-        before, event = 0, EVENT[state.phase]
-        while before < len(self._lines) or self._read_line():
-            needed, entry = self._lines[before]
-            if needed > self._items_over:
-                return None
+        event = EVENT[state.phase]
+        for before, entry in self._lines_here():
             if entry.event == event and _is_line_of(entry.body, state):
                 for _ in range(before):
                     self._lines.popleft()
                 return entry
-            before += 1
         return None
+
+    def _lines_here(self) -> Iterator[tuple[int, Entry]]:
+        """The lines that were not passed, up to the next item of the course, with the number of lines before each."""
+        before = 0
+        while before < len(self._lines) or self._read_line():
+            needed, entry = self._lines[before]
+            if needed > self._items_over:
+                return
+            yield before, entry
+            before += 1
 
     # ------------------------------------------------------------------ what the interpreter asks
 
@@ -229,7 +236,6 @@ class Recorded(Workload):
         return facts
 
     def prepare(self, state: State) -> None:
-        self._hyper = {**self._hyper, **state.hyper}
         self._take_signal()
 
     def fetch(self) -> float | None:
@@ -259,6 +265,9 @@ class Recorded(Workload):
 
     def finish(self, state: State) -> None:
         self.interrupt = None  # a recorded signal is none for this process
+        for _, entry in self._lines_here():
+            if entry.event in _FINAL_EVENTS and _is_line_of(entry.body, state):
+                self._hyper = self._decode(decode_hyper, entry.body["hyper"], entry)
 
     def snapshot(self) -> object:
         raise LogError("a recorded training cannot be put back: read the log again", path=self.path)

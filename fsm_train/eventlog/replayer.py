@@ -18,6 +18,7 @@ from ..core.phase import Phase
 from ..core.state import COUNTERS, State
 from ..core.transition import Transition
 from ..encoding import Json, decode
+from .added_fields import without_added_fields
 from .entries import Entry
 from .errors import EndOfLogError, OutOfStepError
 from .failure import decide_at_teardown
@@ -139,14 +140,17 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
 
 
 def _changed_between_calls(last: State, header: Entry) -> Change | None:
-    """What differs between the last state of one call of `run` and the start of the next."""
+    """What differs between the last state of one call of `run` and the start of the next.
+
+    Hyper-parameters may differ: they are read from the optimizer when a call begins, and a person may have set them.
+    """
     if header.body.get("gap"):
         return Change("", "gap", "the log does not lead to where this call goes on", None)
     recorded, decided = header.body["start"], start_of(last)
     both = [name for name in decided["memory"] if name in recorded["memory"]]
     return first_change(
         (
-            Part("", recorded, decided, (*COUNTERS, "hyper", "metrics", "history")),
+            Part("", recorded, decided, (*COUNTERS, "metrics", "history")),
             Part("memory", recorded["memory"], decided["memory"], both),
         )
     )
@@ -209,7 +213,11 @@ class _Replay(Rerun):
             self.finished = True  # the log ends here
             return
         line = line_of(state, answers, self._cache)
-        if entry.body == line and entry.event == EVENT[state.phase] and self.recorded.at_next_line():
+        same = entry.body == line
+        if not same:
+            line = without_added_fields(line, entry.body)
+            same = entry.body == line
+        if same and entry.event == EVENT[state.phase] and self.recorded.at_next_line():
             self.recorded.pass_line()
             self.last = state
             self.lines += 1

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 import torch
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 from .training import Training
@@ -95,14 +96,22 @@ def _fuses(group: dict[str, Any]) -> bool:
     return all(parameter.is_floating_point() for parameter in parameters)
 
 
+def sizes(work: Training) -> str:
+    """How many parameters the model has, and how many of them are trained, in words.
+
+    The parameters that lazy layers have not initialized yet are counted as tensors.
+    """
+    ours = [parameter for parameter in work.model.parameters() if not is_lazy(parameter)]
+    waiting = sum(map(is_lazy, work.model.parameters()))
+    total = sum(parameter.numel() for parameter in ours)
+    trained = sum(p.numel() for p in work.parameters if p.requires_grad and not is_lazy(p))
+    lazy = f" and {waiting} lazy tensors" if waiting else ""
+    return f"{total:,} parameters{lazy}, {trained:,} of them trained"
+
+
 def summary(work: Training) -> str:
     """What is trained on what, in a line, and a line for each piece of advice."""
-    total = sum(parameter.numel() for parameter in work.model.parameters())
-    trained = sum(parameter.numel() for parameter in work.parameters if parameter.requires_grad)
-    head = (
-        f"{type(work.model).__name__} of {total:,} parameters, {trained:,} of them trained by "
-        f"{type(work.optimizer).__name__} on {work.device}"
-    )
+    head = f"{type(work.model).__name__} of {sizes(work)} by {type(work.optimizer).__name__} on {work.device}"
     settings = inspect_settings(work.optimizer, work.train, work.device)
     return "\n".join([head, *(f"advice: {line}" for line in advice(settings))])
 

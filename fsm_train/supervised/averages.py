@@ -1,116 +1,260 @@
-"""Sets of weights beside the model's own: averages over the training, and copies to restore."""
+"""Averages of the weights over the training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from .modules import load_module, state_of_module
+from ..core.errors import WorkloadError
+from .modules import Modes, StateDict, copy_of, copy_of_module, put_back_module, set_buffer
+from .structure import follow
 
-StateDict = dict[str, Any]
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Average:
-    """An average of the model's weights. While it is in use, the model has the average, and this has the model's own.
+    """An average of the weights of the model and the loss. While it is in use, they have the average.
+
+    The numbers are those of torch.optim.swa_utils.AveragedModel. Parameters in half precision are averaged in
+    float32, where a small update is not lost, and rounded when they are used. Buffers are copied at each update.
 
     Attributes:
-        model: whose weights are averaged.
-        averaged: torch's AveragedModel, with a copy of the model.
-        in_use: whether the values are exchanged.
-        own: the model's own weights, after `finish` gave it the average; otherwise None.
+        name: of the average.
+        modules: whose weights are averaged: the model, and a loss with weights.
+        decay: of an exponential average; None for the plain mean.
+        n_averaged: the number of updates.
+        parameters, buffers: the averages, by the kind of module and the name, such as "model.0.weight".
+        in_use: whether the modules have the average now.
+        own: the weights of the modules, after `finish` gave them the average; otherwise None.
     """
 
-    def __init__(self, model: nn.Module, decay: float | None) -> None:
-        self.model = model
-        self.blend = None if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(model, multi_avg_fn=self.blend)
-        self.in_use = False
+    def __init__(self, name: str, modules: Mapping[str, nn.Module], decay: float | None) -> None:
+        self.name = name
+        self.modules = dict(modules)
+        self.decay = decay
+        self.n_averaged = 0
+        self.parameters: dict[str, torch.Tensor] = {}
+        self.buffers: dict[str, torch.Tensor] = {}
         self.own: StateDict | None = None
+        self._waiting: set[str] = set()  # parameters that a lazy layer had not initialized at the last update
+        self._averaged_objects: list[int] = []  # which parameters these were
+        self._exchanged: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None = None
+        self._present()  # notes what is not initialized yet
+
+    @property
+    def in_use(self) -> bool:
+        return self._exchanged is not None
 
     @property
     def started(self) -> bool:
         """False until the first update; restoring weights can make it False again."""
-        return bool(self.averaged.n_averaged > 0)
+        return self.n_averaged > 0
 
     def update(self) -> None:
-        """Take the model's present weights into the average."""
-        if self.blend is None or not self.started:
-            self.averaged.update_parameters(self.model)
-            return
-        # As AveragedModel does it, but without its copy of a counter to the device, which waits for the device.
-        by_kind: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-        for theirs, ours in zip(self.averaged.module.parameters(), self.model.parameters(), strict=True):
-            averages, weights = by_kind.setdefault((ours.device, ours.dtype), ([], []))
-            averages.append(theirs.detach())
-            weights.append(ours.detach())
-        for averages, weights in by_kind.values():
-            self.blend(averages, weights, None)
-        for buffer, own in zip(self.averaged.module.buffers(), self.model.buffers(), strict=True):
-            buffer.detach().copy_(own.detach())
-        self.averaged.n_averaged += 1
+        """Take the present weights into the average; the first update copies them.
+
+        Raises:
+            WorkloadError: the model has other parameters than before.
+        """
+        present = self._present()
+        if not self.started:
+            self.parameters = {name: _in_float32(parameter) for name, parameter in present.items()}
+        else:
+            self._follow(present)
+            self._take_in(present)
+        for name, buffer in self._present_buffers():
+            mean = self.buffers.get(name)
+            if mean is None or mean.shape != buffer.shape or mean.dtype != buffer.dtype:
+                self.buffers[name] = buffer.detach().clone()
+            else:
+                mean.copy_(buffer.detach())
+        self._averaged_objects = [*map(id, present.values())]
+        self.n_averaged += 1
+
+    def _take_in(self, present: Mapping[str, nn.Parameter]) -> None:
+        groups: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = defaultdict(lambda: ([], []))
+        for name, parameter in present.items():
+            mean = self.parameters.get(name)
+            if mean is None:  # a lazy layer has initialized it since
+                self.parameters[name] = _in_float32(parameter)
+                continue
+            means, values = groups[mean.device, mean.dtype]
+            means.append(mean)
+            values.append(parameter.detach().to(mean.device, mean.dtype))
+        for (device, _), (means, values) in groups.items():
+            if self.decay is not None:
+                get_ema_multi_avg_fn(self.decay)(means, values, None)  # type: ignore[no-untyped-call]
+            elif device.type == "cpu":
+                for mean, value in zip(means, values, strict=True):
+                    mean.copy_(mean + (value - mean) / (self.n_averaged + 1))
+            else:
+                get_swa_multi_avg_fn()(means, values, torch.tensor(self.n_averaged, device=device))  # type: ignore[no-untyped-call]
 
     def use(self, on: bool) -> None:
         """Exchange the values in place: optimizer, wrappers and captured steps reference the tensors."""
         if on is self.in_use or not self.started:
             return
-        with torch.no_grad():
-            ours, theirs = _values(self.model), _values(self.averaged.module)
-            copies = [value.clone() for value in ours]
-            for mine, other, copy in zip(ours, theirs, copies, strict=True):
-                mine.copy_(other)
-                other.copy_(copy)
-        self.in_use = on
+        if on:
+            self._follow(self._present())
+            own = copy_of(dict(self._present())), copy_of(dict(self._present_buffers()))
+            self._write(self.parameters, self.buffers)
+            self._exchanged = own
+        else:
+            assert self._exchanged is not None
+            self._write(*self._exchanged)
+            self._exchanged = None
 
     def finish(self) -> None:
-        """Give the model the average. Its own weights are stored, for a training that is extended."""
+        """Give the modules the average. Their own weights are stored, for a training that is extended."""
         self.use(False)
-        self.own = copy_of(self.model.state_dict())
-        self.model.load_state_dict(self.averaged.module.state_dict())
+        self._follow(self._present())
+        self.own = {kind: copy_of_module(module) for kind, module in self.modules.items()}
+        self._write(self.parameters, self.buffers)
+
+    def restore_own(self) -> None:
+        """Give the modules their own weights back, if they still have the average of `finish`."""
+        own, self.own = self.own, None
+        if own is None:
+            return
+        present = self._present()
+        same = present.keys() == self.parameters.keys() and all(
+            parameter.shape == self.parameters[name].shape
+            and torch.equal(parameter, self.parameters[name].to(parameter.device, parameter.dtype))
+            for name, parameter in present.items()
+        )
+        if same:
+            for kind, module in self.modules.items():
+                if kind in own:
+                    put_back_module(module, own[kind])
 
     def state(self) -> StateDict:
         """What `load` restores. The tensors are the live ones."""
-        return {"average": state_of_module(self.averaged), "own": self.own}
+        average = {"n_averaged": self.n_averaged, "parameters": self.parameters, "buffers": self.buffers}
+        return {"average": average, "own": self.own}
 
     def load(self, state: StateDict) -> None:
-        load_module(self.averaged, state["average"])
-        self.own = state["own"]
+        """Restore what `state` gave, or what it gave in earlier versions: the state of an AveragedModel.
 
-    def restore_own(self) -> None:
-        """Give the model its own weights back, if it still has the average of `finish`."""
-        own, self.own = self.own, None
-        pairs = zip(self.model.parameters(), self.averaged.module.parameters(), strict=True)
-        if own is not None and all(torch.equal(mine, average) for mine, average in pairs):
-            self.model.load_state_dict(own)
+        Raises:
+            WorkloadError: the model has other parameters than it had.
+        """
+        average, own = state["average"], state["own"]
+        self.put_back({**average["buffers"], **average["values"]} if "values" in average else average)
+        is_earlier = own is not None and not isinstance(own.get("model"), dict)
+        self.own = {"model": {"values": own, "buffers": None}} if is_earlier else own
+        if self.started:
+            if is_earlier or "values" in average:  # which had no average of the loss
+                self._waiting |= {name for name in self._present() if not name.startswith("model.")}
+            self._follow(self._present())
+
+    def copy(self) -> StateDict:
+        """A copy of the average, for `put_back`."""
+        return {
+            "n_averaged": self.n_averaged,
+            "parameters": copy_of(self.parameters),
+            "buffers": copy_of(self.buffers),
+        }
+
+    def put_back(self, copied: StateDict) -> None:
+        """Restore what `copy` gave, or the state_dict of an AveragedModel. More than once, if asked to."""
+        present = self._present(with_lazy=True)
+        if "parameters" not in copied:
+            values = {f"model.{name[7:]}": value for name, value in copied.items() if name.startswith("module.")}
+            copied = {
+                "n_averaged": int(copied["n_averaged"]),
+                "parameters": {name: value for name, value in values.items() if name in present},
+                "buffers": {name: value for name, value in values.items() if name not in present},
+            }
+        devices = {name: value.device for name, value in (*present.items(), *self._present_buffers())}
+        self.n_averaged = copied["n_averaged"]
+        self.parameters = {n: _in_float32(value, devices.get(n)) for n, value in copied["parameters"].items()}
+        self.buffers = {n: value.detach().to(devices.get(n), copy=True) for n, value in copied["buffers"].items()}
+        self._averaged_objects = []
+
+    def _follow(self, present: Mapping[str, nn.Parameter]) -> None:
+        """Take over the names that the parameters have now.
+
+        Raises:
+            WorkloadError: that is not possible.
+        """
+        if self._averaged_objects == [*map(id, present.values())] and self.parameters.keys() == present.keys():
+            return
+        buffers = dict(self._present_buffers())
+        kept = {**self.parameters, **_masks(self.buffers, self.parameters)}
+        names = {**present, **_masks(buffers, present)}
+        known = {name: value for name, value in names.items() if name in kept or name not in self._waiting}
+        followed, difference = follow(kept, known, present.keys() & known.keys())
+        if difference:
+            raise WorkloadError(
+                f"the average {self.name!r} does not fit the model any more: {difference.replace('model.', '')}. "
+                "Begin a training after such a change: start(workload, …) with the changed model"
+            )
+        self.parameters = {name: value for name, value in followed.items() if name in present}
+        self.buffers = {name: value for name, value in self.buffers.items() if name in buffers}
+        self.buffers |= {name: buffers[name].detach().clone() for name in followed.keys() - present.keys()}
+
+    def _write(self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self._present().items():
+                if name in parameters:
+                    parameter.copy_(parameters[name])
+        for name, buffer in buffers.items():
+            kind, _, own = name.partition(".")
+            set_buffer(self.modules[kind], own, buffer)
+
+    def _present(self, *, with_lazy: bool = False) -> dict[str, nn.Parameter]:
+        parameters = [pair for kind, module in self.modules.items() for pair in module.named_parameters(kind)]
+        lazy = {name for name, parameter in parameters if is_lazy(parameter)}
+        if not with_lazy:
+            self._waiting |= lazy
+        return {name: parameter for name, parameter in parameters if with_lazy or name not in lazy}
+
+    def _present_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        for kind, module in self.modules.items():
+            for name, buffer in module.named_buffers(kind):
+                if not is_lazy(buffer):
+                    yield name, buffer
 
 
-def _values(model: nn.Module) -> list[torch.Tensor]:
-    return [*model.parameters(), *model.buffers()]
+def _masks(buffers: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The masks of torch.nn.utils.prune among the buffers."""
+    return {name: value for name, value in buffers.items() if f"{name.removesuffix('_mask')}_orig" in parameters}
 
 
-def refit_batch_norm(model: nn.Module, call: Any, inputs: Iterable[Any]) -> None:
-    """Recompute the statistics of batch norm in one pass over the inputs. The modes of modules do not change."""
-    modes = [(module, module.training) for module in model.modules()]
-    update_bn(((each,) for each in inputs), _CalledBy(model, call))
-    for module, mode in modes:
-        module.training = mode
+def _in_float32(value: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
+    """A copy, in float32 if the value is in half precision."""
+    return value.detach().to(device, torch.float32 if value.dtype in _HALF else value.dtype, copy=True)
 
 
-class _CalledBy(nn.Module):
-    """The model as a module whose forward is `call`."""
+def refit_batch_norm(model: nn.Module, call: Callable[[Any], Any], inputs: Iterable[Any]) -> None:
+    """Recompute the statistics of batch norm in one pass over the inputs, as torch.optim.swa_utils.update_bn does.
 
-    def __init__(self, model: nn.Module, call: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.call = call
+    Batch norm in eval mode keeps its statistics. The modes of modules do not change.
 
-    def forward(self, inputs: Any) -> Any:
-        return self.call(inputs)
-
-
-def copy_of(state: StateDict) -> StateDict:
-    """A copy of a state_dict that shares no tensor with it."""
-    return {name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    Args:
+        model: in the modes in which it is trained.
+        call: the model's output for the inputs of a batch.
+        inputs: of each batch.
+    """
+    refitted = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm) and m.training}
+    if not refitted:
+        return
+    for module in refitted:
+        module.reset_running_stats()
+        module.momentum = None  # the plain mean over all batches
+    modes = Modes.of(model)
+    try:
+        with torch.no_grad():
+            for each in inputs:
+                call(each)
+    finally:
+        for module, momentum in refitted.items():
+            module.momentum = momentum
+        modes.put_back()

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..core import commands as c
 from ..core.errors import WorkloadError
-from ..data.generators import Generators, generators_of
+from ..data.generators import Generators
+from ..data.sources import Sources
 from ..worlds.registry import carries_out_by_default
-from .averages import Average, copy_of, refit_batch_norm
+from .averages import Average, refit_batch_norm
 from .compilation import compiled_step
+from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
+from .modules import Modes
 from .precision import Precision
 from .training import Training
 
@@ -50,7 +54,7 @@ def weigh_loss(work: Training, command: c.WeighLoss) -> None:
 
 @carries_out_by_default(c.AddPenalty)
 def add_penalty(work: Training, command: c.AddPenalty) -> None:
-    trainable = [parameter for parameter in work.parameters if parameter.requires_grad]
+    trainable = [parameter for parameter in work.parameters if parameter.requires_grad and not is_lazy(parameter)]
     if command.l1:
         work.add_to_loss(command.l1 * torch.stack([parameter.abs().sum() for parameter in trainable]).sum())
     if command.l2:
@@ -117,8 +121,8 @@ def use_compiled_step(work: Training, command: c.UseCompiledStep) -> None:
 
 @carries_out_by_default(c.Freeze)
 def freeze(work: Training, command: c.Freeze) -> None:
-    work.frozen_parameters.add(command.pattern)
     work.undo_at_finish(work.frozen_parameters.clear)
+    work.frozen_parameters.add(command)
     work.call_through(work.wrapper)  # a wrapper knows only the parameters that required a gradient when it was made
 
 
@@ -135,7 +139,7 @@ def unfreeze(work: Training, command: c.Unfreeze) -> None:
 def keep_average(work: Training, command: c.KeepAverage) -> None:
     average = work.carried_over.averages.get(command.name)
     if average is None:
-        average = work.carried_over.averages[command.name] = Average(work.model, command.decay)
+        average = work.carried_over.averages[command.name] = Average(command.name, work.modules, command.decay)
         if saved := work.carried_over.saved_averages.pop(command.name, None):
             average.load(saved)
     average.restore_own()
@@ -162,23 +166,25 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         return
     average.finish()
     if command.batch_norm:
-        before = Generators.now(generators_of(work.train))
+        before, sources = Generators.now(work.loader_generators()), Sources.now(work.train)
+        modes = Modes.of(work.model)
+        work.use_training_modes()
         refit_batch_norm(work.model, work.call, work.training_inputs())
+        modes.put_back()
         before.put_back()
+        sources.put_back(work.train)
 
 
 @carries_out_by_default(c.KeepWeights)
 def keep_weights(work: Training, command: c.KeepWeights) -> None:
-    averages = {name: copy_of(average.averaged.state_dict()) for name, average in work.carried_over.averages.items()}
-    work.carried_over.weights[command.name] = copy_of(work.model.state_dict()), averages
+    work.carried_over.weights[command.name] = KeptWeights.of(work.modules, work.carried_over.averages)
 
 
 @carries_out_by_default(c.RestoreWeights)
 def restore_weights(work: Training, command: c.RestoreWeights) -> None:
-    weights, averages = work.carried_over.weights[command.name]
-    work.model.load_state_dict(weights)
-    for name, average in averages.items():
-        work.carried_over.averages[name].averaged.load_state_dict(average)
+    kept = work.carried_over.weights[command.name]
+    kept.check(command.name, work.modules)
+    kept.put_back(work.modules, work.carried_over.averages)
 
 
 # ------------------------------------------------------------------------- torch's own schedulers
@@ -187,14 +193,25 @@ def restore_weights(work: Training, command: c.RestoreWeights) -> None:
 @carries_out_by_default(c.UseScheduler)
 def use_scheduler(work: Training, command: c.UseScheduler) -> None:
     if command.name not in work.carried_over.schedulers:
+        before = work.hyper()
         scheduler = work.carried_over.schedulers[command.name] = command.make(work.optimizer)
         if saved := work.carried_over.saved_schedulers.pop(command.name, None):
             scheduler.load_state_dict(saved)
-            assert work.state is not None
-            work.set_hyper(work.state.hyper)  # a scheduler sets its first rate when it is made
+            made = work.hyper()  # a scheduler sets its first rate when it is made
+            work.set_hyper({name: value for name, value in before.items() if made[name] != value})
 
 
 @carries_out_by_default(c.StepScheduler)
 def step_scheduler(work: Training, command: c.StepScheduler) -> None:
     scheduler = work.carried_over.schedulers[command.name]
-    scheduler.step() if command.metric is None else scheduler.step(command.metric)
+    try:
+        scheduler.step() if command.metric is None else scheduler.step(command.metric)
+    except Exception as error:
+        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(work.optimizer.param_groups)
+        if made_for in (0, groups):
+            raise
+        raise WorkloadError(
+            f"the {type(scheduler).__name__} of {command.name!r} was made for {made_for} parameter groups, and the "
+            f"optimizer has {groups}: it has no rate for a group that is added later. fsm_train.callbacks.schedule "
+            "has: the group's own, times the schedule"
+        ) from error

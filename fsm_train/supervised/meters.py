@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import nn
+
+from ..core.errors import WorkloadError
+from ..data.sources import own_state
+from .object_state import Restorer, Saver
+
+NOT_SHARED: Mapping[int, object] = MappingProxyType({})
 
 Measure = Callable[[Any, Any], "torch.Tensor | float"]
 
@@ -22,10 +30,10 @@ class Metric(Protocol):
 
 
 class Mean:
-    """The weighted mean of scalar tensors, which stay on their device until the mean is read.
+    """The weighted mean of scalar tensors, which stay on their device, in their type, until the mean is read.
 
     Adding a scalar appends it to a list: no kernel is launched, and nothing waits for the device. Every
-    BLOCK scalars are stacked into one tensor, so that memory does not grow by an allocation a batch.
+    BLOCK scalars of one type are stacked into one tensor, so that memory does not grow by an allocation a batch.
     """
 
     BLOCK = 1024
@@ -39,31 +47,67 @@ class Mean:
         self._weights: list[float] = []
 
     def add(self, value: torch.Tensor, weight: float) -> None:
-        self._latest.append(value)
+        latest = self._latest
+        if latest and (value.dtype is not latest[0].dtype or value.device != latest[0].device):
+            self._stack()  # each block has one type: a common one would round
+            latest = self._latest
+        latest.append(value)
         self._weights.append(weight)
-        if len(self._latest) == self.BLOCK:
-            self._blocks.append(torch.stack(self._latest).float())
+        if len(latest) == self.BLOCK:
+            self._stack()
+
+    def _stack(self) -> None:
+        if self._latest:
+            self._blocks.append(torch.stack(self._latest))
             self._latest = []
 
     def result(self) -> float | None:
-        """The mean, summed exactly in double precision; None if nothing was added."""
+        """The mean in double precision, of a sum that is exact; None if nothing was added."""
         if not self._weights:
             return None
-        blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
-        values: list[float] = [value for block in blocks for value in block.tolist()]
-        total = math.fsum(self._weights)
-        products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
-        return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
+        self._stack()
+        return weighted_mean(_on_cpu(self._blocks), self._weights)
 
     def state(self) -> list[Any]:
         return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
 
     def load_state(self, state: list[Any]) -> None:
-        """What was added before stays a block of its own, wherever it was loaded to: nobody knows where the rest is."""
+        """What was added before stays a block of its own, wherever it was loaded to."""
         latest, blocks, weights = state
-        self._latest = []
-        self._blocks = [*blocks] if latest is None else [*blocks, latest.float()]
+        self._latest, self._blocks = [], [*blocks, *([] if latest is None else [latest])]
         self._weights = list(weights)
+
+
+def _on_cpu(blocks: Sequence[torch.Tensor]) -> list[float]:
+    """The numbers of all blocks, one transfer a block. No number is rounded."""
+    return [value for block in blocks for value in block.tolist()]
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    """The mean of the values, each as often as its weight says, as if all were added in one pass without rounding.
+
+    >>> weighted_mean([0.1, 0.7], [3, 1])
+    0.25
+
+    Args:
+        values: finite or not.
+        weights: not negative, as many as values, and not all 0.
+    """
+    total = math.fsum(weights)
+    if not all(map(math.isfinite, values)):
+        return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    shift = 128 if max(map(abs, values)) > 2.0**800 else 0  # or products would not fit
+    halves = {weight: _halves(math.ldexp(weight, -shift)) for weight in set(weights)}
+    pairs = zip(values, weights, strict=True)
+    products = (v * w for value, weight in pairs for v in _halves(value) for w in halves[weight])
+    return math.ldexp(math.fsum(products) / total, shift)
+
+
+def _halves(number: float) -> tuple[float, ...]:
+    """Numbers of at most 26 bits each that add up to this one: products of two of them are exact."""
+    mantissa, exponent = math.frexp(number)
+    high = math.ldexp(float(round(mantissa * 0x4000000)), exponent - 26)
+    return (high,) if high == number else (high, number - high)
 
 
 class FunctionMetric:
@@ -80,7 +124,7 @@ class FunctionMetric:
 
     def add(self, output: Any, target: Any, samples: float) -> None:
         value = self.function(output, target)
-        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
+        self.mean.add(value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value), samples)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         result = self.mean.result()
@@ -97,16 +141,22 @@ class FunctionMetric:
         self.mean.load_state(state)
 
 
+def _as_tensor(number: float) -> torch.Tensor:
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")  # not each device has float64
+
+
 class ObjectMetric:
     """A metric with update, compute and reset. If it computes a mapping, each key is a metric of its own.
 
     Attributes:
         metric: a copy of the user's, since train and valid data have one each.
+        shared: by id, what it may hold and is not its own, such as the model: not copied, and not saved with it.
         updated: whether it got a batch since the last reset.
     """
 
-    def __init__(self, metric: Metric, device: torch.device) -> None:
-        self.metric = copy.deepcopy(metric)
+    def __init__(self, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED) -> None:
+        self.metric = _copy_of(metric, shared)
+        self.shared = shared
         self.device = device
         self._move()
         self.updated = False
@@ -132,23 +182,48 @@ class ObjectMetric:
         self.metric.reset()
         self.updated = False
 
-    def state(self) -> Any:
-        """Its state_dict, where torchmetrics saves persistent states only; None if it has none."""
-        if not hasattr(self.metric, "state_dict"):
-            return None
-        if hasattr(self.metric, "persistent"):
-            self.metric.persistent(True)
-        return [self.updated, getattr(self.metric, "_update_count", 0), dict(self.metric.state_dict())]
+    def state(self) -> dict[str, Any]:
+        """What it collected: its state_dict, or for a module and an object without one its attributes."""
+        own = None if isinstance(self.metric, nn.Module) else own_state(self.metric)
+        if own is not None:
+            return {"updated": self.updated, "own": own, "unsaved": []}
+        saver = Saver(self.shared)
+        return {"updated": self.updated, "attributes": saver.save(self.metric), "unsaved": saver.unsaved}
 
     def load_state(self, state: Any) -> None:
-        if state is None:
-            return
-        self.updated, count, values = state
-        if hasattr(self.metric, "persistent"):
-            self.metric.persistent(True)
-            self.metric._update_count = count  # type: ignore[attr-defined]
-        self.metric.load_state_dict(values)  # type: ignore[attr-defined]
-        self._move()  # torchmetrics takes the tensors that it is given, wherever they are
+        """Restore what `state` gave.
+
+        Raises:
+            WorkloadError: the metric is of another structure than the one that was saved.
+        """
+        if isinstance(state, dict):
+            self.updated = state["updated"]
+            if "own" in state:
+                self.metric.load_state_dict(state["own"])  # type: ignore[attr-defined]
+            else:
+                Restorer(self.device).restored(self.metric, state["attributes"])
+        elif state is not None:  # of an earlier version
+            self.updated, count, values = state
+            if hasattr(self.metric, "persistent"):
+                self.metric.persistent(True)
+                self.metric._update_count = count  # type: ignore[attr-defined]
+            self.metric.load_state_dict(values)  # type: ignore[attr-defined]
+            self._move()  # torchmetrics takes the tensors that it is given, wherever they are
+
+
+def _copy_of(metric: Metric, shared: Mapping[int, object]) -> Metric:
+    """A copy of the metric that holds the same model, optimizer and data as this one.
+
+    Raises:
+        TypeError: it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(metric, dict(shared))
+    except Exception as error:
+        raise TypeError(
+            f"the metric {type(metric).__name__} cannot be copied, but train and valid data have one each "
+            f"({type(error).__name__}: {error}): define __deepcopy__, or give a function of (output, target)"
+        ) from error
 
 
 class Meters:
@@ -160,11 +235,17 @@ class Meters:
         metrics: by name without the prefix.
     """
 
-    def __init__(self, split: str, metrics: Mapping[str, Measure | Metric], device: torch.device) -> None:
+    def __init__(
+        self,
+        split: str,
+        metrics: Mapping[str, Measure | Metric],
+        device: torch.device,
+        shared: Mapping[int, object] = NOT_SHARED,
+    ) -> None:
         self.split = split
         self.loss = Mean()
         self.metrics: dict[str, FunctionMetric | ObjectMetric] = {
-            name: ObjectMetric(metric, device) if isinstance(metric, Metric) else FunctionMetric(metric)
+            name: ObjectMetric(metric, device, shared) if isinstance(metric, Metric) else FunctionMetric(metric)
             for name, metric in metrics.items()
         }
 
@@ -198,16 +279,29 @@ class Meters:
             metric.reset()
 
     def state(self) -> tuple[dict[str, Any], list[str]]:
-        """What was collected so far, and the names of the metrics that have no state_dict."""
+        """What was collected so far, and what could not be saved of it, each with the metric's name."""
         states = {name: metric.state() for name, metric in self.metrics.items()}
-        unsaved = [name for name, state in states.items() if state is None]
+        unsaved = [
+            f"{name}: {what}"
+            for name, state in states.items()
+            if isinstance(state, dict)
+            for what in state.pop("unsaved")
+        ]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> list[str]:
+        """Restore what was collected. What differs, each with the metric's name."""
         self.loss.load_state(state["loss"])
+        different = []
         for name, metric in self.metrics.items():
-            if name in state["metrics"]:
+            if name not in state["metrics"]:
+                different.append(f"{name}: nothing of it was saved")
+                continue
+            try:
                 metric.load_state(state["metrics"][name])
+            except (WorkloadError, TypeError, ValueError, AttributeError) as error:
+                different.append(f"{name}: {error}")
+        return different
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:

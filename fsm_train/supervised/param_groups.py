@@ -1,11 +1,16 @@
 """Hyper-parameters: the numbers in an optimizer's parameter groups, read and written by name.
 
-A pair of betas is two hyper-parameters, `beta1` and `beta2`, since a tuple means one value per group.
+The betas of a group are hyper-parameters of their own, `beta1` and `beta2`, since a tuple means one value per group.
+
+The optimizer is the truth: what a state says was read of it, and only what a callback sets is written to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,8 +18,44 @@ from torch import nn
 
 from ..core.errors import WorkloadError
 from ..core.state import Hyper
+from .modules import modules_of
 
-_BETAS = {"beta1": 0, "beta2": 1}
+_BETA = re.compile(r"beta([1-9])")
+
+
+class Members:
+    """The parameters in the groups of an optimizer, to see whether they are still the same.
+
+    Attributes:
+        groups: the parameters of each group.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[nn.Parameter]] = ()) -> None:
+        self.groups = groups
+
+    @staticmethod
+    def of(optimizer: torch.optim.Optimizer) -> Members:
+        return Members([list(group["params"]) for group in optimizer.param_groups])
+
+    def __eq__(self, other: object) -> bool:
+        """Whether these are the same parameters, in the same places."""
+        if not isinstance(other, Members) or len(self.groups) != len(other.groups):
+            return False
+        return all(
+            len(one) == len(two) and all(map(operator.is_, one, two))
+            for one, two in zip(self.groups, other.groups, strict=True)
+        )
+
+    def put_back(self, optimizer: torch.optim.Optimizer) -> None:
+        """Give the optimizer these groups of parameters again. Their numbers are not put back."""
+        groups = optimizer.param_groups
+        del groups[len(self.groups) :]
+        for group, parameters in zip(groups, self.groups, strict=False):
+            group["params"] = list(parameters)
+        for parameters in self.groups[len(groups) :]:
+            optimizer.add_param_group({"params": list(parameters)})
+
+    __hash__ = None  # type: ignore[assignment]  # the parameters are compared by identity, and may be many
 
 
 def read_groups(optimizer: torch.optim.Optimizer) -> dict[str, Hyper]:
@@ -27,28 +68,60 @@ def read_groups(optimizer: torch.optim.Optimizer) -> dict[str, Hyper]:
 def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name, value in group.items():
-        if name == "betas":
-            numbers |= {beta: float(value[i]) for beta, i in _BETAS.items()}
-        elif isinstance(value, torch.Tensor) and value.dim() == 0:
-            numbers[name] = value.item()
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and name != "initial_lr":
-            numbers[name] = float(value)
+        if name == "betas" and isinstance(value, (tuple, list)):
+            betas = {f"beta{i}": _number(beta) for i, beta in enumerate(value, start=1)}
+            numbers |= {beta: number for beta, number in betas.items() if number is not None}
+        elif name != "initial_lr" and (number := _number(value)) is not None:
+            numbers[name] = number
     return numbers
 
 
+def _number(value: object) -> float | None:
+    """The value as a float, if it is a number or a tensor of one number; None for anything else."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.dtype is torch.bool or value.is_complex():
+            return None
+        return float(value.item())
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+
+
 def write_groups(optimizer: torch.optim.Optimizer, changes: Mapping[str, Hyper]) -> None:
-    """Set the named numbers in each group: one value for all groups, or a tuple of one per group."""
+    """Set the named numbers in each group: one value for all groups, or a tuple of one per group.
+
+    A number becomes a float, so that one that was whole, such as lr=1, can become 0.5; a tensor of floats is filled.
+    """
     for i, group in enumerate(optimizer.param_groups):
         for name, value in changes.items():
             number = value[i] if isinstance(value, tuple) else value
-            if name in _BETAS:
-                betas = list(group["betas"])
-                betas[_BETAS[name]] = number
-                group["betas"] = tuple(betas)
-            elif isinstance(group[name], torch.Tensor):
-                group[name].fill_(number)  # in place: a captured step reads this tensor
+            beta = None if name in group else _BETA.fullmatch(name)
+            if beta is not None:
+                betas, place = list(group["betas"]), int(beta[1]) - 1
+                betas[place] = _written(betas[place], number)
+                group["betas"] = type(group["betas"])(betas)
             else:
-                group[name] = type(group[name])(number) if isinstance(group[name], int) else number
+                group[name] = _written(group[name], number)
+
+
+def check_groups(optimizer: torch.optim.Optimizer, before: int) -> None:
+    """Refuse an optimizer with another number of groups than before: it is not known which of them a value is for.
+
+    Raises:
+        WorkloadError: with the way to add a group.
+    """
+    now = len(optimizer.param_groups)
+    if now != before:
+        raise WorkloadError(
+            f"the optimizer has {now} parameter groups, and had {before} when its numbers were read: add or remove "
+            "groups in a command, after which they are read again, or between two calls of run"
+        )
+
+
+def _written(place: object, number: float) -> object:
+    if not isinstance(place, torch.Tensor):
+        return number
+    if not place.is_floating_point():
+        return torch.full_like(place, number, dtype=torch.get_default_dtype())
+    return place.fill_(number)  # in place: a captured step reads this tensor
 
 
 def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
@@ -69,8 +142,7 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
     known = {id(parameter) for parameter in model.parameters()}
     if not known:
         raise WorkloadError("the model has no parameters: there is nothing to train")
-    if isinstance(loss_fn, nn.Module):
-        known |= {id(parameter) for parameter in loss_fn.parameters()}
+    known |= {id(parameter) for module in modules_of(model, loss_fn).values() for parameter in module.parameters()}
     optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strangers = [parameter for parameter in optimized if id(parameter) not in known]
     if strangers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,6 +11,8 @@ from typing import Any
 import torch
 
 from ..core.commands import UseMixedPrecision
+
+_logger = logging.getLogger("fsm_train")
 
 
 class Precision:
@@ -41,6 +45,7 @@ class Precision:
                 self.scaler.scale(torch.zeros((), device=device))
         self.unscaled = False
         self.awaits_update = False
+        self._warned = False  # that no step is taken any more
 
     def state(self) -> dict[str, Any] | None:
         """The state of the scaler, if any. Call `rescale` before: it does not record that gradients are unscaled."""
@@ -79,7 +84,19 @@ class Precision:
         before = self.scaler.get_scale()
         self.scaler.step(optimizer)
         self._update()
+        if not 0.0 < before < math.inf:
+            self._warn_of_scale(before)
+            return False
         return self.scaler.get_scale() >= before  # a lower scale is the only sign of a skipped step
+
+    def _warn_of_scale(self, scale: float) -> None:
+        if not self._warned:
+            self._warned = True
+            _logger.warning(
+                "the scale of the gradient scaler is %s, from which it does not recover: each gradient is infinite or "
+                "NaN, and no step is taken any more. Look for a loss that is NaN, or train in bfloat16",
+                scale,
+            )
 
     def zero(self) -> None:
         """Note that the gradients were zeroed."""

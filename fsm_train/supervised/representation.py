@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.representation import html_table, properties
 from ..core.state import Hyper
+from .advice import sizes
 from .training import Training
 
 
@@ -20,12 +21,10 @@ def as_html(work: Training, sensors: Iterable[str]) -> str:
 
 def _parts(work: Training, sensors: Iterable[str]) -> list[tuple[str, str]]:
     """What the training consists of, by the names of the settings; those that were left out are left out."""
-    total = sum(parameter.numel() for parameter in work.model.parameters())
-    trained = sum(parameter.numel() for parameter in work.parameters if parameter.requires_grad)
     hyper = ", ".join(f"{name} {_number(value)}" for name, value in work.hyper().items())
     named = {"metrics": work.train_meters.metrics, "sensors": sensors, "extra": work.extra}
     return [
-        ("model", f"{type(work.model).__name__} of {total:,} parameters, {trained:,} of them trained"),
+        ("model", f"{type(work.model).__name__} of {sizes(work)}"),
         ("optimizer", f"{type(work.optimizer).__name__}, {hyper}"),
         ("loss_fn", getattr(work.loss_fn, "__name__", type(work.loss_fn).__name__)),
         ("train", _loader(work.train)),

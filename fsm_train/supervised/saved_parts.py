@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from itertools import chain, zip_longest
 from typing import Any
 
 import torch
+from torch import nn
 
-from ..checkpoints.files import Parts
+from ..checkpoints.files import Parts, find_unsafe
 from ..core.errors import WorkloadError
 from ..core.state import State
 from ..data.batches import number_of_batches
-from ..data.generators import Generators
+from ..data.fingerprint import differences
+from ..data.generators import Generators, fits, order_generators, plain_state, state_from
 from ..data.loaders import persistent_workers_running
-from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful
+from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_place
+from ..data.sources import Sources, own_state
 from .carried_over import CarriedOver
-from .modules import load_module, modules_of, state_of_module
-from .param_groups import load_optimizer
+from .inventory import Found, inventory, notes_of
+from .kept import KeptWeights
+from .modules import load_module, state_of_module
+from .optimizer_state import load_exactly
 from .training import Training
 
 
@@ -32,29 +37,68 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     """
     if work.precision is not None:
         work.precision.rescale(work.gradients())  # the scaler's state does not say that gradients are unscaled
-    meters, unsaved = work.train_meters.state()
-    notes = (*inexact(work.train, state), *(f"the metric {name}: it has no state_dict" for name in unsaved))
+    meters, unsaved_metrics = work.train_meters.state()
+    place, trouble = own_place(work.train)
+    generators = work.own_generators()
+    paths = {id(layer.part): layer.path for layer in generators}
+    sources, sources_at_start, unsafe = _changes(work, has_place=place is not None)
+    items = inventory(
+        Found(
+            modules=tuple(work.modules),
+            extra=tuple(work.extra),
+            generators=tuple(paths.values()),
+            sources=(*sources.own, *sources.attributes),
+            unsafe=unsafe,
+            changed=sources.changed_outside(),
+            metrics=tuple(work.train_meters.metrics),
+            unsaved_metrics=tuple(unsaved_metrics),
+            place="the generators at the epoch's start" if place is None else "the loader",
+            inexact=(*filter(None, [trouble]), *inexact(work.train, state, has_place=place is not None)),
+        )
+    )
     carried = work.carried_over
-    modules = modules_of(work.model, work.loss_fn)
+    modules = {name: state_of_module(module) for name, module in work.modules.items()}
+    modules["model"]["modes"] = work.training_modes()
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
-        "modules": {name: state_of_module(module) for name, module in modules.items()},
+        "modules": modules,
         "optimizer": work.optimizer.state_dict(),
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
         "scaler": work.precision.state() if work.precision else carried.scaler,
         "averages": {**carried.saved_averages, **{name: a.state() for name, a in carried.averages.items()}},
-        "weights": {name: [weights, averages] for name, (weights, averages) in carried.weights.items()},
+        "weights": {name: kept.state() for name, kept in carried.weights.items()},
+        "measured_with": carried.measured_with,
         "schedulers": {**carried.saved_schedulers, **{n: s.state_dict() for n, s in carried.schedulers.items()}},
-        "generators": plain(Generators.now(work.loader_generators())),
-        "beginning": _plain_epoch_start(start) if start else None,
-        "loader": work.train.state_dict() if is_stateful(work.train) else None,  # type: ignore[attr-defined]
+        "generators": plain(Generators.now(layer.part for layer in generators), paths),
+        "beginning": _plain_epoch_start(start, sources_at_start, paths) if start else None,
+        "loader": place,
+        "sources": sources.plain(),
+        "loss": own_state(work.loss_fn) if _loss_has_state(work) else None,
         "batches": number_of_batches(work.train),
+        "data": work.data_fingerprint,
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
     }
-    return parts, notes
+    return parts, notes_of(items)
+
+
+def _loss_has_state(work: Training) -> bool:
+    """Whether the loss may have a state that neither a module nor an extra part has."""
+    return not isinstance(work.loss_fn, nn.Module) and id(work.loss_fn) not in map(id, work.extra.values())
+
+
+def _changes(work: Training, *, has_place: bool) -> tuple[Sources, Sources, tuple[tuple[str, str], ...]]:
+    """What of the sources of data is to be saved, now and at the epoch's start, and what of them cannot be saved."""
+    now = Sources.now(work.train)
+    start = now if work.epoch_start is None or work.epoch_start.sources is None else work.epoch_start.sources
+    if has_place:
+        now, start = now.without_loader(), start.without_loader()
+    made = work.sources_when_made
+    unsafe = tuple((path, what) for path, state in now.own.items() if (what := find_unsafe(state, path)))
+    refused = {path for path, _ in unsafe}
+    return now.since(made, start).without(refused), start.since(made, now).without(refused), unsafe
 
 
 def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]:
@@ -71,37 +115,50 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     Raises:
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
+    _add_saved_groups(work, parts["optimizer_of"])
     if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
         raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
-    for name, module in modules_of(work.model, work.loss_fn).items():
+    for name, module in work.modules.items():
         if name not in parts["modules"]:
+            if not isinstance(work.loss_fn, nn.Module):
+                continue  # saved before modules were found in functions; a note says so
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
-    load_optimizer(work.optimizer, parts["optimizer"])
+    load_exactly(work.optimizer, parts["optimizer"])
+    work.read_parameters()
     for i, parameter in enumerate(work.parameters):
         gradient = parts["gradients"].get(i)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     work.window.load(parts["window"])
-    work.train_meters.load_state(parts["meters"])
+    other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
-        weights={name: (weights, averages) for name, (weights, averages) in parts["weights"].items()},
+        weights={name: KeptWeights.of_state(kept) for name, kept in parts["weights"].items()},
+        measured_with=parts.get("measured_with", "model"),
         saved_averages=parts["averages"],
         saved_schedulers=parts["schedulers"],
     )
     for name in work.extra.keys() & parts["extra"].keys():
         work.extra[name].load_state_dict(parts["extra"][name])
-    notes = tuple(_differences(work, parts))
-    own = work.loader_generators()
-    if parts["loader"] is not None and is_stateful(work.train):
-        work.train.load_state_dict(parts["loader"])  # type: ignore[attr-defined]
-    work.suspended_at = SuspendPoint(state.iteration, generators_from(parts["generators"], own), from_file=True)
-    work.epoch_start = epoch_start_from(parts["beginning"], own)
+    if parts.get("loss") is not None and _loss_has_state(work):
+        work.loss_fn.load_state_dict(parts["loss"])  # type: ignore[attr-defined]
+    notes = (*_differences(work, parts), *(f"the metric {what}" for what in other_metrics))
+    work.suspended_at = SuspendPoint(
+        state.iteration,
+        generators_from(parts["generators"], work),
+        from_file=True,
+        sources=Sources.from_plain(parts["sources"]) if parts.get("sources") else None,
+        place=parts["loader"],
+    )
+    work.epoch_start = epoch_start_from(parts["beginning"], work)
     return notes
 
 
 def _differences(work: Training, parts: Parts) -> Iterator[str]:
     """A note for each difference that makes the training continue in another way than it would have."""
+    for name in work.modules.keys() - parts["modules"].keys():
+        if work.modules[name].state_dict():
+            yield f"the weights of the {name}: they are not in the checkpoint, and stay as they are"
     for name in sorted(work.extra.keys() - parts["extra"].keys()):
         yield f"extra {name!r}: it is not in the checkpoint, and begins afresh"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
@@ -109,13 +166,14 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
     batches = number_of_batches(work.train)
     if parts["batches"] != batches:
         yield f"the training data: it has {batches} batches an epoch, and had {parts['batches']}"
-    if (parts["loader"] is not None) != is_stateful(work.train):
+    if parts["loader"] is not None and not is_stateful(work.train):
         yield "the place in the training data: it was saved with a loader of another kind"
     start = parts["beginning"]
     if start is not None and (start["train"] is None) != (persistent_workers_running(work.train) is None):
         yield "the random numbers of the epochs after this one: a loader draws fewer where persistent_workers is True"
-    if len(parts["generators"]["own"]) != len(work.loader_generators()):
-        yield "the generators of the loaders: there are others than there were"
+    yield from _other_generators(work, parts["generators"]["own"])
+    changed = parts.get("sources") or {"attributes": {}}
+    yield from differences(work.data_fingerprint, parts.get("data", {}), changed["attributes"])
     if parts["generators"]["numpy"] is not None and not _can_import_numpy():
         yield "the generator of NumPy: it cannot be imported here"
     devices, here = len(parts["generators"]["cuda"]), torch.cuda.device_count()
@@ -123,12 +181,44 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
         yield f"the generators of CUDA: there were {devices} devices, and {here} are here"
 
 
+def _other_generators(work: Training, saved: Any) -> Iterator[str]:
+    if isinstance(saved, list):  # of an earlier version
+        if len(saved) != len(_order_generators(work)):
+            yield "the generators of the loaders: there are others than there were"
+        return
+    here = {layer.path: layer.part for layer in work.own_generators()}
+    for path in saved:
+        if path not in here or not fits(here[path], saved[path]):
+            yield f"the generator {path}: it was saved, and there is no such one now"
+    for path in here.keys() - saved.keys():
+        yield f"the generator {path}: it was not saved, and goes on from where it is"
+
+
+def _order_generators(work: Training) -> list[torch.Generator]:
+    """The generators that earlier versions saved, in their order."""
+    return list(dict.fromkeys((*order_generators(work.train), *order_generators(work.valid))))
+
+
 def _optimizer_of(work: Training) -> list[Any]:
     """The optimizer's class, and the names of the parameters in each group."""
-    modules = modules_of(work.model, work.loss_fn)
-    names = {id(p): f"{kind}.{name}" for kind, module in modules.items() for name, p in module.named_parameters()}
+    names = {id(parameter): name for name, parameter in _named_parameters(work)}
     groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
     return [type(work.optimizer).__name__, groups]
+
+
+def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for kind, module in work.modules.items():
+        yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
+
+
+def _add_saved_groups(work: Training, saved: list[Any]) -> None:
+    """Add the groups that the saved training added to its optimizer, if this one has those before them."""
+    (kind, groups), (saved_kind, saved_groups) = _optimizer_of(work), saved
+    added = saved_groups[len(groups) :]
+    parameters = dict(_named_parameters(work))
+    if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
+        for names in added:  # their numbers come from the state_dict of the optimizer
+            work.optimizer.add_param_group({"params": [parameters[name] for name in names]})
 
 
 def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
@@ -137,7 +227,10 @@ def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
     if kind != saved_kind:
         return f"it is of the class {kind}, and was of {saved_kind}"
     if len(groups) != len(saved_groups):
-        return f"it has {len(groups)} parameter groups, and had {len(saved_groups)}"
+        return (
+            f"it has {len(groups)} parameter groups, and had {len(saved_groups)}: make it with "
+            "the groups that it began with, in the same order. Those that were added later are added by restore"
+        )
     for i, (names, saved_names) in enumerate(zip(groups, saved_groups, strict=True)):
         for name, saved_name in zip_longest(names, saved_names, fillvalue="nothing"):
             if name != saved_name:
@@ -145,8 +238,8 @@ def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
     return ""
 
 
-def plain(generators: Generators) -> Parts:
-    """The states of the generators as tensors and plain values."""
+def plain(generators: Generators, paths: Mapping[int, str]) -> Parts:
+    """The states of the generators as tensors and plain values; `paths` are those of its own ones, by id."""
     version, internal, gauss = generators.python
     numpy = generators.numpy
     return {
@@ -154,19 +247,25 @@ def plain(generators: Generators) -> Parts:
         "numpy": None if numpy is None else [numpy[0], torch.from_numpy(numpy[1].astype("int64")), *numpy[2:]],
         "cpu": generators.cpu,
         "cuda": list(generators.cuda),
-        "own": [state for _, state in generators.own],
+        "own": {paths[id(own)]: plain_state(state) for own, state in generators.own if id(own) in paths},
     }
 
 
-def _plain_epoch_start(start: EpochStart) -> Parts:
-    return {"generators": plain(start.generators), "train": start.train, "valid": start.valid}
+def _plain_epoch_start(start: EpochStart, sources: Sources, paths: Mapping[int, str]) -> Parts:
+    return {
+        "generators": plain(start.generators, paths),
+        "train": start.train,
+        "valid": start.valid,
+        "sources": sources.plain(),
+    }
 
 
-def epoch_start_from(parts: Mapping[str, Any] | None, own: list[torch.Generator]) -> EpochStart | None:
-    """The start of the epoch that was saved, if there was one; `own` as for `generators_from`."""
+def epoch_start_from(parts: Mapping[str, Any] | None, work: Training) -> EpochStart | None:
+    """The start of the epoch that was saved, if there was one."""
     if parts is None:
         return None
-    return EpochStart(generators_from(parts["generators"], own), parts["train"], parts["valid"])
+    sources = Sources.from_plain(parts["sources"]) if parts.get("sources") else None
+    return EpochStart(generators_from(parts["generators"], work), parts["train"], parts["valid"], sources)
 
 
 def _can_import_numpy() -> bool:
@@ -178,8 +277,8 @@ def _can_import_numpy() -> bool:
     return True
 
 
-def generators_from(parts: Mapping[str, Any], own: list[torch.Generator]) -> Generators:
-    """The inverse of `plain`; `own` are the generators of the loaders, in the order in which they were saved."""
+def generators_from(parts: Mapping[str, Any], work: Training) -> Generators:
+    """The inverse of `plain`, for the generators of this training."""
     version, internal, gauss = parts["python"]
     numpy = None
     if parts["numpy"] is not None and _can_import_numpy():
@@ -190,5 +289,14 @@ def generators_from(parts: Mapping[str, Any], own: list[torch.Generator]) -> Gen
         numpy=numpy,
         cpu=parts["cpu"],
         cuda=tuple(parts["cuda"][: torch.cuda.device_count()]),
-        own=tuple(zip(own, parts["own"], strict=False)),
+        own=tuple(_own_states(parts["own"], work)),
     )
+
+
+def _own_states(saved: Any, work: Training) -> Iterator[tuple[Any, Any]]:
+    if isinstance(saved, list):  # of an earlier version
+        yield from zip(_order_generators(work), saved, strict=False)
+        return
+    for layer in work.own_generators():
+        if layer.path in saved and fits(layer.part, saved[layer.path]):
+            yield layer.part, state_from(saved[layer.path])

@@ -14,10 +14,14 @@ S = TypeVar("S", bound=Callable[..., Any])
 
 
 def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
-    """The values as floats. Tensors, which are scalars, are read in one transfer if they are on one device."""
+    """The values as floats. Tensors of one device, which are scalars, are read in one transfer; others one by one.
+
+    Tensors of several types are stacked in the widest of them. A whole number could be rounded by that.
+    """
     on_device = {name: value for name, value in facts.items() if isinstance(value, torch.Tensor)}
-    if len({value.device for value in on_device.values()}) == 1 < len(on_device):
-        values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
+    floating = all(value.is_floating_point() for value in on_device.values())
+    if floating and len({value.device for value in on_device.values()}) == 1 < len(on_device):
+        values = torch.stack([value.detach() for value in on_device.values()]).tolist()
     else:
         values = [value.item() for value in on_device.values()]
     return {

@@ -13,13 +13,17 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
 from ..data.counting import Samples, count
+from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
+from ..data.layers import Layer
 from ..data.position import EpochStart, SuspendPoint
+from ..data.sources import Sources
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
 from .mixing import Mix
-from .param_groups import check_parameters, read_groups, stepped_parameters, write_groups
+from .modules import modules_of
+from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
 
@@ -58,7 +62,8 @@ class Training:
         device: of the model and of every batch.
         custom_forward: the user's function of (model, inputs), or None.
         extra: by name, further parts that belong in a checkpoint.
-        parameters: those of the optimizer: the model's in the model's order, then the loss's.
+        parameters: those of the optimizer: the model's in the model's order, then the loss's. Read anew when a call of
+            `run` or an epoch begins, and after each command that `changes_hyper`.
         gradients: call it for the list of their gradients; `gradients.norm()` is the common norm, a scalar
             tensor. A command that changes a gradient in place calls `gradients.changed()`.
 
@@ -78,7 +83,9 @@ class Training:
             schedulers. Commands change what is theirs; a new training starts with a new one.
 
         epoch_start: what the pass over the training data follows from; None before the first epoch.
-        suspended_at: where the training was suspended, between two calls of `run`; otherwise None.
+        suspended_at: where the training was suspended or ended, between two calls of `run`; otherwise None.
+        data_fingerprint: what the loaders were when this was made, as far as one can tell without reading them.
+        sources_when_made: the states of the layers of the training data when this was made.
         loss_checked: whether the first loss of this call of `run` was checked.
         doing: the operation under way within a whole step; None outside.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
@@ -113,8 +120,12 @@ class Training:
         self.train = check_loader(train, "train")
         self.valid = None if valid is None else check_loader(valid, "valid")
         self.device = next(model.parameters()).device
-        self.parameters = stepped_parameters(model, optimizer)
+        self.whole_step: WholeStep | None = None
+        self.parameters: list[nn.Parameter] = []
         self.gradients = Gradients(self.parameters)
+        self._members = Members()
+        self._groups_read = len(optimizer.param_groups)
+        self.read_parameters()
         self.custom_forward = forward
         self._split = split
         self._samples = samples
@@ -130,16 +141,18 @@ class Training:
         self.window = Window()
         self._stepped = False
 
-        checked = check_metrics(metrics or {})
-        self.train_meters = Meters("train", checked, self.device)
-        self._valid_meters = Meters("valid", checked, self.device)
+        checked, shared = check_metrics(metrics or {}), self._shared()
+        self.train_meters = Meters("train", checked, self.device, shared)
+        self._valid_meters = Meters("valid", checked, self.device, shared)
+        self.data_fingerprint = fingerprint(train=self.train, valid=self.valid)
+        self.sources_when_made = Sources.now(self.train)
         self.epoch_start: EpochStart | None = None
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.whole_step: WholeStep | None = None
-        self.frozen_parameters = FrozenParameters(model)
+        self.frozen_parameters = FrozenParameters(model, optimizer)
         self.carried_over = CarriedOver()
+        self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
         self.loss_checked = False
         self.extra = dict(extra or {})
@@ -147,12 +160,49 @@ class Training:
         self.interrupt: str | None = None
         self.summary_logged = False
 
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What is trained: "model", and "loss" for a loss that is a module or holds one."""
+        return modules_of(self.model, self.loss_fn)
+
+    def use_training_modes(self) -> None:
+        """Put the model in train mode, and leave those parts in eval mode that were so before."""
+        if self.model.training:
+            frozen = self.frozen_parameters.batch_norms
+            self._eval_parts = tuple(m for m in self.model.modules() if not m.training and m not in frozen)
+        self.model.train()
+        for part in (*self._eval_parts, *self.frozen_parameters.batch_norms):
+            part.training = False
+
+    def training_modes(self) -> dict[str, bool]:
+        """By name, whether each part of the model is in train mode when it is trained."""
+        if self.model.training:
+            return {name: part.training for name, part in self.model.named_modules()}
+        in_eval = {*self._eval_parts, *self.frozen_parameters.batch_norms}
+        return {name: part not in in_eval for name, part in self.model.named_modules()}
+
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""
+        self._groups_read = len(self.optimizer.param_groups)
         return read_groups(self.optimizer)
 
+    def read_parameters(self) -> None:
+        """Read which parameters the optimizer has, since groups may be added and parameters exchanged."""
+        members = Members.of(self.optimizer)
+        if members != self._members:
+            self._members = members
+            self.parameters = self.gradients.parameters = stepped_parameters(self.model, self.optimizer)
+            self.gradients.changed()
+            if self.whole_step is not None:
+                self.whole_step.mark_stale()
+
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
-        """Set the named hyper-parameters, which exist, in the optimizer."""
+        """Set the named hyper-parameters, which exist, in the optimizer. No others are written.
+
+        Raises:
+            WorkloadError: the optimizer has not as many parameter groups as when they were read.
+        """
+        check_groups(self.optimizer, self._groups_read)
         write_groups(self.optimizer, changes)
         if self.whole_step is not None:
             self.whole_step.mark_stale()
@@ -201,9 +251,22 @@ class Training:
         """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
         self.output = self._for_backward = None
 
-    def loader_generators(self) -> list[torch.Generator]:
-        """The generators of the two loaders, each once."""
-        return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))
+    def own_generators(self) -> list[Layer]:
+        """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
+        functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
+        return generators_of(train=self.train, valid=self.valid, **functions, model=self.model)
+
+    def loader_generators(self) -> list[Any]:
+        """The generators of `own_generators`, without their paths."""
+        return [layer.part for layer in self.own_generators()]
+
+    def _shared(self) -> dict[int, object]:
+        """By id, what a metric may hold and is not the metric's own: the model, the loss, the optimizer, the data."""
+        modules = [m for part in (self.model, self.loss_fn) if isinstance(part, nn.Module) for m in part.modules()]
+        tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
+        loaders = [loader for loader in (self.train, self.valid) if loader is not None]
+        datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]
+        return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer)}
 
     def training_inputs(self) -> Iterable[Any]:
         """The inputs of each training batch that counts, in a pass of its own, which replaces the batch under way."""

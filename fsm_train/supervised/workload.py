@@ -16,7 +16,7 @@ from torch import nn
 from ..checkpoints.api import Checkpointable
 from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
-from ..core.phase import Operation
+from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
@@ -24,16 +24,19 @@ from ..data.batches import Forward, Split, apply_split, pair
 from ..data.counting import Samples, count
 from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
+from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
-from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
+from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import copier_for, prefetched
+from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once, warn_of_sum
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
-from .modules import modules_of
+from .modules import Modes
+from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
 from .sensors import check_sensors, read_in_one_transfer
@@ -51,6 +54,9 @@ class Supervised(Training, Checkpointable):
 
     What commands and sensors use of it is documented in `Training`.
 
+    The model is trained in train mode. A part of it that is in eval mode when `run` begins stays so, as a frozen
+    batch norm does. After a validation, and when a run ends or fails, each module is in the mode that it was in.
+
     >>> from fsm_train import run, start
     >>> model = nn.Linear(3, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -62,7 +68,9 @@ class Supervised(Training, Checkpointable):
     Args:
         model: its parameters are what the optimizer changes.
         optimizer: any of torch.optim that steps without a closure.
-        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch. A module is a part of what is
+            trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
+            holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
         valid: the same for validation; None for a training without. The form of its first batch is looked at before
             the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of plain
@@ -116,7 +124,7 @@ class Supervised(Training, Checkpointable):
         warn_of_sum(loss_fn)
         self._sensors = check_sensors(sensors or {})
         self._copier = copier_for(self.device, ahead, self.train, split)
-        self._buffers = Buffers(modules_of(model, loss_fn).values())
+        self._buffers = Buffers(self.modules.values())
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
         self._valid_batches: Iterator[Any] = iter(())
@@ -163,6 +171,10 @@ class Supervised(Training, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
+        if command.changes_hyper:
+            self.read_parameters()
+        if self.carried_over.weights and state.phase not in BATCH_PHASES:
+            self.carried_over.check_kept(self.modules)
         if self.whole_step is not None:
             self.whole_step.mark_stale()
 
@@ -170,10 +182,11 @@ class Supervised(Training, Checkpointable):
         return is_registered(kind)
 
     def snapshot(self) -> Snapshot:
-        return Snapshot.of(self)
+        return Snapshot.of(self, (self._batches, self._batches_fetched))
 
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self)
+        self._batches, self._batches_fetched = snapshot.under_way
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         return parts_of(self, state)
@@ -207,7 +220,9 @@ class Supervised(Training, Checkpointable):
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing = False, None  # a run that failed leaves them set
         log_summary_once(self)
-        self.set_hyper(state.hyper)
+        check_parameters(self.model, self.optimizer, self.loss_fn)
+        self.read_parameters()
+        self._begin_modes()
         if state.iteration == 0 and state.resume_at is None:
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
@@ -229,40 +244,50 @@ class Supervised(Training, Checkpointable):
                 raise WorkloadError(f"valid: {error}") from error
 
     def reposition(self, state: State) -> None:
-        """Continue the pass over the data that was suspended, with the generators as they were then."""
+        """Continue where the training was suspended or ended, with the generators as they were then."""
         point = self.suspended_at
         if state.resume_at is None and (point is None or point.iteration != state.iteration):
             self.suspended_at = None
-            return  # a finished training that is extended in this process
+            return  # a finished training, after another one of the same parts
         point = require_suspended_at(point, state)
         if point.from_file:
             set_epoch(self.train, state.epoch)
-            rest = resume_iterator(self.train, self.valid, self.epoch_start, state)
+            rest = resume_iterator(self.train, self.valid, self.epoch_start, state, point)
             self._batches = prefetched(self._copier, self.train, rest)
             self._batches_fetched = state.batch
         point.generators.put_back()
         self.suspended_at = None
 
+    def _begin_modes(self) -> None:
+        if not self.model.training:  # after a prediction, say: it is so again when this call of run ends
+            self.undo_at_finish(Modes.of(self.model).put_back)
+        self.use_training_modes()
+
     def finish(self, state: State) -> None:
+        if self._validation_guard is not None:  # a validation failed
+            self._end_validation()
         self._undo.close()
-        if state.resume_at is not None and not state.error:
+        if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
-        else:
+        if state.resume_at is None or state.error:
             self._batches = iter(())  # ends the workers
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
 
     # ------------------------------------------------------------------------------ training
 
     def open(self, state: State) -> None:
+        self.read_parameters()
         set_epoch(self.train, state.epoch)
         self.train_meters.reset()
         self._batches_fetched = 0
-        self.model.train()
-        self._buffers = Buffers(modules_of(self.model, self.loss_fn).values())
+        self.use_training_modes()
+        self._buffers = Buffers(self.modules.values())
+        self.carried_over.check_kept(self.modules)
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
             valid=persistent_workers_running(self.valid),
+            sources=Sources.now(self.train),
         )
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
@@ -353,9 +378,12 @@ class Supervised(Training, Checkpointable):
 
     def open_valid(self, state: State) -> None:
         assert self.valid is not None
-        self._validation_guard = ValidationGuard.of(self.model, self.loader_generators(), self.valid)
+        modules = self.modules
+        self.carried_over.check_kept(modules)
+        self._validation_guard = ValidationGuard.of(modules, self.loader_generators(), self.valid)
         self._valid_meters.reset()
-        self.model.eval()
+        for module in modules.values():
+            module.eval()
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
     def fetch_valid(self) -> float | None:
@@ -371,6 +399,7 @@ class Supervised(Training, Checkpointable):
     def measure_valid(self, state: State) -> Mapping[str, float]:
         metrics = self._valid_meters.results()
         self._end_validation()
+        self.carried_over.note_measured()
         if not metrics:
             raise WorkloadError(
                 "valid gave no batch that counts: it is empty, its __iter__ does not begin anew each time, "
@@ -380,9 +409,10 @@ class Supervised(Training, Checkpointable):
 
     def abandon(self, state: State) -> None:
         """Restore everything as if this validation had not started."""
+        guard = self._validation_guard
         self._end_validation()
-        if self._validation_guard is not None:
-            set_persistent_workers(self.valid, self._validation_guard.workers)
+        if guard is not None:
+            set_persistent_workers(self.valid, guard.workers)
 
     def _end_validation(self) -> None:
         """Restore modes and generators, so that validating does not change the training."""
@@ -391,3 +421,4 @@ class Supervised(Training, Checkpointable):
         self._loss = None
         if self._validation_guard is not None:
             self._validation_guard.put_back()
+            self._validation_guard = None

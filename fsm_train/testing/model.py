@@ -259,7 +259,7 @@ class _ObservedWorkload(WorkloadProxy):
         assert self.done, f"the table says {operation.value}, which the interpreter did not do"
         done, outcome = self.done.popleft()
         assert done is operation, f"the table says {operation.value}, and the interpreter did {done.value}"
-        return outcome
+        return self.hyper() if operation is Operation.FINISH else outcome
 
     def facts(self, needs: Any) -> Mapping[str, float]:
         """The facts that were measured, which must be those that somebody needs."""

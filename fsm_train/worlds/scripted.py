@@ -161,7 +161,7 @@ class Scripted(Workload):
             reader.taken = taken
 
     def prepare(self, state: State) -> None:
-        self._hyper.update(state.hyper)
+        """Nothing to do."""
 
     def reposition(self, state: State) -> None:
         """Nothing to do: a script keeps its position."""

@@ -22,7 +22,7 @@ def test_frozen_at_setup_until_its_epoch_begins() -> None:
     """Put in place in every call of run before that epoch, taken back when it begins."""
     callback = freeze("0.*", until_epoch=2)
 
-    assert callback(at(Phase.SETUP, epoch=1)) == Transition(commands=(Freeze("0.*"),))
+    assert callback(at(Phase.SETUP, epoch=1)) == Transition(commands=(Freeze("0.*", temporary=True),))
     assert callback(at(Phase.SETUP, epoch=2)) is None
     assert callback(at(Phase.EPOCH_BEGIN, epoch=1)) is None
     assert callback(at(Phase.EPOCH_BEGIN, epoch=2)) == Transition(commands=(Unfreeze("0.*"),))
@@ -34,6 +34,7 @@ def test_frozen_at_setup_until_its_epoch_begins() -> None:
     [
         ({"pattern": ""}, "pattern='': give a pattern of parameter names"),
         ({"pattern": 3}, "pattern=3"),
+        ({"pattern": "0.*", "train_bn": 1}, "train_bn=1: True or False"),
         ({"pattern": "0.*", "until_epoch": 0}, "until_epoch=0: it is a whole number from 1"),
     ],
 )
@@ -46,7 +47,7 @@ def test_settings_are_checked_when_made(settings: Any, sentence: str) -> None:
 def test_settings_are_recorded() -> None:
     """Without a name it is called by its pattern, so that several may be given."""
     assert (freeze("0.*").name, freeze("0.*", name="body").name) == ("freeze 0.*", "body")
-    assert freeze("0.*").params == {"pattern": "0.*", "until_epoch": None}
+    assert freeze("0.*").params == {"pattern": "0.*", "until_epoch": None, "train_bn": True}
 
 
 def test_pattern_that_matches_nothing_is_refused() -> None:

@@ -29,7 +29,8 @@ def _fresh(spec: Spec) -> Parts:
     disturb()
     work, _ = spec.make()
     parts, _ = parts_of(work, State(Phase.BATCH_END, Plan(epochs=1)))
-    return parts | {"generators_now": plain(Generators.now(work.loader_generators()))}
+    paths = {id(layer.part): layer.path for layer in work.own_generators()}
+    return parts | {"generators_now": plain(Generators.now(work.loader_generators()), paths)}
 
 
 def _module(key: str, only: Callable[[str], bool] = lambda name: True) -> Callable[[Parts, Parts], None]:
@@ -57,8 +58,9 @@ def _generator(*names: str) -> Callable[[Parts, Parts], None]:
 def _average(key: str) -> Callable[[Parts, Parts], None]:
     def forget(parts: Parts, fresh: Parts) -> None:
         for saved in parts["averages"].values():
-            model = parts["modules"]["model"]
-            saved["average"][key].update({f"module.{name}": value for name, value in model[key].items()})
+            model, ours = parts["modules"]["model"], saved["average"][key]
+            own = {f"model.{name}": value for name, value in (model["values"] | model["buffers"]).items()}
+            ours.update({name: own[name] for name in ours})
 
     return forget
 
@@ -81,7 +83,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Parts, Parts], None]]] = {
     "gradients that are kept": ("awkward", _part("gradients")),
     "window": ("everything", _part("window")),
     "scaler": ("float16", _part("scaler")),
-    "average": ("everything", _average("values")),
+    "average": ("everything", _average("parameters")),
     "buffers of the average": ("scheduler", _average("buffers")),
     "weights to go back to": (
         "everything",

@@ -135,12 +135,12 @@ def _over(train: Any) -> Supervised:
         (
             _work,
             lambda: _over(KeepsItsPlace(diabetes(), 64, shuffle=True)),
-            "the place in the training data: it was saved with a loader of another kind",
+            "the training data: it is a KeepsItsPlace, and was a DataLoader",
         ),
         (
             _work,
             lambda: _over(DataLoader(diabetes(), 64, shuffle=True, generator=torch.Generator())),
-            "the generators of the loaders: there are others than there were",
+            "the generator train.generator: it was not saved, and goes on from where it is",
         ),
     ],
 )

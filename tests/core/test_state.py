@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import attrs
+import pytest
 
 from fsm_train import Flag, Phase, Plan, State
-from fsm_train.core.state import COUNTERS, Draft
+from fsm_train.core.state import COUNTERS, Draft, hyper_read
 
 
 def test_a_state_is_shown_on_one_screen() -> None:
@@ -66,3 +70,33 @@ def test_a_draft_is_written_to_and_its_state_is_not() -> None:
 
     assert (first.step, second.step, draft.step) == (1, 2, 3)
     assert (second.phase, second.flags) == (Phase.STEP_END, Flag.SKIP_ZERO)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "read"),
+    [
+        ({"lr": 0.1}, {"lr": 0.1}, {"lr": 0.1}),
+        ({"lr": 0.1}, {"lr": 0.10000000149011612}, {"lr": 0.1}),
+        ({"lr": 0.1}, {"lr": 0.10000000000000002}, {"lr": 0.10000000000000002}),
+        ({"d": 1e300}, {"d": 0.5}, {"d": 0.5}),
+        ({"d": 1.0}, {"d": 1e300}, {"d": 1e300}),
+        ({"lr": (0.1, 0.5)}, {"lr": (0.10000000149011612, 0.5)}, {"lr": (0.1, 0.5)}),
+        ({"lr": (0.1, 0.5)}, {"lr": (0.1, 0.5, 0.7)}, {"lr": (0.1, 0.5, 0.7)}),
+        ({"lr": (0.1, 0.5)}, {"lr": (0.1,)}, {"lr": (0.1,)}),
+        ({"lr": 0.1}, {"lr": (0.1, 0.5)}, {"lr": (0.1, 0.5)}),
+        ({"lr": 0.1}, {"momentum": 0.9}, {"momentum": 0.9}),
+    ],
+)
+def test_hyper_parameters_are_read_but_for_the_rounding_of_a_tensor(before: Any, now: Any, read: Any) -> None:
+    """What was read counts; single precision of the value before is that value; unchanged, it is the same mapping."""
+    result = hyper_read(before, now)
+
+    assert result == read
+    assert (result is before) == (read == before)
+
+
+def test_a_number_that_stays_nan_is_unchanged() -> None:
+    """So that a number that is NaN is not said to have changed."""
+    before = {"d": math.nan}
+
+    assert hyper_read(before, {"d": float("nan")}) is before

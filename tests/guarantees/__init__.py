@@ -1,0 +1,1 @@
+"""What the package guarantees, each kind of it in a file."""

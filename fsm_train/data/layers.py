@@ -1,0 +1,156 @@
+"""The layers of training data: the loader, its samplers, the dataset, and what these hold.
+
+Rule of this file: it only looks. No layer is iterated, indexed or called.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import attrs
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..core.workload import Workload
+
+LARGEST = 64  # items: a longer list, or a larger mapping, holds samples
+MOST = 5000  # layers: beyond that it is a dataset's index that is walked through
+
+_ATOMS = (str, bytes, int, float, complex, type(None), type, ModuleType, PurePath, torch.Tensor, torch.dtype)
+_FOREIGN = {
+    "multiprocessing",
+    "threading",
+    "queue",
+    "logging",
+    "io",
+    "_io",
+    "weakref",
+    "_weakref",
+    "concurrent",
+    "pyarrow",
+}
+_BY_NAME = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn", "worker_init_fn")
+
+
+@attrs.frozen(eq=False)
+class Layer:
+    """An object that is reached from a loader.
+
+    Attributes:
+        path: the attributes that lead to it, such as "train.sampler.generator".
+        part: the object.
+    """
+
+    path: str
+    part: Any
+
+
+def layers_of(**roots: object) -> list[Layer]:
+    """The objects that can be reached from these, each once, the outer ones first.
+
+    >>> [layer.path for layer in layers_of(train=DataLoader([1.0, 2.0]))]
+    ['train', 'train.sampler', 'train.batch_sampler', 'train.dataset', 'train.collate_fn']
+
+    Long lists, tensors and what belongs to the operating system are no layers.
+    """
+    found: list[Layer] = []
+    to_visit = deque(Layer(name, part) for name, part in roots.items() if _is_layer(part))
+    seen: set[int] = set()
+    while to_visit and len(found) < MOST:
+        layer = to_visit.popleft()
+        if id(layer.part) in seen:
+            continue
+        seen.add(id(layer.part))
+        found.append(layer)
+        to_visit.extend(
+            Layer(f"{layer.path}{name}", part)
+            for name, part in _children(layer.part)
+            if _is_layer(part) and id(part) not in seen
+        )
+    return found
+
+
+def _is_layer(part: object) -> bool:
+    return not isinstance(part, _ATOMS) and type(part).__module__.partition(".")[0] not in _FOREIGN
+
+
+def _children(part: Any) -> Iterator[tuple[str, Any]]:
+    """What this object holds, with the text that follows its path."""
+    if isinstance(part, (list, tuple)):
+        kind: Any = list if isinstance(part, list) else tuple  # an __iter__ of a subclass begins a pass over data
+        if kind.__len__(part) <= LARGEST:
+            yield from ((f"[{i}]", value) for i, value in enumerate(kind.__iter__(part)))
+        yield from ((f".{name}", value) for name, value in getattr(part, "__dict__", {}).items())
+    elif isinstance(part, Mapping):
+        if isinstance(part, dict) and len(part) <= LARGEST:
+            yield from ((f"[{key!r:.40}]", value) for key, value in part.items())
+    elif isinstance(part, (torch.Generator, torch.optim.Optimizer)) or Workload in type(part).__mro__:
+        return
+    elif isinstance(part, MethodType):
+        yield "", part.__self__
+    elif isinstance(part, functools.partial):
+        yield from ((".func", part.func), (".args", part.args), (".keywords", part.keywords))
+    elif isinstance(part, FunctionType):
+        yield from _closure(part)
+    elif isinstance(part, nn.Module):
+        for name, module in part.named_modules():
+            inner = f".{name}" if name else ""
+            yield from ((f"{inner}.{key}", value) for key, value in vars(module).items() if not key.startswith("_"))
+    else:
+        yield from ((f".{name}", value) for name, value in attributes_of(part).items())
+
+
+def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield f".{name}", cell.cell_contents
+        except ValueError:  # the variable has no value yet
+            continue
+
+
+def attributes_of(part: object) -> dict[str, Any]:
+    """The attributes of an object by name; of a DataLoader those that say what is read, and a subclass's own."""
+    values = dict(getattr(part, "__dict__", {}))
+    for kind in type(part).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(part, name) and name not in ("__dict__", "__weakref__"):
+                values[name] = getattr(part, name)
+    if isinstance(part, DataLoader):
+        own = values.keys() - _of_a_loader()
+        first = {name: values[name] for name in _BY_NAME if name in values}
+        return first | {name: value for name, value in values.items() if name in own}
+    return values
+
+
+@functools.cache
+def _of_a_loader() -> frozenset[str]:
+    """The attributes that each DataLoader has. None of these loaders is iterated."""
+    map_style, stream = DataLoader([0]), DataLoader(_Stream())  # type: ignore[arg-type, var-annotated]
+    return frozenset(vars(map_style).keys() | vars(stream).keys())
+
+
+class _Stream(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+def set_epoch(loader: object, epoch: int) -> None:
+    """Tell each layer of the loader that has `set_epoch` which epoch begins: once each, the inner ones first.
+
+    Layers are the loader, its sampler and batch sampler with those inside, the dataset, and what
+    they wrap. One that passes the number on to an inner one has the last word there.
+    """
+    methods: dict[int, Any] = {}
+    for layer in layers_of(train=loader):
+        method = getattr(layer.part, "set_epoch", None)
+        if callable(method) and not isinstance(layer.part, type):
+            methods.setdefault(id(getattr(method, "__self__", layer.part)), method)
+    for method in reversed(methods.values()):
+        method(epoch)

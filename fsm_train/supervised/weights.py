@@ -1,0 +1,142 @@
+"""The weights of a checkpoint for a bare module: those that its score was measured with."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ..checkpoints.api import read
+from ..checkpoints.choice import candidates
+from ..checkpoints.files import Parts
+from ..checkpoints.manifest import Checkpoint
+from ..core.errors import CheckpointError, WorkloadError
+from ..core.phase import Phase
+from ..core.runs import epochs_trained
+from ..core.state import State
+from ..core.values import FrozenMap
+from .averages import Average
+from .modules import check_dtypes, put_back_module
+
+_logger = logging.getLogger("fsm_train")
+
+
+def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "best") -> Mapping[str, Any]:
+    """Load the weights of a checkpoint into a model, without an optimizer: those that were measured.
+
+    Where validations were measured with an average of the weights, as beside `ema`, that average is loaded, so that
+    the model has the score that was recorded. `restore` resumes the training instead. The modes of the model do not
+    change.
+
+    >>> import torch
+    >>> from fsm_train import Supervised, run, start
+    >>> from fsm_train.callbacks import checkpoint, ema
+    >>> model = torch.nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> batches = [(torch.zeros(4, 3), torch.ones(4, 1))]
+    >>> work = Supervised(model, optimizer, torch.nn.MSELoss(), batches, batches)
+    >>> final = run(start(work, epochs=3), [ema(0.9), checkpoint("weights", monitor="valid_loss", keep=1)])
+    >>> loaded = load_weights("weights", torch.nn.Linear(3, 1))
+    >>> loaded["name"], loaded["epoch"], loaded["step"], loaded["weights"]
+    ('epoch-00003', 3, 3, 'ema')
+    >>> loaded["metrics"]["valid_loss"] == final.metrics["valid_loss"]
+    True
+
+    Args:
+        where: a folder of checkpoints, or one checkpoint.
+        model: of the same structure as the one that was trained. Its parameters are changed in place.
+        which: "best" by the metric that `checkpoint(monitor=…)` was given, of equal ones the earliest; "last"; or the
+            name of a checkpoint. A warning names each damaged one that is passed over.
+
+    Returns:
+        What was loaded: `name`, `epoch`, `step`, `metrics`, and `weights`: "model", or the name of the average.
+
+    Raises:
+        NoCheckpointError: there is no checkpoint, or none of that name.
+        CheckpointError: the named one is damaged or there is no good one; for "best", no checkpoint has a score.
+        WorkloadError: the model has other parameters or buffers, of other shapes or dtypes. It is unchanged then.
+    """
+    if not isinstance(model, nn.Module):
+        raise WorkloadError(
+            f"load_weights loads into a torch.nn.Module, and not into a {type(model).__name__}: give work.model for a "
+            "workload"
+        )
+    chosen, problems = candidates(Path(where), which)
+    checkpoint, state, parts = _first_good(chosen, problems)
+    score, path = checkpoint.save_point.score, checkpoint.path
+    weights = score.weights if score is not None else parts.get("measured_with", "model")
+    if "measured_with" not in parts and parts["averages"]:
+        _logger.warning(
+            "%s is of an earlier version, which did not record whether its metrics are those of the model or of an "
+            "average: the weights of the model are loaded, and not %s",
+            path,
+            ", ".join(sorted(parts["averages"])),
+        )
+    if weights != "model" and weights not in parts["averages"]:
+        raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
+    _load(model, parts["modules"]["model"], path)
+    if weights != "model":
+        average = Average(weights, {"model": model}, None)
+        average.load({"average": _of_the_model(parts["averages"][weights]["average"]), "own": None})
+        average.use(True)  # and it stays so
+    if any(module["values"] for kind, module in parts["modules"].items() if kind != "model"):
+        _logger.warning("%s holds weights of the loss too: load_weights loads those of the model alone", path)
+    # After a validation the metrics of the training are still those of the epoch before.
+    within = state.resume_at is Phase.VALID_END
+    metrics = {name: value for name, value in state.metrics.items() if not within or name.startswith("valid_")}
+    measured = {"epoch": epochs_trained(state), "step": state.step, "metrics": FrozenMap(metrics)}
+    return FrozenMap({"name": path.name, **measured, "weights": weights})
+
+
+def _first_good(chosen: list[Checkpoint], problems: list[str]) -> tuple[Checkpoint, State, Parts]:
+    for checkpoint in chosen:
+        try:
+            state, parts = read(checkpoint)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            warnings.warn(f"{'; '.join(problems)}: loading {checkpoint.path}", RuntimeWarning, stacklevel=3)
+        return checkpoint, state, parts
+    raise CheckpointError("; ".join(problems))
+
+
+def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
+    """Load values and buffers, after a look at all of them, so that a model that does not fit stays as it is."""
+    ours, theirs = model.state_dict(), saved["values"]
+    new, gone = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    if new or gone:
+        clauses = [f"the model has {_some(new)}"] * bool(new) + [f"the checkpoint has {_some(gone)}"] * bool(gone)
+        raise WorkloadError(
+            f"{path} holds another model, and names are not matched by guess: only {', and only '.join(clauses)}. "
+            "Give the model in the wrapper in which it was trained, such as DataParallel, or without one"
+        )
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, value in ours.items():
+        if name in parameters and not is_lazy(value) and value.shape != theirs[name].shape:
+            raise WorkloadError(
+                f"{path} holds another model: {name} has the shape {tuple(theirs[name].shape)} there, and "
+                f"{tuple(value.shape)} in this model"
+            )
+    check_dtypes(model, theirs)
+    put_back_module(model, saved)
+
+
+def _of_the_model(average: Mapping[str, Any]) -> dict[str, Any]:
+    """The average without that of the loss."""
+    return {
+        part: {name: value for name, value in values.items() if not name.startswith("loss")}
+        if part in ("parameters", "buffers")
+        else values
+        for part, values in average.items()
+    }
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + ", …" * (len(names) > 4)
