@@ -88,10 +88,8 @@ def training(batches: Sequence[Batch], middle: Callable[[], nn.Module], loss: Ca
 
 
 def values(work: Supervised) -> list[torch.Tensor]:
-    assert isinstance(work.loss_fn, nn.Module)
-    modules = [work.model, work.loss_fn]
-    averages = [each for a in work.carried_over.averages.values() for each in (a.parameters, a.buffers)]
-    return [value for part in (*(module.state_dict() for module in modules), *averages) for value in part.values()]
+    """Weights and buffers of the model, which has its average at the end if there is one, and of the loss."""
+    return [value for module in work.modules.values() for value in module.state_dict().values()]
 
 
 def skips(phase: Phase, flag: Flag, when: Callable[[State], bool]) -> Callback[Any]:
