@@ -22,6 +22,7 @@ from .core.errors import CallbackError
 from .core.fuse import Path, fused_paths
 from .core.merge import consult, decide
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.planned import schedule_notes
 from .core.runs import failed, interrupted, ready, with_memories
 from .core.state import Draft, Plan, State
 from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
@@ -63,6 +64,7 @@ def start(
         hyper=workload.hyper(),
         has_valid=workload.has_valid,
         workload=workload,
+        batches_per_epoch=getattr(workload, "batches_per_epoch", None),
     )
 
 
@@ -132,7 +134,8 @@ def iterate(
     work = _workload_of(state)
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
     state, warnings = with_memories(ready(state), watch.callbacks)
-    for warning in warnings:
+    state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
+    for warning in (*warnings, *schedule_notes(watch.callbacks, state)):
         _logger.warning("%s", warning)
     cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
     try:

@@ -108,6 +108,7 @@ class Draft(Counters):
     exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
+    batches_per_epoch: int | None = attrs.field(default=None, eq=False)
 
     def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
         """The state at `phase`, with these flags and facts.
@@ -166,6 +167,7 @@ class State(Draft):
         elapsed: seconds of training in the calls of `run` that have ended.
         notes: what the owner of the last state should know and what is no part of the training: that
             the log of it is incomplete, that a sink was switched off. Not compared.
+        batches_per_epoch: training batches in a pass over the data, or None where that is not known. Not compared.
     """
 
     def __attrs_post_init__(self) -> None:

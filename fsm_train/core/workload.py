@@ -54,6 +54,7 @@ class Workload(Protocol):
         doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
         sensors: the names of facts that this workload adds to the standard ones.
+        batches_per_epoch: training batches in a pass over the data; None, the default, where that is not known.
 
     Example:
         >>> from fsm_train import Scripted, run, start
@@ -79,6 +80,10 @@ class Workload(Protocol):
 
     @property
     def sensors(self) -> Set[str]: ...
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        return None
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters as they are now: one value, or a tuple of one per parameter group."""

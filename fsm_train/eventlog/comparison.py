@@ -143,7 +143,7 @@ def _header_parts(a: Entry, b: Entry) -> Iterator[Part]:
     yield Part("plan", start_a, start_b, ("plan",))
     specs_a, specs_b = ({str(spec["name"]): spec for spec in header.body["callbacks"]} for header in (a, b))
     yield Part("callbacks", specs_a, specs_b)
-    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics", "history", "has_valid"))
+    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics", "history", "has_valid", "batches_per_epoch"))
 
 
 def _settings_only(change: Change) -> Change:

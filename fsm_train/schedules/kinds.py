@@ -82,6 +82,10 @@ class step(Schedule):
     every: int = attrs.field(validator=checks.count)
     drop: float = attrs.field(default=0.1, validator=checks.drop)
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.every, None
+
     def at(self, progress: float) -> float:
         return math.pow(self.drop, progress // self.every)
 
@@ -108,6 +112,10 @@ class multistep(Schedule):
     def __attrs_post_init__(self) -> None:
         if not self.milestones or any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"multistep: milestones={list(self.milestones)}, but it takes some in ascending order")
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.milestones[-1], None
 
     def at(self, progress: float) -> float:
         return math.pow(self.drop, bisect_right(self.milestones, progress))
@@ -176,6 +184,10 @@ class cosine_restarts(Schedule):
     factor: int = attrs.field(default=1, kw_only=True, validator=checks.count)
     floor: float = attrs.field(default=0.0, kw_only=True, validator=checks.share)
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.period, None
+
     def at(self, progress: float) -> float:
         period = self.period
         if self.factor == 1:
@@ -238,6 +250,10 @@ class cyclic(Schedule):
         if self.gamma != 1 and self.mode != "exp_range":
             raise ValueError(f"cyclic: gamma={self.gamma} has a meaning only with mode='exp_range', not {self.mode!r}")
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.up + (self.down or self.up), None
+
     def at(self, progress: float) -> float:
         down = self.up if self.down is None else self.down
         cycle, in_cycle = divmod(progress, self.up + down)
@@ -272,6 +288,10 @@ class piecewise(Schedule):
     @property
     def length(self) -> int:
         return self.points[-1][0]
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.length, None
 
     def at(self, progress: float) -> float:
         return _through(self.points, progress, _interpolate)

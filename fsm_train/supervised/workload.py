@@ -126,6 +126,14 @@ class Supervised(Training, Checkpointable):
     def sensors(self) -> Set[str]:
         return self._sensors.keys()
 
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """`len(train)`; None if it has none, as an iterable of unknown length."""
+        try:
+            return len(self.train)  # type: ignore[arg-type]
+        except (TypeError, NotImplementedError):
+            return None
+
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
         if "loss" in names and self._loss is not None:

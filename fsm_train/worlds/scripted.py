@@ -127,6 +127,11 @@ class Scripted(Workload):
     def sensors(self) -> Set[str]:
         return self._facts.keys() - KNOWN_AT.keys()
 
+    @property
+    def batches_per_epoch(self) -> int | None:
+        script = self._batches.script
+        return int(script) if isinstance(script, (int, float)) else None
+
     def hyper(self) -> Mapping[str, Hyper]:
         return dict(self._hyper)
 
