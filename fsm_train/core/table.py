@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from .state import Draft
+from .state import Draft, State
 from .values import Metrics
 
 Predicate = Callable[[Draft], bool]
@@ -213,6 +213,11 @@ def _zeroed(at: Draft, outcome: Outcome) -> None:
 
 
 def _valid_measured(at: Draft, outcome: Outcome) -> None:
+    """A validation that was stopped before its first batch measures nothing: it is none, and leaves no old metrics."""
+    if isinstance(outcome, Mapping) and all(name.startswith("train_") for name in outcome):  # a log repeats those
+        at.metrics = Metrics({name: value for name, value in at.metrics.items() if not name.startswith("valid_")})
+        return
+    at.validated_at = at.iteration
     if isinstance(outcome, Mapping):
         at.metrics = Metrics({**at.metrics, **outcome})
 
@@ -263,10 +268,6 @@ def _valid_batch_ends(at: Draft, _: Outcome) -> None:
     at.valid_batch += 1
 
 
-def _validation_ends(at: Draft, _: Outcome) -> None:
-    at.validated_at = at.iteration
-
-
 def _epoch_ends(at: Draft, _: Outcome) -> None:
     at.epoch += 1
 
@@ -281,7 +282,6 @@ ON_ENTRY: Mapping[Place, Effect] = {
     Junction.BATCHES_OVER: _batches_are_over,
     Phase.VALID_BEGIN: _validation_begins,
     Phase.VALID_BATCH_END: _valid_batch_ends,
-    Phase.VALID_END: _validation_ends,
     Phase.EPOCH_END: _epoch_ends,
     Junction.RESUMED: _resumed,
 }
@@ -349,6 +349,11 @@ def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
     if doing is Operation.FINISH:
         return Phase.FAILED, True
     return Phase.TEARDOWN, place is not Phase.TEARDOWN
+
+
+def stopped_at_its_begin(state: State) -> bool:
+    """Whether the validation that ends here was stopped before its first batch, and so has nothing to measure."""
+    return state.valid_batch == 0 and Flag.STOP_VALID in state.flags
 
 
 def reads(place: Place) -> Flag:

@@ -18,9 +18,9 @@ from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
 from ..core.phase import Operation
 from ..core.state import State
-from ..core.table import Outcome
+from ..core.table import Outcome, stopped_at_its_begin
 from ..core.transition import Command
-from ..data.batches import Forward, Split
+from ..data.batches import Forward, Split, number_of_batches
 from ..data.generators import Generators, seed_all
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
 from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
@@ -129,10 +129,7 @@ class Supervised(Training, Checkpointable):
     @property
     def batches_per_epoch(self) -> int | None:
         """`len(train)`; None if it has none, as an iterable of unknown length."""
-        try:
-            return len(self.train)  # type: ignore[arg-type]
-        except (TypeError, NotImplementedError):
-            return None
+        return number_of_batches(self.train)
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
@@ -335,7 +332,7 @@ class Supervised(Training, Checkpointable):
     def measure_valid(self, state: State) -> Mapping[str, float]:
         metrics = self._valid_meters.results()
         self._end_validation()
-        if not metrics:
+        if not metrics and not stopped_at_its_begin(state):
             raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
         return metrics
 
