@@ -63,8 +63,10 @@ class Supervised(Training, Checkpointable):
         valid: the same for validation; None for a training without.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
             object with update, compute and reset (torchmetrics). Measured on train and valid data.
-        sensors: by name, a function of this workload that measures a fact. It may read `model`,
-            `optimizer`, `inputs`, `target` and `output`.
+        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
+            and of the batch under way `inputs`, `target` and `output`. Those are None where there is none: the
+            output of a batch that was left out before its forward pass, all three after a validation and at
+            EPOCH_END.
         device: where to train; the model is moved there. By default, where the model is.
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
@@ -236,9 +238,11 @@ class Supervised(Training, Checkpointable):
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
     def fetch(self) -> int | None:
-        self._loss, self.window.share = None, 0.0
+        self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
+        self.window.share = 0.0
         batch = next(self._batches, _END)
         if batch is _END:
+            self.inputs = self.target = None
             if self._batches_fetched == 0:
                 raise WorkloadError(
                     "train gave no batch in this epoch: it is empty, or its __iter__ does not begin anew each time"
@@ -306,6 +310,7 @@ class Supervised(Training, Checkpointable):
         self.window.clear()
 
     def measure(self, state: State) -> Mapping[str, float]:
+        self.inputs = self.target = self.output = None
         metrics = self.train_meters.results()
         self.train_meters.reset()
         return metrics
@@ -320,6 +325,7 @@ class Supervised(Training, Checkpointable):
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
     def fetch_valid(self) -> int | None:
+        self.output = self._loss = None
         batch = next(self._valid_batches, _END)
         return None if batch is _END else self._take(batch)
 
@@ -346,6 +352,6 @@ class Supervised(Training, Checkpointable):
         """Restore modes and generators, so that validating does not change the training."""
         self._valid_meters.reset()
         self._valid_batches = iter(())
-        self._loss = None
+        self._loss = self.inputs = self.target = self.output = None
         if self._validation_guard is not None:
             self._validation_guard.put_back()
