@@ -175,7 +175,5 @@ def _stretched(key: str, function: Callable[..., float], share: Share, base: Hyp
         stretched = attrs.evolve(schedule, length=whole)
         function, at = absolute(stretched) if isinstance(function, Absolute) else stretched, float(done)
     else:
-        at = (
-            done * (length or 1) / whole
-        )  # rounded once, so that a step of the schedule is hit exactly
+        at = done * (length or 1) / whole  # rounded once, so that a step of the schedule is hit exactly
     return _scheduled(key, function, at, base)

@@ -188,5 +188,7 @@ def _line_parts(a: Entry, b: Entry) -> Iterator[Part]:
         yield Part("facts", a.body["metrics"], b.body["metrics"])
     yield Part("facts", a.body, b.body, ("error",))
     yield Part("decisions", a.body.get("answers", {}), b.body.get("answers", {}))
-    yield Part("facts", a.body, b.body, ("hyper",))  # what no answer set: the optimizer's own, or a hand between two runs
+    yield Part(
+        "facts", a.body, b.body, ("hyper",)
+    )  # what no answer set: the optimizer's own, or a hand between two runs
     yield Part("decisions", a.body, b.body)

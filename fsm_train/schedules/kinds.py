@@ -203,7 +203,8 @@ class one_cycle(Schedule):
     """Rise from `start` to the full value in the first part, `warmup`, of `length`, then decay to `final`.
 
     As in torch's OneCycleLR, the peak is at warmup * length - 1, and `final` is reached at length - 1
-    and held. With `three_phase` the rise is mirrored before the decay to `final`.
+    and held. A warm-up of less than one step has its peak before the first step, so the schedule begins on
+    the way down from it, also as in torch. With `three_phase` the rise is mirrored before the decay to `final`.
     Smith & Topin 2017 (arXiv:1708.07120), Smith 2018 (arXiv:1803.09820).
 
     >>> [one_cycle(5, warmup=0.6, start=0.5, final=0.25, shape="linear")(i) for i in range(6)]
@@ -222,7 +223,7 @@ class one_cycle(Schedule):
             raise ValueError(f"one_cycle: warmup={self.warmup}, but three phases need it twice: give at most 0.5")
 
     def at(self, progress: float) -> float:
-        peak = max(self.warmup * self.length - 1, 0)
+        peak = self.warmup * self.length - 1
         fall = ((2 * peak, self.start),) if self.three_phase else ()
         points = ((0, self.start), (peak, 1.0), *fall, (self.length - 1, self.final))
         return _through(points, progress, _half_cosine if self.shape == "cosine" else _interpolate)

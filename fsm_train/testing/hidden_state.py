@@ -51,7 +51,7 @@ def changes(before: Mapping[Path, object], after: Mapping[Path, object]) -> Iter
 
 
 def _is_newly_cached(path: Path, before: Mapping[Path, object], after: Mapping[Path, object]) -> bool:
-    """Whether it is of a result that a cache has on one side alone. To remember a result is no change; to change it is."""
+    """Whether it is of a result that a cache has on one side alone: to remember a result is no change."""
     for depth, part in enumerate(path, 1):
         if part.startswith(_CACHED) and (path[:depth] not in before or path[:depth] not in after):
             return True
@@ -167,7 +167,6 @@ class _Walk:
         for name, attribute in _attributes(value):
             yield from self.of(attribute, (*path, f"attribute {name!r}"))
 
-
     def _cached(self, function: Any, path: Path) -> Iterator[tuple[Path, object]]:
         """The results that a `functools.lru_cache` holds, as far as they can be changed."""
         for held in gc.get_referents(function):  # the dictionary of its results, or the results themselves
@@ -181,7 +180,7 @@ def _unseen(value: Any) -> Iterator[tuple[str, object]]:
     if hasattr(value, "__next__") and not hasattr(value, "getvalue"):
         yield "its position", (repr(value), getattr(value, "__length_hint__", int)())
     elif isinstance(value, bytearray):
-        yield "its bytes", bytes(value)
+        yield "its position", bytes(value)
     elif isinstance(value, contextvars.ContextVar):
         yield "its value", repr(value.get(None))
     elif hasattr(value, "getvalue") and hasattr(value, "tell") and not value.closed:  # StringIO, BytesIO

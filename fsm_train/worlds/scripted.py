@@ -60,7 +60,6 @@ class _Reader:
         self.taken += 1
         return self.script[self.taken - 1]
 
-
     def coming(self) -> float:
         """What `next` will be; 0 if that is not known: a function is called once per measurement."""
         if isinstance(self.script, (int, float)):

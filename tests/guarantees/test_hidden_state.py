@@ -113,7 +113,7 @@ HIDDEN: dict[str, Callable[[], Any]] = {
     "a generator of NumPy": lambda: CHANCE.random(),
     "a generator of torch": lambda: torch.rand(1, generator=TORCH_CHANCE),
     "an argument of a partial": lambda: PARTIAL(),
-    "a deque": (lambda seen: lambda: seen.append(1))(collections.deque(maxlen=3)),
+    "a deque": (lambda seen: lambda: seen.append(1))(collections.deque([0], maxlen=3)),
     "a closure over an array": (lambda total: lambda: total.__iadd__(1)[0])(np.zeros(1)),
 }
 
@@ -155,7 +155,7 @@ def test_clock_and_chance_are_found(reads: Callable[[], Any], check: str) -> Non
     "reads", [lambda: scaled(1.0), lambda: cached_square(2.0), lambda: float(MEAN.numel()), lambda: torch.pi]
 )
 def test_constants_pass(reads: Callable[[], Any]) -> None:
-    """A constant attribute of a helper, a cache of a pure function, and constants of tensors and modules are no state."""
+    """A constant attribute of a helper, a cache of a pure function, and constants of modules are no state."""
     assert failed_checks(reads) == []
 
 

@@ -50,13 +50,16 @@ def test_misspelt_name_is_refused_with_the_known_one(call: Callable[[], object],
 
 @pytest.mark.parametrize(
     "name",
-    ["tokens", "loss_2", "loss2", "step_time", "weight_norm", "gpu", "valid_accuracy", "valid_aux_loss", "train_f1"]
-    + ["valid_loss_ema", "temperature", "memory_gb", "param_norm"],
+    [
+        *("tokens", "loss_2", "loss2", "step_time", "weight_norm", "gpu", "valid_accuracy", "valid_aux_loss"),
+        *("train_f1", "valid_loss_ema", "temperature", "memory_gb", "param_norm"),
+    ],
 )
 def test_names_of_ones_own_are_allowed(name: str) -> None:
     """Sensors and metrics of one's own keep their names."""
-    Scripted(**{name: 1.0})
-    simulate([], **{name: 1.0})
+    own: dict[str, Any] = {name: 1.0}
+    Scripted(**own)
+    simulate([], **own)
     at(Phase.BATCH_END, **{name: 7})
 
 
@@ -135,7 +138,9 @@ def test_simulation_and_training_take_the_same_course(phase: Phase, flag: Flag) 
         assert simulated == real
 
 
-@pytest.mark.parametrize("every", [Flag.SKIP_BATCH, Flag.SKIP_BACKWARD, Flag.SKIP_STEP, Flag.SKIP_STEP | Flag.SKIP_ZERO])
+@pytest.mark.parametrize(
+    "every", [Flag.SKIP_BATCH, Flag.SKIP_BACKWARD, Flag.SKIP_STEP, Flag.SKIP_STEP | Flag.SKIP_ZERO]
+)
 @pytest.mark.parametrize("phase", [Phase.BATCH_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END])
 def test_epochs_of_skipped_batches_are_the_same(phase: Phase, every: Flag) -> None:
     """Where every batch of an epoch is left out, or no step is taken, both measure the same."""
