@@ -194,6 +194,10 @@ class Training:
         self.gradients.changed()
         self.train_meters.add(loss, self.output, self.target, self.batch_size)
 
+    def drop_autograd_graph(self) -> None:
+        """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
+        self.output = self._for_backward = None
+
     def loader_generators(self) -> list[torch.Generator]:
         """The generators of the two loaders, each once."""
         return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))
