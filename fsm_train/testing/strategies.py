@@ -153,7 +153,8 @@ def states(draw: st.DrawFn, phase: Phase | None = None) -> State:
     where = draw(st.sampled_from(_PHASES)) if phase is None else phase
     values = draw(st.lists(_MEASURED, min_size=1, max_size=4))
     seconds = draw(st.sampled_from([1.0, 0.1, 60.0]))
-    rate: Hyper = draw(st.sampled_from([0.1, (0.1, 0.01)]))
+    rates: list[Hyper] = [0.1, (0.1, 0.01)]
+    rate = draw(st.sampled_from(rates))
 
     def measured(state: State) -> float:
         return values[(state.iteration + state.valid_batch) % len(values)]
