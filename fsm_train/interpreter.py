@@ -22,6 +22,7 @@ from .core.errors import CallbackError
 from .core.fuse import Path, fused_paths
 from .core.merge import consult, decide
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.planned import schedule_notes
 from .core.runs import failed, interrupted, ready, with_hyper, with_memories
 from .core.state import Draft, Plan, State, hyper_read, replaced
 from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
@@ -64,6 +65,7 @@ def start(
         hyper=workload.hyper(),
         has_valid=workload.has_valid,
         workload=workload,
+        batches_per_epoch=getattr(workload, "batches_per_epoch", None),
     )
 
 
@@ -140,7 +142,8 @@ def iterate(
     watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
-    for warning in (*warnings, *changes):
+    state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
+    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state)):
         _logger.warning("%s", warning)
     with run_under_way(work, lambda: cursor.place):
         cursor = _Cursor(state, watch.wrap_workload(work, state), watch)

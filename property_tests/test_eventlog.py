@@ -102,7 +102,7 @@ def random_workload(seed: int) -> Scripted:
         batches=measured("batches", lambda chance: chance.randint(1, 6)),
         batch_size=measured("size", lambda chance: chance.choice((32, 32, 32, 7))),
         loss=loss,
-        valid_batches=measured("valid_batches", lambda chance: chance.randint(0, 3)),
+        valid_batches=measured("valid_batches", lambda chance: chance.randint(1, 3)),
         stepped=measured("stepped", lambda chance: chance.random() < 0.8),
         grad_norm=measured("grad_norm", lambda chance: chance.expovariate(1)),
         **valid,

@@ -57,15 +57,17 @@ def rows(*values: tuple[float, ...]) -> tuple[Variant, ...]:
 
 def test_verdicts_are_measured_seed_by_seed() -> None:
     """A difference counts by its standard error over pairs with one seed; larger is better in mode="max"."""
-    table = rows((1.0, 5.0), (1.5, 5.6), (0.5, 4.4), (1.1, 4.9), (9.0, 0.5))
+    base = (1.0, 5.0, 2.0, 3.0)
+    up, down = (1.5, 5.6, 2.5, 3.6), (0.5, 4.4, 1.5, 2.4)
+    table = rows(base, up, down, (1.1, 4.9, 2.1, 2.9), (9.0, 0.5, 4.0, 0.5))
 
     def verdicts(mode: Any) -> list[str]:
-        found = Ablation("valid_loss", mode, (0, 1), table)
+        found = Ablation("valid_loss", mode, (0, 1, 2, 3), table)
         return [found.verdict(row) for row in found.rows]
 
     assert verdicts("min") == ["", "worse without", "better without", "within the noise", "within the noise"]
     assert verdicts("max")[1:3] == ["better without", "worse without"]
-    assert Ablation("valid_loss", "min", (0, 1), table).earned == ("a",)
+    assert Ablation("valid_loss", "min", (0, 1, 2, 3), table).earned == ("a",)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -6,15 +6,20 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import attrs
+
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_choice
-from ..core.phase import Phase
+from ..core.phase import BATCH_PHASES, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
-from ..schedules import Absolute
+from ..schedules import Absolute, Schedule, absolute, constant, exponential, one_cycle, time_decay
 
 Bases = tuple[tuple[str, Hyper], ...]
 """The optimizer's own value of each scheduled hyper-parameter, by name."""
+
+Share = tuple[int, int]
+"""A share of the plan as a fraction: what is done, and the whole."""
 
 _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
     "step": (Phase.STEP_BEGIN, lambda state: state.step),
@@ -26,9 +31,9 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 @strict_factory
 def schedule(
     *,
-    by: Literal["step", "iteration", "epoch"] = "step",
+    by: Literal["step", "iteration", "epoch", "training"] = "step",
     name: str = "schedule",
-    **schedules: Callable[[int], float],
+    **schedules: Callable[..., float],
 ) -> Callback[Bases]:
     """Set hyper-parameters as functions of progress.
 
@@ -46,13 +51,22 @@ def schedule(
     Args:
         by: "step": the step with index i uses f(i), also with accumulation, and with steps that a
             callback or the gradient scaler skips; "iteration": set at BATCH_BEGIN, before each
-            mini-batch; "epoch": set at EPOCH_BEGIN.
+            mini-batch; "epoch": set at EPOCH_BEGIN; "training": before each step, stretched over the whole
+            plan, whatever its length: `cosine(1)` and `cosine(1000)` are the same, and in
+            `warmup(1).then(cosine(9))` a tenth is the warm-up. A function that has no length is given the
+            finished share of the plan, from 0 to 1. The share is exact, with accumulation, with max_steps, and
+            after a resume. A plan that `extend` made longer is stretched over as a whole, so the share, and
+            with it the rate, goes back to where that plan has it.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
 
+    A run logs a warning, and `describe(callbacks, state)` has a note, where a schedule ends long before or after the
+    plan.
+
     Raises:
-        LookupError: at SETUP, if the optimizer has no such hyper-parameter.
+        LookupError: at SETUP, if the optimizer has no such hyper-parameter, or with by="training" if the
+            length of the plan is not known (its epochs have an unknown number of batches).
     """
-    check_choice("by", by, tuple(_CLOCKS))
+    check_choice("by", by, (*_CLOCKS, "training"))
     if not schedules:
         raise ValueError("schedule what? for example schedule(lr=cosine(1000))")
     for key, function in schedules.items():
@@ -60,7 +74,10 @@ def schedule(
             raise TypeError(
                 f"{key}={function!r} is no function of progress; for a fixed value write absolute({function!r})"
             )
-    phase, progress = _CLOCKS[by]
+    if by == "training":
+        for key, function in schedules.items():
+            _check_stretches(key, function)
+    phase, progress = _CLOCKS.get(by, (Phase.STEP_BEGIN, None))
     no_bases: Bases = ()
 
     @on(Phase.SETUP, phase, memory=no_bases, sets=schedules)
@@ -69,9 +86,15 @@ def schedule(
             bases = tuple((key, _own_value(state, key)) for key in schedules)
         bases = _with_added_groups(state, bases)
         if state.phase is Phase.SETUP:
+            if progress is None:
+                finished_share(state)  # which is asked for before the first step
             return Transition(memory=bases)
-        now = progress(state)
-        hyper = {key: _scheduled(key, schedules[key], now, base) for key, base in bases if key in schedules}
+        if progress is None:
+            share = finished_share(state)
+            hyper = {key: _stretched(key, schedules[key], share, base) for key, base in bases if key in schedules}
+        else:
+            now = progress(state)
+            hyper = {key: _scheduled(key, schedules[key], now, base) for key, base in bases if key in schedules}
         return Transition(hyper=hyper, memory=bases)
 
     return schedule
@@ -106,10 +129,74 @@ def _of_each_group(key: str, base: Hyper, now: Hyper) -> Hyper:
     return known + values[len(known) :]
 
 
-def _scheduled(key: str, function: Callable[[int], float], progress: int, base: Hyper) -> Hyper:
+def _scheduled(key: str, function: Callable[..., float], progress: float, base: Hyper) -> Hyper:
     value = function(progress)
     if not math.isfinite(value):
         raise ValueError(f"the schedule of {key}, {function!r}, is {value!r} at {progress}")
     if isinstance(function, Absolute):
         return value
     return tuple(own * value for own in base) if isinstance(base, tuple) else base * value
+
+
+# --------------------------------------------------------------------------------- by="training"
+
+
+def finished_share(state: State) -> Share:
+    """The share of the plan that is finished where the step under way began: batches of epochs, or steps.
+
+    Of a plan with both, whichever is further. Batches whose gradients wait for a step are not finished.
+
+    >>> from fsm_train.testing import at
+    >>> from fsm_train import Plan
+    >>> finished_share(at(Phase.STEP_BEGIN, plan=Plan(epochs=5), batches_per_epoch=4, epoch=2, batch=1, pending=1))
+    (9, 20)
+
+    Raises:
+        LookupError: neither the number of steps nor that of batches is known.
+    """
+    plan, batches = state.plan, state.batches_per_epoch
+    shares: list[Share] = []
+    if plan.max_steps:
+        shares.append((min(state.step, plan.max_steps), plan.max_steps))
+    if plan.epochs and batches:
+        begun = 0 if state.draining or state.phase is not Phase.STEP_BEGIN else 1  # the batch of this step
+        in_epoch = min(max(state.batch + begun - state.pending, 0), batches) if state.phase in BATCH_PHASES else 0
+        shares.append((min(state.epoch * batches + in_epoch, plan.epochs * batches), plan.epochs * batches))
+    if not shares:
+        raise LookupError(
+            "schedule(…, by='training') stretches over the whole plan, but its length is not known: train has no "
+            "len(). Give start(…, max_steps=…) too, or count with by='step' or by='epoch'"
+        )
+    return max(shares, key=lambda share: share[0] / share[1])
+
+
+def _check_stretches(key: str, function: Callable[..., float]) -> None:
+    """Refuse a schedule that counts and has no end: what its numbers are parts of is not known."""
+    schedule = _inner(function)
+    if isinstance(schedule, Schedule) and schedule.length is None and not isinstance(schedule, _SCALE_FREE):
+        raise ValueError(
+            f"{key}={function!r} has no end, so it cannot be stretched over the training: give a schedule with a "
+            "length, such as cosine(1), or a function of the finished share from 0 to 1, such as "
+            "lambda share: 1.0 if share < 0.5 else 0.1"
+        )
+
+
+_SCALE_FREE = (constant, exponential, time_decay)
+
+
+def _inner(function: Callable[..., float]) -> Callable[..., float]:
+    return function.schedule if isinstance(function, Absolute) else function
+
+
+def _stretched(key: str, function: Callable[..., float], share: Share, base: Hyper) -> Hyper:
+    done, whole = share
+    schedule = _inner(function)
+    length = schedule.length if isinstance(schedule, Schedule) else None
+    if isinstance(
+        schedule, one_cycle
+    ):  # its peak and its end are one step before a round share: it takes the plan's own
+        stretched = attrs.evolve(schedule, length=whole)
+        function, at = absolute(stretched) if isinstance(function, Absolute) else stretched, float(done)
+    else:
+        at = done * (length or 1) / whole  # rounded once, so that a step of the schedule is hit exactly
+    return _scheduled(key, function, at, base)

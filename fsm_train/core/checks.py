@@ -5,8 +5,10 @@ Rule of this file: an error says which setting it is, what was found, and what i
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, TypeGuard
 
 import attrs
@@ -81,6 +83,49 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         *others, last = map(repr, choices)
         raise ValueError(f"{name}={value!r}: {', '.join(others)} or {last}")
+
+
+_MEANT = (
+    ("steps", "max_steps", "max_steps"),
+    *((name, "epochs", "epochs") for name in ("max_epochs", "num_epochs", "n_epochs")),
+    ("train_batches", "batches", "batches"),
+    ("learning_rate", "lr", "lr"),
+    *((name, "hyper", f"hyper={{{name!r}: …}}") for name in ("lr", "learning_rate", "momentum", "weight_decay")),
+)
+"""Names that are no misspellings: such a name, the known one without which it is the user's own, and what it means."""
+
+
+def check_not_misspelt(where: str, names: Iterable[str], known: Set[str]) -> None:
+    """Refuse a name that is near a known one. Any other name is accepted, as one of the user's own.
+
+    So is a known name with an ending, such as `loss_2`, `valid_loss_ema` or `epoch_time`.
+
+    >>> check_not_misspelt("simulate", ["tokens", "loss_2"], {"epochs", "loss"})
+    >>> check_not_misspelt("simulate", ["epoch"], {"epochs", "loss"})
+    Traceback (most recent call last):
+        ...
+    TypeError: simulate(epoch=…): did you mean epochs? A name of your own must differ more from the known ones
+
+    Raises:
+        TypeError: with the name that is likely meant.
+    """
+    for name in names:
+        if name not in known and (meant := _likely_meant(name, known)):
+            raise TypeError(
+                f"{where}({name}=…): did you mean {meant}? A name of your own must differ more from the known ones"
+            )
+
+
+def _likely_meant(name: str, known: Set[str]) -> str | None:
+    if prefixed := re.fullmatch("(val|validation|training)_(.+)", name):
+        return f"{'train' if prefixed[1] == 'training' else 'valid'}_{prefixed[2]}"
+    for other, needed, meant in _MEANT:
+        if name == other and needed in known:
+            return meant
+    extended = {word for word in known if re.fullmatch(f"{re.escape(word)}(_.+|[0-9]+)", name)}
+    # How near is near: "ephoc" to "epoch" is 0.8, "batch_sise" to "batch_size" 0.9.
+    near = 0.79 if not extended and not name.startswith(("train_", "valid_")) else 0.87
+    return next(iter(difflib.get_close_matches(name, sorted(known - extended), n=1, cutoff=near)), None)
 
 
 # ---------------------------------------------------------- validators, for fields of records

@@ -11,6 +11,8 @@ from .callback import Callback, check_names
 from .errors import ConflictError
 from .facts import KNOWN_AT
 from .phase import CONSULTED, Flag, Phase
+from .planned import schedule_notes
+from .state import State
 from .table import READABLE, term_name
 from .transition import Command, is_useful
 
@@ -195,11 +197,12 @@ def watchers_inside_step(
 INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END, Phase.STEP_BEGIN, Phase.STEP_END})
 
 
-def describe(callbacks: Iterable[Callback[Any]]) -> str:
+def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> str:
     """Who is consulted when, what each may raise, set and command, in which order, and what it needs.
 
     With a note, which a run logs as a warning, where two set one hyper-parameter at different phases, or change the
-    same thing by commands whose order is that of the list.
+    same thing by commands whose order is that of the list, and with a `state` where a schedule ends long before or
+    after the plan.
 
     >>> from fsm_train.callbacks import clip_grad_norm, early_stopping
     >>> print(describe([early_stopping(), clip_grad_norm(1.0)]))
@@ -207,6 +210,10 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
       clip_grad_norm   commands ClipGradNorm
     valid_end
       early_stopping   raises STOP_TRAINING
+
+    Args:
+        callbacks: those of a run.
+        state: the one that the run will begin with, from `start`, `restore` or `extend`.
 
     Raises:
         TypeError, ValueError, ConflictError: as a run with these callbacks would.
@@ -217,7 +224,8 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)
         if here:
             lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
-    lines += [f"note: {note}" for note in notes(checked)]
+    checked_notes = notes(checked) + ([] if state is None else schedule_notes(checked, state))
+    lines += [f"note: {note}" for note in checked_notes]
     return "\n".join(lines) or "no callback is consulted"
 
 

@@ -114,6 +114,7 @@ class Draft(Counters):
     notes: tuple[str, ...] = attrs.field(default=(), eq=False)
     settings: Mapping[str, Mapping[str, str]] = attrs.field(default=EMPTY, eq=False)
     step_hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map, eq=False)
+    batches_per_epoch: int | None = attrs.field(default=None, eq=False)
 
     def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
         """The state at `phase`, with these flags and facts.
@@ -176,6 +177,7 @@ class State(Draft):
             the log of it is incomplete, that a sink was switched off. Not compared.
         settings: the `params` of each callback in words, by its name: what a resume compares. Not compared here.
         step_hyper: the hyper-parameters of the last applied step; `hyper` may be those of the next one. Not compared.
+        batches_per_epoch: training batches in a pass over the data, or None where that is not known. Not compared.
     """
 
     def __attrs_post_init__(self) -> None:

@@ -227,10 +227,13 @@ def _zeroed(at: Draft, outcome: Outcome) -> None:
 
 
 def _valid_measured(at: Draft, outcome: Outcome) -> None:
-    """The metrics of a validation are those that it measured: one that an earlier one measured is no new one."""
+    """The metrics of a validation are those that it measured. One that was stopped before its first batch has none."""
     if isinstance(outcome, Mapping):
         others = {name: value for name, value in at.metrics.items() if not name.startswith("valid_")}
         at.metrics = Metrics({**others, **outcome})
+        if all(name.startswith("train_") for name in outcome):  # which a log repeats
+            return
+    at.validated_at = at.iteration
 
 
 def _epoch_measured(at: Draft, outcome: Outcome) -> None:
@@ -287,10 +290,6 @@ def _valid_batch_ends(at: Draft, _: Outcome) -> None:
     at.valid_batch += 1
 
 
-def _validation_ends(at: Draft, _: Outcome) -> None:
-    at.validated_at = at.iteration
-
-
 def _epoch_ends(at: Draft, _: Outcome) -> None:
     at.epoch += 1
 
@@ -305,7 +304,6 @@ ON_ENTRY: Mapping[Place, Effect] = {
     Junction.BATCHES_OVER: _batches_are_over,
     Phase.VALID_BEGIN: _validation_begins,
     Phase.VALID_BATCH_END: _valid_batch_ends,
-    Phase.VALID_END: _validation_ends,
     Phase.EPOCH_END: _epoch_ends,
     Junction.RESUMED: _resumed,
 }
@@ -373,6 +371,11 @@ def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
     if doing is Operation.FINISH:
         return Phase.FAILED, True
     return Phase.TEARDOWN, place is not Phase.TEARDOWN
+
+
+def stopped_at_its_begin(state: Draft) -> bool:
+    """Whether the validation that ends here was stopped before its first batch, and so has nothing to measure."""
+    return state.valid_batch == 0 and Flag.STOP_VALID in state.flags
 
 
 def reads(place: Place) -> Flag:

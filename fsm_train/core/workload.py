@@ -56,6 +56,7 @@ class Workload(Protocol):
         has_valid: whether there is validation data.
         metric_names: the names of the metrics that there will be, or None. A monitor is checked against them.
         sensors: the names of facts that this workload adds to the standard ones.
+        batches_per_epoch: training batches in a pass over the data; None, the default, where that is not known.
 
     Example:
         >>> from fsm_train import Scripted, run, start
@@ -88,6 +89,10 @@ class Workload(Protocol):
 
         A name that ends with an asterisk, such as "valid_scores_*", stands for all that begin like it.
         """
+        return None
+
+    @property
+    def batches_per_epoch(self) -> int | None:
         return None
 
     def hyper(self) -> Mapping[str, Hyper]:

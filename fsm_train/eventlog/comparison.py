@@ -14,6 +14,7 @@ from typing import Any, Literal, cast
 
 import attrs
 
+from ..core.phase import FINAL
 from ..core.state import COUNTERS
 from ..encoding import Json
 from .entries import Entry, entries
@@ -89,7 +90,7 @@ def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Difference | None:
     for one, other in itertools.zip_longest(_calls(a), _calls(b)):
         if one is None or other is None:
             header = (one or other)[0]
-            longer = Change("decisions", "call of run", one and "goes on", other and "goes on")
+            longer = Change("facts", "call of run", one and "goes on", other and "goes on")
             return _difference(header, longer, (header.number if one else None, header.number if other else None))
         (header_a, lines_a), (header_b, lines_b) = one, other
         change = first_change(_header_parts(header_a, header_b))
@@ -143,7 +144,7 @@ def _header_parts(a: Entry, b: Entry) -> Iterator[Part]:
     yield Part("plan", start_a, start_b, ("plan",))
     specs_a, specs_b = ({str(spec["name"]): spec for spec in header.body["callbacks"]} for header in (a, b))
     yield Part("callbacks", specs_a, specs_b)
-    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics", "history", "has_valid"))
+    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics", "history", "has_valid", "batches_per_epoch"))
 
 
 def _settings_only(change: Change) -> Change:
@@ -160,15 +161,22 @@ def _settings_only(change: Change) -> Change:
 
 
 def _first_difference(lines_a: Iterator[Entry], lines_b: Iterator[Entry]) -> Difference | None:
+    last = ""
     for a, b in itertools.zip_longest(lines_a, lines_b):
         if a is None or b is None:
-            ended = Change("decisions", "end", a and a.event, b and b.event)
+            # A log that is cut off has not ended by a decision.
+            part = "decisions" if last in _ENDS else "facts"
+            ended = Change(part, "end", a and a.event, b and b.event)
             return _difference(a or b, ended, (a.number if a else None, b.number if b else None))
+        last = a.event
         if a.event == b.event and a.body == b.body and a.course == b.course and a.facts == b.facts:
             continue
         if (change := first_change(_line_parts(a, b))) is not None:
             return _difference(a, change, (a.number, b.number))
     return None
+
+
+_ENDS = frozenset(phase.value for phase in FINAL)
 
 
 def _line_parts(a: Entry, b: Entry) -> Iterator[Part]:
@@ -180,4 +188,7 @@ def _line_parts(a: Entry, b: Entry) -> Iterator[Part]:
         yield Part("facts", a.body["metrics"], b.body["metrics"])
     yield Part("facts", a.body, b.body, ("error",))
     yield Part("decisions", a.body.get("answers", {}), b.body.get("answers", {}))
+    yield Part(
+        "facts", a.body, b.body, ("hyper",)
+    )  # what no answer set: the optimizer's own, or a hand between two runs
     yield Part("decisions", a.body, b.body)

@@ -142,6 +142,7 @@ def start_of(state: State) -> dict[str, Json]:
         "plan": {"epochs": state.plan.epochs, "max_steps": state.plan.max_steps, "seed": encode(state.plan.seed)},
         "has_valid": state.has_valid,
         "fetched": state.fetched,
+        **({} if state.batches_per_epoch is None else {"batches_per_epoch": state.batches_per_epoch}),
         "history": [numbers(metrics) for metrics in state.history],
         "memory": {
             name: memory.json if isinstance(memory, SavedMemory) else encode(memory)

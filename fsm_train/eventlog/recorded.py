@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from ..core.checks import is_whole
 from ..core.phase import FINAL, Operation, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Command
@@ -207,6 +208,12 @@ class Recorded(Workload):
     @property
     def informed(self) -> Set[Operation]:
         return BRACKETS
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """As it was; None of a log that was written before this was recorded."""
+        found = self.header.body["start"].get("batches_per_epoch")
+        return found if is_whole(found) else None
 
     @property
     def has_valid(self) -> bool:

@@ -38,6 +38,18 @@ class Schedule(ABC):
         """The progress from which it holds its last value; None if it has no end."""
         return None
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        """The shortest and the longest plan that it is meant for, in the unit that it counts.
+
+        The shortest shows its whole shape once. The longest is None if it has no end, or if its last value is meant
+        to be trained with: by default if that is the largest of the values around it, as after a warm-up.
+        """
+        if self.length is None:
+            return 0, None
+        last = self.at(self.length)
+        return self.length, None if last >= max(self.at(0), self.at(self.length / 2)) else self.length
+
     @abstractmethod
     def at(self, progress: float) -> float:
         """The factor at this progress, which is known to be finite and not negative."""
@@ -111,6 +123,12 @@ class Chain(Schedule):
     def length(self) -> int | None:
         return None if self.last.length is None else sum(length for _, length in self.stages) + self.last.length
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        before = sum(length for _, length in self.stages)
+        shortest, longest = self.last.span
+        return before + shortest, None if longest is None else before + longest
+
     def at(self, progress: float) -> float:
         for schedule, length in self.stages:
             if progress < length:
@@ -158,6 +176,12 @@ class Product(Schedule):
     def length(self) -> int | None:
         lengths = [factor.length for factor in self.factors]
         return None if None in lengths else max(filter(None, lengths))
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        spans = [factor.span for factor in self.factors]
+        ends = [longest for _, longest in spans if longest is not None]
+        return max(shortest for shortest, _ in spans), max(ends, default=None)
 
     def at(self, progress: float) -> float:
         return self.number * math.prod(factor.at(progress) for factor in self.factors)
@@ -228,6 +252,10 @@ class constant(Schedule):
 
     factor: float = attrs.field(default=1.0, validator=finite)
     length: int | None = attrs.field(default=None, validator=attrs.validators.optional(count))
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return 0, None
 
     def at(self, progress: float) -> float:
         return self.factor

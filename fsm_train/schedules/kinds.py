@@ -82,6 +82,10 @@ class step(Schedule):
     every: int = attrs.field(validator=checks.count)
     drop: float = attrs.field(default=0.1, validator=checks.drop)
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.every, None
+
     def at(self, progress: float) -> float:
         return math.pow(self.drop, progress // self.every)
 
@@ -108,6 +112,10 @@ class multistep(Schedule):
     def __attrs_post_init__(self) -> None:
         if not self.milestones or any(a >= b for a, b in pairwise(self.milestones)):
             raise ValueError(f"multistep: milestones={list(self.milestones)}, but it takes some in ascending order")
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.milestones[-1], None
 
     def at(self, progress: float) -> float:
         return math.pow(self.drop, bisect_right(self.milestones, progress))
@@ -176,6 +184,10 @@ class cosine_restarts(Schedule):
     factor: int = attrs.field(default=1, kw_only=True, validator=checks.count)
     floor: float = attrs.field(default=0.0, kw_only=True, validator=checks.share)
 
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.period, None
+
     def at(self, progress: float) -> float:
         period = self.period
         if self.factor == 1:
@@ -191,7 +203,8 @@ class one_cycle(Schedule):
     """Rise from `start` to the full value in the first part, `warmup`, of `length`, then decay to `final`.
 
     As in torch's OneCycleLR, the peak is at warmup * length - 1, and `final` is reached at length - 1
-    and held. With `three_phase` the rise is mirrored before the decay to `final`.
+    and held. A warm-up of less than one step has its peak before the first step, so the schedule begins on
+    the way down from it, also as in torch. With `three_phase` the rise is mirrored before the decay to `final`.
     Smith & Topin 2017 (arXiv:1708.07120), Smith 2018 (arXiv:1803.09820).
 
     >>> [one_cycle(5, warmup=0.6, start=0.5, final=0.25, shape="linear")(i) for i in range(6)]
@@ -210,7 +223,7 @@ class one_cycle(Schedule):
             raise ValueError(f"one_cycle: warmup={self.warmup}, but three phases need it twice: give at most 0.5")
 
     def at(self, progress: float) -> float:
-        peak = max(self.warmup * self.length - 1, 0)
+        peak = self.warmup * self.length - 1
         fall = ((2 * peak, self.start),) if self.three_phase else ()
         points = ((0, self.start), (peak, 1.0), *fall, (self.length - 1, self.final))
         return _through(points, progress, _half_cosine if self.shape == "cosine" else _interpolate)
@@ -237,6 +250,10 @@ class cyclic(Schedule):
     def __attrs_post_init__(self) -> None:
         if self.gamma != 1 and self.mode != "exp_range":
             raise ValueError(f"cyclic: gamma={self.gamma} has a meaning only with mode='exp_range', not {self.mode!r}")
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.up + (self.down or self.up), None
 
     def at(self, progress: float) -> float:
         down = self.up if self.down is None else self.down
@@ -272,6 +289,10 @@ class piecewise(Schedule):
     @property
     def length(self) -> int:
         return self.points[-1][0]
+
+    @property
+    def span(self) -> tuple[int, int | None]:
+        return self.length, None
 
     def at(self, progress: float) -> float:
         return _through(self.points, progress, _interpolate)

@@ -19,9 +19,9 @@ from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
-from ..core.table import Outcome
+from ..core.table import Outcome, stopped_at_its_begin
 from ..core.transition import Command
-from ..data.batches import Forward, Split, apply_split, pair
+from ..data.batches import Forward, Split, apply_split, number_of_batches, pair
 from ..data.counting import Samples, count
 from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
@@ -81,9 +81,10 @@ class Supervised(Training, Checkpointable):
             validation.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
             object with update, compute and reset (torchmetrics). Measured on train and valid data.
-        sensors: by name, a function of this workload that measures a fact. It may read `model`,
-            `optimizer`, `inputs`, `target` and `output`. One that draws random numbers changes no training: the
-            generators are put back.
+        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
+            and of the batch under way `inputs`, `target` and `output`. Those are None where there is none: the
+            output of a batch that was left out before its forward pass, all three after a validation and at
+            EPOCH_END. One that draws random numbers changes no training: the generators are put back.
         device: where to train; the model is moved there. By default, where the model is.
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
@@ -161,6 +162,11 @@ class Supervised(Training, Checkpointable):
         if overridden:
             return None
         return self.train_meters.names() | (self._valid_meters.names() if self.has_valid else frozenset())
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """`len(train)`; None if it has none, as an iterable of unknown length."""
+        return number_of_batches(self.train)
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {}
@@ -307,9 +313,11 @@ class Supervised(Training, Checkpointable):
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
     def fetch(self) -> float | None:
-        self._loss, self.window.share = None, 0.0
+        self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
+        self.window.share = 0.0
         batch = next(self._batches, _END)
         if batch is _END:
+            self.inputs = self.target = None
             if self._batches_fetched == 0:
                 raise WorkloadError(
                     "train gave no batch in this epoch: it is empty, or its __iter__ does not begin anew each time"
@@ -385,6 +393,7 @@ class Supervised(Training, Checkpointable):
         self.window.clear()
 
     def measure(self, state: State) -> Mapping[str, float]:
+        self.inputs = self.target = self.output = None
         metrics = self.train_meters.results()
         self.train_meters.reset()
         return metrics
@@ -402,6 +411,7 @@ class Supervised(Training, Checkpointable):
         self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
 
     def fetch_valid(self) -> float | None:
+        self.output = self._loss = None
         batch = next(self._valid_batches, _END)
         return None if batch is _END else self._take(batch)
 
@@ -415,7 +425,7 @@ class Supervised(Training, Checkpointable):
         metrics = self._valid_meters.results()
         self._end_validation()
         self.carried_over.note_measured()
-        if not metrics:
+        if not metrics and not stopped_at_its_begin(state):
             raise WorkloadError(
                 "valid gave no batch that counts: it is empty, its __iter__ does not begin anew each time, "
                 "or samples= counts 0 for each of its batches"
@@ -433,7 +443,7 @@ class Supervised(Training, Checkpointable):
         """Restore modes and generators, so that validating does not change the training."""
         self._valid_meters.reset()
         self._valid_batches = iter(())
-        self._loss = None
+        self._loss = self.inputs = self.target = self.output = None
         if self._validation_guard is not None:
             self._validation_guard.put_back()
             self._validation_guard = None

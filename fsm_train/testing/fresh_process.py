@@ -99,7 +99,7 @@ def _importable(function: types.FunctionType) -> bool:
     return found is function and function.__module__ != "__main__"
 
 
-_Parts = tuple[dict[str, Any], list[tuple[bool, Any]], Any, Any, str]
+_Parts = tuple[dict[str, Any], list[tuple[bool, Any]], Any, Any, str, dict[str, Any]]
 
 
 def _parts(function: types.FunctionType) -> _Parts:
@@ -111,6 +111,7 @@ def _parts(function: types.FunctionType) -> _Parts:
         function.__defaults__,
         function.__kwdefaults__,
         function.__qualname__,
+        {name: value for name, value in vars(function).items() if name != "__wrapped__"},
     )
 
 
@@ -129,7 +130,8 @@ def _empty_function(code: bytes, module: str) -> types.FunctionType:
 
 
 def _fill(function: types.FunctionType, parts: _Parts) -> None:
-    used, contents, function.__defaults__, function.__kwdefaults__, function.__qualname__ = parts
+    used, contents, function.__defaults__, function.__kwdefaults__, function.__qualname__, attributes = parts
+    vars(function).update(attributes)
     function.__globals__.update(used)
     for cell, (assigned, content) in zip(function.__closure__ or (), contents, strict=True):
         if assigned:

@@ -7,8 +7,12 @@ standard library, installed packages, this one's core).
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import copy
+import functools
+import gc
 import random
+import sys
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -18,6 +22,8 @@ import attrs
 
 Path = tuple[str, ...]
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type(Ellipsis))
+_CACHED = "the cached result "
+_CONTAINERS = (list, dict, set, deque, bytearray)
 _MAX_VALUES = 2_000
 _MAX_DEPTH = 8
 
@@ -40,8 +46,16 @@ def _is_of_core(function: Callable[..., object]) -> bool:
 def changes(before: Mapping[Path, object], after: Mapping[Path, object]) -> Iterator[str]:
     """A description of each path whose value changed."""
     for path in dict.fromkeys((*before, *after)):
-        if before.get(path) != after.get(path):
+        if before.get(path) != after.get(path) and not _is_newly_cached(path, before, after):
             yield " of ".join(reversed(path)) + _from_to(before.get(path), after.get(path))
+
+
+def _is_newly_cached(path: Path, before: Mapping[Path, object], after: Mapping[Path, object]) -> bool:
+    """Whether it is of a result that a cache has on one side alone: to remember a result is no change."""
+    for depth, part in enumerate(path, 1):
+        if part.startswith(_CACHED) and (path[:depth] not in before or path[:depth] not in after):
+            return True
+    return False
 
 
 def _from_to(before: object, after: object) -> str:
@@ -81,13 +95,16 @@ class _Walk:
             yield path, id(value)
             if self._is_own(value):
                 for name, own in vars(value).items():
-                    if not name.startswith("__") and not callable(own):
+                    own = getattr(own, "__func__", getattr(own, "fget", own))  # of a class or static method, a property
+                    if isinstance(own, types.FunctionType) or not (name.startswith("__") or callable(own)):
                         yield from self.of(own, (*path, f"attribute {name!r}"))
         elif isinstance(value, types.ModuleType):
             return
         else:
             yield path, id(value)
             yield from self._contents(value, path)
+            if self._is_own(type(value)):
+                yield from self.of(type(value), (*path, "its class"))
 
     def _is_own(self, thing: types.FunctionType | type) -> bool:
         module = thing.__module__ or ""
@@ -104,9 +121,22 @@ class _Walk:
         for name, value in vars(function).items():
             if name != "__wrapped__":
                 yield from self.of(value, (*path, f"the attribute {name!r} of the function"))
-        for name in global_names(function.__code__):
+        names = tuple(dict.fromkeys(global_names(function.__code__)))
+        for name in names:
             if name in function.__globals__:
-                yield from self.of(function.__globals__[name], (*path, f"the global {name!r}"))
+                value = function.__globals__[name]
+                yield from self.of(value, (*path, f"the global {name!r}"))
+                yield from self._named(value, (*names, *_texts(function.__code__)), (*path, f"the global {name!r}"))
+
+    def _named(self, value: object, names: tuple[str, ...], path: Path) -> Iterator[tuple[Path, object]]:
+        """The attributes of a module, and of a class of another package, that the function may name."""
+        if isinstance(value, types.ModuleType) or (isinstance(value, type) and not self._is_own(value)):
+            for name in names:
+                if name in vars(value):
+                    attribute = vars(value)[name]
+                    yield from self.of(attribute, (*path, f"attribute {name!r}"))
+                    if attribute is not value and len(path) < _MAX_DEPTH:
+                        yield from self._named(attribute, names, (*path, f"attribute {name!r}"))
 
     def _contents(self, value: Any, path: Path) -> Iterator[tuple[Path, object]]:
         if isinstance(value, dict):
@@ -123,12 +153,55 @@ class _Walk:
             yield (*path, "its position"), None if value.gi_frame is None else value.gi_frame.f_lasti
             for name, local in (value.gi_frame.f_locals if value.gi_frame else {}).items():
                 yield from self.of(local, (*path, f"its {name!r}"))
-        elif hasattr(value, "__next__") or isinstance(value, bytearray):
-            yield (*path, "its position"), (repr(value), getattr(value, "__length_hint__", int)())
-        elif hasattr(value, "tobytes") and hasattr(value, "dtype"):
-            yield (*path, "its numbers"), hash(value.tobytes())
+        elif isinstance(value, functools.partial):
+            for part in (value.func, value.args, value.keywords):
+                yield from self.of(part, (*path, "a part of it"))
+        elif isinstance(value, functools._lru_cache_wrapper):
+            yield from self._cached(value, path)
+        else:
+            yield from (((*path, what), content) for what, content in _unseen(value))
+            if hasattr(value, "__next__"):
+                for part in gc.get_referents(value):  # what cycle, enumerate or zip iterates over
+                    if hasattr(part, "__next__"):
+                        yield from self.of(part, (*path, "what it iterates over"))
         for name, attribute in _attributes(value):
             yield from self.of(attribute, (*path, f"attribute {name!r}"))
+
+    def _cached(self, function: Any, path: Path) -> Iterator[tuple[Path, object]]:
+        """The results that a `functools.lru_cache` holds, as far as they can be changed."""
+        for held in gc.get_referents(function):  # the dictionary of its results, or the results themselves
+            for result in list(held.values()) if type(held) is dict else (held,):
+                if isinstance(result, _CONTAINERS):
+                    yield from self.of(result, (*path, f"{_CACHED}{id(result)}"))
+
+
+def _unseen(value: Any) -> Iterator[tuple[str, object]]:
+    """What no attribute shows of the objects of C code that have a state."""
+    if hasattr(value, "__next__") and not hasattr(value, "getvalue"):
+        yield "its position", (repr(value), getattr(value, "__length_hint__", int)())
+    elif isinstance(value, bytearray):
+        yield "its position", bytes(value)
+    elif isinstance(value, contextvars.ContextVar):
+        yield "its value", repr(value.get(None))
+    elif hasattr(value, "getvalue") and hasattr(value, "tell") and not value.closed:  # StringIO, BytesIO
+        yield "its text", (value.tell(), value.getvalue())
+    elif hasattr(value, "untyped_storage"):
+        yield "its numbers", _numbers(value)
+    elif hasattr(value, "tobytes"):  # an array of NumPy, or of the standard library
+        yield "its numbers", hash(value.tobytes())
+    elif hasattr(value, "bit_generator"):  # a generator of NumPy
+        yield "its state", repr(value.bit_generator.state)
+    elif hasattr(value, "get_state") and hasattr(value, "manual_seed"):  # a generator of torch
+        yield "its state", hash(value.get_state().numpy().tobytes())
+
+
+def _numbers(tensor: Any) -> object:
+    """The numbers of a tensor of torch, which this half of the package does not import."""
+    try:
+        as_bytes = tensor.detach().cpu().reshape(-1).contiguous().view(sys.modules["torch"].uint8)
+        return hash(as_bytes.numpy().tobytes())
+    except (RuntimeError, NotImplementedError, TypeError):  # a sparse or a meta tensor
+        return tensor._version
 
 
 def _attributes(value: object) -> Iterator[tuple[str, object]]:
@@ -146,6 +219,11 @@ def global_names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from global_names(constant)
+
+
+def _texts(code: types.CodeType) -> Iterator[str]:
+    """The strings in the code that may be names of attributes, for getattr and setattr."""
+    return (text for text in code.co_consts if isinstance(text, str) and text.isidentifier())
 
 
 def fresh(function: Callable[..., Any]) -> Callable[..., Any]:

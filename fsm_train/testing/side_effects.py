@@ -16,6 +16,7 @@ import random
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Literal
@@ -27,6 +28,7 @@ SideEffect = tuple[SideEffectKind, str]
 _CLOCKS = (
     *("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"),
     *("process_time", "process_time_ns", "thread_time", "thread_time_ns", "localtime", "gmtime", "ctime"),
+    *("asctime", "strftime", "clock_gettime", "clock_gettime_ns"),
 )
 
 
@@ -41,7 +43,13 @@ def _impure_functions() -> dict[object, SideEffect]:
     # All functions of the module `random` call one of these two methods of its global generator.
     found[random.random] = ("chance", "random.random")
     found[random.getrandbits] = ("chance", "random.getrandbits")
-    found[os.urandom] = ("chance", "os.urandom")
+    for name in ("urandom", "getrandom"):
+        if hasattr(os, name):
+            found[getattr(os, name)] = ("chance", f"os.{name}")
+    found[os.times] = ("clock", "os.times")
+    found[os.getpid] = ("environment", "os.getpid")
+    if (generate_time := getattr(uuid, "_generate_time_safe", None)) is not None:
+        found[generate_time] = ("clock", "uuid.uuid1")
     for name in ("stat", "lstat", "access", "getcwd"):  # those that raise no audit event
         found[getattr(os, name)] = ("file", f"os.{name}")
     return found

@@ -9,6 +9,7 @@ from typing import Any, NoReturn, cast
 import attrs
 
 from ..core.callback import Callback, is_due
+from ..core.checks import check_not_misspelt
 from ..core.facts import KNOWN_AT
 from ..core.merge import consult
 from ..core.phase import CONSULTED, Operation, Phase
@@ -18,7 +19,7 @@ from ..core.values import FrozenMap
 from ..core.workload import Workload
 from ..interpreter import iterate, start
 from ..sinks.base import Sink
-from ..worlds.scripted import Script, Scripted
+from ..worlds.scripted import SCRIPTED_NAMES, Script, Scripted
 from .trace import Trace
 
 When = Phase | Callable[[State], bool]
@@ -82,10 +83,12 @@ def simulate(
             sequences, or functions of the state.
 
     Raises:
+        TypeError: a name among the values is likely a misspelt setting.
         SimulatedError: `fail_at` asks for it; raised after TEARDOWN.
         AssertionError: until, interrupt_at or fail_at never happened, or max_steps is never reached:
             with no number of epochs, 1,000 epochs in a row made no step.
     """
+    check_not_misspelt("simulate", values, _SETTINGS)
     if epochs is None and max_steps is None:
         per_epoch = [len(v) for name, v in values.items() if _is_metric(name) and isinstance(v, Sequence)]
         epochs = min(per_epoch, default=1)
@@ -100,6 +103,10 @@ def simulate(
         state, callbacks, sinks, {name: when for name, when in plan.items() if when is not None}, trace
     )
 
+
+_SETTINGS = SCRIPTED_NAMES | {
+    *("callbacks", "epochs", "max_steps", "seed", "sinks", "until", "interrupt_at", "fail_at", "trace")
+}
 
 _STEPLESS_EPOCHS = 1_000
 """After this many epochs in a row without a step, a plan without epochs counts as endless."""
@@ -172,8 +179,12 @@ def at(phase: Phase, **fields: Any) -> State:
     0.5
     >>> at(Phase.EPOCH_END, valid_loss=1.25).metrics
     {'valid_loss': 1.25}
+
+    Raises:
+        TypeError: a name is likely a misspelt one.
     """
-    known = {field.name for field in attrs.fields(State)}
+    known = frozenset(field.name for field in attrs.fields(State))
+    check_not_misspelt("at", fields, known | KNOWN_AT.keys() | _HYPER | {"train_loss", "valid_loss"})
     others = {name: fields.pop(name) for name in list(fields) if name not in known}
     metrics = {name: value for name, value in others.items() if _is_metric(name)}
     hyper = {name: value for name, value in others.items() if name in _HYPER}

@@ -21,14 +21,16 @@ import attrs
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from ..core.callback import Callback
+from ..callbacks.accumulation import accumulate
+from ..core.callback import Callback, on
 from ..core.commands import ClipGradNorm, WeighLoss
 from ..core.facts import KNOWN_AT
 from ..core.phase import CONSULTED, FINAL, Flag, Phase
-from ..core.state import Plan, State
+from ..core.state import Hyper, Plan, State
 from ..core.table import READABLE
 from ..core.transition import Command, Transition, is_useful
-from .simulation import at, simulate
+from ..core.values import EMPTY
+from .simulation import simulate
 from .trace import Trace
 from .training import Training
 
@@ -138,7 +140,9 @@ _FORCED_FLAGS = (
 
 @st.composite
 def states(draw: st.DrawFn, phase: Phase | None = None) -> State:
-    """States at this phase, or at any: with consistent counters, and the facts that are known there.
+    """States at this phase, or at any, as trainings have them: each is one of a simulated training that is drawn.
+
+    So counters, metrics, history, `elapsed` and the facts that are known there agree with each other.
 
     >>> from hypothesis import find
     >>> from fsm_train import Phase
@@ -147,33 +151,37 @@ def states(draw: st.DrawFn, phase: Phase | None = None) -> State:
     (1, 1, 1, 1.0)
     """
     where = draw(st.sampled_from(_PHASES)) if phase is None else phase
-    batch = draw(st.integers(0, 4))
-    before = draw(st.integers(0, 4))
-    epoch = draw(st.integers(1 if before else 0, 3 if before else 0))
-    iteration = before + batch
-    step = draw(st.integers(0, iteration))
-    facts = {name: draw(_MEASURED) for name in ("loss", "grad_norm") if where in KNOWN_AT[name]}
-    if where in KNOWN_AT["stepped"]:
-        facts["stepped"] = draw(st.sampled_from([1.0, 0.0]))
-    metrics = {name: draw(_MEASURED) for name in ("train_loss", "valid_loss", "valid_accuracy")} if epoch else {}
-    return at(
-        where,
-        plan=draw(plans()),
-        epoch=epoch,
-        batch=batch,
-        iteration=iteration,
-        step=step,
-        samples=32 * iteration,
-        pending=draw(st.integers(1, 1 + iteration - step)) if where in _WAITING else 0,
-        batches_over=where is Phase.EPOCH_END,
-        hyper={"lr": draw(st.sampled_from([0.1, (0.1, 0.01)]))},
-        metrics=metrics,
-        history=(metrics,) * epoch,
-        facts=facts,
+    values = draw(st.lists(_MEASURED, min_size=1, max_size=4))
+    seconds = draw(st.sampled_from([1.0, 0.1, 60.0]))
+    rates: list[Hyper] = [0.1, (0.1, 0.01)]
+    rate = draw(st.sampled_from(rates))
+
+    def measured(state: State) -> float:
+        return values[(state.iteration + state.valid_batch) % len(values)]
+
+    seen: list[State] = []
+
+    @on(*CONSULTED, name="see", needs={"loss", "grad_norm", "stepped", "elapsed"})
+    def see(state: State) -> None:
+        if state.phase is where:
+            seen.append(attrs.evolve(state, memory=EMPTY))
+
+    simulate(
+        [see, accumulate(draw(st.integers(1, 3)))],
+        batches=draw(st.integers(1, 3)),
+        epochs=draw(st.integers(1, 3)),
+        max_steps=draw(st.none() | st.integers(1, 6)),
+        seed=draw(st.none() | st.integers(0, 3)),
+        hyper={"lr": rate},
+        interrupt_at=Phase.BATCH_END if where is Phase.SUSPEND else None,
+        loss=measured,
+        grad_norm=measured,
+        stepped=draw(st.sampled_from([1.0, 1.0, 0.0])),
+        elapsed=lambda state: seconds * state.iteration,
+        valid_loss=measured,
+        valid_accuracy=measured,
     )
-
-
-_WAITING = (Phase.BACKWARD_END, Phase.STEP_BEGIN)
+    return draw(st.sampled_from(seen))
 
 
 @st.composite

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from ..core.checks import as_count
+from ..core.checks import as_count, check_not_misspelt
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 from ..core.phase import Operation
 from ..core.state import Hyper, State, check_hyper
+from ..core.table import stopped_at_its_begin
 from ..core.transition import Command
 from ..core.workload import BRACKETS, Workload
 
 Script = float | Sequence[float] | Callable[[State], float]
+
+
+SCRIPTED_NAMES = KNOWN_AT.keys() | {"batches", "hyper", "valid_batches", "train_loss", "valid_loss"}
+"""What a `Scripted` can be given besides names of one's own."""
 
 
 class _Reader:
@@ -55,6 +60,12 @@ class _Reader:
         self.taken += 1
         return self.script[self.taken - 1]
 
+    def coming(self) -> float:
+        """What `next` will be; 0 if that is not known: a function is called once per measurement."""
+        if isinstance(self.script, (int, float)):
+            return self.script
+        return 0.0 if callable(self.script) or self.taken == len(self.script) else self.script[self.taken]
+
 
 class Scripted(Workload):
     """A workload that measures what its script says.
@@ -64,7 +75,7 @@ class Scripted(Workload):
         batch_size: what a training batch counts, from 0; one that counts 0 is left out.
         loss: of each training batch.
         hyper: the hyper-parameters that an optimizer would have.
-        valid_batches: batches of a validation.
+        valid_batches: batches of a validation; the loss of each is the coming valid_loss, if that is known.
         metrics: `valid_…` are measured at the end of each validation (there is one if any is given),
             `train_…` at the end of each epoch (without train_loss, that is the weighted mean of the
             losses). `grad_norm`, `stepped` and `elapsed` are those facts, and any other name is a
@@ -74,7 +85,7 @@ class Scripted(Workload):
         commands: the commands that were carried out, in order.
 
     Raises:
-        TypeError: something is no number, sequence or function.
+        TypeError: something is no number, sequence or function, or a name is likely a misspelt one.
         WorkloadError: while it runs, when a sequence is exhausted.
     """
 
@@ -88,6 +99,7 @@ class Scripted(Workload):
         valid_batches: Script = 1,
         **metrics: Script,
     ) -> None:
+        check_not_misspelt("Scripted", metrics, SCRIPTED_NAMES)
         hyper = {"lr": 0.1} if hyper is None else hyper
         self._hyper = {name: check_hyper(name, value) for name, value in hyper.items()}
         self._batches = _Reader("batches", batches)
@@ -111,9 +123,11 @@ class Scripted(Workload):
         self.interrupt: str | None = None
         self.commands: list[Command] = []
         self._batches_to_come = self._valid_batches_to_come = 0
-        self._size: float = 0
+        self._size: float = batch_size if isinstance(batch_size, (int, float)) else 1  # of the batch fetched last
         self._loss: float | None = None
         self._stepped = True
+        self._fetched_any = self._evaluated_any = False
+        self._losses_added = 0  # in the epoch under way
         self._total = self._weight = 0.0
         self._elapsed = 0.0
 
@@ -132,6 +146,11 @@ class Scripted(Workload):
     @property
     def metric_names(self) -> Set[str]:
         return {"train_loss", *self._train, *self._valid}
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        script = self._batches.script
+        return int(script) if isinstance(script, (int, float)) else None
 
     def hyper(self) -> Mapping[str, Hyper]:
         return dict(self._hyper)
@@ -168,12 +187,17 @@ class Scripted(Workload):
 
     def open(self, state: State) -> None:
         self._batches_to_come = int(self._batches.next(state))
+        self._fetched_any = False
         self._total = self._weight = 0.0
+        self._losses_added = 0
 
     def fetch(self, state: State | None = None) -> float | None:
         self._loss = None
         if self._batches_to_come == 0:
+            if not self._fetched_any:
+                raise WorkloadError("train gave no batch in this epoch: the script of batches says 0")
             return None
+        self._fetched_any = True
         self._batches_to_come -= 1
         self._size = as_count(self._batch_size.next(state), "batch_size")
         return self._size
@@ -191,6 +215,7 @@ class Scripted(Workload):
         assert self._loss is not None
         self._total += self._loss * self._size
         self._weight += self._size
+        self._losses_added += 1
 
     def unscale(self, state: State | None = None) -> None:
         """Nothing to do."""
@@ -204,6 +229,7 @@ class Scripted(Workload):
 
     def open_valid(self, state: State) -> None:
         self._valid_batches_to_come = int(self._valid_batches.next(state))
+        self._evaluated_any = False
 
     def fetch_valid(self, state: State | None = None) -> float | None:
         if self._valid_batches_to_come == 0:
@@ -212,16 +238,28 @@ class Scripted(Workload):
         return self._size or 1  # a training batch that counts 0 says nothing about those of the validation
 
     def evaluate(self, state: State | None = None) -> None:
-        """Nothing to do."""
+        """The loss of a batch is the coming valid_loss, if that is a number or in a sequence; else 0."""
+        script = self._valid.get("valid_loss")
+        self._evaluated_any = True
+        self._loss = 0.0 if script is None else script.coming()
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
+        self._loss = None
+        if stopped_at_its_begin(state):
+            return {}
+        if not self._evaluated_any:
+            raise WorkloadError("valid gave no batch: the script of valid_batches says 0")
         return {name: reader.next(state) for name, reader in self._valid.items()}
 
     def abandon(self, state: State) -> None:
-        """Nothing to do."""
+        self._loss = None
 
     def measure(self, state: State) -> Mapping[str, float]:
+        """As of a real training: an epoch whose batches were all left out, or that had none, measures nothing."""
+        if not self._losses_added:
+            return {}
         mean = {"train_loss": self._total / self._weight} if self._weight else {}
+        self._losses_added = 0
         return {**mean, **{name: reader.next(state) for name, reader in self._train.items()}}
 
     def finish(self, state: State) -> None:

@@ -127,7 +127,7 @@ def test_schedule_that_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: schedule(lr=cosine(10), by="batch"), "by='batch': 'step', 'iteration' or 'epoch'"),  # type: ignore[arg-type]
+        (lambda: schedule(lr=cosine(10), by="batch"), "by='batch': 'step', 'iteration', 'epoch' or 'training'"),  # type: ignore[arg-type]
         (lambda: schedule(), "schedule what"),
         (lambda: schedule(lr=0.1), r"lr=0.1 is no function of progress; .* absolute\(0.1\)"),  # type: ignore[arg-type]
     ],

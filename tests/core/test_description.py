@@ -192,17 +192,17 @@ def test_different_phases_are_said(caplog: pytest.LogCaptureFixture) -> None:
         "'schedule' and 'reduce_on_plateau' both set lr, at different phases: "
         "what one sets lasts only until the other sets it"
     )
-    both = [schedule(lr=cosine(10)), reduce_on_plateau(patience=0)]
+    both = [schedule(lr=cosine(3)), reduce_on_plateau(patience=0)]
     final = simulate(both, valid_loss=[1.0, 1.0, 1.0], hyper={"lr": 1.0})
 
     assert describe(both).splitlines()[-1] == f"note: {note}"
     assert [record.getMessage() for record in caplog.records] == [note]
-    assert final.hyper["lr"] == pytest.approx(0.1 * cosine(10)(2)), "reduced once, and not twice"
+    assert final.hyper["lr"] == pytest.approx(0.1 * cosine(3)(2)), "reduced once, and not twice"
 
 
 def test_other_hyper_parameters_are_no_conflict(caplog: pytest.LogCaptureFixture) -> None:
     """Who sets another one overrules nobody."""
-    different = [schedule(lr=cosine(10)), schedule(momentum=cosine(10), name="b"), early_stopping()]
+    different = [schedule(lr=cosine(2)), schedule(momentum=cosine(2), name="b"), early_stopping()]
     simulate(different, hyper={"lr": 1.0, "momentum": 0.9}, valid_loss=1.0)
 
     assert "note" not in describe(different)

@@ -201,14 +201,14 @@ def test_an_error_is_a_fact(tmp_path: Path) -> None:
 
 
 def test_a_log_that_ends_sooner_is_a_difference(logs: tuple[Path, Path]) -> None:
-    """With the end of the one, and the line of the other."""
+    """With the end of the one, and the line of the other; a log that is cut off has not ended by a decision."""
     a, b = logs
     forged(b, lambda lines: lines.pop())
 
     for one, other, lines in ((a, b, (0, None)), (b, a, (None, 0))):
         found = diff(one, other)
         assert found is not None
-        assert (found.kind, found.what) == ("decisions", "end")
+        assert (found.kind, found.what) == ("facts", "end")
         assert [line is None for line in found.lines] == [line is None for line in lines]
         assert "the end" in str(found)
 
