@@ -278,7 +278,7 @@ class _Cursor:
                 self.work.set_hyper(decision.hyper)
             for command in decision.commands:
                 self.work.carry_out(command, self.state)
-                if command.changes_hyper:
+                if command.changes_hyper is not False:
                     self.draft.hyper = hyper_read(self.state.hyper, self.work.hyper())
                     self.state = replaced(self.state, {"hyper": self.draft.hyper})
         for sink in sinks:

@@ -133,7 +133,7 @@ MUTANTS: dict[str, tuple[Machine, Bounds, Callable[[Exploration], None]]] = {
     "flags of a batch stay up": (never_lowering(F.SKIP_BATCH), PLAIN, test_table.check_scopes),
     "flags of an epoch stay up": (never_lowering(F.STOP_EPOCH), PLAIN, test_table.check_scopes),
     "VALIDATE stays up": (never_lowering(F.VALIDATE), VALIDATED, test_table.check_scopes),
-    "validation not noted": (affecting(P.VALID_END), VALIDATED, test_table.check_validations),
+    "validation not noted": (affecting(O.MEASURE_VALID), VALIDATED, test_table.check_validations),
     "validated before the last step": (
         affecting(O.STEP, keeps_validated),
         VALIDATED,

@@ -27,8 +27,9 @@ class Command:
 
     Attributes:
         last: whether it is carried out after all commands that are not, whatever their order.
-        changes_hyper: whether carrying it out may change the numbers or the parameters in the groups of the optimizer,
-            which are then read again. A command that is known not to says False, and spares the reading.
+        changes_hyper: whether carrying it out changes the numbers or the parameters in the groups of the optimizer,
+            which are then read again. None, the default, says that it may. Two callbacks whose commands say True
+            are refused at one phase, unless their `order` differs.
         alone: whether only one callback of a run may give commands of this type.
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
@@ -38,7 +39,7 @@ class Command:
 
     __slots__ = ()
     last: ClassVar[bool] = False
-    changes_hyper: ClassVar[bool] = True
+    changes_hyper: ClassVar[bool | None] = None
     alone: ClassVar[bool] = False
     acts_on: ClassVar[str] = ""
     whole_steps: ClassVar[bool] = False

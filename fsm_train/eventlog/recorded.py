@@ -233,7 +233,7 @@ class Recorded(Workload):
         self._hyper = {**self._hyper, **changes}
 
     def carry_out(self, command: Command, state: State) -> None:
-        if command.changes_hyper and (entry := self.line_at(state)) is not None:
+        if command.changes_hyper is not False and (entry := self.line_at(state)) is not None:
             self._hyper = self._decode(decode_hyper, entry.body["hyper"], entry)
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:

@@ -83,9 +83,10 @@ def summarize(path: str | PathLike[str]) -> LogSummary:
             continue
         last = record
         rates.see(record.step, record.hyper)
+        if record.phase is Phase.EPOCH_BEGIN:
+            rates.begin_epoch()
         if record.phase is Phase.EPOCH_END:
             rates.end_epoch()
-        if record.phase is Phase.EPOCH_END:
             epochs.append(record)
     return LogSummary(tuple(headers), tuple(epochs), last, lines, superseded, tuple(rates.of_epochs))
 
@@ -96,25 +97,29 @@ class _Rates:
     So the steps between two lines are taken with the rate of the first of them.
 
     Attributes:
-        of_epochs: for each epoch that ended, the rate of its last step; without a step, the rate at its end.
+        of_epochs: for each epoch that ended, the rate of its last step; without a step, the rate at its beginning.
     """
 
     def __init__(self) -> None:
         self.of_epochs: list[Hyper | None] = []
         self._step = 0
         self._now: Hyper | None = None
-        self._before: Hyper | None = None
+        self._begun: Hyper | None = None
         self._used: Hyper | None = None
 
     def see(self, step: int, hyper: Mapping[str, Hyper]) -> None:
         """A line: the steps so far, and the hyper-parameters after it."""
         if step > self._step:
             self._used = self._now
-        self._before, self._now, self._step = self._now, hyper.get("lr"), step
+        self._now, self._step = hyper.get("lr"), step
+
+    def begin_epoch(self) -> None:
+        """The line that was seen last begins an epoch."""
+        self._begun = self._now
 
     def end_epoch(self) -> None:
         """The line that was seen last ends an epoch."""
-        self.of_epochs.append(self._before if self._used is None else self._used)
+        self.of_epochs.append(self._begun if self._used is None else self._used)
         self._used = None
 
 

@@ -186,7 +186,7 @@ class Supervised(Training, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
-        if command.changes_hyper:
+        if command.changes_hyper is not False:
             self.read_parameters()
         if self.carried_over.weights and state.phase not in BATCH_PHASES:
             self.carried_over.check_kept(self.modules)

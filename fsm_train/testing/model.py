@@ -222,7 +222,7 @@ class MachineModel(RuleBasedStateMachine):
         positions = {callback.name: i for i, callback in enumerate(self.everybody)}
         self.fold, decision = decide(self.fold, answers, positions)
         wanted = list(decision.commands)
-        changed = any(command.changes_hyper for command in wanted)
+        changed = any(command.changes_hyper is not False for command in wanted)
         if changed:  # to what, only the workload knows
             self.fold = attrs.evolve(self.fold, hyper=FrozenMap(self.work.hyper()))
         assert self.work.commands == wanted, f"{self.work.commands} were carried out, not {wanted}"

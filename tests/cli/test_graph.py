@@ -51,8 +51,8 @@ def test_graph_shows_who_watches(capsys: Captured) -> None:
     watched = ["--callbacks", "fsm_train.callbacks:early_stopping", "--watched"]
     assert main(["graph", "--format", "dot", *watched]) == 0
     drawn = capsys.readouterr().out
-    assert '    EPOCH_END [label="EPOCH_END\\nearly_stopping"]' in drawn
-    assert "    EPOCH_END -> EPOCH_END" in drawn
+    assert '    VALID_END [label="VALID_END\\nearly_stopping"]' in drawn
+    assert "    VALID_END -> VALID_END" in drawn
     assert "BATCH" not in drawn
     assert main(["graph", "--format", "mermaid", *watched]) == 0
     assert "<<choice>>" not in capsys.readouterr().out

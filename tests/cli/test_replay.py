@@ -25,7 +25,7 @@ def test_replay_agrees_or_differs(log: str, capsys: Captured) -> None:
     assert "callback 'early_stopping': recorded" in capsys.readouterr().out
     assert main(["replay", log, "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
-    assert (found["ok"], found["divergence"]["callback"], found["divergence"]["epoch"]) == (False, "early_stopping", 4)
+    assert (found["ok"], found["divergence"]["callback"], found["divergence"]["epoch"]) == (False, "early_stopping", 3)
 
 
 def test_callbacks_are_imported_from_where_they_are_typed(

@@ -96,12 +96,12 @@ def test_a_batch_is_a_fact(logs: tuple[Path, Path]) -> None:
 def test_another_decision_on_the_same_facts_is_a_decision(logs: tuple[Path, Path]) -> None:
     """It names the callback and both answers."""
     a, b = logs
-    forged(b, lambda lines: lines[index(lines, "epoch_end", 4)]["answers"]["early_stopping"].update(reason="because"))
+    forged(b, lambda lines: lines[index(lines, "valid_end", 4)]["answers"]["early_stopping"].update(reason="because"))
 
     found = diff(a, b)
 
     assert found is not None
-    assert (found.kind, found.what, found.epoch) == ("decisions", "early_stopping", 4)
+    assert (found.kind, found.what, found.epoch) == ("decisions", "early_stopping", 3)
     assert "because" in str(found)
 
 
@@ -121,7 +121,7 @@ def test_other_settings_are_callbacks_and_what_they_led_to(tmp_path: Path) -> No
         {"patience": 1},
     )
     assert found.then is not None
-    assert (found.then.kind, found.then.what, found.then.epoch) == ("decisions", "early_stopping", 3)
+    assert (found.then.kind, found.then.what, found.then.epoch) == ("decisions", "early_stopping", 2)
     assert "what happened then: decisions, early_stopping" in str(found)
 
 

@@ -491,7 +491,10 @@ class _Interrupted(Scripted):
         super().__init__(batches=4, valid_loss=LOSSES)
         calls = itertools.count(1)
 
+        operation = getattr(self, where)
+
         def interrupted(*arguments: object) -> None:
+            operation(*arguments)
             if next(calls) == 2:
                 self.interrupt = "SIGTERM"
 

@@ -128,8 +128,9 @@ def test_every_callback_of_the_library_comes_back_equal(make: Callable[[], Callb
 
 def test_a_callback_that_came_back_answers_the_same() -> None:
     """Also with a memory, and with records and several arguments among its settings."""
-    curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (1.0, 1.1, 1.2)]
-    for callback in (callbacks.early_stopping(patience=2), counting):
+    losses = (1.0, 1.1, 1.2)
+    for callback, phase in ((callbacks.early_stopping(patience=2), Phase.VALID_END), (counting, Phase.EPOCH_END)):
+        curve = [at(phase, valid_loss=loss) for loss in losses]
         back = pickle.loads(pickle.dumps(callback))
         assert drive(back, curve) == drive(callback, curve)
 

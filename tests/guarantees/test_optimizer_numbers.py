@@ -252,7 +252,8 @@ def test_nothing_is_said_where_nothing_was_set(caplog: pytest.LogCaptureFixture,
             run(extend(restore(tmp_path / type(work.optimizer).__name__, work), epochs=1), callbacks)
             assert final.hyper["lr"] == pytest.approx(0.51 * (1.0 if "d" in group_of(work) else 0.1), rel=0.1)
 
-    assert caplog.messages == []
+    # That the schedule is longer than the plan is another matter.
+    assert [message for message in caplog.messages if not message.startswith("schedule: ")] == []
 
 
 def test_a_script_counts_too(caplog: pytest.LogCaptureFixture) -> None:
