@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from .callbacks.monitoring import Direction, check_monitor
+from .core.arguments import check_state, kind_of
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
@@ -150,6 +151,11 @@ def ablate(
         LookupError: a training ended without the metric.
         KeyboardInterrupt: a training was interrupted, or suspended by a callback, so it has no result.
     """
+    if not callable(make_state):
+        raise TypeError(
+            f"ablate takes a function of a seed first, but was given {kind_of(make_state)}: write one that makes "
+            "model, optimizer and loaders, and returns start(work, epochs=…, seed=seed)"
+        )
     all_callbacks = check_names(callbacks)
     check_monitor(monitor, mode)
     if not all_callbacks or not seeds:
@@ -161,7 +167,9 @@ def ablate(
     jobs = [(variant, seed) for variant in variants for seed in seeds]
     values: dict[str, list[float]] = {variant: [] for variant in variants}
     for variant, seed in _with_progress_bar(jobs) if progress else jobs:
-        final = run(make_state(seed), variants[variant])
+        state = make_state(seed)
+        check_state(state, "ablate's run")
+        final = run(state, variants[variant])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(f"{variant!r} was suspended: {final.reason}")
         if monitor not in final.metrics:

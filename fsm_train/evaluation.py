@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import attrs
 
+from .core.arguments import check_workload
 from .core.phase import Phase
 from .core.values import FrozenMap
 from .core.workload import Workload
@@ -27,6 +28,7 @@ def evaluate(workload: Workload) -> Mapping[str, float]:
     Raises:
         ValueError: the workload has no validation data.
     """
+    check_workload(workload, "evaluate({})")
     if not workload.has_valid:
         raise ValueError("there is no validation data: give the workload some (valid=…)")
     state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)

@@ -6,6 +6,7 @@ Rule of this file: an error says which setting it is, what was found, and what i
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
@@ -22,6 +23,16 @@ def is_whole(value: object, least: float = -math.inf) -> TypeGuard[int]:
 def is_number(value: object) -> TypeGuard[float]:
     """Whether it is an int or a float, and no bool. NaN and infinities are numbers."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_exact_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number, and no bool, that a float holds exactly: a scalar of NumPy is one too."""
+    if type(value) is float or is_number(value):
+        return True
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    as_float = float(value)
+    return as_float == value or as_float != as_float
 
 
 # ------------------------------------------------------- functions that raise, for arguments

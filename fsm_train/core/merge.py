@@ -53,12 +53,27 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         try:
             answer = callback.decide(state, memory.get(callback.name, callback.memory))
         except Exception as error:
-            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}") from error
+            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}{_hint(error)}") from error
         if answer is not None and answer is not NOTHING:
             if why := _refusal(callback, answer, state):
                 raise callback_error(callback, state, why)
             answers.append((callback, answer))
     return answers
+
+
+def _hint(error: Exception) -> str:
+    """What to write instead, if the callback reached for the workload, which a state has only outside of a run."""
+    if isinstance(error, AttributeError) and error.obj is None and error.name is not None:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is not None and "workload" in trace.tb_frame.f_code.co_names:
+            return (
+                ". During a run state.workload is None, since a callback never touches the real things: return a "
+                "command in a Transition (fsm_train.commands, or one of your own with @carries_out), or read them "
+                "with a sensor (sensors={…})"
+            )
+    return ""
 
 
 def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str | None:

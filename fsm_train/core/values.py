@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import numbers
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -129,10 +130,20 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
         parts = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(kind))
     else:
         advice = _ADVICE.get(kind.__name__, "use numbers, strings, tuples and frozen attrs records of them")
+        if isinstance(value, (numbers.Number, bool)) or kind.__name__ in ("bool", "bool_"):
+            advice = f"write {_plain_kind(value)}(…) around it"
         return (
             f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"
         )
     return next(filter(None, (unsaveable(part, where) for where, part in parts)), None)
+
+
+def _plain_kind(value: object) -> str:
+    """The type of Python that holds this number of NumPy or the like."""
+    return next((kind.__name__ for base, kind in _PLAIN if isinstance(value, base)), "float")
+
+
+_PLAIN: tuple[tuple[type, type], ...] = ((numbers.Integral, int), (numbers.Real, float), (object, bool))
 
 
 class SavedMemory(ABC):
@@ -194,5 +205,6 @@ _ADVICE = {
     "set": "use a sorted tuple",
     "frozenset": "use a sorted tuple",
     "ndarray": "use a tuple of floats",
+    "Decimal": "write float(…) around it",
     "Tensor": "keep what was measured, as a float, and leave tensors to the workload",
 }

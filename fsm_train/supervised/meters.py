@@ -9,6 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
+from ..core.arguments import kind_of
+from ..core.errors import WorkloadError
+from ..data.batches import in_words
+from .arguments import check_named
+
 Measure = Callable[[Any, Any], "torch.Tensor | float"]
 
 
@@ -79,6 +84,10 @@ class FunctionMetric:
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         value = self.function(output, target)
+        if value.dim() != 0 if isinstance(value, torch.Tensor) else not _is_scalar(value):
+            raise WorkloadError(
+                f"it returned {in_words(value)}: return a number or a scalar tensor, such as the mean over the batch"
+            )
         self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
@@ -119,9 +128,9 @@ class ObjectMetric:
             return
         computed = self.metric.compute()
         if isinstance(computed, Mapping):
-            yield from ((f"{name}_{key}", float(value)) for key, value in computed.items())
+            yield from ((f"{name}_{key}", _as_float(value)) for key, value in computed.items())
         else:
-            yield name, float(computed)
+            yield name, _as_float(computed)
 
     def reset(self) -> None:
         self.metric.reset()
@@ -145,6 +154,21 @@ class ObjectMetric:
         self.metric.load_state_dict(values)  # type: ignore[attr-defined]
 
 
+def _is_scalar(value: Any) -> bool:
+    """Whether it is a single number: of Python, NumPy or torch."""
+    size = getattr(value, "size", 1)  # of a tensor a method, of an array a number
+    return hasattr(value, "__float__") and (value.numel() if callable(size) else size) == 1
+
+
+def _as_float(computed: Any) -> float:
+    if not _is_scalar(computed):
+        raise WorkloadError(
+            f"compute() returned {in_words(computed)}: let it return a number, such as the mean over the classes, or a "
+            "mapping from names to numbers"
+        )
+    return float(computed)
+
+
 class Meters:
     """The loss and the metrics of train or valid data.
 
@@ -165,16 +189,29 @@ class Meters:
     def add(self, loss: torch.Tensor, output: Any, target: Any, samples: int) -> None:
         self.loss.add(loss, samples)
         if self.metrics:
-            with torch.no_grad():
-                for metric in self.metrics.values():
-                    metric.add(output, target, samples)
+            name = ""
+            try:
+                with torch.no_grad():
+                    for name in self.metrics:
+                        self.metrics[name].add(output, target, samples)
+            except Exception as error:
+                error.add_note(
+                    f"Raised by the metric {name!r} on {self.split} data, given {in_words(output)} as the output and "
+                    f"{in_words(target)} as the target."
+                )
+                raise
 
     def results(self) -> dict[str, float]:
         """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
         results = {} if loss is None else {f"{self.split}_loss": loss}
-        for name, metric in self.metrics.items():
-            results.update(metric.results(f"{self.split}_{name}"))
+        name = ""
+        try:
+            for name, metric in self.metrics.items():
+                results.update(metric.results(f"{self.split}_{name}"))
+        except Exception as error:
+            error.add_note(f"Raised by the metric {name!r}, by its compute, on {self.split} data.")
+            raise
         return results
 
     def reset(self) -> None:
@@ -202,10 +239,11 @@ def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measu
         TypeError: one is neither a function nor an object with update, compute and reset.
         ValueError: one is called "loss", which is measured anyway.
     """
+    check_named("metrics", metrics, "'accuracy': accuracy", "output", "target")
     for name, metric in metrics.items():
         if not isinstance(metric, Metric) and not callable(metric):
             raise TypeError(
-                f"the metric {name!r} is a {type(metric).__name__}: give a function of (output, target), "
+                f"the metric {name!r} is {kind_of(metric)}: give a function of (output, target), "
                 "or an object with update, compute and reset"
             )
         if name == "loss":

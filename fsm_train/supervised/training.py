@@ -14,6 +14,7 @@ from ..core.state import Hyper, State
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, samples, to_device
 from ..data.generators import generators_of
 from ..data.position import EpochStart, SuspendPoint
+from .arguments import check_arguments, check_call, check_data, check_depends, device_of
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
@@ -100,9 +101,15 @@ class Training:
         split: Split | None,
         extra: Mapping[str, Stateful] | None,
     ) -> None:
+        check_arguments(model, optimizer, loss_fn)
+        for name, batches in (("train", train), ("valid", valid)):
+            check_data(name, batches, tensors=split is not None)
         check_parameters(model, optimizer, loss_fn)
+        for name, function, parameters in (("forward", forward, ("model", "inputs")), ("split", split, ("batch",))):
+            if function is not None:
+                check_call(name, function, *parameters)
         if device is not None:
-            model.to(device)
+            model.to(device_of(device))
         self.model = model
         self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
@@ -182,17 +189,22 @@ class Training:
         """Check the loss, if it is the first of this call of `run`.
 
         Raises:
-            WorkloadError: it is no scalar tensor, or requires no gradient.
+            WorkloadError: it is no scalar tensor, requires no gradient, or depends on none of the parameters.
         """
         if not self.loss_checked:
             check_loss(loss)
+            check_depends(loss, self.parameters)
             self.loss_checked = True
 
     def note_step(self, loss: torch.Tensor) -> None:
         """Note the results of a whole step that took a step: its detached loss, a scalar; `output` is set."""
         self._loss, self._stepped = loss, True
         self.gradients.changed()
-        self.train_meters.add(loss, self.output, self.target, self.batch_size)
+        try:
+            self.train_meters.add(loss, self.output, self.target, self.batch_size)
+        except Exception:
+            self.doing = Operation.LOSS  # whose part the metrics are
+            raise
 
     def loader_generators(self) -> list[torch.Generator]:
         """The generators of the two loaders, each once."""

@@ -20,7 +20,7 @@ from ..core.phase import Operation
 from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
-from ..data.batches import Forward, Split
+from ..data.batches import Forward, Split, check_scalar
 from ..data.generators import Generators, seed_all
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
 from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
@@ -28,11 +28,12 @@ from ..data.prefetch import copier_for, prefetched
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once
+from .arguments import explain_loss
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
-from .sensors import check_sensors, read_in_one_transfer
+from .sensors import check_sensors, measure, read_in_one_transfer
 from .snapshot import Snapshot, ValidationGuard
 from .training import Training
 from .whole_step import WHOLE_STEP, plain_step
@@ -127,7 +128,7 @@ class Supervised(Training, Checkpointable):
         return self._sensors.keys()
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
-        facts: dict[str, torch.Tensor | float] = {name: self._sensors[name](self) for name in names & self.sensors}
+        facts: dict[str, torch.Tensor | float] = measure(self, self._sensors, names & self.sensors)
         if "loss" in names and self._loss is not None:
             facts["loss"] = self._loss
         if "grad_norm" in names:
@@ -253,7 +254,11 @@ class Supervised(Training, Checkpointable):
         loss = self._compute_loss()
         self.check_first_loss(loss)
         self._for_backward = loss
-        self._loss = detached = loss.detach()
+        try:
+            self._loss = detached = loss.detach()
+        except AttributeError as error:
+            explain_loss(loss, error)
+            raise
         self.train_meters.add(detached, self.output, self.target, self.batch_size)
 
     def _compute_loss(self) -> torch.Tensor:
@@ -274,7 +279,11 @@ class Supervised(Training, Checkpointable):
             self.window.undo_mean(self.gradients())
         if self.precision is not None:
             loss = self.precision.scale(loss, self.gradients())
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            explain_loss(loss, error)
+            raise
         self.window.add()
         self.gradients.changed()
 
@@ -321,7 +330,10 @@ class Supervised(Training, Checkpointable):
     def evaluate(self) -> None:
         with torch.no_grad():
             self.forward()
-            self._loss = self._compute_loss().detach()
+            loss = self._compute_loss()
+            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+                check_scalar(loss)
+            self._loss = loss.detach()
             self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
