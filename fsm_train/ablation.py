@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from .callbacks.monitoring import Direction, check_monitor
-from .core.arguments import check_state, kind_of
+from .core.arguments import kind_of
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
@@ -156,6 +156,8 @@ def ablate(
             f"ablate takes a function of a seed first, but was given {kind_of(make_state)}: write one that makes "
             "model, optimizer and loaders, and returns start(work, epochs=…, seed=seed)"
         )
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+        raise TypeError(f"seeds={seeds!r}: give the seeds in a tuple, such as (0, 1, 2)")
     all_callbacks = check_names(callbacks)
     check_monitor(monitor, mode)
     if not all_callbacks or not seeds:
@@ -168,7 +170,8 @@ def ablate(
     values: dict[str, list[float]] = {variant: [] for variant in variants}
     for variant, seed in _with_progress_bar(jobs) if progress else jobs:
         state = make_state(seed)
-        check_state(state, "ablate's run")
+        if not isinstance(state, State):
+            raise TypeError(f"make_state returned {kind_of(state)}: let it return start(work, epochs=…, seed=seed)")
         final = run(state, variants[variant])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(f"{variant!r} was suspended: {final.reason}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.arguments import check_state, check_workload, is_path, kind_of
+from .core.arguments import check_path, check_state, check_workload
 from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
 from .core.errors import CallbackError
@@ -331,9 +331,7 @@ def _event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
 
     if isinstance(log, EventLog):
         return (log,)
-    if not is_path(log):
-        given = f"an open file ({log.name!r})" if hasattr(log, "write") and hasattr(log, "name") else kind_of(log)
-        raise TypeError(f"log is {given}: give a path, log='run.jsonl', or EventLog('run.jsonl', …) with settings")
+    check_path(log, "log", "log='run.jsonl', or log=EventLog('run.jsonl', …) with settings")
     return (EventLog(log),)
 
 

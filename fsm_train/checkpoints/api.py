@@ -14,6 +14,7 @@ from typing import Protocol
 
 import attrs
 
+from ..core.arguments import check_path, check_workload
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.runs import SAVED_AT
@@ -113,9 +114,11 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
         CheckpointError: there is no good one, or the named one is damaged.
         RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
     """
+    check_path(path, "the path of restore", "restore('checkpoints', work)")
     chosen = Path(path)
     if not chosen.exists():
         raise NoCheckpointError(f"there is no checkpoint in {chosen}: No such file or directory")
+    check_workload(workload, f"restore({str(path)!r}, {{}})")
     if (chosen / MANIFEST).exists() or not chosen.is_dir():
         state, parts = _read(manifest_of(chosen))
     else:

@@ -7,11 +7,13 @@ what was given, to which call, and what to write instead.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
 from typing import Any, TypeGuard
 
+from .phase import Phase
 from .state import State
+from .transition import Command, Transition
 
 
 def kind_of(value: object) -> str:
@@ -27,7 +29,8 @@ def kind_of(value: object) -> str:
     if inspect.isroutine(value):
         return f"the function {value.__name__}"
     name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+    spelt = name[:2].isupper() and name[0] in "AEFHILMNORSX"  # read letter by letter: an SGD
+    return f"{'an' if spelt or name[0].lower() in 'aeio' or name == 'ndarray' else 'a'} {name}"
 
 
 def is_path(value: object) -> TypeGuard[str | PathLike[str]]:
@@ -92,6 +95,24 @@ def check_workload(value: object, call: str) -> None:
     raise TypeError(f"{name} takes a workload, but was given {kind_of(value)}: {advice}")
 
 
+def check_path(value: object, argument: str, write: str) -> None:
+    """Refuse what is no path.
+
+    Args:
+        value: what was given.
+        argument: what it was given as, such as "log".
+        write: how it is written.
+
+    Raises:
+        TypeError: with what was given.
+    """
+    if not is_path(value):
+        found = (
+            f"an open file ({value.name!r})" if hasattr(value, "write") and hasattr(value, "name") else kind_of(value)
+        )
+        raise TypeError(f"{argument} is {found}, not a path: write {write}")
+
+
 def as_list(value: Any, argument: str, call: str, *, single: bool = False) -> tuple[Any, ...]:
     """The items of an argument that takes several; what is no collection is refused.
 
@@ -115,3 +136,53 @@ def as_list(value: Any, argument: str, call: str, *, single: bool = False) -> tu
             f"{argument} is {kind_of(value)} that gives nothing: it can be used once only. Give a list of {argument}"
         )
     return items
+
+
+def no_callback(thing: Any) -> str:
+    """That something which stands among callbacks is none, and what to write instead."""
+    return f"{_shown(thing)} is no callback{_instead_of_callback(thing)}"
+
+
+def _instead_of_callback(thing: Any) -> str:
+    if hasattr(thing, "see") and hasattr(thing, "at"):
+        return f" but a sink: give it as sinks=[{'…' if not isinstance(thing, type) else thing.__name__ + '()'}]"
+    if isinstance(thing, (list, tuple)):
+        return f" but {kind_of(thing)} of them: unpack it with a star, as in [*some, early_stopping()]"
+    name = getattr(thing, "__name__", type(thing).__name__)
+    if any(hasattr(thing, member) for member in ("get_last_lr", "last_epoch", "num_bad_epochs")):
+        return (
+            f" but a scheduler: write torch_scheduler(lambda optimizer: {name}(optimizer, …)), or schedule(lr=…) with "
+            "one of fsm_train.schedules"
+        )
+    if hasattr(thing, "param_groups") or is_model(thing) or is_workload(thing):
+        return ": model and optimizer belong to Supervised(model, optimizer, loss_fn, train), and that to start(…)"
+    if isinstance(thing, (Command, Transition)):
+        return ", it is what one returns: write a function of the state that returns it, with @on(Phase.…)"
+    if hooks := [hook for hook in _HOOKS if hasattr(thing, hook)]:
+        return f": its {hooks[0]} becomes a function of the state with @on(Phase.{_HOOKS[hooks[0]].name})"
+    if callable(thing) and not _takes_state(thing):
+        return " (call it: it is a factory): decorate a function with @on(Phase.…)"
+    advice = "leave it out of the list" if thing is None else "decorate a function with @on(Phase.…)"
+    return f": {advice}"
+
+
+def _shown(thing: Any) -> str:
+    return f"{thing!r:.80}" if isinstance(thing, (str, int, float, Command, Transition)) else kind_of(thing)
+
+
+def _takes_state(function: Callable[..., object]) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and "state" in code.co_varnames[: code.co_argcount]
+
+
+_HOOKS = {
+    "on_train_epoch_end": Phase.EPOCH_END,
+    "on_epoch_end": Phase.EPOCH_END,
+    "on_validation_end": Phase.VALID_END,
+    "on_train_batch_end": Phase.BATCH_END,
+    "after_epoch": Phase.EPOCH_END,
+    "after_batch": Phase.BATCH_END,
+    "on_step_end": Phase.STEP_END,
+    "on_train_end": Phase.TRAIN_END,
+}
+"""Hooks of the callbacks of other libraries, and the phases that they are."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast
 
 import attrs
 
-from .arguments import as_list, is_model, is_workload, kind_of
+from .arguments import as_list, no_callback
 from .checks import is_whole
 from .errors import CallbackError
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
@@ -331,52 +331,10 @@ def check_names(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]
     names: set[str] = set()
     for callback in checked:
         if not isinstance(callback, Callback):
-            raise TypeError(f"{callback!r:.80} is no callback{_instead_of(callback)}")
+            raise TypeError(no_callback(callback))
         if callback.name in names:
             raise ValueError(
                 f"two callbacks are called {callback.name!r}, and would share one memory: pass name= to one of them"
             )
         names.add(callback.name)
     return checked
-
-
-def _instead_of(thing: Any) -> str:
-    """What to write instead of something that stands among callbacks and is none."""
-    if hasattr(thing, "see") and hasattr(thing, "at"):
-        return f" but a sink: give it as sinks=[{'…' if not isinstance(thing, type) else thing.__name__ + '()'}]"
-    if isinstance(thing, (list, tuple)):
-        return f" but {kind_of(thing)} of them: unpack it with a star, as in [*some, early_stopping()]"
-    name = getattr(thing, "__name__", type(thing).__name__)
-    if any(hasattr(thing, member) for member in ("get_last_lr", "last_epoch", "num_bad_epochs")):
-        return (
-            f" but a scheduler: write torch_scheduler(lambda optimizer: {name}(optimizer, …)), or schedule(lr=…) with "
-            "one of fsm_train.schedules"
-        )
-    if hasattr(thing, "param_groups") or is_model(thing) or is_workload(thing):
-        return ": model and optimizer belong to Supervised(model, optimizer, loss_fn, train), and that to start(…)"
-    if isinstance(thing, (Command, Transition)):
-        return ", it is what one returns: write a function of the state that returns it, with @on(Phase.…)"
-    if hooks := [hook for hook in _HOOKS if hasattr(thing, hook)]:
-        return f": its {hooks[0]} becomes a function of the state with @on(Phase.{_HOOKS[hooks[0]].name})"
-    if callable(thing) and not _takes_state(thing):
-        return " (call it: it is a factory): decorate a function with @on(Phase.…)"
-    advice = "leave it out of the list" if thing is None else "decorate a function with @on(Phase.…)"
-    return f": {advice}"
-
-
-def _takes_state(function: Callable[..., object]) -> bool:
-    code = getattr(function, "__code__", None)
-    return code is not None and "state" in code.co_varnames[: code.co_argcount]
-
-
-_HOOKS = {
-    "on_train_epoch_end": Phase.EPOCH_END,
-    "on_epoch_end": Phase.EPOCH_END,
-    "on_validation_end": Phase.VALID_END,
-    "on_train_batch_end": Phase.BATCH_END,
-    "after_epoch": Phase.EPOCH_END,
-    "after_batch": Phase.BATCH_END,
-    "on_step_end": Phase.STEP_END,
-    "on_train_end": Phase.TRAIN_END,
-}
-"""Hooks of the callbacks of other libraries, and the phases that they are."""

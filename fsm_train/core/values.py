@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import numbers
 import sys
 from abc import ABC, abstractmethod
@@ -29,7 +30,10 @@ class FrozenMap(dict[K, V]):
     __slots__ = ()
 
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("this mapping is part of an immutable record: make a new one instead of writing to it")
+        raise TypeError(
+            "this mapping is part of an immutable record: make a new one instead of writing to it. A callback returns "
+            "what is to change, as in Transition(hyper={'lr': …})"
+        )
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -90,9 +94,11 @@ class Metrics(FrozenMap[str, float]):
 
     def __missing__(self, name: str) -> Never:
         known = ", ".join(self) or "none yet"
+        close = difflib.get_close_matches(name, self, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
         raise MetricError(
-            f"there is no metric {name!r} here: there are {known}. Those of a validation are called valid_…, and are "
-            "missing in an epoch that had none; where that may be, read it with .get()"
+            f"there is no metric {name!r} here: there are {known}.{meant} Those of a validation are called valid_…, "
+            "and are missing in an epoch that had none; where that may be, read it with .get()"
         )
 
 

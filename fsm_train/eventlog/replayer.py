@@ -12,7 +12,8 @@ from typing import Any, TypeGuard, cast
 
 import attrs
 
-from ..core.callback import Callback, memory_classes
+from ..core.arguments import check_path
+from ..core.callback import Callback, check_names, memory_classes
 from ..core.errors import CallbackError
 from ..core.phase import Phase
 from ..core.state import COUNTERS, State
@@ -114,7 +115,8 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
         LogError: the log cannot be read, or its callbacks cannot be made from it.
         OSError: the file cannot be read.
     """
-    given = None if callbacks is None else tuple(callbacks)
+    check_path(log, "the log of replay", "replay('run.jsonl', …)")
+    given = None if callbacks is None else check_names(callbacks)
     path = fspath(log)
     recorded = Recorded(log)
     last: State | None = None

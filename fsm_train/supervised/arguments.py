@@ -131,8 +131,11 @@ def check_call(argument: str, function: object, *parameters: str) -> None:
     try:
         signature.bind(*parameters)
     except TypeError as error:
+        takes = [*signature.parameters]
+        shown = ", ".join([*takes[:4], "…"] if len(takes) > 4 else takes)
         raise WorkloadError(
-            f"{argument} is called with ({', '.join(parameters)}), but {kind_of(plain)} takes {signature}: {error}"
+            f"{argument} is called with ({', '.join(parameters)}), but {kind_of(plain)} takes ({shown}): {error}. "
+            f"Wrap it in a lambda, lambda {', '.join(parameters)}: …"
         ) from None
 
 
@@ -144,9 +147,9 @@ def device_of(device: torch.device | str | int) -> torch.device:
     """
     try:
         found = torch.device(device)
-    except RuntimeError as error:
-        advice = " Write device='cuda'." if str(device).startswith("gpu") else ""
-        raise WorkloadError(f"device={device!r} is no device of torch: {error}.{advice}") from None
+    except (RuntimeError, TypeError) as error:
+        cause = "write device='cuda'" if str(device).startswith("gpu") else str(error).splitlines()[0].rstrip(".:")
+        raise WorkloadError(f"device={device!r} is no device that torch knows here: {cause}") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise WorkloadError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,6 +13,7 @@ import torch
 from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
 from ..data.batches import in_words
+from ..data.generators import Generators
 from .arguments import check_named
 
 Measure = Callable[[Any, Any], "torch.Tensor | float"]
@@ -86,7 +88,8 @@ class FunctionMetric:
         value = self.function(output, target)
         if value.dim() != 0 if isinstance(value, torch.Tensor) else not _is_scalar(value):
             raise WorkloadError(
-                f"it returned {in_words(value)}: return a number or a scalar tensor, such as the mean over the batch"
+                f"the metric returned {in_words(value)}: return a number or a scalar tensor, such as the mean over "
+                "the batch"
             )
         self.mean.add(value.detach() if isinstance(value, torch.Tensor) else torch.tensor(float(value)), samples)
 
@@ -111,6 +114,7 @@ class ObjectMetric:
     Attributes:
         metric: a copy of the user's, since train and valid data have one each.
         updated: whether it got a batch since the last reset.
+        checked: whether what it computes was looked at.
     """
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
@@ -118,10 +122,31 @@ class ObjectMetric:
         if hasattr(self.metric, "to"):
             self.metric = self.metric.to(device)
         self.updated = False
+        self.checked = not hasattr(metric, "_update_count")  # computing early does no harm to those of torchmetrics
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         self.metric.update(output, target)
         self.updated = True
+        if not self.checked:
+            self.check_result()
+
+    def check_result(self) -> None:
+        """Refuse a metric that computes something else than numbers, at its first batch and not after an epoch.
+
+        Raises:
+            WorkloadError: with what it computes.
+        """
+        self.checked = True
+        before = Generators.now(())  # some draw samples
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                computed = self.metric.compute()
+        except Exception:
+            return  # one batch is too little for it
+        finally:
+            before.put_back()
+        for value in computed.values() if isinstance(computed, Mapping) else (computed,):
+            _as_float(value)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         if not self.updated:
