@@ -50,9 +50,9 @@ def train_batch(
     try:
         loss.backward()  # type: ignore[no-untyped-call]
     except (AttributeError, RuntimeError) as error:
-        work.doing = LOSS
+        if not isinstance(loss, torch.Tensor):
+            work.doing = LOSS
         explain_loss(loss, error)
-        work.doing = BACKWARD
         raise
     work.doing = STEP
     step()
