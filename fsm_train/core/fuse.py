@@ -43,7 +43,7 @@ class Path:
             if isinstance(edge.source, Phase):
                 passed = edge.source
             if operation in edge.operations:
-                break
+                return passed
         return passed
 
     def then(self, next_path: Path) -> Path:

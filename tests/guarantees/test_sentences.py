@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "epochs=2.5": (lambda: start(Scripted(), epochs=2.5), ("epochs is a whole number, not 2.5",)),
     "epochs=True": (lambda: start(Scripted(), epochs=True), ("True",)),
     "max_steps=-1": (lambda: start(Scripted(), max_steps=-1), ("max_steps=-1", "no limit")),
-    "log=open file": (lambda: run(scripted(), log=open(__file__)), ("an open file", "log='run.jsonl'")),  # noqa: SIM115
+    "log=open file": (lambda: run(scripted(), log=sys.__stderr__), ("an open file", "log='run.jsonl'")),
     "log=True": (lambda: run(scripted(), log=True), ("a bool", "log='run.jsonl'")),
     "log=EventLog": (lambda: run(scripted(), log=EventLog), ("the class EventLog",)),
     "log=sink": (lambda: run(scripted(), log=progress()), ("a Progress",)),
@@ -144,7 +145,6 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 @pytest.mark.parametrize("written", ENTRY_POINTS)
 def test_an_entry_point_shows_the_call_to_write(written: str) -> None:
     """What is given where something else belongs is named, with the call that is meant."""

@@ -314,7 +314,7 @@ def _work(**changes: Any) -> Supervised:
         ({"train": 3}, "train is an int, but batches are to come from it"),
         ({"model": nn.ReLU()}, "the model has no parameters"),
         ({"optimizer": sgd(nn.Linear(3, 3))}, "2 of the optimizer's 2 parameters are not the model's"),
-        ({"optimizer": nn.MSELoss(), "loss_fn": 3}, "optimizer is a MSELoss"),
+        ({"optimizer": nn.MSELoss(), "loss_fn": 3}, "optimizer is an MSELoss"),
         ({"loss_fn": 3}, "loss_fn is an int"),
         ({"metrics": {"accuracy": 3}}, "the metric 'accuracy' is an int"),
         ({"metrics": {"loss": accuracy}}, "cannot be called 'loss'"),
