@@ -27,7 +27,7 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
     if isinstance(loader, Iterator):
         raise WorkloadError(
             f"{which} is an iterator ({type(loader).__name__}), which would be empty in the second epoch: "
-            "pass the DataLoader, the list, or an object whose __iter__ begins anew"
+            "pass the DataLoader, the list, or an object whose __iter__ starts a new pass"
         )
     if not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
         raise WorkloadError(

@@ -48,7 +48,7 @@ def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators) -> I
     if isinstance(loader, list):
         return iter(loader[batches:])
     warnings.warn(
-        f"to go on in the middle of an epoch, {batches} batches of the {type(loader).__name__} are read and thrown "
+        f"to continue in the middle of an epoch, {batches} batches of the {type(loader).__name__} are read and thrown "
         "away; a loader with state_dict, such as torchdata's StatefulDataLoader, can do without",
         RuntimeWarning,
         stacklevel=2,
@@ -60,7 +60,7 @@ def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators) -> I
     if not before.same_as(Generators.now()):
         warnings.warn(
             f"the {type(loader).__name__} draws random numbers while it is read, and now draws others than it drew "
-            "then: if its order depends on them (a shuffle buffer, say), going on in this epoch is inexact",
+            "then: if its order depends on them (a shuffle buffer, say), continuing in this epoch is inexact",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -154,7 +154,7 @@ def require_suspended_at(point: SuspendPoint | None, state: State) -> SuspendPoi
         now_at = "in no suspended training" if point is None else f"at {point.iteration}"
         raise WorkloadError(
             f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
-            f"{now_at}: go on from the state that the last run returned"
+            f"{now_at}: continue from the state that the last run returned"
         )
     return point
 

@@ -138,7 +138,7 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
 def _changed_between_calls(last: State, header: Entry) -> Change | None:
     """What differs between the last state of one call of `run` and the start of the next."""
     if header.body.get("gap"):
-        return Change("", "gap", "the log does not lead to where this call goes on", None)
+        return Change("", "gap", "the log does not lead to where this call continues", None)
     recorded, decided = header.body["start"], start_of(last)
     both = [name for name in decided["memory"] if name in recorded["memory"]]
     return first_change(

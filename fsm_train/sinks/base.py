@@ -156,7 +156,7 @@ class Guarded:
         except Exception as error:
             self.trouble = (
                 f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
-                "it is switched off, and the training goes on"
+                "it is switched off, and the training continues"
             )
             if method != "close":
                 with contextlib.suppress(Exception):

@@ -102,7 +102,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
 def _differences(work: Training, parts: Parts) -> Iterator[str]:
     """A note for each difference that makes the training continue in another way than it would have."""
     for name in sorted(work.extra.keys() - parts["extra"].keys()):
-        yield f"extra {name!r}: it is not in the checkpoint, and begins afresh"
+        yield f"extra {name!r}: it is not in the checkpoint, and begins as it is now"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
         yield f"extra {name!r}: it is in the checkpoint, and not brought back since the workload has none of this name"
     batches = number_of_batches(work.train)

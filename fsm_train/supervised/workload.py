@@ -237,7 +237,7 @@ class Supervised(Training, Checkpointable):
         if batch is _END:
             if self._batches_fetched == 0:
                 raise WorkloadError(
-                    "train gave no batch in this epoch: it is empty, or its __iter__ does not begin anew each time"
+                    "train gave no batch in this epoch: it is empty, or its __iter__ starts no new pass each time"
                 )
             return None
         self._batches_fetched += 1
@@ -340,7 +340,7 @@ class Supervised(Training, Checkpointable):
         metrics = self._valid_meters.results()
         self._end_validation()
         if not metrics:
-            raise WorkloadError("valid gave no batch: it is empty, or its __iter__ does not begin anew each time")
+            raise WorkloadError("valid gave no batch: it is empty, or its __iter__ starts no new pass each time")
         return metrics
 
     def abandon(self, state: State) -> None:

@@ -37,7 +37,7 @@ from fsm_train import (
     what_if,
 )
 from fsm_train.ablation import ablate
-from fsm_train.callbacks import early_stopping, record
+from fsm_train.callbacks import checkpoint, early_stopping, record
 from fsm_train.core.phase import CONSULTED
 from fsm_train.lr_finder import find_lr
 from fsm_train.schedules import cosine
@@ -121,7 +121,6 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: restore(supervised(), "folder"),
         ("a Supervised, not a path", "restore('checkpoints', work)"),
     ),
-    "restore('.', model)": (lambda: restore(".", MODEL), ("a Linear", "restore('.', work)")),
     "replay(state)": (lambda: replay(scripted()), ("a State, not a path", "replay('run.jsonl'")),
     "replay(log, callback)": (lambda: replay("none", early_stopping()), ("a Callback", "[")),
     "what_if([…], log)": (lambda: what_if([early_stopping()], "none"), ("a list, not a path",)),
@@ -160,6 +159,13 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert repr(state.plan) == "Plan(epochs=2, max_steps=5, seed=1)"
     assert [state.phase for state in iterate(scripted(), at=Phase.EPOCH_END)] == [Phase.EPOCH_END, Phase.DONE]
     assert extend(run(scripted()), epochs=np.int64(1)).plan.epochs == 2
+
+
+def test_a_checkpoint_is_restored_into_a_workload(tmp_path: Path) -> None:
+    """A model alone lacks what else a training has."""
+    run(begin(), [checkpoint(tmp_path)])
+
+    says(message(lambda: restore(tmp_path, MODEL)), "a Linear", f"restore('{tmp_path}', work)")
 
 
 def test_what_if_takes_one_name_to_leave_out(tmp_path: Path) -> None:

@@ -381,7 +381,7 @@ class _Once:
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_loader_that_does_not_begin_anew_is_found(split: str) -> None:
     """An iterator in disguise is found at the epoch in which it gives nothing."""
-    with pytest.raises(WorkloadError, match=f"{split} gave no batch.*does not begin anew"):
+    with pytest.raises(WorkloadError, match=f"{split} gave no batch.*starts no new pass"):
         run(start(_work(**{split: _Once()}), epochs=2))
 
 
