@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.util
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from ..signals import block_sigint_for_children
@@ -40,11 +42,27 @@ def start_pass(loader: Iterable[Any]) -> Iterator[Any]:
     if persistent_workers_running(loader):
         return iter(loader)  # no worker starts
     leaving = multiprocessing.RawValue("b", 0)
-    with block_sigint_for_children(), _shield_from_sigterm(loader, leaving):
+    with block_sigint_for_children(), _shield_from_sigterm(loader, leaving), _device_garbage_kept():
         workers = iter(loader)
     # Runs when the pass is garbage, and when Python exits: before Python ends the workers, as it has a priority.
     multiprocessing.util.Finalize(workers, setattr, (leaving, "value", 1), exitpriority=100)
     return workers
+
+
+@contextlib.contextmanager
+def _device_garbage_kept() -> Iterator[None]:
+    """Workers that are forked in this context do not collect the garbage of this process.
+
+    It may hold tensors that were used on several streams of a device: to free one in a worker aborts the worker.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def persistent_workers_running(loader: object) -> bool | None:

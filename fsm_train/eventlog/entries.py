@@ -192,6 +192,7 @@ class LineChecker:
         self.path = str(path)
         self.last: Entry | None = None
         self._resume_at = ""  # where this call of `run` continues
+        self._counts = 0, 0  # iteration and valid_batch of the line before, or of the start of this call
 
     def check(self, number: int, raw: bytes) -> Entry | None:
         """The line; None if another program wrote it, or if it is cut short at the end of the file.
@@ -221,6 +222,7 @@ class LineChecker:
         self._check_form(entry)
         if entry.event == HEADER:
             self._resume_at = entry.body["start"].get("resume_at", "")
+        self._check_length(entry)
         self.last = entry
         return entry
 
@@ -277,6 +279,16 @@ class LineChecker:
             body = values
         if key:
             raise self._error(entry.number, f"its {key} is {body.get(key)!r:.60}, and not of the form that a log has")
+
+    def _check_length(self, entry: Entry) -> None:
+        """Refuse a course of more events than the counters can tell of: a replay would take each of them."""
+        (iteration, valid_batch), counts = self._counts, entry.body.get("start", entry.body)
+        self._counts = now = counts.get("iteration"), counts.get("valid_batch")
+        if entry.course and all(type(count) is int for count in (iteration, valid_batch, *now)):
+            # One batch may be fetched and not finished, one be before the epoch's end, one a validation's.
+            most = max(0, now[0] - iteration) + max(valid_batch, now[1]) + 3
+            if any(count > most for _, count in entry.course):
+                raise self._error(entry.number, f"its course has more events than the {most} that its counters allow")
 
     def _error(self, number: int, what: str) -> LogError:
         return LogError(what, path=self.path, line=number)

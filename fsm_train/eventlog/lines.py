@@ -278,6 +278,9 @@ def _is_start(start: Json) -> bool:
         type(start) is dict
         and all(type(start.get(key)) is dict for key in ("hyper", "metrics", "memory", "plan"))
         and type(start.get("resume_at", "")) is str
+        and type(start.get("has_valid")) is bool
+        and type(start.get("fetched")) in (int, float)
+        and type(start.get("history")) is list
     )
 
 

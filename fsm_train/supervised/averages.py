@@ -26,8 +26,8 @@ class Average:
 
     def __init__(self, model: nn.Module, decay: float | None) -> None:
         self.model = model
-        average = None if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(model, multi_avg_fn=average)
+        self.blend = None if decay is None else get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(model, multi_avg_fn=self.blend)
         self.in_use = False
         self.own: StateDict | None = None
 
@@ -38,7 +38,20 @@ class Average:
 
     def update(self) -> None:
         """Take the model's present weights into the average."""
-        self.averaged.update_parameters(self.model)
+        if self.blend is None or not self.started:
+            self.averaged.update_parameters(self.model)
+            return
+        # As AveragedModel does it, but without its copy of a counter to the device, which waits for the device.
+        by_kind: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        for theirs, ours in zip(self.averaged.module.parameters(), self.model.parameters(), strict=True):
+            averages, weights = by_kind.setdefault((ours.device, ours.dtype), ([], []))
+            averages.append(theirs.detach())
+            weights.append(ours.detach())
+        for averages, weights in by_kind.values():
+            self.blend(averages, weights, None)
+        for buffer, own in zip(self.averaged.module.buffers(), self.model.buffers(), strict=True):
+            buffer.detach().copy_(own.detach())
+        self.averaged.n_averaged += 1
 
     def use(self, on: bool) -> None:
         """Exchange the values in place: optimizer, wrappers and captured steps reference the tensors."""

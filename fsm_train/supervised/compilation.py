@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import types
 import warnings
 from collections.abc import Callable
@@ -44,6 +45,12 @@ class Graph(Protocol):
         ...
 
 
+@functools.cache
+def stream_for(device: torch.device, thread: int) -> torch.cuda.Stream:
+    """The stream on which this thread records. Torch keeps a workspace of many megabytes for each stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class CudaGraph:
     """A CUDA graph.
 
@@ -55,7 +62,7 @@ class CudaGraph:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = stream_for(device, threading.get_ident())
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def on_capture_stream(self, train: Callable[[], T]) -> T:
@@ -69,9 +76,17 @@ class CudaGraph:
 
     def capture(self, train: Callable[[], T]) -> T:
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use CUDA meanwhile: a loader's thread pins memory.
-        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            answer = train()
+        try:
+            with (
+                # After a failure, torch itself would leave the stream of the capture in use.
+                torch.cuda.stream(torch.cuda.current_stream(self.device)),
+                # Other threads may use CUDA meanwhile: a loader's thread pins memory.
+                torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
+            ):
+                answer = train()
+        except BaseException:
+            stream_for.cache_clear()  # the state in which torch left this stream is unknown
+            raise
         self.graph = graph
         return answer
 
@@ -198,6 +213,7 @@ class CapturedStep(_FastStep):
         work = self.work
         if self.warm_ups < WARM_UP:
             self.warm_ups += 1
+            work.drop_autograd_graph()
             return self.graph.on_capture_stream(self._warm_up)
         if self.captured_constants is None:
             self._capture()
@@ -214,12 +230,14 @@ class CapturedStep(_FastStep):
         work = self.work
         work.output, loss = train_batch(work, work.inputs, work.target, forward_and_loss, work.optimizer.step)
         zero(work)
+        work.output = map_tensors(work.output, torch.Tensor.detach)  # or an eager step would meet nodes of this stream
         return loss.detach()
 
     def _capture(self) -> None:
         work = self.work
         self.batch = map_tensors((work.inputs, work.target), torch.clone)
-        work.output = self.output = self.loss = None  # their autograd graphs belong to another stream
+        self.output = self.loss = None
+        work.drop_autograd_graph()
 
         def train() -> tuple[Any, torch.Tensor]:
             inputs, target = self.batch
@@ -229,9 +247,11 @@ class CapturedStep(_FastStep):
         try:
             self.output, self.loss = self.graph.capture(train)
         except Exception as error:
-            first_line = str(error).partition("\n")[0]
+            # What failed first. The end of the capture fails after it.
+            first = error.__context__ if isinstance(error.__context__, Exception) else error
+            first_line = str(first).partition("\n")[0]
             raise WorkloadError(
-                f"this training step cannot be captured as a CUDA graph ({type(error).__name__}: {first_line}): "
+                f"this training step cannot be captured as a CUDA graph ({type(first).__name__}: {first_line}): "
                 "nothing in the model, the loss and the optimizer may wait for the device, as .item() does; "
                 "compile_step('default') does not mind"
             ) from error
@@ -255,6 +275,8 @@ class CompiledStep(_FastStep):
         in_graphs: torch.compile uses CUDA graphs, so that the next step overwrites this one's answers.
         numbers: the optimizer's numbers that are compiled in.
         changes: how often those numbers changed.
+        trainable: which parameters require a gradient.
+        first_is_eager: the next step is eager, since it may make the optimizer's state.
     """
 
     def __init__(self, work: Training, mode: str, backend: str) -> None:
@@ -264,6 +286,8 @@ class CompiledStep(_FastStep):
         self.in_graphs = work.device.type == "cuda" and (mode != "default" or backend == "cudagraphs")
         self.numbers = _numbers(work.optimizer)
         self.changes = 0
+        self.trainable = self._trainable()
+        self.first_is_eager = self._makes_state()
 
     def run(self) -> torch.Tensor:
         """Train on the batch under way; its detached loss."""
@@ -272,8 +296,9 @@ class CompiledStep(_FastStep):
             self._check_numbers()
         if self.in_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        step = functools.partial(self.step, work.optimizer)
-        output, loss = train_batch(work, work.inputs, work.target, self.forward_and_loss, step)
+        step_now = functools.partial(step if self.first_is_eager else self.step, work.optimizer)
+        output, loss = train_batch(work, work.inputs, work.target, self.forward_and_loss, step_now)
+        self.first_is_eager = False
         zero(work)
         loss = loss.detach()
         if self.in_graphs:
@@ -284,7 +309,9 @@ class CompiledStep(_FastStep):
     def _check_numbers(self) -> None:
         """Optimizer numbers that are no tensors are compiled in, and torch.compile gives up after a few changes."""
         self.stale = False
-        numbers = _numbers(self.work.optimizer)
+        numbers, trainable = _numbers(self.work.optimizer), self._trainable()
+        if (numbers, trainable) != (self.numbers, self.trainable):
+            self.trainable, self.first_is_eager = trainable, self._makes_state()
         if numbers == self.numbers:
             return
         self.numbers, self.changes = numbers, self.changes + 1
@@ -295,6 +322,16 @@ class CompiledStep(_FastStep):
                 "numbers that are compiled into the optimizer's step, such as a learning rate, have changed "
                 f"{MIN_CAPTURES} times: it is done the eager way from now on; forward and loss stay compiled",
             )
+
+    def _makes_state(self) -> bool:
+        """Whether the next step may make momentum, which a compiled step would make in the memory of its graph.
+
+        The step after it writes over that memory. Optimizers that are `capturable` make their state before.
+        """
+        return self.in_graphs and not all("capturable" in group for group in self.work.optimizer.param_groups)
+
+    def _trainable(self) -> list[bool]:
+        return [parameter.requires_grad for parameter in self.work.parameters]
 
 
 def _own(function: Callable[..., T]) -> Callable[..., T]:

@@ -57,7 +57,7 @@ class Mean:
         if not self._weights:
             return None
         blocks = [*self._blocks, torch.stack(self._latest).float()] if self._latest else self._blocks
-        values: list[float] = torch.cat(blocks).tolist()
+        values: list[float] = [value for block in blocks for value in block.tolist()]
         total = sum(self._weights)
         products = [value * weight for value, weight in zip(values, self._weights, strict=True)]
         return (math.fsum(products) if all(map(math.isfinite, products)) else sum(products)) / total
@@ -65,10 +65,11 @@ class Mean:
     def state(self) -> list[Any]:
         return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
 
-    def load_state(self, state: list[Any], device: torch.device) -> None:
+    def load_state(self, state: list[Any]) -> None:
+        """What was added before stays a block of its own, wherever it was loaded to: nobody knows where the rest is."""
         latest, blocks, weights = state
-        self._latest = [] if latest is None else list(latest.to(device).unbind())
-        self._blocks = [block.to(device) for block in blocks]
+        self._latest = []
+        self._blocks = [*blocks] if latest is None else [*blocks, latest.float()]
         self._weights = list(weights)
 
 
@@ -104,8 +105,8 @@ class FunctionMetric:
     def state(self) -> Any:
         return self.mean.state()
 
-    def load_state(self, state: Any, device: torch.device) -> None:
-        self.mean.load_state(state, device)
+    def load_state(self, state: Any) -> None:
+        self.mean.load_state(state)
 
 
 class ObjectMetric:
@@ -119,10 +120,14 @@ class ObjectMetric:
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
         self.metric = copy.deepcopy(metric)
-        if hasattr(self.metric, "to"):
-            self.metric = self.metric.to(device)
+        self.device = device
+        self._move()
         self.updated = False
         self.checked = not hasattr(metric, "_update_count")  # computing early does no harm to those of torchmetrics
+
+    def _move(self) -> None:
+        if hasattr(self.metric, "to"):
+            self.metric = self.metric.to(self.device)
 
     def add(self, output: Any, target: Any, samples: int) -> None:
         self.metric.update(output, target)
@@ -169,7 +174,7 @@ class ObjectMetric:
             self.metric.persistent(True)
         return [self.updated, getattr(self.metric, "_update_count", 0), dict(self.metric.state_dict())]
 
-    def load_state(self, state: Any, device: torch.device) -> None:
+    def load_state(self, state: Any) -> None:
         if state is None:
             return
         self.updated, count, values = state
@@ -177,6 +182,7 @@ class ObjectMetric:
             self.metric.persistent(True)
             self.metric._update_count = count  # type: ignore[attr-defined]
         self.metric.load_state_dict(values)  # type: ignore[attr-defined]
+        self._move()  # torchmetrics takes the tensors that it is given, wherever they are
 
 
 def _is_scalar(value: Any) -> bool:
@@ -250,11 +256,11 @@ class Meters:
         unsaved = [name for name, state in states.items() if state is None]
         return {"loss": self.loss.state(), "metrics": states}, unsaved
 
-    def load_state(self, state: Mapping[str, Any], device: torch.device) -> None:
-        self.loss.load_state(state["loss"], device)
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.loss.load_state(state["loss"])
         for name, metric in self.metrics.items():
             if name in state["metrics"]:
-                metric.load_state(state["metrics"][name], device)
+                metric.load_state(state["metrics"][name])
 
 
 def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:

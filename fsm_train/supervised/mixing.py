@@ -32,7 +32,10 @@ class Mix:
 
 def _partners(samples: int, seed: int, device: torch.device) -> torch.Tensor:
     """A permutation of shape (samples,), the same for one seed on any device."""
-    return torch.randperm(samples, generator=torch.Generator().manual_seed(seed)).to(device)
+    partners = torch.randperm(samples, generator=torch.Generator().manual_seed(seed))
+    if device.type == "cuda":  # a copy from pinned memory does not wait for the device
+        return partners.pin_memory().to(device, non_blocking=True)
+    return partners.to(device)
 
 
 def mix_up(inputs: Any, samples: int, device: torch.device, command: MixUp) -> tuple[Any, Mix]:

@@ -80,3 +80,19 @@ def stepped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> li
     stepped = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     ours = {id(parameter): parameter for parameter in model.parameters() if id(parameter) in stepped}
     return list((ours | stepped).values())
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a state_dict, with the tensors in the parameter groups on the device where they are now.
+
+    Torch moves the state of a parameter to its device, but leaves a rate that is a tensor where it was read.
+    """
+    devices = [
+        {name: value.device for name, value in group.items() if isinstance(value, torch.Tensor)}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(saved)
+    for group, device_of in zip(optimizer.param_groups, devices, strict=True):
+        for name, device in device_of.items():
+            if isinstance(group[name], torch.Tensor):
+                group[name] = group[name].to(device)

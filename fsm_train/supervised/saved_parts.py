@@ -21,6 +21,7 @@ from ..data.loaders import persistent_workers_running
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful
 from .carried_over import CarriedOver
 from .modules import load_module, modules_of, state_of_module
+from .param_groups import load_optimizer
 from .training import Training
 
 
@@ -76,12 +77,12 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         if name not in parts["modules"]:
             raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
         load_module(module, parts["modules"][name])
-    work.optimizer.load_state_dict(parts["optimizer"])
+    load_optimizer(work.optimizer, parts["optimizer"])
     for i, parameter in enumerate(work.parameters):
         gradient = parts["gradients"].get(i)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
     work.window.load(parts["window"])
-    work.train_meters.load_state(parts["meters"], work.device)
+    work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
         weights={name: (weights, averages) for name, (weights, averages) in parts["weights"].items()},

@@ -17,9 +17,9 @@ S = TypeVar("S", bound=Callable[..., Any])
 
 
 def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[str, float]:
-    """The values as floats. All tensors, which are scalars, are read in one transfer."""
+    """The values as floats. Tensors, which are scalars, are read in one transfer if they are on one device."""
     on_device = {name: value for name, value in facts.items() if isinstance(value, torch.Tensor)}
-    if len(on_device) > 1:
+    if len({value.device for value in on_device.values()}) == 1 < len(on_device):
         values = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
     else:
         values = [value.item() for value in on_device.values()]

@@ -206,6 +206,10 @@ class Training:
             self.doing = Operation.LOSS  # whose part the metrics are
             raise
 
+    def drop_autograd_graph(self) -> None:
+        """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
+        self.output = self._for_backward = None
+
     def loader_generators(self) -> list[torch.Generator]:
         """The generators of the two loaders, each once."""
         return list(dict.fromkeys((*generators_of(self.train), *generators_of(self.valid))))

@@ -1,4 +1,4 @@
-# python -m tests.benchmarks.gpu [--check]: the bare loop, `run` and compiled steps on a GPU: steps a second, syncs.
+# python -m tests.benchmarks.gpu [--check] [--rounds N]: the bare loop, `run` and compiled steps: steps a second, syncs.
 """What `run` costs on a GPU, and what whole steps bring.
 
 Each training runs over EPOCHS passes of the same batches in one go. A pass is timed from its beginning
@@ -14,6 +14,7 @@ the profiler; the difference is what a batch costs, without what begins and ends
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -29,7 +30,8 @@ from tests.benchmarks.interleaved import arguments, report
 Batch = tuple[torch.Tensor, torch.Tensor]
 Train = Callable[[nn.Module, torch.optim.Optimizer, Iterable[Batch], int], None]
 
-BATCHES, EPOCHS, ROUNDS = 200, 6, 5
+BATCHES = {"small": 200, "middle": 40, "fed": 40}  # a pass; a step of the middle network takes milliseconds
+EPOCHS, ROUNDS = 6, 5
 WARM_UP = 2  # passes
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
@@ -51,7 +53,7 @@ def made(kind: str) -> list[Batch]:
         for _ in range(8)
     ]
     few = [(x.pin_memory(), y.pin_memory()) if kind == "fed" else (x.cuda(), y.cuda()) for x, y in few]
-    return [few[i % 8] for i in range(BATCHES)]
+    return [few[i % 8] for i in range(BATCHES[kind])]
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:
@@ -167,10 +169,10 @@ def weights(train: Train, kind: str, data: Sequence[Batch]) -> torch.Tensor:
 
 
 def main() -> None:
-    args = arguments(__doc__)
+    args = arguments(__doc__, rounds=ROUNDS)
     if not torch.cuda.is_available():
         raise SystemExit("there is no CUDA device here: this benchmark is for one")
-    epochs, rounds = (WARM_UP + 2, 1) if args.quick else (EPOCHS, ROUNDS)
+    epochs, rounds = (WARM_UP + 2, 1) if args.quick else (EPOCHS, args.rounds)
     rows: dict[str, str] = {}
     goals: dict[str, tuple[float, float]] = {}
     for kind, variants in (("small", VARIANTS), ("middle", VARIANTS), ("fed", FED)):
@@ -184,7 +186,8 @@ def main() -> None:
                         failed.add(name)
                         goals[f"{kind}: {name}, failures"] = 1.0, 0.0
                         rows[f"{kind}: {name}"] = f"| {kind} | {name} | {type(error).__name__}: {error!s:.60} ||||"
-        base, many, few = weights(variants["bare loop"], kind, data[:50]), BATCHES // 2, BATCHES // 4
+        batches = BATCHES[kind]
+        base, many, few = weights(variants["bare loop"], kind, data[:50]), batches // 2, batches // 4
         for name, train in variants.items():
             if name in failed:
                 continue
@@ -192,16 +195,17 @@ def main() -> None:
             ratio = statistics.median(m / b for b, m in zip(times["bare loop"], took, strict=True))
             syncs = (waits(train, kind, data[:many]) - waits(train, kind, data[:few])) / (many - few)
             difference = (weights(train, kind, data[:50]) - base).abs().max().item()
-            rate = f"{BATCHES / statistics.median(took):.0f} ({BATCHES / max(took):.0f} to {BATCHES / min(took):.0f})"
+            rate = f"{batches / statistics.median(took):.0f} ({batches / max(took):.0f} to {batches / min(took):.0f})"
             rows[f"{kind}: {name}"] = (
                 f"| {kind} | {name} | {rate} | {1 / ratio:.2f} x | {syncs:.2f} | {difference:.1e} |"
             )
+            print(rows[f"{kind}: {name}"], file=sys.stderr, flush=True)  # as it goes, which takes minutes
             if name == "run":
                 goals[f"{kind}: run, time over the bare loop's"] = ratio, 1.01
                 goals[f"{kind}: run, syncs a batch"] = syncs, 0.0
             if (kind, name) == ("small", "run, compile_step('graph')"):
                 goals["small: compile_step('graph'), time over the bare loop's"] = ratio, 0.5
-    title = f"On a GPU: {torch.cuda.get_device_name()}, {BATCHES} steps a pass"
+    title = f"On a GPU: {torch.cuda.get_device_name()}, {rounds} rounds"
     head = (
         "| network | training | steps a second (spread) | against the bare loop | syncs a batch | weights differ by |"
     )

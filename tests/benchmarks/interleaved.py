@@ -69,9 +69,11 @@ class Feed(list[Batch]):
         return Measured(name, bare, statistics.median(over), quartiles, ratio)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """The settings that all benchmarks have."""
+def arguments(description: str | None, **numbers: int) -> argparse.Namespace:
+    """The settings that all benchmarks have, and numbers of one's own with what they are by default."""
     parser = argparse.ArgumentParser(description=description)
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name}", type=int, default=number, help="%(default)s")
     parser.add_argument("--quick", action="store_true", help="a tenth of the work, to see that it runs")
     parser.add_argument("--check", action="store_true", help="exit 1 when a goal is missed")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")

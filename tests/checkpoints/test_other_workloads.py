@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, find_lr, on, restore, run, start
 from fsm_train.callbacks import checkpoint
+from fsm_train.supervised.param_groups import load_optimizer
 from tests.checkpoints.awkward_training import Counts
 from tests.checkpoints.comparison import differences, end_of
 from tests.models import diabetes
@@ -217,3 +218,14 @@ def test_looking_for_a_rate_leaves_no_trace_in_a_loss_or_an_extra() -> None:
     assert _of_loss(work) == {"scale": 0.0, "mean": 0.0}
     assert extra.calls == 0
     assert all(torch.equal(p.grad, torch.full_like(p, 0.5)) for p in work.parameters if p.grad is not None)
+
+
+def test_rate_that_is_a_tensor_stays_where_it_was() -> None:
+    """A checkpoint is read to the CPU; a step that is captured on another device could not use it there."""
+    saved = torch.optim.Adam(_model().parameters(), lr=torch.tensor(0.1), capturable=False, foreach=False).state_dict()
+    optimizer = torch.optim.Adam(_model().parameters(), foreach=False)
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.2, device="meta")
+
+    load_optimizer(optimizer, saved)
+
+    assert optimizer.param_groups[0]["lr"].device.type == "meta"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -10,7 +11,8 @@ import time
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from fsm_train.data import loaders
 from fsm_train.data.loaders import start_pass
@@ -125,3 +127,24 @@ def test_spared_until_the_process_leaves(why: str, monkeypatch: pytest.MonkeyPat
     finally:
         signal.signal(signal.SIGTERM, before)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class Frozen(Dataset[int]):
+    """How much of what a worker was forked with it will never collect."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        return gc.get_freeze_count()
+
+
+@pytest.mark.parametrize("in_use", [False, True])
+def test_workers_leave_garbage_of_a_device_alone(in_use: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cannot free its tensors; in this process all is as before."""
+    before = gc.get_freeze_count()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
+    (found,) = start_pass(DataLoader(Frozen(), 1, num_workers=1, multiprocessing_context="fork"))
+
+    assert (int(found) > 1000) == in_use
+    assert gc.get_freeze_count() <= before

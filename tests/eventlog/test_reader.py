@@ -186,6 +186,7 @@ FORMS = [
     (1, {"flags": "FLY"}, "'FLY' is no flag"),
     (1, {"flags": 3}, "3 are no flags"),
     (1, {"course": [1]}, r"its course is \[1\], and not of the form"),
+    (1, {"course": [[32, 2**62]]}, "its course has more events than the 3 that its counters allow"),
     (0, {"versions": 3}, "its versions is 3, and not of the form"),
     (1, {"metrics": {"a": "x"}}, "'x' is not a number"),
 ]
@@ -199,6 +200,17 @@ def test_a_line_of_another_form_is_an_error(number: int, change: dict[str, Any],
     with pytest.raises(LogError, match=sentence) as caught:
         list(read_log(log))
     assert caught.value.line == number + 1
+
+
+@pytest.mark.parametrize(
+    "change", [{"fetched": []}, {"has_valid": [1]}, {"history": {}}, {"resume_at": 3}, {"plan": 1}], ids=str
+)
+def test_a_start_of_another_form_is_an_error(change: dict[str, Any], log: Path) -> None:
+    """A call of run is replayed from a state whose values have the types of a state."""
+    forged(log, lambda lines: lines[0]["start"].update(change))
+
+    with pytest.raises(LogError, match="line 1: its start is .*, and not of the form"):
+        list(read_log(log))
 
 
 def test_a_training_goes_on_at_a_place_with_a_name(log: Path) -> None:

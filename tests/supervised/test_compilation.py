@@ -21,7 +21,16 @@ from fsm_train.callbacks import compile_step, freeze, mixed_precision, mixup, pa
 from fsm_train.core.commands import UseCompiledStep
 from fsm_train.schedules import time_decay
 from fsm_train.supervised import handlers
-from fsm_train.supervised.compilation import MIN_CAPTURES, WARM_UP, CapturedStep, check_capturable, compiled_step
+from fsm_train.supervised.compilation import (
+    MIN_CAPTURES,
+    WARM_UP,
+    CapturedStep,
+    CompiledStep,
+    CudaGraph,
+    check_capturable,
+    compiled_step,
+    stream_for,
+)
 from fsm_train.worlds.registry import handler_of
 from tests.diabetes_training import batches, linear, net, sgd, trained, workload
 from tests.models import same_weights
@@ -308,6 +317,40 @@ def test_step_that_cannot_be_captured_says_why(graphs: list[PretendedGraph], mon
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
+def test_the_end_of_a_failed_capture_is_not_to_blame(
+    graphs: list[PretendedGraph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is said is what failed first; that the capture could not be ended is the cause."""
+
+    def refuse(self: PretendedGraph, train: Callable[[], Any]) -> Any:
+        try:
+            raise ZeroDivisionError("of all things")
+        finally:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(PretendedGraph, "capture", refuse)
+
+    with pytest.raises(WorkloadError, match=r"a CUDA graph \(ZeroDivisionError: of all things\)") as caught:
+        trained([compile_step("graph")], DATA)
+
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_no_graph_of_autograd_stays_on_another_stream(graphs: list[PretendedGraph]) -> None:
+    """Between a warm-up, or a replay, and an eager step, nobody holds on to what the one before has computed."""
+    held: list[bool] = []
+
+    @on(Phase.BATCH_END)
+    def look(state: State) -> None:
+        held.append(work.output.requires_grad)
+
+    work = workload(batches(8, 6, 8, 8, 8, 8), model=net())
+    with pytest.warns(RuntimeWarning, match="does not fit the first one"):
+        run(start(work, epochs=1), [compile_step("graph"), look])
+
+    assert held == [False, True, False, False, False, False]
+
+
 def test_loss_is_checked_before_it_is_captured(graphs: list[PretendedGraph]) -> None:
     """In the first warm-up, in the sentence that an eager step has for it."""
     model = linear()
@@ -357,6 +400,7 @@ def test_what_only_cuda_has(monkeypatch: pytest.MonkeyPatch) -> None:
         did.append(f"capture on {stream.name}, {capture_error_mode}")
         yield
 
+    stream_for.cache_clear()
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
     monkeypatch.setattr(torch.cuda, "stream", on_stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: computing)
@@ -371,9 +415,10 @@ def test_what_only_cuda_has(monkeypatch: pytest.MonkeyPatch) -> None:
     assert step.graph.capture(lambda: did.append("train") or 2) == 2
     step.graph.replay()
 
+    stream_for.cache_clear()
     assert did == [
         *("side waits for computing", "on side", "train", "off side", "computing waits for side"),
-        *("capture on side, thread_local", "train"),
+        *("on computing", "capture on side, thread_local", "train", "off computing"),
         "replay",
     ]
 
@@ -391,3 +436,67 @@ def test_graph_goes_on_over_two_runs(graphs: list[PretendedGraph]) -> None:
 
     assert same_weights(work.model, trained([], DATA, model=net(), epochs=3).model)
     assert [graph.did.count("capture") for graph in graphs] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "compiled"), [(sgd, 3), (lambda model: torch.optim.Adam(model.parameters(), foreach=False), 4)]
+)
+def test_step_that_makes_momentum_is_eager_in_torchs_own_graphs(
+    optimizer: Any, compiled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would lie in the memory of a graph; only those that know of graphs make it before."""
+    did: list[str] = []
+    work = workload(DATA, model=net(), optimizer=optimizer)
+    monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: did.append("begin"))
+    work.device = torch.device("cuda")
+    step = CompiledStep(work, "reduce-overhead", "inductor")
+    work.device = torch.device("cpu")
+    original = step.step
+    monkeypatch.setattr(step, "step", lambda optimizer: (did.append("step"), original(optimizer)))
+    monkeypatch.setattr(handlers, "compiled_step", lambda *settings: step)
+
+    run(start(work, epochs=1), [compile_step("reduce-overhead")])
+
+    assert (did.count("begin"), did.count("step")) == (4, compiled)
+    assert same_weights(work.model, trained([], DATA, model=net(), optimizer=optimizer).model)
+
+
+def test_stream_of_a_failed_capture_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until then it is one and the same, and afterwards the stream before it is the current one."""
+    current = [object()]
+    usual = current[0]
+
+    class Capture:
+        def __init__(self, graph: Any, *, stream: Any, capture_error_mode: str) -> None:
+            self.stream = stream
+
+        def __enter__(self) -> None:
+            current[0] = self.stream
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("the capture could not be ended")
+
+    @contextlib.contextmanager
+    def restoring(stream: Any) -> Iterator[None]:
+        before = current[0]
+        current[0] = stream
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    stream_for.cache_clear()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: object())
+    monkeypatch.setattr(torch.cuda, "stream", restoring)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[0])
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    device = torch.device("cuda")
+    first, second = CudaGraph(device), CudaGraph(device)
+    with pytest.raises(RuntimeError, match="could not be ended"):
+        second.capture(lambda: 1)
+
+    assert first.stream is second.stream is not CudaGraph(device).stream
+    assert current == [usual]
+    stream_for.cache_clear()

@@ -107,7 +107,7 @@ def test_meters_go_on_from_their_state() -> None:
     _add(before, 1.0, 2.0)
 
     state, unsaved = before.state()
-    after.load_state(state, CPU)
+    after.load_state(state)
     _add(after, 5.0)
 
     expected = {**undisturbed.results(), "train_spread": 0.0}
@@ -127,7 +127,7 @@ def test_metric_that_was_not_saved_begins_anew() -> None:
     before, after = Meters("train", {}, CPU), Meters("train", {"counting": Counting()}, CPU)
     _add(before, 1.0)
 
-    after.load_state(before.state()[0], CPU)
+    after.load_state(before.state()[0])
 
     assert after.results() == {"train_loss": 1.0}
 
