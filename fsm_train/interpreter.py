@@ -56,6 +56,7 @@ def start(
             leaves them as they are.
 
     Raises:
+        TypeError: it is no workload, or a number is no whole number.
         ValueError: neither epochs nor max_steps is given, or one of the numbers makes no sense.
     """
     check_workload(workload, "start({}, epochs=…)")
@@ -97,6 +98,7 @@ def run(
         `notes` say what went wrong beside the training, such as a log that could not be written.
 
     Raises:
+        TypeError: the state, a callback, a sink or the log is something else. The message shows the call to write.
         CallbackError: a callback raised, or answered something that is no answer.
         ConflictError: two callbacks set a hyper-parameter to different values.
         Exception: what the model, the optimizer, the loss or the data raised, with a note that

@@ -58,7 +58,7 @@ class Supervised(Training, Checkpointable):
 
     Args:
         model: its parameters are what the optimizer changes.
-        optimizer: any of torch.optim that steps without a closure.
+        optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
         valid: the same for validation; None for a training without.
@@ -75,7 +75,8 @@ class Supervised(Training, Checkpointable):
             By default on CUDA, from a list or a DataLoader with workers; False never does.
 
     Raises:
-        WorkloadError: the parts do not fit together.
+        WorkloadError: the parts do not fit together, or one of them is of another kind.
+        TypeError: metrics or sensors are no mapping from names, or one of them is a class.
     """
 
     def __init__(
