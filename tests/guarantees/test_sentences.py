@@ -38,6 +38,7 @@ from fsm_train import (
 )
 from fsm_train.ablation import ablate
 from fsm_train.callbacks import checkpoint, early_stopping, record
+from fsm_train.core.fuse import fused_paths
 from fsm_train.core.phase import CONSULTED
 from fsm_train.lr_finder import find_lr
 from fsm_train.schedules import cosine
@@ -480,6 +481,13 @@ def _count_again(settings: Mapping[str, Any]) -> None:
             for cell in getattr(function, "__closure__", None) or ():
                 if isinstance(cell.cell_contents, list):
                     cell.cell_contents.clear()
+
+
+def test_a_path_without_the_operation_passes_all_its_phases() -> None:
+    """What fails on arriving somewhere, and in no operation, is placed after the last phase."""
+    (path,) = fused_paths(Phase.EPOCH_BEGIN, Flag.NONE, set(CONSULTED))
+
+    assert path.phase_before(None) is Phase.EPOCH_BEGIN
 
 
 def test_a_metric_that_needs_more_than_one_batch_is_taken() -> None:
