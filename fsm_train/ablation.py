@@ -9,7 +9,8 @@ from typing import Any
 
 import attrs
 
-from .callbacks.monitoring import Direction, check_monitor
+from .callbacks.directions import Direction
+from .callbacks.monitoring import check_monitor, known_mode
 from .core.arguments import kind_of
 from .core.callback import Callback, check_names
 from .core.phase import Phase
@@ -124,7 +125,7 @@ def ablate(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     monitor: str = "valid_loss",
-    mode: Direction = "min",
+    mode: Direction | None = None,
     progress: bool = True,
 ) -> Ablation:
     """Train with all callbacks, without each one, and with none; compare a metric.
@@ -143,7 +144,8 @@ def ablate(
         callbacks: those that are on or off.
         seeds: each variant is trained once per seed; a verdict needs at least two.
         monitor: the metric to compare, as it is at the end of the training.
-        mode: "min" if smaller is better, else "max"; only the verdicts depend on it.
+        mode: "min" if smaller is better, "max" if larger is; None finds it out by the name. Only the
+            verdicts depend on it.
         progress: whether to show a progress bar.
 
     Raises:
@@ -159,6 +161,7 @@ def ablate(
     if not isinstance(seeds, Sequence) or isinstance(seeds, str):
         raise TypeError(f"seeds={seeds!r}: give the seeds in a tuple, such as (0, 1, 2)")
     all_callbacks = check_names(callbacks)
+    mode = known_mode(monitor) if mode is None else mode
     check_monitor(monitor, mode)
     if not all_callbacks or not seeds:
         raise ValueError("an ablation takes at least one callback and one seed")

@@ -12,7 +12,7 @@ from collections.abc import Sequence, Set
 from typing import Any
 
 from .core.callback import Callback, is_due
-from .core.description import check_commands, hyper_overlaps, watchers_inside_step, whole_step_callbacks
+from .core.description import check_commands, check_monitors, notes, watchers_inside_step, whole_step_callbacks
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
 from .core.state import Draft, State
@@ -92,9 +92,10 @@ class Watch:
         for callback in callbacks:
             check_needs(f"callback {callback.name!r}", callback.needs, callback.at, work.sensors)
             check_commands(callback, work.carries)
+            check_monitors(callback, work.metric_names, work.has_valid)
         for sink in sinks:
             check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)
-        for note in hyper_overlaps(callbacks):
+        for note in notes(callbacks):
             _logger.warning("%s", note)
         others = (*((f"the sink {type(sink).__name__}", sink.at) for sink in sinks), ("at=…", at))
         if inside := watchers_inside_step(callbacks, others):

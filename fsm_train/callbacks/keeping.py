@@ -16,41 +16,46 @@ from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .monitoring import Direction, check_monitor, is_better, monitored, short
+from .directions import Direction
+from .monitoring import check_monitor, infers_mode, is_better, measured_at, monitored, short
 
 
+@infers_mode
 @strict_factory
 def restore_best(
-    monitor: str = "valid_loss", *, mode: Direction = "min", min_delta: float = 0.0, name: str = "restore_best"
+    monitor: str = "valid_loss", *, mode: Direction | None = None, min_delta: float = 0.0, name: str = "restore_best"
 ) -> Callback[float | None]:
     """End the training with the weights that had the best metric.
 
-    Weights, and averages of them if there are any, are copied at EPOCH_END when the metric is better
-    than before, and put back at TRAIN_END. A value that is not finite is never the best.
+    Weights, and averages of them if there are any, are copied where the metric is measured (a `valid_…` at
+    VALID_END, in the middle of an epoch as well, another one at EPOCH_END) when it is better than before, and
+    put back at TRAIN_END. A value that is not finite is never the best.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
-    >>> curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (2.0, 1.0, 1.5)]
+    >>> curve = [at(Phase.VALID_END, valid_loss=loss) for loss in (2.0, 1.0, 1.5)]
     >>> [len(answer.commands) for answer in drive(restore_best(), curve)]
     [1, 1, 0]
 
     Args:
         monitor: the metric to watch.
-        mode: "min" if smaller is better, else "max".
+        mode: "min" if smaller is better, "max" if larger is. None finds it out by the name (…loss, …error,
+            …accuracy, …f1, …) and refuses a name that does not say it.
         min_delta: how much better a value must be to count, in the metric's own unit.
         name: of the callback, and of the weights that it keeps.
 
     Raises:
-        LookupError: at the first check, if there is no such metric.
+        ValueError: the direction is not known; or, before the first batch, there will be no such metric.
     """
     check_monitor(monitor, mode, min_delta)
     never: float | None = None
 
     @on(
-        *(Phase.EPOCH_END, Phase.TRAIN_END),
+        *(measured_at(monitor), Phase.TRAIN_END),
         memory=never,
         order=10,  # after the commands of others, so that what they change is in the copy
         commands={KeepWeights, RestoreWeights},
+        monitors={monitor},
     )
     def restore_best(state: State, best: float | None) -> Transition | None:
         if state.phase is Phase.TRAIN_END:
@@ -80,6 +85,7 @@ class Kept:
     seconds: float = 0.0
 
 
+@infers_mode
 @strict_factory
 def checkpoint(
     folder: str | PathLike[str],
@@ -88,21 +94,26 @@ def checkpoint(
     every_steps: int | None = None,
     every_seconds: float | None = None,
     monitor: str | None = None,
-    mode: Direction = "min",
+    mode: Direction | None = None,
     keep: int = 3,
     name: str = "checkpoint",
 ) -> Callback[Kept]:
     """Write checkpoints into a folder, and keep the best or the last of them.
 
-    At EPOCH_END every `every_epochs`, at BATCH_END every `every_steps` or `every_seconds`, and always
-    at SUSPEND. Without a monitor the last `keep` of the epochs stay, with one the best `keep`: once
-    there are `keep`, another is written only if it is strictly better than the worst, which is dropped.
-    A metric that is not finite counts as the worst. A checkpoint that is written at SUSPEND or between
-    epochs serves to resume from, and is dropped when the next checkpoint is written.
+    Without a monitor: at EPOCH_END every `every_epochs`, of which the last `keep` stay.
+
+    With a monitor: where it is measured, so that the weights in a checkpoint are those that had the score. That
+    is VALID_END for a `valid_…`, in the middle of an epoch as well, and EPOCH_END for others. The best `keep`
+    stay: once there are `keep`, another is written only if it is strictly better than the worst, which is
+    dropped. A metric that is not finite counts as the worst; an epoch without a measurement has no checkpoint.
+
+    In addition at BATCH_END every `every_steps` or `every_seconds`, and always at SUSPEND: these serve to
+    resume from, and each is dropped when the next checkpoint is written.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
-    >>> curve = [at(Phase.EPOCH_END, epoch=i + 1, valid_loss=loss) for i, loss in enumerate((2.0, 1.0, 3.0))]
+    >>> losses = enumerate((2.0, 1.0, 3.0))
+    >>> curve = [at(Phase.VALID_END, epoch=i, batches_over=True, valid_loss=loss) for i, loss in losses]
     >>> for answer in drive(checkpoint("runs", monitor="valid_loss", keep=1), curve):
     ...     print([(command.name, command.drop) for command in answer.commands])
     [('epoch-00001', ())]
@@ -111,15 +122,17 @@ def checkpoint(
 
     Args:
         folder: where they are written; made if it is not there.
-        every_epochs: epochs from one checkpoint to the next; None for none at the end of epochs.
+        every_epochs: epochs from one checkpoint to the next; None for none at the end of epochs. With a
+            monitor, what is measured in other epochs is passed over; None passes over nothing.
         every_steps: optimizer steps from one further checkpoint to the next.
         every_seconds: seconds of training from the last checkpoint to a further one.
         monitor: the metric by which checkpoints are ranked.
-        mode: "min" if smaller is better, else "max".
-        keep: the number of checkpoints of epochs that stay.
+        mode: "min" if smaller is better, "max" if larger is. None finds it out by the name (…loss, …error,
+            …accuracy, …f1, …) and refuses a name that does not say it.
+        keep: the number of checkpoints that stay, beside one to resume from.
 
     Raises:
-        LookupError: at the first check, if there is no such metric.
+        ValueError: the direction is not known; or, before the first batch, there will be no such metric.
     """
     for setting, value in (("every_epochs", every_epochs), ("every_steps", every_steps), ("keep", keep)):
         if value is not None:
@@ -128,9 +141,10 @@ def checkpoint(
         check_positive_or_inf("every_seconds", every_seconds)
     if every_epochs is None and every_steps is None and every_seconds is None:
         raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
-    check_monitor("valid_loss" if monitor is None else monitor, mode)
+    if monitor is not None or mode is not None:
+        check_monitor("valid_loss" if monitor is None else monitor, mode)
     folder = fspath(folder)
-    phases = [Phase.EPOCH_END, Phase.SUSPEND]
+    phases = [measured_at(monitor or ""), Phase.SUSPEND]
     if every_steps is not None or every_seconds is not None:
         phases.append(Phase.BATCH_END)
 
@@ -139,16 +153,18 @@ def checkpoint(
         memory=Kept(),
         needs=() if every_seconds is None else {"elapsed"},
         commands={SaveCheckpoint},
+        monitors=() if monitor is None else {monitor},
     )
     def checkpoint(state: State, saved: Kept) -> Transition | None:
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
         steps = saved.steps
-        if state.phase is Phase.EPOCH_END:
-            if every_epochs is None or state.epoch % every_epochs:
+        if state.phase in (Phase.VALID_END, Phase.EPOCH_END):
+            candidate = _candidate(state, monitor, mode, every_epochs)
+            if candidate is None:
                 return None
-            file, score = f"epoch-{state.epoch:05d}", _score(state, monitor, mode)
+            file, score = candidate
             drop = _to_drop(score, saved.files, keep, ranked=monitor is not None)
-            if drop is None:
+            if drop is None or (state.phase is Phase.VALID_END and candidate in saved.files):
                 return None
         elif state.phase is Phase.SUSPEND:
             file, score, drop = f"step-{state.step:08d}-suspended", -math.inf, ()
@@ -167,14 +183,29 @@ def checkpoint(
     return checkpoint
 
 
-def _score(state: State, monitor: str | None, mode: Direction) -> float:
-    """How good this epoch is: larger is better, and -inf the worst."""
+def _candidate(
+    state: State, monitor: str | None, mode: Direction | None, every_epochs: int | None
+) -> tuple[str, float] | None:
+    """The name and the score of a checkpoint at this measurement or end of an epoch; None if none is due.
+
+    A larger score is better, and -inf is the worst.
+    """
+    within = state.phase is Phase.VALID_END
+    epoch = state.epoch + within  # the epoch under way, counted from 1
+    if epoch % (every_epochs or 1) or (every_epochs is None and monitor is None):
+        return None
+    name = (
+        f"epoch-{state.epoch:05d}-step-{state.step:08d}" if within and not state.batches_over else f"epoch-{epoch:05d}"
+    )
     if monitor is None:
-        return 0.0
+        return name, 0.0
     value = monitored(state, monitor)
-    if value is None or not math.isfinite(value):
-        return -math.inf
-    return -value if mode == "min" else value
+    if value is None:
+        # A log of an earlier version has such checkpoints at EPOCH_END, as the worst.
+        return (name, -math.inf) if measured_at(monitor) is not state.phase else None
+    if not math.isfinite(value):
+        return name, -math.inf
+    return name, -value if mode == "min" else value
 
 
 def _to_drop(score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool) -> tuple[str, ...] | None:

@@ -9,17 +9,17 @@ from ..core.checks import check_count, check_number, check_positive_or_inf
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .monitoring import Direction, check_monitor, monitored, short
-
-_SMALLER = ("loss", "error", "perplexity", "mae", "mse", "rmse")
-_LARGER = ("accuracy", "acc", "f1", "auc", "auroc", "precision", "recall", "score", "iou", "r2")
+from .directions import Direction
+from .monitoring import check_monitor, checked, infers_mode, measured_at, short
 
 
+@infers_mode
 @strict_factory
 def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name: str = "stop_at") -> Callback[None]:
     """Stop the training when a metric has reached its target.
 
-    At EPOCH_END; an epoch without the metric is no check.
+    Each measurement is one check: a `valid_…` at VALID_END, in the middle of an epoch as well, another
+    metric at EPOCH_END. An epoch without a measurement is no check.
 
     >>> from fsm_train.testing import simulate
     >>> simulate([stop_at("valid_accuracy", 0.98)], valid_accuracy=[0.9, 0.985, 0.99]).reason
@@ -28,19 +28,18 @@ def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name:
     Args:
         monitor: the metric to watch.
         target: the value to reach.
-        mode: "min" if smaller is better, "max" if larger is. Known for the usual names (…loss,
-            …error, …accuracy, …f1, …); needed for others.
+        mode: "min" if smaller is better, "max" if larger is. None finds it out by the name (…loss, …error,
+            …accuracy, …f1, …) and refuses a name that does not say it.
+
+    Raises:
+        ValueError: the direction is not known; or, before the first batch, there will be no such metric.
     """
-    check_monitor(monitor, mode or "min")
-    if mode is None:
-        mode = "min" if monitor.endswith(_SMALLER) else "max" if monitor.endswith(_LARGER) else None
-    if mode is None:
-        raise ValueError(f"is smaller or larger better for {monitor!r}? pass mode='min' or mode='max'")
+    check_monitor(monitor, mode)
     check_number("target", target, lambda x: x <= math.inf, "a target is a number")
 
-    @on(Phase.EPOCH_END, raises=Flag.STOP_TRAINING)
+    @on(measured_at(monitor), raises=Flag.STOP_TRAINING, monitors={monitor})
     def stop_at(state: State) -> Transition | None:
-        value = monitored(state, monitor)
+        value = checked(state, monitor)
         if value is None or not (value <= target if mode == "min" else value >= target):
             return None
         return Transition(

@@ -6,10 +6,10 @@ import attrs
 
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_count, check_number
-from ..core.phase import Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
-from .monitoring import Direction, check_monitor, is_better, monitored, no_improvement
+from .directions import Direction
+from .monitoring import check_monitor, checked, infers_mode, is_better, measured_at, no_improvement
 
 
 @attrs.frozen
@@ -27,6 +27,7 @@ class Plateau:
     cooldown: int = 0
 
 
+@infers_mode
 @strict_factory
 def reduce_on_plateau(
     monitor: str = "valid_loss",
@@ -34,14 +35,16 @@ def reduce_on_plateau(
     factor: float = 0.1,
     patience: int = 10,
     min_delta: float = 0.0,
-    mode: Direction = "min",
+    mode: Direction | None = None,
     cooldown: int = 0,
     min_lr: float = 0.0,
     name: str = "reduce_on_plateau",
 ) -> Callback[Plateau]:
     """Multiply the learning rate by `factor` when more than `patience` checks in a row brought no new best.
 
-    At EPOCH_END; an epoch without the metric is no check. The rule is that of torch's
+    Each measurement is one check: a `valid_…` at VALID_END, in the middle of an epoch as well, another
+    metric at EPOCH_END. An epoch without a measurement is no check, and neither is one after something
+    has stopped the training. The rule is that of torch's
     ReduceLROnPlateau with threshold_mode="abs", which reduces one check later than Keras and fastai.
     (With its relative threshold, a constant negative metric never reduces the rate.) A value that is not
     finite is never the best.
@@ -56,12 +59,13 @@ def reduce_on_plateau(
         factor: what the rate of each parameter group is multiplied by.
         patience: the number of checks in a row without an improvement that change nothing; one more reduces the rate.
         min_delta: how much better a value must be to count, in the metric's own unit.
-        mode: "min" if smaller is better, else "max".
+        mode: "min" if smaller is better, "max" if larger is. None finds it out by the name (…loss, …error,
+            …accuracy, …f1, …) and refuses a name that does not say it.
         cooldown: the number of checks after a reduction that do not count.
         min_lr: the lower limit of the rate of each group.
 
     Raises:
-        LookupError: at the first check, if there is no such metric.
+        ValueError: the direction is not known; or, before the first batch, there will be no such metric.
     """
     check_monitor(monitor, mode, min_delta)
     check_count("patience", patience)
@@ -69,9 +73,9 @@ def reduce_on_plateau(
     check_number("factor", factor, lambda x: 0 < x < 1, "a rate is reduced by a factor between 0 and 1")
     check_number("min_lr", min_lr, lambda x: x >= 0, "a rate is a number from 0")
 
-    @on(Phase.EPOCH_END, memory=Plateau(), sets={"lr"})
+    @on(measured_at(monitor), memory=Plateau(), sets={"lr"}, monitors={monitor})
     def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
-        value = monitored(state, monitor)
+        value = checked(state, monitor)
         if value is None:
             return None
         better = is_better(value, seen.best, mode, min_delta)
@@ -82,7 +86,7 @@ def reduce_on_plateau(
         return Transition(
             memory=Plateau(best, 0, cooldown),
             hyper={"lr": scaled(state.hyper["lr"], factor, min_lr)},
-            reason=no_improvement(monitor, best, bad),
+            reason=no_improvement(state, monitor, best, bad),
         )
 
     return reduce_on_plateau

@@ -11,7 +11,7 @@ from ..core.commands import StepScheduler, UseScheduler
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .monitoring import check_monitor, monitored
+from .monitoring import check_monitor, checked, measured_at
 
 
 @strict_factory
@@ -24,21 +24,25 @@ def torch_scheduler(
 ) -> Callback[None]:
     """Set the hyper-parameters by one of torch's own schedulers.
 
-    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END). The values that
+    Made at SETUP, stepped after each applied step (STEP_END) or each epoch (EPOCH_END); with a monitor,
+    after each measurement of it: a `valid_…` at VALID_END, in the middle of an epoch as well. The values that
     it sets are read from the optimizer afterwards, since no pure function can compute them. Prefer
     `schedule` for what `fsm_train.schedules` has.
+
+    A training has one at most: two would set the same rates, and the result would depend on which comes
+    first. Make several one by torch's ChainedScheduler or SequentialLR.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
     >>> plateau = torch_scheduler(lambda optimizer: ..., by="epoch", monitor="valid_loss")
-    >>> plateau(at(Phase.EPOCH_END, valid_loss=2.0)).commands
+    >>> plateau(at(Phase.VALID_END, valid_loss=2.0)).commands
     (StepScheduler(name='torch_scheduler', metric=2.0),)
 
     Args:
         make: makes the scheduler of the optimizer: lambda optimizer: MultiplicativeLR(optimizer, …).
         by: "step" or "epoch".
         monitor: the metric that is passed to the scheduler's `step`, as ReduceLROnPlateau needs it; only
-            by epoch. An epoch without the metric is no step.
+            by epoch. An epoch without a measurement is no step.
         name: of the callback, and of its scheduler.
     """
     if not callable(make):
@@ -47,13 +51,14 @@ def torch_scheduler(
     if monitor is not None:
         check_monitor(monitor)
         if by != "epoch":
-            raise ValueError(f"monitor={monitor!r}: metrics are there at the end of an epoch, so pass by='epoch'")
-    phase = Phase.STEP_END if by == "step" else Phase.EPOCH_END
+            raise ValueError(f"monitor={monitor!r}: a step measures no metric, so pass by='epoch'")
+    phase = Phase.STEP_END if by == "step" else measured_at(monitor or "")
 
     @on(
         *(Phase.SETUP, phase),
         needs={"stepped"} if by == "step" else (),
         commands={UseScheduler, StepScheduler},
+        monitors=() if monitor is None else {monitor},
     )
     def torch_scheduler(state: State) -> Transition | None:
         if state.phase is Phase.SETUP:
@@ -62,7 +67,7 @@ def torch_scheduler(
             return None
         if monitor is None:
             return Transition(commands=(StepScheduler(name),))
-        value = monitored(state, monitor)
+        value = checked(state, monitor)
         return None if value is None else Transition(commands=(StepScheduler(name, value),))
 
     return torch_scheduler

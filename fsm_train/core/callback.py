@@ -68,6 +68,13 @@ def _needs(needs: object) -> frozenset[str]:
     return frozenset(cast("tuple[str, ...]", names))
 
 
+def _monitors(names: object) -> frozenset[str]:
+    metrics = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (None,)
+    if not all(isinstance(name, str) for name in metrics):
+        raise TypeError(f"monitors={names!r}: give a set of names of metrics, for example {{'valid_loss'}}")
+    return frozenset(cast("tuple[str, ...]", metrics))
+
+
 def _sets(keys: Iterable[str] | None) -> frozenset[str] | None:
     return None if keys is None else frozenset(keys)
 
@@ -83,7 +90,7 @@ class Callback(Generic[M_co]):
     >>> from fsm_train.callbacks import early_stopping
     >>> callback = early_stopping(patience=5)
     >>> callback.name, callback.at, callback.params["patience"]
-    ('early_stopping', (<Phase.EPOCH_END: 'epoch_end'>,), 5)
+    ('early_stopping', (<Phase.VALID_END: 'valid_end'>,), 5)
 
     Attributes:
         name: the key of its memory in the state, and of its answers in the log; unique in a run.
@@ -104,6 +111,8 @@ class Callback(Generic[M_co]):
             by `describe` and checked against the other callbacks and the workload before a run; an
             answer beyond them is an error.
         factory: the name of the factory that made it with these `params`, with its module; or "".
+        monitors: the metrics that it waits for. A run refuses one that will never be measured before the
+            first batch.
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
@@ -118,6 +127,7 @@ class Callback(Generic[M_co]):
     sets: frozenset[str] | None = attrs.field(default=None, converter=_sets)
     commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_commands)
     factory: str = ""
+    monitors: frozenset[str] = attrs.field(default=frozenset(), converter=_monitors)
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -171,6 +181,7 @@ def on(
     raises: Flag | None = None,
     sets: Iterable[str] | None = None,
     commands: Iterable[type[Command]] | None = None,
+    monitors: Iterable[str] = (),
 ) -> Callable[[Decide | DecideWithMemory[M]], Callback[M]]:
     """Make a callback of a function of the state, or of the state and its memory.
 
@@ -190,6 +201,8 @@ def on(
         raises: the flags it may raise. None, here and in the next two, leaves it undeclared.
         sets: the hyper-parameters it may set.
         commands: the types of command it may give.
+        monitors: the metrics that it waits for; one that will never be measured is refused before the
+            first batch.
 
     Raises:
         TypeError: something is not a phase, the memory cannot be saved, or the function does not
@@ -215,7 +228,8 @@ def on(
                 f"callback {callback_name!r} has a memory, but its function has no parameter for it: (state, memory)"
             )
         decide = function if len(parameters) == 2 else _ignoring_memory(function)
-        return Callback(callback_name, phases, decide, memory, needs, every, order, EMPTY, raises, sets, commands)
+        declared = EMPTY, raises, sets, commands
+        return Callback(callback_name, phases, decide, memory, needs, every, order, *declared, monitors=monitors)
 
     return decorate
 

@@ -27,6 +27,7 @@ class ClipGradNorm(Command):
 
     max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
+    acts_on: ClassVar[str] = "gradients"
 
 
 @attrs.frozen
@@ -38,6 +39,7 @@ class ClipGradValue(Command):
     """
 
     value: float = attrs.field(validator=positive)
+    acts_on: ClassVar[str] = "gradients"
 
 
 @attrs.frozen
@@ -50,6 +52,7 @@ class AddGradNoise(Command):
 
     std: float = attrs.field(validator=not_negative)
     seed: int
+    acts_on: ClassVar[str] = "gradients"
 
 
 @attrs.frozen

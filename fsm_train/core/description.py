@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
+from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any
 
@@ -39,6 +40,12 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
             raise ConflictError(
                 f"{one.name!r} and {other.name!r} both set {', '.join(keys)} at {phases[-1].value}: leave one out"
             )
+        if phase := _contested_phase(one, other):
+            raise ConflictError(
+                f"{one.name!r} and {other.name!r} both set hyper-parameters by a command at {phase.value}, so that the "
+                "result would depend on which of them comes first: leave one out, make one of them (as torch's "
+                "ChainedScheduler does), or give them a different order="
+            )
         kinds = (one.commands or frozenset()) & (other.commands or frozenset())
         if alone := sorted(kind.__name__ for kind in kinds if kind.alone):
             raise ConflictError(
@@ -62,8 +69,92 @@ def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], b
             )
 
 
+def check_monitors(callback: Callback[Any], names: Set[str] | None, has_valid: bool) -> None:
+    """Refuse a callback that waits for a metric which will never be measured.
+
+    Args:
+        callback: with its `monitors`.
+        names: of the metrics that there will be; None if that is not known.
+        has_valid: whether there is validation data.
+
+    Raises:
+        LookupError: with the metrics that there will be, and a close one.
+    """
+    for monitor in sorted(callback.monitors):
+        without_data = monitor.startswith("valid_") and not has_valid
+        if without_data or (names is not None and not _is_among(monitor, names)):
+            advice = ""
+            if without_data:
+                advice = ". A valid_… metric needs validation data: give the workload some (valid=…)"
+            elif close := _closest(monitor, names or ()):
+                advice = f". Is {close!r} meant?"
+            there_are = "" if names is None else f": there will be {', '.join(_losses_first(names)) or 'none'}"
+            raise LookupError(
+                f"callback {callback.name!r} monitors {monitor!r}, which this training does not measure"
+                f"{there_are}{advice}"
+            )
+
+
+def _closest(monitor: str, names: Iterable[str]) -> str:
+    """The name that is most like the monitor, compared without train_ and valid_; "" if none is."""
+
+    def likeness(name: str) -> tuple[float, bool]:
+        return SequenceMatcher(None, _stem(name), _stem(monitor)).ratio(), name[:2] == monitor[:2]
+
+    closest = max(sorted(names), key=likeness, default="")
+    return closest if likeness(closest)[0] >= 0.5 else ""
+
+
+def _stem(name: str) -> str:
+    return name.removeprefix("train_").removeprefix("valid_").removeprefix("val_")
+
+
+def _losses_first(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: (not name.endswith("_loss"), name))
+
+
+def _is_among(monitor: str, names: Set[str]) -> bool:
+    return monitor in names or any(name.endswith("*") and monitor.startswith(name[:-1]) for name in names)
+
+
+def _contested_phase(one: Callback[Any], other: Callback[Any]) -> Phase | None:
+    """The last phase at which both set hyper-parameters by a command, with the same order; None if there is none."""
+    if one.order != other.order or not (_sets_by_command(one) and _sets_by_command(other)):
+        return None
+    return next((phase for phase in reversed(one.at) if phase in other.at), None)
+
+
+def _sets_by_command(callback: Callback[Any]) -> bool:
+    return any(kind.changes_hyper for kind in callback.commands or ())
+
+
+def notes(callbacks: Sequence[Callback[Any]]) -> list[str]:
+    """What is allowed and seldom meant, as sentences: `describe` shows them, and a run logs them as warnings."""
+    return [*hyper_overlaps(callbacks), *command_overlaps(callbacks)]
+
+
+def command_overlaps(callbacks: Sequence[Callback[Any]]) -> list[str]:
+    """A sentence for each two whose commands change the same thing, so that the result depends on which comes first."""
+    found = []
+    for one, other in combinations(callbacks, 2):
+        for by_command, by_answer in ((one, other), (other, one)):
+            if _sets_by_command(by_command) and by_answer.sets:
+                found.append(
+                    f"{by_command.name!r} sets hyper-parameters by a command, and {by_answer.name!r} sets "
+                    f"{', '.join(sorted(by_answer.sets))}: what one sets lasts only until the other sets it"
+                )
+        phase = next((phase for phase in one.at if phase in other.at), None)
+        both = {kind.acts_on for kind in one.commands or ()} & {kind.acts_on for kind in other.commands or ()}
+        if phase is not None and one.order == other.order and (things := sorted(filter(None, both))):
+            found.append(
+                f"{one.name!r} and {other.name!r} both change the {', '.join(things)} at {phase.value}, in the order "
+                "of the list: swapped, they give another result"
+            )
+    return found
+
+
 def hyper_overlaps(callbacks: Sequence[Callback[Any]]) -> list[str]:
-    """What is allowed and seldom meant: a sentence for each two that set one hyper-parameter at different phases."""
+    """A sentence for each two that set one hyper-parameter at different phases."""
     return [
         f"{one.name!r} and {other.name!r} both set {', '.join(keys)}, at different phases: "
         "what one sets lasts only until the other sets it"
@@ -99,13 +190,14 @@ INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END,
 def describe(callbacks: Iterable[Callback[Any]]) -> str:
     """Who is consulted when, what each may raise, set and command, in which order, and what it needs.
 
-    With a note, which a run logs as a warning, where two set one hyper-parameter at different phases.
+    With a note, which a run logs as a warning, where two set one hyper-parameter at different phases, or change the
+    same thing by commands whose order is that of the list.
 
     >>> from fsm_train.callbacks import clip_grad_norm, early_stopping
     >>> print(describe([early_stopping(), clip_grad_norm(1.0)]))
     step_begin
       clip_grad_norm   commands ClipGradNorm
-    epoch_end
+    valid_end
       early_stopping   raises STOP_TRAINING
 
     Raises:
@@ -117,7 +209,7 @@ def describe(callbacks: Iterable[Callback[Any]]) -> str:
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)
         if here:
             lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
-    lines += [f"note: {note}" for note in hyper_overlaps(checked)]
+    lines += [f"note: {note}" for note in notes(checked)]
     return "\n".join(lines) or "no callback is consulted"
 
 

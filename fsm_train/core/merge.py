@@ -167,6 +167,8 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
             position = positions.get(name, i)
             commands += [((command.last, callback.order, position), command) for command in answer.commands]
     if len(commands) > 1:
+        if any(command.alone or command.changes_hyper for _, command in commands):
+            _check_together(state, answers)
         commands.sort(key=_place)
 
     changes: dict[str, object] = {}
@@ -198,6 +200,29 @@ def _conflict(state: State, answers: Sequence[Answer]) -> ConflictError:
         f"at {state.phase.value} {writer!r} sets {key} to {value!r} and {other_writer!r} to {other!r}: "
         "leave one of them out, or let them set it at different phases"
     )
+
+
+def _check_together(state: State, answers: Sequence[Answer]) -> None:
+    """Refuse commands of two callbacks whose result would depend on the list, also where they are not declared.
+
+    Raises:
+        ConflictError: both give a command that only one may give, or set hyper-parameters by commands of one order.
+    """
+    by_name = sorted(answers, key=lambda answer: answer[0].name)
+    alone: dict[type[Command], str] = {}
+    setting: dict[int, str] = {}
+    for callback, kind in ((callback, type(command)) for callback, answer in by_name for command in answer.commands):
+        name = callback.name
+        if kind.alone and (first := alone.setdefault(kind, name)) != name:
+            raise ConflictError(
+                f"at {state.phase.value} {first!r} and {name!r} both give the command {kind.__name__}, "
+                "which only one callback of a run may: leave one out"
+            )
+        if kind.changes_hyper and (first := setting.setdefault(callback.order, name)) != name:
+            raise ConflictError(
+                f"at {state.phase.value} {first!r} and {name!r} both set hyper-parameters by a command: leave one out, "
+                "make one of them, or give them a different order="
+            )
 
 
 @functools.cache

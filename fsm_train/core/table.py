@@ -213,14 +213,18 @@ def _zeroed(at: Draft, outcome: Outcome) -> None:
 
 
 def _valid_measured(at: Draft, outcome: Outcome) -> None:
+    """The metrics of a validation are those that it measured: one that an earlier one measured is no new one."""
     if isinstance(outcome, Mapping):
-        at.metrics = Metrics({**at.metrics, **outcome})
+        others = {name: value for name, value in at.metrics.items() if not name.startswith("valid_")}
+        at.metrics = Metrics({**others, **outcome})
 
 
 def _epoch_measured(at: Draft, outcome: Outcome) -> None:
     """The metrics of a validation count only if it was in this epoch: last epoch's valid_loss is no new one."""
     if isinstance(outcome, Mapping):
-        in_this_epoch = at.validated_at > at.iteration - at.batch or at.validated_at == at.iteration
+        in_this_epoch = at.validated_at > at.iteration - at.batch or (
+            at.validated_at == at.iteration and at.metrics not in at.history[-1:]
+        )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
         of_this_epoch = {
             name: value for name, value in at.metrics.items() if in_this_epoch and name.startswith("valid_")
         }

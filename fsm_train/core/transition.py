@@ -29,6 +29,8 @@ class Command:
         last: whether it is carried out after all commands that are not, whatever their order.
         changes_hyper: whether carrying it out changes hyper-parameters, which are then read again.
         alone: whether only one callback of a run may give commands of this type.
+        acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
+            phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
         whole_steps: whether it has an effect only where no callback looks inside a training step.
     """
 
@@ -36,6 +38,7 @@ class Command:
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool] = False
     alone: ClassVar[bool] = False
+    acts_on: ClassVar[str] = ""
     whole_steps: ClassVar[bool] = False
 
 

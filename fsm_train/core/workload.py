@@ -53,6 +53,7 @@ class Workload(Protocol):
             interpreter sets it to None when it has acted on it.
         doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
+        metric_names: the names of the metrics that there will be, or None. A monitor is checked against them.
         sensors: the names of facts that this workload adds to the standard ones.
 
     Example:
@@ -79,6 +80,14 @@ class Workload(Protocol):
 
     @property
     def sensors(self) -> Set[str]: ...
+
+    @property
+    def metric_names(self) -> Set[str] | None:
+        """The metrics that there will be, such as "valid_loss"; None if that is not known.
+
+        A name that ends with an asterisk, such as "valid_scores_*", stands for all that begin like it.
+        """
+        return None
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters as they are now: one value, or a tuple of one per parameter group."""

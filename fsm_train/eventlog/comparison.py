@@ -80,7 +80,7 @@ def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Difference | None:
     >>> final = run(start(work, epochs=3), [early_stopping(patience=1)], log="other.jsonl")
     >>> difference = diff("run.jsonl", "other.jsonl")
     >>> difference.kind, difference.what, difference.then.kind, difference.then.epoch
-    ('callbacks', 'early_stopping', 'decisions', 2)
+    ('callbacks', 'early_stopping', 'decisions', 1)
 
     Raises:
         LogError: one of the logs cannot be read.

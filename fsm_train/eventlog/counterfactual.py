@@ -24,8 +24,10 @@ from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import FrozenMap
 from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags
 from ..wording import PLAN_FULFILLED
+from .best import BestEpoch, best_in, closes_epoch, finished_epochs
 from .entries import Entry
 from .errors import LogError
+from .from_header import as_recorded
 from .line_difference import Part, first_change, format_json
 from .lines import decode_hyper, hyper_of, logged_phases
 from .recorded import Recorded
@@ -36,21 +38,6 @@ Verdict = Literal["exact", "censored", "refused"]
 
 HARMLESS = frozenset({"KeepWeights", "SaveCheckpoint"})
 """Commands that change neither weights nor data nor random numbers: a training without them is the same."""
-
-
-@attrs.frozen
-class BestEpoch:
-    """The best value of a metric.
-
-    Attributes:
-        monitor: the name of the metric.
-        value: its best value.
-        epoch: the number of finished epochs when it was measured.
-    """
-
-    monitor: str
-    value: float
-    epoch: int
 
 
 @attrs.frozen
@@ -72,9 +59,9 @@ class WhatIf:
             log ends. "refused" if before that a decision would have changed weights, data or random numbers, or
             needs a fact that was not recorded.
         stopped_at: the number of finished epochs at the end; None unless exact. A training that stops within an
-            epoch also closes that epoch, which is not counted.
+            epoch also closes that epoch, which is not counted; one that stops by its last validation has finished it.
         best: the best value until then of the metric that a given callback monitors, else of valid_loss or
-            train_loss; None if there is none.
+            train_loss, those of validations within an epoch included; None if there is none.
         line: the number of the line in the file: the first that differs, or the last that is valid.
         why: the reason, as a sentence.
         state: the last state that is known.
@@ -123,12 +110,13 @@ def what_if(log: str | PathLike[str], callbacks: Iterable[Callback], *, without:
             f"there is no callback {', '.join(unknown)} to leave out: there are {', '.join(sorted(names))}"
         )
     last: State | None = None
+    within: list[State] = []
     while True:
         state = recorded.start(last, {callback.name: memory_classes(callback) for callback in given})
         if last is not None:
             own = {c.name: last.memory[c.name] for c in given if c.name in last.memory}
             state = attrs.evolve(state, memory=FrozenMap({**state.memory, **own}))
-        call = _WhatIf(recorded, state, given, excluded)
+        call = _WhatIf(recorded, state, given, excluded, within)
         answer = call.answer()
         if answer is not None:
             return answer
@@ -155,13 +143,21 @@ class LoggedHyperCommand(LoggedCommand):
 class _WhatIf(Rerun):
     """Compares what the answers to each state do with what the recorded answers did."""
 
-    def __init__(self, recorded: Recorded, start: State, given: Sequence[Callback], excluded: frozenset[str]) -> None:
+    def __init__(
+        self,
+        recorded: Recorded,
+        start: State,
+        given: Sequence[Callback],
+        excluded: frozenset[str],
+        within: list[State],
+    ) -> None:
         header = recorded.header
         super().__init__(recorded, start, logged_phases(header.body))
-        self._given = given
+        self._specs = {decode(spec["name"]): spec for spec in header.body["callbacks"]}
+        self._given = tuple(as_recorded(callback, self._specs.get(callback.name)) for callback in given)
         self._given_names = {callback.name for callback in given}
         self._excluded = excluded
-        self._specs = {decode(spec["name"]): spec for spec in header.body["callbacks"]}
+        self._within = within  # the states after validations in the middle of an epoch, of all calls so far
         self._logged_facts = frozenset(header.body["facts"])
         self._line = header.number  # the last line that was compared
         self._answer: WhatIf | None = None
@@ -189,6 +185,10 @@ class _WhatIf(Rerun):
     def compare(self, state: State, answers: Mapping[str, Transition]) -> None:
         if state.error:
             return
+        if self._answer is not None:  # it stopped by the validation at the end of this epoch, which is over now
+            self.last, self.finished = state, True
+            self._answer = self._result("exact", state.reason or self._answer.why, self._answer.line)
+            return
         entry = self.recorded.line_at(state)
         if entry is not None:
             self._line = entry.number
@@ -201,8 +201,11 @@ class _WhatIf(Rerun):
             raise LogError(what, path=self.recorded.path, line=self._line) from error
         now = _effects({name: _comparable(answer) for name, answer in answers.items()}, before)
         if then != now:
-            self._answer, self.finished = self._judge(state, then, now), True
+            self._answer = self._judge(state, then, now)
+            self.finished = self._answer.verdict != "exact" or not closes_epoch(state)
             return
+        if state.phase is Phase.VALID_END and not state.batches_over:
+            self._within.append(state)
         if entry is not None:
             self.recorded.pass_line()
         self.last = state
@@ -212,13 +215,19 @@ class _WhatIf(Rerun):
         ends_now, ended_then = now["flags"] & STOP_FLAGS, then["flags"] & STOP_FLAGS
         if ends_now & ~ended_then:
             self.last = state
-            where = "" if state.phase is Phase.EPOCH_END else f", at {state.phase.value} of batch {state.batch}"
+            ends_epoch = state.phase is Phase.EPOCH_END or closes_epoch(state)
+            where = "" if ends_epoch else f", at {state.phase.value} of batch {state.batch}"
+            if state.phase is Phase.VALID_END:
+                self._within.append(state)
             return self._result("exact", f"{state.reason}{where}")
         if ended_then & ~ends_now:
             self.last = state
-            if state.phase is Phase.EPOCH_END and (epochs_reached(state) or steps_reached(state)):
+            at_end = attrs.evolve(state, epoch=finished_epochs(state))
+            if (state.phase is Phase.EPOCH_END or closes_epoch(state)) and (
+                epochs_reached(at_end) or steps_reached(at_end)
+            ):
                 return self._result("exact", PLAN_FULFILLED)
-            return self._censored("ended")
+            return self._censored("ended", finished_epochs(state))
         difference = _format_difference(then, now)
         return self._result(
             "refused", f"at {state.phase.value} of epoch {state.epoch}, batch {state.batch}, it {difference}"
@@ -287,33 +296,15 @@ class _WhatIf(Rerun):
         if self.last.phase is Phase.DONE:
             return self._result("exact", self.last.reason or PLAN_FULFILLED)
         endings = {Phase.SUSPENDED: "was suspended", Phase.FAILED: "failed"}
-        return self._censored(endings.get(self.last.phase, "is where the log ends"))
+        return self._censored(endings.get(self.last.phase, "is where the log ends"), self.last.epoch)
 
-    def _censored(self, ending: str) -> WhatIf:
-        return self._result(
-            "censored", f"not by epoch {self.last.epoch}, where the recorded training {ending}; unknown after"
-        )
+    def _censored(self, ending: str, epoch: int) -> WhatIf:
+        return self._result("censored", f"not by epoch {epoch}, where the recorded training {ending}; unknown after")
 
-    def _result(self, verdict: Verdict, why: str) -> WhatIf:
-        stopped_at = self.last.epoch if verdict == "exact" else None
-        best = None if verdict == "refused" else best_in(self.last, self._given)
-        return WhatIf(verdict, stopped_at, best, self._line, why, self.last)
-
-
-def best_in(state: State, callbacks: Sequence[Callback]) -> BestEpoch | None:
-    """The best value in the history of the metric that a callback monitors; None if there is none."""
-    monitor, mode = next(
-        ((str(c.params["monitor"]), c.params.get("mode")) for c in callbacks if c.params.get("monitor")), ("", "min")
-    )
-    if not monitor:
-        monitor = "valid_loss" if any("valid_loss" in metrics for metrics in state.history) else "train_loss"
-    values = [
-        BestEpoch(monitor, metrics[monitor], epoch)
-        for epoch, metrics in enumerate(state.history, start=1)
-        if metrics.get(monitor, float("nan")) - metrics.get(monitor, float("nan")) == 0.0
-    ]
-    pick = max if mode == "max" else min
-    return pick(values, key=lambda best: best.value, default=None)
+    def _result(self, verdict: Verdict, why: str, line: int = 0) -> WhatIf:
+        stopped_at = finished_epochs(self.last) if verdict == "exact" else None
+        best = None if verdict == "refused" else best_in(self.last, self._given, self._within)
+        return WhatIf(verdict, stopped_at, best, line or self._line, why, self.last)
 
 
 class _NotRecordedError(Exception):

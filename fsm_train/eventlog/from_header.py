@@ -13,6 +13,9 @@ import attrs
 from .. import callbacks as library
 from .. import schedules
 from ..core.callback import Callback
+from ..core.phase import Flag, Phase
+from ..core.state import State, replaced
+from ..core.transition import Transition
 from ..encoding import CannotDecodeError, Json, decode
 from .entries import Entry
 from .errors import LogError
@@ -48,7 +51,24 @@ def callback_from_spec(spec: Mapping[str, Json], **changes: object) -> Callback[
     params = {**{name: decode(value, SCHEDULES) for name, value in spec["params"].items()}, **changes}
     callback: Callback[Any] = factory(**params)
     name = decode(spec["name"])
-    return callback if callback.name == name else attrs.evolve(callback, name=name)
+    return as_recorded(callback if callback.name == name else attrs.evolve(callback, name=name), spec)
+
+
+def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Callback[Any]:
+    """The callback, consulted as the one of the same factory that was logged with these declarations, if there is one.
+
+    Earlier versions looked at a `valid_…` at EPOCH_END, also if the training was already about to stop, and did not
+    log what a callback monitors. A training that they logged is replayed as they trained it.
+    """
+    if spec is None or not callback.monitors or "monitors" in spec or spec["factory"] != callback.factory:
+        return callback
+    moved = {Phase.EPOCH_END: Phase.EPOCH_END, Phase.VALID_END: Phase.EPOCH_END}
+    phases = tuple(dict.fromkeys(moved.get(phase, phase) for phase in callback.at))
+
+    def decide(state: State, memory: object) -> Transition | None:
+        return callback.decide(replaced(state, {"flags": state.flags & ~Flag.STOP_TRAINING}), memory)
+
+    return attrs.evolve(callback, at=phases, decide=decide, monitors=())
 
 
 def _callback_from_line(spec: Any, line: int, path: str) -> Callback[Any]:

@@ -151,7 +151,8 @@ def start_of(state: State) -> dict[str, Json]:
 
 
 def callback_of(callback: Callback[Any]) -> dict[str, Json]:
-    """The declarations of a callback."""
+    """The declarations of a callback. Its monitors are there if it has some: a log of an earlier version has none."""
+    monitors = {"monitors": sorted(callback.monitors)} if callback.monitors else {}
     return {
         "name": callback.name,
         "factory": callback.factory,
@@ -160,6 +161,7 @@ def callback_of(callback: Callback[Any]) -> dict[str, Json]:
         "needs": sorted(callback.needs),
         "every": callback.every,
         "order": callback.order,
+        **monitors,
     }
 
 

@@ -18,11 +18,11 @@ from ..core.errors import CallbackError
 from ..core.phase import Phase
 from ..core.state import COUNTERS, State
 from ..core.transition import Transition
-from ..encoding import Json
+from ..encoding import Json, decode
 from .entries import Entry
 from .errors import EndOfLogError, OutOfStepError
 from .failure import decide_at_teardown
-from .from_header import callbacks_from_header, declaration_of
+from .from_header import as_recorded, callbacks_from_header, declaration_of
 from .line_difference import Change, Part, first_change, format_json, format_place, place_of
 from .lines import ALWAYS, EVENT, AnswerCache, callback_of, line_of, logged_phases, start_of
 from .recorded import Recorded
@@ -40,7 +40,7 @@ class Divergence:
     >>> final = run(start(work, epochs=3), [early_stopping(patience=9)], log="run.jsonl")
     >>> divergence = replay("run.jsonl", [early_stopping(patience=1)]).divergence
     >>> divergence.callback, divergence.phase, divergence.epoch
-    ('early_stopping', 'epoch_end', 2)
+    ('early_stopping', 'valid_end', 1)
 
     Attributes:
         line: the number of the line in the file, from 1.
@@ -122,7 +122,12 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
     last: State | None = None
     lines = 0
     while (header := recorded.next_header) is not None:
-        used = callbacks_from_header(header, path) if given is None else given
+        specs = {decode(spec["name"]): spec for spec in header.body["callbacks"]}
+        used = (
+            callbacks_from_header(header, path)
+            if given is None
+            else tuple(as_recorded(callback, specs.get(callback.name)) for callback in given)
+        )
         state = recorded.start(last, {callback.name: memory_classes(callback) for callback in used})
         if last is not None and (change := _changed_between_calls(last, header)) is not None:
             return Replayed(False, last, _divergence(header, change), lines)

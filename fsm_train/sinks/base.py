@@ -69,8 +69,8 @@ class Recorder(Sink):
     ...         print(state.phase.value, *answers)
     >>> work = Scripted(valid_loss=[2.0, 1.0])
     >>> final = run(start(work, epochs=2), [early_stopping()], sinks=[PrintAnswers()])
-    epoch_end early_stopping
-    epoch_end early_stopping
+    valid_end early_stopping
+    valid_end early_stopping
     """
 
     at: Sequence[Phase] = ()

@@ -245,6 +245,15 @@ class Meters:
             raise
         return results
 
+    def names(self) -> frozenset[str]:
+        """The names that `results` may have. One with an asterisk is that of an object, which may compute a mapping."""
+        names = {f"{self.split}_loss"}
+        for name, metric in self.metrics.items():
+            names.add(f"{self.split}_{name}")
+            if isinstance(metric, ObjectMetric):
+                names.add(f"{self.split}_{name}_*")
+        return frozenset(names)
+
     def reset(self) -> None:
         self.loss.reset()
         for metric in self.metrics.values():

@@ -20,7 +20,8 @@ from ..core.phase import Operation
 from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
-from ..data.batches import Forward, Split, check_scalar
+from ..data.batches import Forward, Split, apply_split, check_scalar, pair
+from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
 from ..data.loaders import persistent_workers_running, set_persistent_workers, start_pass
 from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator, set_epoch
@@ -61,7 +62,9 @@ class Supervised(Training, Checkpointable):
         optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
-        valid: the same for validation; None for a training without.
+        valid: the same for validation; None for a training without. The form of its first batch is looked at before
+            the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of plain
+            data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first validation.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
             object with update, compute and reset (torchmetrics). Measured on train and valid data.
         sensors: by name, a function of this workload that measures a fact. It may read `model`,
@@ -128,6 +131,14 @@ class Supervised(Training, Checkpointable):
     def sensors(self) -> Set[str]:
         return self._sensors.keys()
 
+    @property
+    def metric_names(self) -> Set[str] | None:
+        """None for a subclass that measures in its own way."""
+        overridden = any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid"))
+        if overridden:
+            return None
+        return self.train_meters.names() | (self._valid_meters.names() if self.has_valid else frozenset())
+
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = measure(self, self._sensors, names & self.sensors)
         if "loss" in names and self._loss is not None:
@@ -192,8 +203,19 @@ class Supervised(Training, Checkpointable):
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
             self.window.clear()
+            self._look_at_valid()
             if state.plan.seed is not None:
                 seed_all(state.plan.seed)
+
+    def _look_at_valid(self) -> None:
+        """Refuse validation batches that cannot be used, where one can be looked at."""
+        with first_look(self.valid) as batch:
+            if batch is None:
+                return
+            try:
+                pair(batch) if self._split is None else apply_split(batch, self._split)
+            except WorkloadError as error:
+                raise WorkloadError(f"valid: {error}") from error
 
     def reposition(self, state: State) -> None:
         """Continue the pass over the data that was suspended, with the generators as they were then."""

@@ -201,7 +201,7 @@ def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
     Where it answers None, or is not consulted because of `every`, the answer is `Transition()`.
 
     >>> from fsm_train.callbacks import early_stopping
-    >>> curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (2.0, 1.0, 1.5)]
+    >>> curve = [at(Phase.VALID_END, valid_loss=loss) for loss in (2.0, 1.0, 1.5)]
     >>> [answer.flags.name for answer in drive(early_stopping(patience=1), curve)]
     ['NONE', 'NONE', 'STOP_TRAINING']
 

@@ -94,7 +94,9 @@ def consultations_of(
             raise response.error
         return response
 
-    callbacks: list[Callback[Any]] = [attrs.evolve(callback, decide=cast("Any", observed)), *_forcing(training)]
+    # Without its monitors: a run would refuse it where a metric is left out, and here it is to be asked.
+    asked = attrs.evolve(callback, decide=cast("Any", observed), monitors=())
+    callbacks: list[Callback[Any]] = [asked, *_forcing(training)]
     if watchers:
         before, after = (_watcher(name, callback.at) for name in WATCHERS)
         callbacks = [before, *callbacks[::-1], after]

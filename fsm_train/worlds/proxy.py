@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, cast
 
 from ..core.workload import Workload
@@ -24,6 +25,12 @@ class WorkloadProxy:
         if name == "wrapped":  # copy and pickle ask for attributes before __init__ has run
             raise AttributeError(name)
         return getattr(self.wrapped, name)
+
+    @property
+    def metric_names(self) -> Set[str] | None:
+        """Those of the wrapped workload; not known if this proxy measures something else."""
+        own = any(hasattr(type(self), operation) for operation in ("measure", "measure_valid"))
+        return None if own else self.wrapped.metric_names
 
     @property
     def interrupt(self) -> str | None:

@@ -127,6 +127,10 @@ class Scripted(Workload):
     def sensors(self) -> Set[str]:
         return self._facts.keys() - KNOWN_AT.keys()
 
+    @property
+    def metric_names(self) -> Set[str]:
+        return {"train_loss", *self._train, *self._valid}
+
     def hyper(self) -> Mapping[str, Hyper]:
         return dict(self._hyper)
 

@@ -18,7 +18,6 @@ from fsm_train import (
     State,
     Supervised,
     Transition,
-    WorkloadError,
     extend,
     on,
     run,
@@ -137,7 +136,7 @@ def test_two_averages_that_do_not_say_so_are_refused() -> None:
         command = KeepAverage("mine") if state.phase is Phase.SETUP else UseAverage("mine", on=True)
         return Transition(commands=(command,))
 
-    with pytest.raises(WorkloadError, match="'ema' and 'mine' both validate with their average"):
+    with pytest.raises(ConflictError, match="'ema' and 'mine' both give the command KeepAverage"):
         trained([ema(), mine], DATA, valid=VALID)
 
 

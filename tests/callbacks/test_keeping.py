@@ -34,7 +34,7 @@ DATA, VALID = batches(8, 8, 8, 6), batches(5, 5, skip=30)
 )
 def test_copies_are_made_of_the_best(given: Any, curve: list[float], kept: list[int]) -> None:
     """When the metric is better than ever; what is not finite never is."""
-    answers = drive(restore_best(**given), [at(Phase.EPOCH_END, valid_loss=value) for value in curve])
+    answers = drive(restore_best(**given), [at(Phase.VALID_END, valid_loss=value) for value in curve])
 
     assert [i for i, answer in enumerate(answers) if answer.commands == (KeepWeights("restore_best"),)] == kept
 
@@ -49,11 +49,11 @@ def test_best_is_put_back_at_the_end() -> None:
     assert best(at(Phase.TRAIN_END), None) is None
 
 
-def test_epoch_without_validation_is_no_check() -> None:
+def test_validation_that_measured_nothing_is_no_check() -> None:
     """But a metric that is never there is an error."""
-    assert drive(restore_best(), [at(Phase.EPOCH_END)]) == [Transition()]
+    assert drive(restore_best(), [at(Phase.VALID_END)]) == [Transition()]
     with pytest.raises(CallbackError, match="no metric 'valid_f1' to monitor"):
-        drive(restore_best("valid_f1"), [at(Phase.EPOCH_END, valid_loss=1.0)])
+        drive(restore_best("valid_f1"), [at(Phase.VALID_END, valid_loss=1.0)])
 
 
 def best_of(work: Any, callbacks: list[Any]) -> list[tuple[float, Any]]:
@@ -132,6 +132,11 @@ def epochs(curve: list[float]) -> list[State]:
     return [at(Phase.EPOCH_END, epoch=i + 1, valid_loss=value) for i, value in enumerate(curve)]
 
 
+def validations(curve: list[float]) -> list[State]:
+    """The validations at the end of these epochs."""
+    return [at(Phase.VALID_END, epoch=i, batches_over=True, valid_loss=value) for i, value in enumerate(curve)]
+
+
 VALUES = st.sampled_from([NAN, INF, -INF, -1.0, 0.0, 1.0, 2.0, 3.0])
 
 
@@ -150,7 +155,7 @@ def test_top_k_is_that_of_lightning(curve: list[float], keep: int, mode: Any) ->
         best.append((score, i))
         expected_writes.append(f"epoch-{i + 1:05d}")
 
-    names, there = written(checkpoint("runs", monitor="valid_loss", keep=keep, mode=mode), epochs(curve))
+    names, there = written(checkpoint("runs", monitor="valid_loss", keep=keep, mode=mode), validations(curve))
 
     assert names == expected_writes
     assert there == [f"epoch-{i + 1:05d}" for _, i in best]
@@ -209,8 +214,8 @@ def test_a_suspended_training_is_always_written() -> None:
     """To go on from; it takes the place of the one between epochs, and is dropped for the next one."""
     callback = checkpoint("runs", every_steps=3, monitor="valid_loss", keep=1)
     suspended = at(Phase.SUSPEND, step=5)
-    names, there = written(callback, [*epochs([1.0]), *batch_ends(3), suspended])
-    later = written(callback, [*epochs([1.0]), *batch_ends(3), suspended, *batch_ends(6)])
+    names, there = written(callback, [*validations([1.0]), *batch_ends(3), suspended])
+    later = written(callback, [*validations([1.0]), *batch_ends(3), suspended, *batch_ends(6)])
 
     assert names == ["epoch-00001", "step-00000003", "step-00000005-suspended"]
     assert there == ["epoch-00001", "step-00000005-suspended"]
@@ -220,7 +225,7 @@ def test_a_suspended_training_is_always_written() -> None:
 def test_what_lies_between_epochs_is_not_dropped_for_nothing() -> None:
     """An epoch that is not written leaves the last step's there."""
     callback = checkpoint("runs", every_steps=3, monitor="valid_loss", keep=1)
-    states = [*epochs([1.0]), *batch_ends(3), at(Phase.EPOCH_END, epoch=2, valid_loss=2.0)]
+    states = [*validations([1.0]), *batch_ends(3), at(Phase.VALID_END, epoch=1, batches_over=True, valid_loss=2.0)]
 
     assert written(callback, states)[1] == ["epoch-00001", "step-00000003"]
 
@@ -232,11 +237,13 @@ def test_same_moment_is_written_once() -> None:
     assert written(checkpoint("runs"), [suspended, suspended])[1] == ["step-00000005-suspended"]
 
 
-def test_epoch_without_validation_counts_as_the_worst() -> None:
-    """It is written while there is room, and is the first to go."""
-    states = [*epochs([1.0]), at(Phase.EPOCH_END, epoch=2), at(Phase.EPOCH_END, epoch=3, valid_loss=5.0)]
+def test_validation_that_measured_nothing_has_no_checkpoint() -> None:
+    """There is no score to rank it by."""
+    ends = [
+        at(Phase.VALID_END, epoch=i, batches_over=True, **values) for i, values in enumerate(({}, {"valid_loss": 5.0}))
+    ]
 
-    assert written(checkpoint("runs", monitor="valid_loss", keep=2), states)[1] == ["epoch-00001", "epoch-00003"]
+    assert written(checkpoint("runs", monitor="valid_loss", keep=2), ends)[0] == ["epoch-00002"]
 
 
 def test_files_go_into_the_folder(tmp_path: Path) -> None:
@@ -287,7 +294,7 @@ def test_settings_are_recorded() -> None:
             "every_steps": None,
             "every_seconds": None,
             "monitor": None,
-            "mode": "min",
+            "mode": None,
             "keep": 1,
         },
     )

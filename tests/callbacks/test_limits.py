@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import CallbackError, Flag, Phase, State, Transition, extend, on, run
+from fsm_train import Flag, Phase, State, Transition, extend, on, run
 from fsm_train.callbacks import accumulate, limit, record, stop_after, stop_at, suspend_after, validate_every
 from fsm_train.testing import at, drive, simulate
 from tests.diabetes_training import batches, looking, trained
@@ -54,7 +54,7 @@ def test_epoch_without_validation_is_no_check() -> None:
 
     final = simulate([stop_at("valid_loss", 0.2), every_second_epoch], epochs=9, valid_loss=[0.5, 0.3, 0.2])
     assert final.epoch == 6
-    with pytest.raises(CallbackError, match="no metric 'valid_f1' to monitor"):
+    with pytest.raises(LookupError, match="monitors 'valid_f1', which this training does not measure"):
         simulate([stop_at("valid_f1", 0.2)], valid_loss=[0.5])
 
 
@@ -222,7 +222,7 @@ def test_recorded_facts_are_measured() -> None:
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: stop_at("valid_bleu", 1.0), "is smaller or larger better for 'valid_bleu'"),
+        (lambda: stop_at("valid_temperature", 1.0), "is smaller or larger better for 'valid_temperature'"),
         (lambda: stop_at("valid_loss", NAN), "target=nan: a target is a number"),
         (lambda: stop_at("valid_loss", "0.1"), "target='0.1'"),  # type: ignore[arg-type]
         (lambda: stop_at("valid_loss", 0.1, mode="down"), "mode='down'"),  # type: ignore[arg-type]
@@ -253,7 +253,7 @@ def test_settings_are_checked_when_made(make: Callable[[], object], sentence: st
         (
             stop_at("valid_loss", 1, name="good"),
             "good",
-            {"monitor": "valid_loss", "target": 1, "mode": None},
+            {"monitor": "valid_loss", "target": 1, "mode": "min"},
         ),
         (stop_after(steps=3), "stop_after", {"steps": 3, "seconds": None}),
         (suspend_after(seconds=3.5), "suspend_after", {"seconds": 3.5}),

@@ -83,7 +83,7 @@ def test_two_that_do_not_say_so_are_refused() -> None:
     def mine(state: State) -> Transition:
         return Transition(commands=(MixUp(0.5, 1),))
 
-    with pytest.raises(WorkloadError, match="this batch is mixed already"):
+    with pytest.raises(ConflictError, match="'mine' and 'mixup' both give the command MixUp"):
         trained([mixup(), mine], DATA)
 
 

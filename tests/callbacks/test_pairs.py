@@ -195,7 +195,8 @@ def test_two_stoppers_in_one_phase() -> None:
     """Both are named, with their reasons; neither overrules the other."""
     stoppers = [stop_at("valid_loss", 2.0), early_stopping("valid_acc", patience=1, mode="max")]
     expected = (
-        "early_stopping: valid_acc has not improved on 0.5 for 1 epoch; stop_at: valid_loss is 1.5, the target was 2.0"
+        "early_stopping: valid_acc has not improved on 0.5 for 1 validation; "
+        "stop_at: valid_loss is 1.5, the target was 2.0"
     )
 
     for order in (stoppers, stoppers[::-1]):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fsm_train import CallbackError, Flag, Phase, Transition, on
+from fsm_train import Flag, Phase, Transition, on
 from fsm_train.callbacks import reduce_on_plateau
 from fsm_train.testing import at, drive, simulate
 
@@ -23,7 +23,7 @@ def rates(callback: Any, curve: list[float], rate: Any = 1.0) -> list[Any]:
     """The rate after each check of the curve."""
     found, memory = [], callback.memory
     for value in curve:
-        answer = callback(at(Phase.EPOCH_END, valid_loss=value, lr=rate), memory)
+        answer = callback(at(Phase.VALID_END, valid_loss=value, lr=rate), memory)
         rate, memory = answer.hyper.get("lr", rate), answer.memory
         found.append(rate)
     return found
@@ -36,10 +36,10 @@ def test_flat_metric_is_reduced_as_torch_does() -> None:
 
 def test_it_says_why() -> None:
     """The answer that reduces names the evidence."""
-    answers = drive(reduce_on_plateau(patience=0, factor=0.5), [at(Phase.EPOCH_END, valid_loss=2.0)] * 2)
+    answers = drive(reduce_on_plateau(patience=0, factor=0.5), [at(Phase.VALID_END, valid_loss=2.0)] * 2)
 
     assert answers[1].hyper == {"lr": 0.05}
-    assert answers[1].reason == "valid_loss has not improved on 2.0 for 1 epoch"
+    assert answers[1].reason == "valid_loss has not improved on 2.0 for 1 validation"
 
 
 EIGHTHS = st.integers(-16, 16).map(lambda n: n / 8)
@@ -99,8 +99,11 @@ def test_epoch_without_validation_is_no_check() -> None:
 
 
 def test_missing_monitor_lists_what_there_is() -> None:
-    """A metric that is not there is an error at the first check."""
-    with pytest.raises(CallbackError, match="no metric 'valid_f1' to monitor: there are train_loss, valid_loss"):
+    """A metric that will not be there is refused before the first batch."""
+    with pytest.raises(
+        LookupError,
+        match="monitors 'valid_f1', which this training does not measure: there will be train_loss, valid_loss",
+    ):
         simulate([reduce_on_plateau("valid_f1")], valid_loss=[1.0])
 
 

@@ -104,7 +104,7 @@ def test_two_that_do_not_say_so_are_refused_at_setup() -> None:
     def mine(state: State) -> Transition:
         return Transition(commands=(UseMixedPrecision("bfloat16"),))
 
-    with pytest.raises(WorkloadError, match="mixed precision is in use already"):
+    with pytest.raises(ConflictError, match="'mine' and 'mixed_precision' both give the command UseMixedPrecision"):
         trained([mixed_precision(), mine])
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_train import CallbackError, Flag, Phase, on
+from fsm_train import Flag, Phase, on
 from fsm_train.callbacks import early_stopping
 from fsm_train.core.transition import Transition
 from fsm_train.testing import at, drive, simulate
@@ -18,7 +18,7 @@ NAN, INF = math.nan, math.inf
 
 def stopped_at(callback: Any, curve: list[float]) -> int | None:
     """The index of the check at which the callback stops, if it does."""
-    answers = drive(callback, [at(Phase.EPOCH_END, valid_loss=value) for value in curve])
+    answers = drive(callback, [at(Phase.VALID_END, valid_loss=value) for value in curve])
     return next((i for i, answer in enumerate(answers) if Flag.STOP_TRAINING in answer.flags), None)
 
 
@@ -26,7 +26,7 @@ def test_stop_names_its_reason() -> None:
     """The state that stops says which callback stopped it, and on what evidence."""
     final = simulate([early_stopping(patience=1)], valid_loss=[1.0, 1.1])
 
-    assert final.reason == "early_stopping: valid_loss has not improved on 1.0 for 1 epoch"
+    assert final.reason == "early_stopping: valid_loss has not improved on 1.0 for 1 validation"
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_it_stops_at_the_right_check(settings: dict[str, Any], curve: list[float
     ("settings", "curve", "reason"),
     [
         ({"patience": 1}, [NAN], "valid_loss is nan"),
-        ({"patience": 1, "on_nonfinite": "wait"}, [NAN], "valid_loss was never finite for 1 epoch"),
+        ({"patience": 1, "on_nonfinite": "wait"}, [NAN], "valid_loss was never finite for 1 validation"),
         (
             {"patience": 2, "min_delta": 0.5},
             [1 / 3, 0.3, 0.3],
-            "valid_loss has not improved by more than 0.5 on 0.333333 for 2 epochs",
+            "valid_loss has not improved by more than 0.5 on 0.333333 for 2 validations",
         ),
     ],
 )
@@ -76,10 +76,16 @@ def test_reasons_name_the_evidence(settings: dict[str, Any], curve: list[float],
 
 
 def test_missing_monitor_lists_what_there_is() -> None:
-    """A metric that is not there is an error at the first check, with those that are and what to do."""
-    with pytest.raises(CallbackError, match="no metric 'valid_loss' to monitor: there are train_loss; valid_… metrics"):
+    """A metric that will not be there is refused before the first batch, with those that will be and what to do."""
+    with pytest.raises(
+        LookupError,
+        match="monitors 'valid_loss', which this training does not measure: there will be train_loss. A valid_… metric",
+    ):
         simulate([early_stopping()], epochs=2)
-    with pytest.raises(CallbackError, match="no metric 'valid_acc' to monitor: there are train_loss, valid_loss$"):
+    with pytest.raises(
+        LookupError,
+        match="monitors 'valid_acc', which this training does not measure: there will be train_loss, valid_loss$",
+    ):
         simulate([early_stopping("valid_acc")], valid_loss=[1.0])
 
 
@@ -124,4 +130,6 @@ def test_settings_are_recorded() -> None:
         "min_delta": 0.0,
         "mode": "min",
         "on_nonfinite": "stop",
+        "baseline": None,
+        "start_epoch": 0,
     }

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from torch.optim import lr_scheduler
 
-from fsm_train import Flag, Phase, State, Transition, extend, on, run, start
+from fsm_train import ConflictError, Flag, Phase, State, Transition, extend, on, run, start
 from fsm_train.callbacks import accumulate, mixed_precision, torch_scheduler
 from fsm_train.core.commands import StepScheduler, UseScheduler
 from fsm_train.testing import at
@@ -47,9 +47,9 @@ def test_by_epoch_it_is_stepped_with_each_epoch() -> None:
     )
 
     assert plain.at == (Phase.SETUP, Phase.EPOCH_END)
-    assert plain(at(Phase.EPOCH_END, valid_loss=2.0)) == Transition(commands=(StepScheduler("a"),))
-    assert fed(at(Phase.EPOCH_END, valid_loss=2.0)) == Transition(commands=(StepScheduler("torch_scheduler", 2.0),))
-    assert fed(at(Phase.EPOCH_END)) is None
+    assert plain(at(Phase.EPOCH_END)) == Transition(commands=(StepScheduler("a"),))
+    assert fed(at(Phase.VALID_END, valid_loss=2.0)) == Transition(commands=(StepScheduler("torch_scheduler", 2.0),))
+    assert fed(at(Phase.VALID_END)) is None
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_by_epoch_it_is_stepped_with_each_epoch() -> None:
     [
         (lambda: torch_scheduler(3), "make=3: give a function that makes a scheduler of the optimizer"),  # type: ignore[arg-type]
         (lambda: torch_scheduler(exponential, by="batch"), "by='batch': 'step' or 'epoch'"),  # type: ignore[arg-type]
-        (lambda: torch_scheduler(exponential, monitor="valid_loss"), "monitor='valid_loss': metrics are there at"),
+        (lambda: torch_scheduler(exponential, monitor="valid_loss"), "monitor='valid_loss': a step measures no metric"),
         (lambda: torch_scheduler(exponential, by="epoch", monitor=""), "monitor='': name a metric"),
     ],
 )
@@ -168,8 +168,12 @@ def test_it_goes_on_over_suspensions_and_extensions() -> None:
     assert same_weights(work.model, loop(warmed_up, 2)[0])
 
 
-def test_two_schedulers_are_chained() -> None:
-    """Each has its own name, and their factors multiply, as torch chains them."""
-    callbacks = [torch_scheduler(exponential), torch_scheduler(exponential, name="again")]
+def test_two_schedulers_are_chained_by_torch() -> None:
+    """Two callbacks are refused, since their order would count; one ChainedScheduler multiplies the factors."""
+    with pytest.raises(ConflictError, match="'torch_scheduler' and 'again' both set hyper-parameters by a command"):
+        trained([torch_scheduler(exponential), torch_scheduler(exponential, name="again")], DATA)
 
-    assert trained(callbacks, DATA).final.hyper["lr"] == pytest.approx(0.05 * 0.25**4)
+    def chained(optimizer: Any) -> Any:
+        return lr_scheduler.ChainedScheduler([exponential(optimizer), exponential(optimizer)])
+
+    assert trained([torch_scheduler(chained)], DATA).final.hyper["lr"] == pytest.approx(0.05 * 0.25**4)

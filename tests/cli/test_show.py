@@ -36,7 +36,8 @@ def test_show_is_a_page(log: str, capsys: Captured) -> None:
     assert lines[7].split() == ["1", "2", "0.5866", "3", "0.02575"]
     assert [line for line in lines if line.startswith("valid_loss")] == ["valid_loss  █▅▆▆▁▁▂▂  3 to 1.3"]
     assert (
-        lines[-1] == "done after 8 epochs and 16 steps: early_stopping: valid_loss has not improved on 1.0 for 3 epochs"
+        lines[-1]
+        == "done after 8 epochs and 16 steps: early_stopping: valid_loss has not improved on 1.0 for 3 validations"
     )
 
 

@@ -45,11 +45,11 @@ def test_a_smaller_patience_is_answered_exactly(log: Path) -> None:
     answer = what_if(log, [early_stopping(patience=2)])
 
     assert (answer.verdict, answer.stopped_at) == ("exact", 4)
-    assert answer.why == "early_stopping: valid_loss has not improved on 2.0 for 2 epochs"
+    assert answer.why == "early_stopping: valid_loss has not improved on 2.0 for 2 validations"
     assert answer.best is not None
     assert (answer.best.monitor, answer.best.value, answer.best.epoch) == ("valid_loss", 2.0, 2)
-    assert lines_of(log)[answer.line - 1]["event"] == "epoch_end"
-    assert lines_of(log)[answer.line - 1]["epoch"] == 4
+    assert lines_of(log)[answer.line - 1]["event"] == "valid_end"
+    assert lines_of(log)[answer.line - 1]["epoch"] == 3
     assert (answer.state.epoch, len(answer.state.history)) == (4, 4)
 
 
@@ -58,7 +58,7 @@ def test_the_same_setting_ends_as_it_was_recorded(log: Path) -> None:
     answer = what_if(log, [early_stopping(patience=3)])
 
     assert (answer.verdict, answer.stopped_at) == ("exact", 8)
-    assert answer.why == "early_stopping: valid_loss has not improved on 1.0 for 3 epochs"
+    assert answer.why == "early_stopping: valid_loss has not improved on 1.0 for 3 validations"
 
 
 def test_a_larger_patience_is_censored(log: Path) -> None:
@@ -193,7 +193,7 @@ def test_a_fact_that_was_recorded_is_there(tmp_path: Path) -> None:
 def test_a_callback_that_raises_is_an_error(log: Path) -> None:
     """It is no answer that nobody knows: it is a mistake of whoever asks."""
     with pytest.raises(CallbackError, match="there is no metric 'nonsense' to monitor"):
-        what_if(log, [early_stopping("nonsense")])
+        what_if(log, [early_stopping("nonsense", mode="min")])
 
 
 def test_a_conflict_with_a_recorded_callback_is_an_error(log: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_log_that_is_damaged_is_no_answer(log: Path) -> None:
 
 def test_an_answer_that_is_no_number_is_no_answer(log: Path) -> None:
     """So with the answers of others, which are taken as they stand in the log."""
-    forged(log, lambda lines: lines[index(lines, "epoch_end", 2)]["answers"].update(early_stopping=3))
+    forged(log, lambda lines: lines[index(lines, "valid_end", 2)]["answers"].update(early_stopping=3))
 
     with pytest.raises(LogError, match="it is not of the form that a log has"):
         what_if(log, [early_stopping(patience=2)])

@@ -15,6 +15,7 @@ from fsm_train.eventlog import Header, Line
 from .make_golden import GOLDEN, counts_too_far
 
 DIGESTS = {
+    "checks-1.jsonl": "f6af7abc058e3bf1",
     "counted-1.jsonl": "79dc2bb54fb1e269",
     "jump-1.jsonl": "56e95527c8a1cbf1",
     "library-1.jsonl": "336f2b0c86b74409",
@@ -37,6 +38,7 @@ def test_golden_logs_are_as_they_were() -> None:
     ("name", "lines", "epoch", "reason"),
     [
         ("library-1", 91, 8, "early_stopping: valid_loss has not improved on 1.0 for 3 epochs"),
+        ("checks-1", 37, 3, "stop_after: 10 steps were taken"),  # from when a check was the end of an epoch
         ("settings-1", 27, 3, ""),
         ("unwatched-1", 12, 3, ""),
     ],

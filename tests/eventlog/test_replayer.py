@@ -67,20 +67,20 @@ CHANGED: dict[str, tuple[Change, str, int, Callable[[Any], bool]]] = {
     "a smaller patience": (
         _replace("early_stopping", early_stopping(patience=1)),
         "early_stopping",
-        3,
+        2,
         lambda decided: decided["flags"] == "STOP_TRAINING",
     ),
     "a larger patience": (
         _replace("early_stopping", early_stopping(patience=4)),
         "early_stopping",
-        8,
+        7,
         lambda decided: "flags" not in decided,
     ),
     "another monitor": (
         _replace("early_stopping", early_stopping("train_loss")),
         "early_stopping",
-        1,
-        lambda decided: decided["memory"]["value"] < 1,
+        0,
+        lambda decided: decided is None,
     ),
     "another clipping": (
         _replace("clip_grad_norm", clip_grad_norm(2.0)),
@@ -302,7 +302,7 @@ FORGED: dict[str, tuple[Callable[[Lines], int], str]] = {
     "another factor": (_set("step_begin", 3, "answers.schedule.hyper.lr", 0.05), "schedule"),
     "another rate": (_set("batch_end", 5, "hyper.lr", 0.05), "hyper"),
     "a counter changed": (_set("batch_end", 5, "samples", 1), "samples"),
-    "an answer removed": (_set("epoch_end", 2, "answers", {}), "early_stopping"),
+    "an answer removed": (_set("valid_end", 2, "answers", {}), "early_stopping"),
     "an answer invented": (_set("batch_end", 2, "answers.other", {"flags": "STOP_TRAINING"}), "other"),
     "another reason": (_set("epoch_end", 8, "reason", "because"), "reason"),
     "a line dropped": (_drop("batch_end", 6), "smoothed"),
@@ -336,8 +336,8 @@ def _at_step_end(state: State) -> None:
 
 
 FORGED_HEADERS: dict[str, tuple[str, object, str, int]] = {
-    "another patience": ("callbacks.3.params.patience", 2, "early_stopping", 4),
-    "another monitor": ("callbacks.3.params.monitor", "train_loss", "early_stopping", 1),
+    "another patience": ("callbacks.3.params.patience", 2, "early_stopping", 3),
+    "another monitor": ("callbacks.3.params.monitor", "train_loss", "early_stopping", 0),
     "another window": ("callbacks.0.params.every", 3, "accumulate", 0),
     "another clipping": ("callbacks.1.params.max_norm", 1.5, "clip_grad_norm", 0),
     "another schedule": ("callbacks.2.params.lr.last.length", 41, "schedule", 2),

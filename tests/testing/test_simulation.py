@@ -107,24 +107,24 @@ def test_drive_threads_the_memory() -> None:
 
 def test_drive_refuses_phases_without_a_consultation() -> None:
     """A state at another phase is a mistake in the test."""
-    with pytest.raises(ValueError, match="'early_stopping' is not consulted at batch_end, only at epoch_end"):
+    with pytest.raises(ValueError, match="'early_stopping' is not consulted at batch_end, only at valid_end"):
         drive(early_stopping(), [at(Phase.BATCH_END)])
 
 
 def test_drive_reports_errors_as_a_run_does() -> None:
     """What a callback does wrong is told in the same words as in a run."""
     with pytest.raises(CallbackError, match="no metric 'valid_loss'"):
-        drive(early_stopping(), [at(Phase.EPOCH_END, has_valid=False)])
+        drive(early_stopping(), [at(Phase.VALID_END, has_valid=False)])
 
 
 def test_callbacks_can_be_called() -> None:
     """A callback is a function of a state, with its memory from the state, from the call, or its initial one."""
     callback = early_stopping(patience=1)
-    bad = at(Phase.EPOCH_END, valid_loss=2.0)
+    bad = at(Phase.VALID_END, valid_loss=2.0)
 
     assert callback(bad) == Transition(memory=callback(bad).memory)  # type: ignore[union-attr]
     assert callback(bad, callback(bad).memory).reason  # type: ignore[union-attr, arg-type]
-    assert callback(at(Phase.EPOCH_END, valid_loss=2.0, memory={"early_stopping": callback(bad).memory})).reason  # type: ignore[union-attr]
+    assert callback(at(Phase.VALID_END, valid_loss=2.0, memory={"early_stopping": callback(bad).memory})).reason  # type: ignore[union-attr]
 
 
 def test_scripted_trainings_can_be_suspended() -> None:

@@ -101,13 +101,13 @@ def test_trace_can_be_asked() -> None:
     """States, phases, operations, commands and the answers of one callback are there as values."""
     trace = traced(early_stopping(patience=1), clip_grad_norm(1.0), batches=1, valid_loss=[1.0, 2.0])
 
-    assert trace.final.reason == "early_stopping: valid_loss has not improved on 1.0 for 1 epoch"
+    assert trace.final.reason == "early_stopping: valid_loss has not improved on 1.0 for 1 validation"
     assert trace.phases.count(Phase.EPOCH_END) == 2
     assert trace.operations[:4] == ("prepare", "open", "fetch", "forward")
     assert trace.commands == (ClipGradNorm(1.0), ClipGradNorm(1.0))
     assert [(state.epoch, answer.flags) for state, answer in trace.answers("early_stopping")] == [
-        (1, Flag.NONE),
-        (2, Flag.STOP_TRAINING),
+        (0, Flag.NONE),
+        (1, Flag.STOP_TRAINING),
     ]
     assert len(list(trace)) == len(trace)
     assert repr(trace) == f"<Trace of {len(trace)} events, the last at done>"
