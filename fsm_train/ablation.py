@@ -11,6 +11,7 @@ import attrs
 
 from .callbacks.directions import Direction
 from .callbacks.monitoring import check_monitor, known_mode
+from .core.arguments import kind_of
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
@@ -171,6 +172,13 @@ def ablate(
         LookupError: a training ended without the metric.
         KeyboardInterrupt: a training was interrupted, or suspended by a callback, so it has no result.
     """
+    if not callable(make_state):
+        raise TypeError(
+            f"ablate takes a function of a seed first, but was given {kind_of(make_state)}: write one that makes "
+            "model, optimizer and loaders, and returns start(work, epochs=…, seed=seed)"
+        )
+    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
+        raise TypeError(f"seeds={seeds!r}: give the seeds in a tuple, such as (0, 1, 2)")
     all_callbacks = check_names(callbacks)
     mode = known_mode(monitor) if mode is None else mode
     check_monitor(monitor, mode)
@@ -183,7 +191,10 @@ def ablate(
     jobs = [(variant, seed) for variant in variants for seed in seeds]
     values: dict[str, list[float]] = {variant: [] for variant in variants}
     for variant, seed in _with_progress_bar(jobs) if progress else jobs:
-        final = run(make_state(seed), variants[variant])
+        state = make_state(seed)
+        if not isinstance(state, State):
+            raise TypeError(f"make_state returned {kind_of(state)}: let it return start(work, epochs=…, seed=seed)")
+        final = run(state, variants[variant])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(f"{variant!r} was suspended: {final.reason}")
         if monitor not in final.metrics:

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 
 import attrs
 
+from .core.arguments import check_workload
 from .core.phase import Phase
 from .core.under_way import evaluation_under_way
 from .core.values import FrozenMap
@@ -31,6 +32,7 @@ def evaluate(workload: Workload) -> Mapping[str, float]:
         ValueError: the workload has no validation data.
         WorkloadError: a validation or another evaluation of it is under way, or a run in another thread.
     """
+    check_workload(workload, "evaluate({})")
     if not workload.has_valid:
         raise ValueError("there is no validation data: give the workload some (valid=…)")
     state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)

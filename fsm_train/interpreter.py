@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.callback import Callback
+from .core.arguments import check_path, check_state, check_workload
+from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
 from .core.errors import CallbackError
 from .core.fuse import Path, fused_paths
@@ -30,7 +31,7 @@ from .core.under_way import refuse_if_in_use, run_under_way
 from .core.values import NO_FACTS, Facts
 from .core.workload import Workload
 from .signals import interrupts
-from .sinks.base import Sink
+from .sinks.base import Sink, check_sinks
 from .watch import Watch, Watched
 
 if TYPE_CHECKING:
@@ -57,8 +58,10 @@ def start(
             leaves them as they are.
 
     Raises:
+        TypeError: it is no workload, or a number is no whole number.
         ValueError: neither epochs nor max_steps is given, or one of the numbers makes no sense.
     """
+    check_workload(workload, "start({}, epochs=…)")
     return State(
         Phase.READY,
         Plan(epochs, max_steps, seed),
@@ -98,13 +101,14 @@ def run(
         `notes` say what went wrong beside the training, such as a log that could not be written.
 
     Raises:
+        TypeError: the state, a callback, a sink or the log is something else. The message shows the call to write.
         CallbackError: a callback raised, or answered something that is no answer.
         ConflictError: two callbacks set a hyper-parameter to different values.
         WorkloadError: another run of this workload is under way.
         Exception: what the model, the optimizer, the loss or the data raised, with a note that
             says when.
     """
-    refuse_if_in_use(work := _workload_of(state))
+    refuse_if_in_use(work := _workload_of(state, "run"))
     with interrupts(work) as signals:
         (last,) = deque(iterate(state, callbacks, log=log, sinks=sinks), maxlen=1)
     if signals.too_late:
@@ -138,8 +142,8 @@ def iterate(
     Args:
         at: further phases to yield the state at.
     """
-    work = _workload_of(state)
-    watch = Watch(check_callbacks(callbacks), (*sinks, *_event_log(log)), tuple(at), work)
+    work = _workload_of(state, "iterate")
+    watch = Watch(check_callbacks(callbacks), (*check_sinks(sinks), *_event_log(log)), as_phases(at), work)
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
@@ -166,9 +170,10 @@ def iterate(
 class _BoundPath:
     """A path through the table, with the methods of the workload that carry it out."""
 
-    __slots__ = ("flags", "last_phase", "moves", "next_paths", "predicate", "resumes", "target", "watched")
+    __slots__ = ("flags", "last_phase", "moves", "next_paths", "path", "predicate", "resumes", "target", "watched")
 
     def __init__(self, path: Path, cursor: _Cursor) -> None:
+        self.path = path
         self.predicate: Predicate | None
         (self.predicate,) = path.predicates or (None,)  # no row has more than one
         self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
@@ -193,6 +198,7 @@ class _Cursor:
         draft: all else; its phase is the last one that was passed.
         watched: the observers of this place; None if there are none.
         doing: the operation under way.
+        passed: the last phase before an operation that failed.
     """
 
     def __init__(self, state: State, work: Workload, watch: Watch) -> None:
@@ -203,6 +209,7 @@ class _Cursor:
         self.draft: Draft = state.draft()
         self.flags = state.flags
         self.doing: Operation | None = None
+        self.passed: Phase | None = None
         self.stand_at(state.phase)
 
     def stand_at(self, place: Place) -> None:
@@ -245,10 +252,15 @@ class _Cursor:
             if path.predicate is None or path.predicate(draft):
                 break
         resume_at = draft.resume_at
-        for self.doing, do, effect in path.moves:
-            outcome = None if do is None else do()
-            if effect is not None:
-                effect(draft, outcome)
+        try:
+            for self.doing, do, effect in path.moves:
+                outcome = None if do is None else do()
+                if effect is not None:
+                    effect(draft, outcome)
+        except BaseException:
+            self.doing = self.work.doing or self.doing
+            self.passed = path.path.phase_before(self.doing) or draft.phase
+            raise
         self.doing = None
         if path.last_phase is not None:
             draft.phase = path.last_phase
@@ -300,7 +312,7 @@ class _Cursor:
     def fail(self, error: BaseException) -> None:
         """Leave in good order: tear down as the table says, and let the error say where it was."""
         if not isinstance(error, (CallbackError, GeneratorExit)):
-            error.add_note(_where(self.now(), self.work.doing or self.doing))
+            error.add_note(_where(self.now(), self.doing, self.passed))
         place: Place
         place, looks = after_failure(self.place, self.doing)
         self.take_over(failed(self.now(), error))
@@ -323,7 +335,8 @@ class _Cursor:
             paths.clear()
 
 
-def _workload_of(state: State) -> Workload:
+def _workload_of(state: State, call: str) -> Workload:
+    check_state(state, call)
     work: Workload | None = state.workload
     if work is None:
         raise ValueError(
@@ -338,7 +351,10 @@ def _event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
         return ()
     from .eventlog.writer import EventLog  # which imports structlog: a run without a log does without
 
-    return (log if isinstance(log, EventLog) else EventLog(log),)
+    if isinstance(log, EventLog):
+        return (log,)
+    check_path(log, "log", "log='run.jsonl', or log=EventLog('run.jsonl', …) with settings")
+    return (EventLog(log),)
 
 
 @functools.lru_cache
@@ -354,9 +370,11 @@ def _all_effects(effects: Sequence[Effect]) -> Effect:
     return effect
 
 
-def _where(state: State, doing: Operation | None) -> str:
-    what = f"by {doing.value}, after {state.phase.value}" if doing else f"at {state.phase.value}"
+def _where(state: State, doing: Operation | None, passed: Phase | None) -> str:
+    phase = passed or state.phase
+    what = f"by {doing.value}, after {phase.value}" if doing else f"at {phase.value}"
+    validation = f", validation batch {state.valid_batch}" if phase.value.startswith("valid_b") else ""
     return (
-        f"Raised {what} of epoch {state.epoch}, batch {state.batch}, step {state.step}. "
+        f"Raised {what} of epoch {state.epoch}, batch {state.batch}, step {state.step}{validation}. "
         "Model and optimizer are as this left them; start(workload, …) begins a new training with them."
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from .core.arguments import check_state
 from .core.callback import Callback, on
 from .core.checks import check_count
 from .core.phase import Flag, Phase
@@ -205,13 +206,17 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
         WorkloadError: a run of this workload is under way.
         KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM.
     """
+    check_state(state, "find_lr")
     for setting, value in (("low", low), ("high", high)):
         check_hyper(setting, value)
     if not 0 < low < high:
         raise ValueError(f"low={low!r}, high={high!r}: rates are positive, and high is higher")
     check_count("steps", steps, least=3)
     if state.phase is not Phase.READY or state.workload is None:
-        raise ValueError("find_lr begins with the state of start(workload, …)")
+        raise ValueError(
+            f"find_lr begins with the state of start(workload, …), and this one was taken at {state.phase.value}: "
+            "write find_lr(start(work, epochs=1))"
+        )
     refuse_if_in_use(state.workload)
     snapshot = state.workload.snapshot()
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))

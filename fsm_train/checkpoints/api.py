@@ -15,6 +15,7 @@ from typing import Protocol
 
 import attrs
 
+from ..core.arguments import check_path, check_workload
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.runs import SAVED_AT
@@ -67,7 +68,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     assert state is not None
     if state.phase not in SAVED_AT:
         allowed = ", ".join(phase.value for phase in SAVED_AT)
-        raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training goes on from {allowed}")
+        raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training resumes from {allowed}")
     parts, notes = work.parts_to_save(state)
     if unsafe := files.find_unsafe(parts):
         raise WorkloadError(
@@ -82,7 +83,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         files.write(folder, command.name, control, parts, save_point)
     except OSError as error:
         warnings.warn(
-            f"the checkpoint {command.name} could not be written to {folder}: {error}; the training goes on, "
+            f"the checkpoint {command.name} could not be written to {folder}: {error}; the training continues, "
             "and the checkpoints that were there are untouched",
             RuntimeWarning,
             stacklevel=2,
@@ -122,8 +123,10 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     Raises:
         NoCheckpointError: there is no checkpoint yet.
         CheckpointError: there is no good one, or the named one is damaged.
+        TypeError: the path is no path, or the workload no workload.
         RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
     """
+    check_path(path, "the path of restore", "restore('checkpoints', work)")
     chosen = Path(path)
     if not chosen.exists():
         raise NoCheckpointError(f"there is no checkpoint in {chosen}: No such file or directory")
@@ -131,12 +134,13 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
         state, parts = read(manifest_of(chosen))
     else:
         state, parts = _newest_good(chosen)
+    check_workload(workload, f"restore({str(path)!r}, {{}})")
     if state.has_valid != workload.has_valid:
         was, now_is = ("with", "without") if state.has_valid else ("without", "with")
         raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
     notes = dict.fromkeys((*state.notes, *workload.restore_parts(parts, state)))
     for note in notes:
-        _logger.warning("what goes on is not exactly what was saved: %s", note)
+        _logger.warning("the training continues, but not exactly as it was saved: %s", note)
     hyper = hyper_read(state.hyper, workload.hyper())
     return attrs.evolve(state, hyper=hyper, workload=workload, notes=tuple(notes))
 
@@ -164,7 +168,7 @@ def _newest_good(folder: Path) -> tuple[State, Parts]:
             problems.append(str(error))
             continue
         if problems:
-            warnings.warn(f"{'; '.join(problems)}: going on from {candidate.path}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{'; '.join(problems)}: continuing from {candidate.path}", RuntimeWarning, stacklevel=3)
         return state, parts
     if problems:
         raise CheckpointError("; ".join(problems))

@@ -40,7 +40,7 @@ class SavedJson(SavedMemory):
             raise CheckpointError(
                 f"the memory of the callback {self.callback!r} does not fit it: {error}. Records are made again of "
                 "the classes in its initial memory, and in the type of its second parameter. With another name= the "
-                "callback begins afresh"
+                "callback begins with its initial memory"
             ) from error
 
 

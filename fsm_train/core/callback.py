@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, cast
 
 import attrs
 
+from .arguments import as_list, no_callback
 from .checks import is_whole
 from .errors import CallbackError
 from .origin import recipe_of
@@ -46,7 +47,12 @@ DecideWithMemory = Callable[[State, M], Transition | None]
 _NO_MEMORY: Any = None
 
 
-def _at(phases: object) -> tuple[Phase, ...]:
+def as_phases(phases: object) -> tuple[Phase, ...]:
+    """One phase or several as a tuple, each once.
+
+    Raises:
+        TypeError: something is no phase.
+    """
     several = tuple(phases) if isinstance(phases, Iterable) and not isinstance(phases, str) else (phases,)
     for phase in several:
         if not isinstance(phase, Phase):
@@ -114,7 +120,7 @@ class Callback(Generic[M_co]):
     """
 
     name: str = attrs.field(validator=attrs.validators.instance_of(str))
-    at: tuple[Phase, ...] = attrs.field(converter=_at)
+    at: tuple[Phase, ...] = attrs.field(converter=as_phases)
     decide: Callable[[State, Any], Transition | None] = attrs.field(eq=False, repr=False)
     memory: M_co = attrs.field(default=cast("M_co", None))
     needs: frozenset[str] = attrs.field(default=frozenset(), converter=_needs)
@@ -349,12 +355,11 @@ def check_names(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], ...]
         TypeError: something in the list is no callback.
         ValueError: two of them have the same name.
     """
-    checked = tuple(callbacks)
+    checked = as_list(callbacks, "callbacks", "early_stopping()", single=isinstance(callbacks, Callback))
     names: set[str] = set()
     for callback in checked:
         if not isinstance(callback, Callback):
-            hint = " (call it: it is a factory)" if callable(callback) else ""
-            raise TypeError(f"{callback!r} is no callback{hint}: decorate a function with @on(Phase.…)")
+            raise TypeError(no_callback(callback))
         if callback.name in names:
             raise ValueError(
                 f"two callbacks are called {callback.name!r}, and would share one memory: pass name= to one of them"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
 import re
 from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, TypeGuard
@@ -38,6 +39,16 @@ def as_count(value: object, name: str) -> float:
     if not is_number(value) or not 0 <= value < math.inf:
         raise ValueError(f"{name} gives {value!r:.60} for a batch: what a batch counts is a finite number from 0")
     return int(value) if value == int(value) else value
+
+
+def is_exact_number(value: object) -> TypeGuard[float]:
+    """Whether it is a number, and no bool, that a float holds exactly: a scalar of NumPy is one too."""
+    if type(value) is float or is_number(value):
+        return True
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    as_float = float(value)
+    return as_float == value or as_float != as_float
 
 
 # ------------------------------------------------------- functions that raise, for arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Set
 
 from .phase import CONSULTED, Phase
@@ -31,6 +32,30 @@ when a gradient scaler held the step back. `elapsed` is in seconds, added up ove
 """
 
 
+HYPER = ("lr", "momentum", "weight_decay", "beta1", "beta2")
+"""The usual hyper-parameters. An optimizer may have others."""
+
+
+def is_metric(name: str) -> bool:
+    """Whether this is how a metric is called: train_… or valid_…"""
+    return name.startswith(("train_", "valid_", "val_", "test_"))
+
+
+def metric_name(name: str) -> str:
+    """The name with the prefix valid_ that this package uses."""
+    return f"valid_{name.removeprefix('val_')}" if name.startswith("val_") else name
+
+
+def unknown_fact(name: str, known: Iterable[str]) -> str:
+    """Where to find what was asked for with `needs`, if it is no fact; "" where that is not known."""
+    if is_metric(name):
+        return f'a metric needs no asking: read state.metrics["{metric_name(name)}"]'
+    if name in HYPER:
+        return f'a hyper-parameter needs no asking: read state.hyper["{name}"]'
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else ""
+
+
 def check_needs(who: str, needs: Iterable[str], at: Iterable[Phase], sensors: Set[str]) -> None:
     """Refuse to need a fact that does not exist, or that cannot be known wherever one is consulted.
 
@@ -42,15 +67,16 @@ def check_needs(who: str, needs: Iterable[str], at: Iterable[Phase], sensors: Se
         if name in sensors:
             continue
         if name not in KNOWN_AT:
-            there_are = ", ".join(sorted({*KNOWN_AT, *sensors}))
+            known = sorted({*KNOWN_AT, *sensors})
+            there_are = ", ".join(known)
+            hint = unknown_fact(name, known) or "a workload adds others with sensors={…}"
             raise ValueError(
-                f"{who} needs the fact {name!r}, which this workload does not measure: there are {there_are}; "
-                "a workload adds others with sensors={…}"
+                f"{who} needs the fact {name!r}, which this workload does not measure: there are {there_are}; {hint}"
             )
         if not KNOWN_AT[name].intersection(phases):
-            known = ", ".join(phase.value for phase in Phase if phase in KNOWN_AT[name])
+            where = ", ".join(phase.value for phase in Phase if phase in KNOWN_AT[name])
             asked = ", ".join(phase.value for phase in phases)
-            raise ValueError(f"{who} needs the fact {name!r} at {asked}, but it is known only at {known}")
+            raise ValueError(f"{who} needs the fact {name!r} at {asked}, but it is known only at {where}")
 
 
 def measurable(needs: Set[str], phase: Phase, sensors: Set[str]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Set
 
 import attrs
 
-from .phase import Flag, Junction, Operation, Place
+from .phase import Flag, Junction, Operation, Phase, Place
 from .table import ROWS, SETTLED, Edge, Effect, Predicate, Term, effects, falling, reads
 
 
@@ -35,6 +35,16 @@ class Path:
     moves: tuple[tuple[Operation | None, Effect | None], ...]
     flags: Flag
     target: Place
+
+    def phase_before(self, operation: Operation | None) -> Phase | None:
+        """The last phase that the path passes before it does this operation; None if it passes none."""
+        passed = None
+        for edge in self.edges:
+            if isinstance(edge.source, Phase):
+                passed = edge.source
+            if operation in edge.operations:
+                return passed
+        return passed
 
     def then(self, next_path: Path) -> Path:
         """Both paths, one after the other; the second must not depend on the state."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 
+from .arguments import kind_of
 from .callback import Callback, callback_error
 from .errors import ConflictError
 from .phase import STOP_FLAGS, Flag, Phase, union
@@ -53,7 +54,7 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         try:
             answer = callback.decide(state, memory.get(callback.name, callback.memory))
         except Exception as error:
-            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}") from error
+            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}{_hint(error)}") from error
         if answer is not None and answer is not NOTHING:
             if why := _refusal(callback, answer, state):
                 raise callback_error(callback, state, why)
@@ -61,12 +62,27 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
     return answers
 
 
+def _hint(error: Exception) -> str:
+    """What to write instead, if the callback reached for the workload, which a state has only outside of a run."""
+    if isinstance(error, AttributeError) and error.obj is None and error.name is not None:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        if trace is not None and "workload" in trace.tb_frame.f_code.co_names:
+            return (
+                ". During a run state.workload is None, since a callback never touches the real things: return a "
+                "command in a Transition (fsm_train.commands, or one of your own with @carries_out), or read them "
+                "with a sensor (sensors={…})"
+            )
+    return ""
+
+
 def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str | None:
     """What makes this answer impossible, if anything does: by what the callback declared, or in this state."""
     if type(answer) is not Transition:
         return (
-            f"it returned a {type(answer).__name__}, {answer!r:.80}: return a Transition, "
-            "for example Transition(flags=Flag.STOP_TRAINING), or None when there is nothing to say"
+            f"it returned {kind_of(answer)}, {answer!r:.80}: return a Transition, {_as_transition(answer)}, or None "
+            "when there is nothing to say"
         )
     if answer.flags is not Flag.NONE and (
         why := _refused_flags(answer.flags, callback.raises, state.phase, state.has_valid)
@@ -79,6 +95,16 @@ def _refusal(callback: Callback[Any], answer: Transition, state: State) -> str |
     if answer.memory is UNCHANGED or answer.memory is state.memory.get(callback.name, UNCHANGED):
         return None  # the memory that it has was checked when it was set
     return unsaveable(answer.memory)
+
+
+def _as_transition(answer: object) -> str:
+    if isinstance(answer, Flag):
+        return f"Transition(flags=Flag.{answer.name})"
+    if isinstance(answer, Command):
+        return f"Transition(commands=({type(answer).__name__}(…),))"
+    if isinstance(answer, Mapping):
+        return "such as Transition(hyper={'lr': …})"
+    return "for example Transition(flags=Flag.STOP_TRAINING)"
 
 
 @functools.lru_cache
@@ -115,7 +141,8 @@ def _refused_hyper(
     for name, value in wanted.items():
         if name not in now:
             there_are = ", ".join(now) or "none"
-            return f"it sets {name!r}, which is no hyper-parameter of this optimizer: there are {there_are}"
+            meant = ". Did you mean 'lr'?" if name == "learning_rate" else ""
+            return f"it sets {name!r}, which is no hyper-parameter of this optimizer: there are {there_are}{meant}"
         own = now[name]
         groups = len(own) if isinstance(own, tuple) else 1
         if isinstance(value, tuple) and len(value) != groups:

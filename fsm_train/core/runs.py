@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 
+from .arguments import check_state
 from .callback import Callback, memory_classes
 from .phase import Flag, Phase, Place
 from .state import Hyper, State, hyper_read
@@ -191,6 +192,10 @@ def extend(state: State, *, epochs: int | None = None, max_steps: int | None = N
     Raises:
         ValueError: nothing is added, or the plan would still be fulfilled.
     """
+    check_state(state, "extend")
+    for name, more in (("epochs", epochs), ("max_steps", max_steps)):
+        if more is not None and (isinstance(more, bool) or not hasattr(more, "__index__") or more < 0):
+            raise ValueError(f"{name}={more!r}: extend adds this number to the plan, and it is a whole number from 1")
     if state.phase not in (Phase.SUSPENDED, Phase.READY, Phase.DONE):
         raise ValueError(f"only a training between two runs can be extended, not one at {state.phase.value}")
     if not epochs and not max_steps:

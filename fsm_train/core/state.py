@@ -16,11 +16,12 @@ import random
 import re
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Never
 
 import attrs
 
-from .checks import is_number, is_whole
+from .checks import is_exact_number, is_whole
+from .hints import assigned_attribute, missing_attribute
 from .phase import Flag, Phase, Place
 from .representation import cut, html_table
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
@@ -35,9 +36,14 @@ def _count_or_none(plan: Plan, attribute: attrs.Attribute[int | None], value: in
     if value is None:
         return
     if not is_whole(value):
-        raise TypeError(f"{attribute.name} is a whole number, not {value!r}")
+        whole: object = value
+        advice = f": write {attribute.name}={whole:.0f}" if isinstance(whole, float) and whole.is_integer() else ""
+        raise TypeError(f"{attribute.name} is a whole number, not {value!r}{advice}")
     if value < 0:
-        raise ValueError(f"{attribute.name}={value}: a training cannot have a negative number of them")
+        raise ValueError(
+            f"{attribute.name}={value}: a training cannot have a negative number of them. Leave {attribute.name} out "
+            "for no limit"
+        )
 
 
 def _seed(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
@@ -45,6 +51,16 @@ def _seed(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None)
         raise ValueError(
             f"seed={value!r}: a seed is a whole number from 0, or None to leave the generators as they are"
         )
+
+
+def _plain(value: Any) -> Any:
+    """A whole number of NumPy or torch as an int; anything else as it is."""
+    if type(value) is int or isinstance(value, bool):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:
+        return value
 
 
 @attrs.frozen
@@ -60,9 +76,9 @@ class Plan:
         seed: seeds all generators when the training begins; None leaves them as they are.
     """
 
-    epochs: int | None = attrs.field(default=None, validator=_count_or_none)
-    max_steps: int | None = attrs.field(default=None, validator=_count_or_none)
-    seed: int | None = attrs.field(default=None, validator=_seed)
+    epochs: int | None = attrs.field(default=None, converter=_plain, validator=_count_or_none)
+    max_steps: int | None = attrs.field(default=None, converter=_plain, validator=_count_or_none)
+    seed: int | None = attrs.field(default=None, converter=_plain, validator=_seed)
 
     def __attrs_post_init__(self) -> None:
         if self.epochs is None and self.max_steps is None:
@@ -192,6 +208,15 @@ class State(Draft):
             name = next(name for name in COUNTERS if getattr(self, name) < 0)
             raise ValueError(f"{name}={getattr(self, name)}: a state counts from 0")
 
+    def __getattr__(self, name: str) -> Never:
+        """Say where what is not here can be found. Called only for attributes that do not exist."""
+        if name.startswith("_"):  # of a protocol: copy, pickle, a notebook
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        values = self.__dict__
+        metrics, hyper = values.get("metrics", EMPTY), values.get("hyper", EMPTY)
+        hint = missing_attribute(name, _FIELD_NAMES, metrics, hyper)
+        raise AttributeError(f"a state has no {name!r}: {hint}")
+
     def _in_short(self) -> list[tuple[str, str]]:
         """What a person wants to know first, by name; what is empty is left out."""
         rate = {name: self.hyper[name] for name in ("lr",) if name in self.hyper}
@@ -243,6 +268,24 @@ class State(Draft):
         seed = self.plan.seed or 0
         validated = self.valid_batch if self.phase in (Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END) else 0
         return random.Random(f"{seed}/{self.epoch}/{self.batch}/{self.iteration}/{self.step}/{validated}/{name}")
+
+
+_FIELD_NAMES = tuple(field.name for field in attrs.fields(State))
+
+
+class ReadOnlyStateError(attrs.exceptions.FrozenInstanceError):
+    """A state was written to. The message says what a callback returns instead."""
+
+    def __init__(self, message: str) -> None:
+        AttributeError.__init__(self, message)
+        self.msg = message
+
+
+def _refuse_to_set(state: State, name: str, value: object) -> Never:
+    raise ReadOnlyStateError(assigned_attribute(name, value, _FIELD_NAMES, state.hyper))
+
+
+State.__setattr__ = _refuse_to_set  # type: ignore[assignment, method-assign]  # attrs refuses one in the class
 
 
 def _in_short(values: Mapping[str, Hyper]) -> str:
@@ -333,11 +376,17 @@ def _rounded(number: float) -> float:
         return math.inf
 
 
+_HYPER_IS = "a hyper-parameter is a number, or a tuple with one number per parameter group"
+_HYPER_ADVICE = {
+    "list": "for one number per parameter group, give a tuple",
+    "ndarray": "for one number per parameter group, give a tuple: tuple(array.tolist())",
+    "Tensor": "write .item() at the tensor: a hyper-parameter is a number",
+}
+
+
 def _finite(name: str, value: object) -> float:
-    if not is_number(value):
-        raise TypeError(
-            f"{name}={value!r}: a hyper-parameter is a number, or a tuple with one number per parameter group"
-        )
+    if not is_exact_number(value):
+        raise TypeError(f"{name}={value!r}: {_HYPER_ADVICE.get(type(value).__name__, _HYPER_IS)}")
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a hyper-parameter is finite")
     if value < 0.0 and name in _FROM_ZERO:

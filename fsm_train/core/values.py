@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import numbers
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -28,7 +30,10 @@ class FrozenMap(dict[K, V]):
     __slots__ = ()
 
     def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("this mapping is part of an immutable record: make a new one instead of writing to it")
+        raise TypeError(
+            "this mapping is part of an immutable record: make a new one instead of writing to it. A callback returns "
+            "what is to change, as in Transition(hyper={'lr': …})"
+        )
 
     __setitem__ = __delitem__ = __ior__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
@@ -89,9 +94,11 @@ class Metrics(FrozenMap[str, float]):
 
     def __missing__(self, name: str) -> Never:
         known = ", ".join(self) or "none yet"
+        close = difflib.get_close_matches(name, self, n=1)
+        meant = f" Did you mean {close[0]!r}?" if close else ""
         raise MetricError(
-            f"there is no metric {name!r} here: there are {known}. Those of a validation are called valid_…, and are "
-            "missing in an epoch that had none; where that may be, read it with .get()"
+            f"there is no metric {name!r} here: there are {known}.{meant} Those of a validation are called valid_…, "
+            "and are missing in an epoch that had none; where that may be, read it with .get()"
         )
 
 
@@ -129,10 +136,20 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
         parts = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(kind))
     else:
         advice = _ADVICE.get(kind.__name__, "use numbers, strings, tuples and frozen attrs records of them")
+        if isinstance(value, (numbers.Number, bool)) or kind.__name__ in ("bool", "bool_"):
+            advice = f"write {_plain_kind(value)}(…) around it"
         return (
             f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"
         )
     return next(filter(None, (unsaveable(part, where) for where, part in parts)), None)
+
+
+def _plain_kind(value: object) -> str:
+    """The type of Python that holds this number of NumPy or the like."""
+    return next((kind.__name__ for base, kind in _PLAIN if isinstance(value, base)), "float")
+
+
+_PLAIN: tuple[tuple[type, type], ...] = ((numbers.Integral, int), (numbers.Real, float), (object, bool))
 
 
 class SavedMemory(ABC):
@@ -194,5 +211,6 @@ _ADVICE = {
     "set": "use a sorted tuple",
     "frozenset": "use a sorted tuple",
     "ndarray": "use a tuple of floats",
+    "Decimal": "write float(…) around it",
     "Tensor": "keep what was measured, as a float, and leave tensors to the workload",
 }

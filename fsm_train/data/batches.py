@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
 
 Split = Callable[[Any], tuple[Any, Any]]
@@ -29,11 +30,11 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
     if isinstance(loader, Iterator):
         raise WorkloadError(
             f"{which} is an iterator ({type(loader).__name__}), which would be empty in the second epoch: "
-            "pass the DataLoader, the list, or an object whose __iter__ begins anew"
+            "pass the DataLoader, the list, or an object whose __iter__ starts a new pass"
         )
     if not hasattr(loader, "__iter__"):
         raise WorkloadError(
-            f"{which} is a {type(loader).__name__}, but batches are to come from it: pass a DataLoader or a list"
+            f"{which} is {kind_of(loader)}, but batches are to come from it: pass a DataLoader or a list"
         )
     if number_of_batches(loader) == 0:
         raise WorkloadError(
@@ -181,12 +182,30 @@ def apply_split(batch: Any, split: Split) -> tuple[Any, Any]:
     return parts
 
 
-def check_loss(loss: object) -> None:
-    """Refuse a loss that has no backward.
+def in_words(value: object) -> str:
+    """What a value is, with the shape and type of a tensor or an array.
+
+    >>> in_words(torch.zeros(2, 3)), in_words(None), in_words([1])
+    ('a float32 tensor of shape (2, 3)', 'None', 'a list of 1')
+    """
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(value, torch.Tensor):
+        return f"a {str(dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+    if shape is not None and dtype is not None and not isinstance(value, type):
+        return f"a {dtype} {type(value).__name__} of shape {tuple(shape)}"
+    if isinstance(value, (list, tuple, Mapping)):
+        return f"{kind_of(value)} of {len(value)}"
+    return kind_of(value)
+
+
+def check_scalar(loss: object) -> None:
+    """Refuse a loss that is no scalar tensor.
 
     Raises:
-        WorkloadError: it is no scalar tensor, or requires no gradient.
+        WorkloadError: with what it is.
     """
+    if loss is None:
+        raise WorkloadError("loss_fn returned None: it is to return a scalar tensor. Is its `return` missing?")
     if not isinstance(loss, torch.Tensor):
         raise WorkloadError(f"loss_fn returned a {type(loss).__name__}, {loss!r:.40}: it is to return a scalar tensor")
     if loss.dim() != 0:
@@ -194,6 +213,18 @@ def check_loss(loss: object) -> None:
             f"loss_fn returned a tensor of shape {tuple(loss.shape)}, but a loss is a scalar: "
             "take its mean (reduction='mean')"
         )
+
+
+def check_loss(loss: object) -> None:
+    """Refuse a loss that has no backward.
+
+    Raises:
+        WorkloadError: it is no scalar tensor, or requires no gradient.
+    """
+    check_scalar(loss)
+    assert isinstance(loss, torch.Tensor)
+    if not (loss.is_floating_point() or loss.is_complex()):
+        raise WorkloadError(f"loss_fn returned {in_words(loss)}: whole numbers have no gradient, a loss is a float")
     if not loss.requires_grad:
         raise WorkloadError(
             "the loss has no gradient: are all parameters frozen, or is something detached or in no_grad "

@@ -58,7 +58,7 @@ def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators, then
     if isinstance(loader, list):
         return iter(loader[batches:])
     warnings.warn(
-        f"to go on in the middle of an epoch, {batches} batches of the {type(loader).__name__} are read and thrown "
+        f"to continue in the middle of an epoch, {batches} batches of the {type(loader).__name__} are read and thrown "
         "away; a loader with state_dict, such as torchdata's StatefulDataLoader, can do without",
         RuntimeWarning,
         stacklevel=2,
@@ -186,7 +186,7 @@ def require_suspended_at(point: SuspendPoint | None, state: State) -> SuspendPoi
         now_at = "in no suspended training" if point is None else f"at {point.iteration}"
         raise WorkloadError(
             f"this state was suspended at iteration {state.iteration}, but its model, optimizer and data are "
-            f"{now_at}: go on from the state that the last run returned"
+            f"{now_at}: continue from the state that the last run returned"
         )
     return point
 

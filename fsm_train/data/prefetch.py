@@ -139,7 +139,7 @@ def prefetch_obstacle(loader: Iterable[Any]) -> str | None:
     if is_stateful(loader):
         return f"the place of the {name} is saved, and would be one too far"
     if not isinstance(loader, DataLoader) or type(loader) is not DataLoader:
-        return f"nobody knows what a {name} draws, or does, when a batch is fetched"
+        return f"it is unknown what a {name} draws, or does, when a batch is fetched"
     if loader.num_workers == 0:
         return "the samples are read in this process (num_workers=0), and may draw random numbers"
     if order_generators(loader):
@@ -150,7 +150,7 @@ def prefetch_obstacle(loader: Iterable[Any]) -> str | None:
     if type(sampler) is BatchSampler:
         sampler = sampler.sampler
     if type(sampler) not in DRAWS_AT_START:
-        return f"nobody knows what a {type(sampler).__name__} draws when it is asked for a batch"
+        return f"it is unknown what a {type(sampler).__name__} draws when it is asked for a batch"
     return None
 
 

@@ -90,7 +90,7 @@ def diff(a: str | PathLike[str], b: str | PathLike[str]) -> Difference | None:
     for one, other in itertools.zip_longest(_calls(a), _calls(b)):
         if one is None or other is None:
             header = (one or other)[0]
-            longer = Change("facts", "call of run", one and "goes on", other and "goes on")
+            longer = Change("facts", "call of run", one and "continues", other and "continues")
             return _difference(header, longer, (header.number if one else None, header.number if other else None))
         (header_a, lines_a), (header_b, lines_b) = one, other
         change = first_change(_header_parts(header_a, header_b))

@@ -12,8 +12,9 @@ from typing import Any, Literal, TypedDict
 
 import attrs
 
+from ..core.arguments import check_path
 from ..core.callback import Callback as CallbackRecord
-from ..core.callback import is_due, memory_classes
+from ..core.callback import check_names, is_due, memory_classes
 from ..core.errors import CallbackError, ConflictError
 from ..core.facts import KNOWN_AT, measurable
 from ..core.phase import STOP_FLAGS, Flag, Phase
@@ -100,9 +101,10 @@ def what_if(log: str | PathLike[str], callbacks: Iterable[Callback], *, without:
         CallbackError: a callback raised.
         LookupError: no recorded callback has a name in `without`.
     """
-    given = tuple(callbacks)
+    check_path(log, "the log of what_if", "what_if('run.jsonl', […])")
+    given = check_names(callbacks)
     recorded = Recorded(log)
-    excluded = frozenset(without)
+    excluded = frozenset((without,) if isinstance(without, str) else without)
     names = {decode(spec["name"]) for spec in recorded.header.body["callbacks"]}
     if unknown := sorted(excluded - names):
         raise LookupError(

@@ -12,7 +12,8 @@ from typing import Any, TypeGuard, cast
 
 import attrs
 
-from ..core.callback import Callback, memory_classes
+from ..core.arguments import check_path
+from ..core.callback import Callback, check_names, memory_classes
 from ..core.errors import CallbackError
 from ..core.phase import Phase
 from ..core.runs import reasons_agree
@@ -116,7 +117,8 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
         LogError: the log cannot be read, or its callbacks cannot be made from it.
         OSError: the file cannot be read.
     """
-    given = None if callbacks is None else tuple(callbacks)
+    check_path(log, "the log of replay", "replay('run.jsonl', …)")
+    given = None if callbacks is None else check_names(callbacks)
     path = fspath(log)
     recorded = Recorded(log)
     last: State | None = None
@@ -146,7 +148,7 @@ def _changed_between_calls(last: State, header: Entry) -> Change | None:
     Hyper-parameters may differ: they are read from the optimizer when a call begins, and a person may have set them.
     """
     if header.body.get("gap"):
-        return Change("", "gap", "the log does not lead to where this call goes on", None)
+        return Change("", "gap", "the log does not lead to where this call continues", None)
     recorded, decided = header.body["start"], start_of(last)
     both = [name for name in decided["memory"] if name in recorded["memory"]]
     return first_change(

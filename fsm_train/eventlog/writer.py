@@ -67,7 +67,7 @@ class EventLog(Recorder):
 
     Raises:
         TypeError: `to` is neither a path nor a logger.
-        ValueError: a bound key is a key of the log, or the path ends in .gz.
+        ValueError: a bound key is a key of the log, or the path is a folder or ends in .gz.
 
     Attributes:
         path: the path of the file; None if a logger gets the lines.
@@ -86,6 +86,10 @@ class EventLog(Recorder):
         self.path = Path(to) if isinstance(to, (str, PathLike)) else None
         if self.path is None and not callable(getattr(to, "info", None)):
             raise TypeError(f"log={to!r:.80}: give a path, or a logger of structlog, structlog.get_logger()")
+        if self.path is not None and self.path.is_dir():
+            raise ValueError(
+                f"log={str(to)!r} is a folder: name a file in it, such as {str(self.path / 'run.jsonl')!r}"
+            )
         if self.path is not None and self.path.suffix == ".gz":
             raise ValueError(f"{self.path}: a compressed log can be read, but not written; compress it afterwards")
         if taken := sorted(bound.keys() & (KEYS | HEADER_KEYS)):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from ..core.callback import Callback
+from ..core.arguments import as_list, is_path, kind_of
+from ..core.callback import Callback, as_phases
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -85,6 +87,54 @@ class Recorder(Sink):
         return workload
 
 
+def check_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
+    """The sinks as a tuple, checked to be sinks.
+
+    Raises:
+        TypeError: one of them is none, with what it is and where it belongs.
+    """
+    checked: tuple[Any, ...] = as_list(sinks, "sinks", "progress()", single=hasattr(sinks, "see"))
+    for sink in checked:
+        if isinstance(sink, Callback):
+            raise TypeError(f"among the sinks is the callback {sink.name!r}: give it to run in the list of callbacks")
+        if isinstance(sink, type) or inspect.isroutine(sink):
+            raise TypeError(f"among the sinks is {kind_of(sink)}: call it, {sink.__name__}()")
+        if is_path(sink):
+            raise TypeError(
+                f"among the sinks is {kind_of(sink)}, {str(sink)!r}: for an event log write log={str(sink)!r}"
+            )
+        if isinstance(sink, (list, tuple)):
+            raise TypeError(f"among the sinks is {kind_of(sink)}: unpack it with a star, as in [*some, progress()]")
+        members = ("at", "needs", "interval", "open", "see", "close")
+        if missing := [name for name in members if not hasattr(sink, name)]:
+            raise TypeError(
+                f"among the sinks is {kind_of(sink)} without {', '.join(missing)}: derive it from fsm_train.Sink, "
+                "which has all but at (a tuple of phases) and see(state, answers)"
+            )
+        _check_members(sink)
+    return checked
+
+
+def _check_members(sink: Sink) -> None:
+    who = f"the sink {type(sink).__name__}"
+    if isinstance(sink.at, (Phase, str)):
+        raise TypeError(f"{who} has at={sink.at!r}: give a tuple, also for a single phase, at = (Phase.EPOCH_END,)")
+    try:
+        as_phases(sink.at)
+    except TypeError as error:
+        raise TypeError(f"{who}, in its at: {error}") from None
+    if isinstance(sink.needs, str):
+        raise TypeError(f"{who} has needs={sink.needs!r}: give a set of names, needs = {{{sink.needs!r}}}")
+    for name, arguments in (("open", "(state, callbacks)"), ("see", "(state, answers)"), ("close", "()")):
+        method = getattr(sink, name)
+        try:
+            inspect.signature(method).bind(*[None] * len(arguments.strip("()").split()))
+        except TypeError:
+            raise TypeError(f"{who} is called as {name}{arguments}, which its {name} does not take") from None
+        except ValueError:
+            pass  # a function without a signature, of an extension module
+
+
 class Guarded:
     """A sink that is told things no more often than it wants, and switched off when it raises.
 
@@ -123,7 +173,7 @@ class Guarded:
         except Exception as error:
             self.trouble = (
                 f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
-                "it is switched off, and the training goes on"
+                "it is switched off, and the training continues"
             )
             if method != "close":
                 with contextlib.suppress(Exception):

@@ -56,7 +56,7 @@ class PlainDisplay:
             self._console.out(line, highlight=False)
         except SystemExit as error:
             # rich exits the program when the reader of the pipe has ended; a training must not end for that.
-            raise BrokenPipeError("nobody reads its output any more") from error
+            raise BrokenPipeError("its output is closed") from error
 
     def close(self) -> None:
         """Nothing is open."""

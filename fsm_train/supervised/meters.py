@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
@@ -11,11 +12,16 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
+from ..data.batches import in_words
+from ..data.generators import Generators
 from ..data.sources import own_state
+from .arguments import check_named
 from .object_state import Restorer, Saver
 
 NOT_SHARED: Mapping[int, object] = MappingProxyType({})
+
 
 Measure = Callable[[Any, Any], "torch.Tensor | float"]
 
@@ -124,6 +130,11 @@ class FunctionMetric:
 
     def add(self, output: Any, target: Any, samples: float) -> None:
         value = self.function(output, target)
+        if value.dim() != 0 if isinstance(value, torch.Tensor) else not _is_scalar(value):
+            raise WorkloadError(
+                f"the metric returned {in_words(value)}: return a number or a scalar tensor, such as the mean over "
+                "the batch"
+            )
         self.mean.add(value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value), samples)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
@@ -152,6 +163,7 @@ class ObjectMetric:
         metric: a copy of the user's, since train and valid data have one each.
         shared: by id, what it may hold and is not its own, such as the model: not copied, and not saved with it.
         updated: whether it got a batch since the last reset.
+        checked: whether what it computes was looked at.
     """
 
     def __init__(self, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED) -> None:
@@ -160,6 +172,7 @@ class ObjectMetric:
         self.device = device
         self._move()
         self.updated = False
+        self.checked = not hasattr(metric, "_update_count")  # computing early does no harm to those of torchmetrics
 
     def _move(self) -> None:
         if hasattr(self.metric, "to"):
@@ -168,15 +181,35 @@ class ObjectMetric:
     def add(self, output: Any, target: Any, samples: float) -> None:
         self.metric.update(output, target)
         self.updated = True
+        if not self.checked:
+            self.check_result()
+
+    def check_result(self) -> None:
+        """Refuse a metric that computes something else than numbers, at its first batch and not after an epoch.
+
+        Raises:
+            WorkloadError: with what it computes.
+        """
+        self.checked = True
+        before = Generators.now(())  # some draw samples
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                computed = self.metric.compute()
+        except Exception:
+            return  # one batch is too little for it
+        finally:
+            before.put_back()
+        for value in computed.values() if isinstance(computed, Mapping) else (computed,):
+            _as_float(value)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         if not self.updated:
             return
         computed = self.metric.compute()
         if isinstance(computed, Mapping):
-            yield from ((f"{name}_{key}", float(value)) for key, value in computed.items())
+            yield from ((f"{name}_{key}", _as_float(value)) for key, value in computed.items())
         else:
-            yield name, float(computed)
+            yield name, _as_float(computed)
 
     def reset(self) -> None:
         self.metric.reset()
@@ -226,6 +259,21 @@ def _copy_of(metric: Metric, shared: Mapping[int, object]) -> Metric:
         ) from error
 
 
+def _is_scalar(value: Any) -> bool:
+    """Whether it is a single number: of Python, NumPy or torch."""
+    size = getattr(value, "size", 1)  # of a tensor a method, of an array a number
+    return hasattr(value, "__float__") and (value.numel() if callable(size) else size) == 1
+
+
+def _as_float(computed: Any) -> float:
+    if not _is_scalar(computed):
+        raise WorkloadError(
+            f"compute() returned {in_words(computed)}: let it return a number, such as the mean over the classes, or a "
+            "mapping from names to numbers"
+        )
+    return float(computed)
+
+
 class Meters:
     """The loss and the metrics of train or valid data.
 
@@ -252,16 +300,29 @@ class Meters:
     def add(self, loss: torch.Tensor, output: Any, target: Any, samples: float) -> None:
         self.loss.add(loss, samples)
         if self.metrics:
-            with torch.no_grad():
-                for metric in self.metrics.values():
-                    metric.add(output, target, samples)
+            name = ""
+            try:
+                with torch.no_grad():
+                    for name in self.metrics:
+                        self.metrics[name].add(output, target, samples)
+            except Exception as error:
+                error.add_note(
+                    f"Raised by the metric {name!r} on {self.split} data, given {in_words(output)} as the output and "
+                    f"{in_words(target)} as the target."
+                )
+                raise
 
     def results(self) -> dict[str, float]:
         """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
         results = {} if loss is None else {f"{self.split}_loss": loss}
-        for name, metric in self.metrics.items():
-            results.update(metric.results(f"{self.split}_{name}"))
+        name = ""
+        try:
+            for name, metric in self.metrics.items():
+                results.update(metric.results(f"{self.split}_{name}"))
+        except Exception as error:
+            error.add_note(f"Raised by the metric {name!r}, by its compute, on {self.split} data.")
+            raise
         return results
 
     def names(self) -> frozenset[str]:
@@ -311,10 +372,11 @@ def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measu
         TypeError: one is neither a function nor an object with update, compute and reset.
         ValueError: one is called "loss", which is measured anyway.
     """
+    check_named("metrics", metrics, "'accuracy': accuracy", "output", "target")
     for name, metric in metrics.items():
         if not isinstance(metric, Metric) and not callable(metric):
             raise TypeError(
-                f"the metric {name!r} is a {type(metric).__name__}: give a function of (output, target), "
+                f"the metric {name!r} is {kind_of(metric)}: give a function of (output, target), "
                 "or an object with update, compute and reset"
             )
         if name == "loss":

@@ -131,14 +131,6 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
         WorkloadError: the model has no parameters, or the optimizer has parameters that belong
             neither to the model nor to the loss.
     """
-    if not isinstance(model, nn.Module):
-        raise WorkloadError(f"model is a {type(model).__name__}, not a torch.nn.Module")
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise WorkloadError(
-            f"optimizer is a {type(optimizer).__name__}, not a torch.optim.Optimizer: did the arguments change places?"
-        )
-    if not callable(loss_fn):
-        raise WorkloadError(f"loss_fn is a {type(loss_fn).__name__}: give a function of (output, target)")
     known = {id(parameter) for parameter in model.parameters()}
     if not known:
         raise WorkloadError("the model has no parameters: there is nothing to train")

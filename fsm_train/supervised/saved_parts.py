@@ -160,7 +160,7 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
         if work.modules[name].state_dict():
             yield f"the weights of the {name}: they are not in the checkpoint, and stay as they are"
     for name in sorted(work.extra.keys() - parts["extra"].keys()):
-        yield f"extra {name!r}: it is not in the checkpoint, and begins afresh"
+        yield f"extra {name!r}: it is not in the checkpoint, and begins as it is now"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
         yield f"extra {name!r}: it is in the checkpoint, and not brought back since the workload has none of this name"
     batches = number_of_batches(work.train)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import torch
 
+from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
+from ..data.batches import in_words
+from .arguments import check_named
 
 S = TypeVar("S", bound=Callable[..., Any])
 
@@ -30,15 +33,42 @@ def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[s
     }
 
 
+def measure(work: Any, sensors: Mapping[str, Callable[[Any], Any]], names: Iterable[str]) -> dict[str, Any]:
+    """What these sensors measure of the workload, by name: numbers and scalar tensors.
+
+    Raises:
+        WorkloadError: one gives something else.
+        Exception: what a sensor raised, with a note that names it.
+    """
+    facts = {}
+    name = ""
+    try:
+        for name in names:
+            value = facts[name] = sensors[name](work)
+            if value.numel() != 1 if isinstance(value, torch.Tensor) else not _is_number(value):
+                raise WorkloadError(
+                    f"the sensor {name!r} returned {in_words(value)}: return a number or a scalar tensor"
+                )
+    except Exception as error:
+        error.add_note(f"Raised by the sensor {name!r}.")
+        raise
+    return facts
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, str))
+
+
 def check_sensors(sensors: Mapping[str, S]) -> Mapping[str, S]:
     """The sensors, if each is a function and none has the name of a standard fact.
 
     Raises:
         WorkloadError: one has the name of a standard fact, or is no function.
     """
+    check_named("sensors", sensors, "'depth': lambda work: …", "work")
     for name, sensor in sensors.items():
         if name in KNOWN_AT:
             raise WorkloadError(f"a sensor cannot be called {name!r}: that fact is measured anyway")
         if not callable(sensor):
-            raise WorkloadError(f"the sensor {name!r} is a {type(sensor).__name__}: give a function of the workload")
+            raise WorkloadError(f"the sensor {name!r} is {kind_of(sensor)}: give a function of the workload")
     return dict(sensors)

@@ -18,6 +18,7 @@ from ..data.generators import generators_of
 from ..data.layers import Layer
 from ..data.position import EpochStart, SuspendPoint
 from ..data.sources import Sources
+from .arguments import check_arguments, check_call, check_data, check_depends, device_of
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
@@ -109,9 +110,15 @@ class Training:
         samples: Samples | None,
         extra: Mapping[str, Stateful] | None,
     ) -> None:
+        check_arguments(model, optimizer, loss_fn)
+        for name, batches in (("train", train), ("valid", valid)):
+            check_data(name, batches, tensors=split is not None)
         check_parameters(model, optimizer, loss_fn)
+        for name, function, parameters in (("forward", forward, ("model", "inputs")), ("split", split, ("batch",))):
+            if function is not None:
+                check_call(name, function, *parameters)
         if device is not None:
-            model.to(device)
+            model.to(device_of(device))
         self.model = model
         self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
@@ -235,17 +242,22 @@ class Training:
         """Check the loss, if it is the first of this call of `run`.
 
         Raises:
-            WorkloadError: it is no scalar tensor, or requires no gradient.
+            WorkloadError: it is no scalar tensor, requires no gradient, or depends on none of the parameters.
         """
         if not self.loss_checked:
             check_loss(loss)
+            check_depends(loss, self.parameters)
             self.loss_checked = True
 
     def note_step(self, loss: torch.Tensor) -> None:
         """Note the results of a whole step that took a step: its detached loss, a scalar; `output` is set."""
         self._loss, self._stepped = loss, True
         self.gradients.changed()
-        self.train_meters.add(loss, self.output, self.target, self.batch_size)
+        try:
+            self.train_meters.add(loss, self.output, self.target, self.batch_size)
+        except Exception:
+            self.doing = Operation.LOSS  # whose part the metrics are
+            raise
 
     def drop_autograd_graph(self) -> None:
         """Release what autograd keeps of the step before, which may belong to another CUDA stream."""

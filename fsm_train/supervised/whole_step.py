@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..core.phase import Operation
+from .arguments import explain_loss
 from .training import Training
 
 Compute = Callable[[Training, Any, Any], tuple[Any, torch.Tensor]]
@@ -46,7 +47,13 @@ def train_batch(
     if not work.loss_checked:
         work.check_first_loss(loss)
     work.doing = BACKWARD
-    loss.backward()  # type: ignore[no-untyped-call]
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]
+    except (AttributeError, RuntimeError) as error:
+        if not isinstance(loss, torch.Tensor):
+            work.doing = LOSS
+        explain_loss(loss, error)
+        raise
     work.doing = STEP
     step()
     work.doing = None

@@ -21,7 +21,7 @@ from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
 from ..core.table import Outcome, stopped_at_its_begin
 from ..core.transition import Command
-from ..data.batches import Forward, Split, apply_split, number_of_batches, pair
+from ..data.batches import Forward, Split, apply_split, check_scalar, number_of_batches, pair
 from ..data.counting import Samples, count
 from ..data.first_look import first_look
 from ..data.generators import Generators, seed_all
@@ -33,6 +33,7 @@ from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once, warn_of_sum
+from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .meters import Measure, Metric
@@ -40,7 +41,7 @@ from .modules import Modes
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
-from .sensors import check_sensors, read_in_one_transfer
+from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot, ValidationGuard
 from .training import Training
@@ -69,7 +70,7 @@ class Supervised(Training, Checkpointable):
 
     Args:
         model: its parameters are what the optimizer changes.
-        optimizer: any of torch.optim that steps without a closure.
+        optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
             holds: in a partial, a bound method, an attribute, a closure or a global that it names.
@@ -98,7 +99,8 @@ class Supervised(Training, Checkpointable):
             By default on CUDA, from a list or a DataLoader with workers; False never does.
 
     Raises:
-        WorkloadError: the parts do not fit together.
+        WorkloadError: the parts do not fit together, or one of them is of another kind.
+        TypeError: metrics or sensors are no mapping from names, or one of them is a class.
     """
 
     def __init__(
@@ -172,7 +174,7 @@ class Supervised(Training, Checkpointable):
         facts: dict[str, torch.Tensor | float] = {}
         if sensors := names & self.sensors:
             with undisturbed(self):  # whether a sink asks for one that draws must not change the training
-                facts = {name: self._sensors[name](self) for name in sensors}
+                facts = measure(self, self._sensors, sensors)
         if "loss" in names and self._loss is not None:
             facts["loss"] = self._loss
         if "grad_norm" in names:
@@ -320,7 +322,7 @@ class Supervised(Training, Checkpointable):
             self.inputs = self.target = None
             if self._batches_fetched == 0:
                 raise WorkloadError(
-                    "train gave no batch in this epoch: it is empty, or its __iter__ does not begin anew each time"
+                    "train gave no batch in this epoch: it is empty, or its __iter__ starts no new pass each time"
                 )
             return None
         self._batches_fetched += 1
@@ -339,7 +341,11 @@ class Supervised(Training, Checkpointable):
         loss = self._compute_loss()
         self.check_first_loss(loss)
         self._for_backward = loss
-        self._loss = loss.detach()
+        try:
+            self._loss = loss.detach()
+        except AttributeError as error:
+            explain_loss(loss, error)
+            raise
 
     def discard(self) -> None:
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
@@ -364,7 +370,11 @@ class Supervised(Training, Checkpointable):
             self.window.undo_mean(self.gradients())
         if self.precision is not None:
             loss = self.precision.scale(loss, self.gradients())
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            explain_loss(loss, error)
+            raise
         assert self._loss is not None
         self.train_meters.add(self._loss, self.output, self.target, self.batch_size)
         self.window.add()
@@ -418,7 +428,10 @@ class Supervised(Training, Checkpointable):
     def evaluate(self) -> None:
         with torch.no_grad():
             self.forward()
-            self._loss = self._compute_loss().detach()
+            loss = self._compute_loss()
+            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+                check_scalar(loss)
+            self._loss = loss.detach()
             self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
@@ -427,7 +440,7 @@ class Supervised(Training, Checkpointable):
         self.carried_over.note_measured()
         if not metrics and not stopped_at_its_begin(state):
             raise WorkloadError(
-                "valid gave no batch that counts: it is empty, its __iter__ does not begin anew each time, "
+                "valid gave no batch that counts: it is empty, its __iter__ starts no new pass each time, "
                 "or samples= counts 0 for each of its batches"
             )
         return metrics

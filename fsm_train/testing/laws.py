@@ -269,7 +269,7 @@ def names_missing_metrics(case: Case) -> Finding | None:
             if not _looks_in_vain(metric, c):
                 continue
             if not isinstance(c.response, Failure):
-                return Finding(f"without the metric {metric!r} it goes on, and says nothing", c)
+                return Finding(f"without the metric {metric!r} it continues without a word", c)
             if metric not in str(c.response.error):
                 kind, error = c.response.kind, c.response.error
                 return Finding(f"without the metric {metric!r} it raises {kind}: {error}, which does not name it", c)

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 
 import attrs
 
-from ..core.callback import Callback, is_due
+from ..core.callback import Callback, check_names, is_due
 from ..core.checks import check_not_misspelt
 from ..core.facts import KNOWN_AT
 from ..core.merge import consult
@@ -220,6 +220,7 @@ def drive(callback: Callback[Any], states: Iterable[State]) -> list[Transition]:
         ValueError: a state is at a phase where the callback is not consulted.
         CallbackError: the callback raised, or returned something that is no Transition.
     """
+    (callback,) = check_names([callback])
     memory = callback.memory
     answers = []
     for state in states:

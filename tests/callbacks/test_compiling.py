@@ -408,7 +408,8 @@ def test_error_in_a_compiled_step_keeps_its_type_and_says_where(
         run(start(work, epochs=1), [compile_step(backend="eager"), begun])
 
     name = "forward" if operation == "loss" else operation
-    assert caught.value.__notes__[0].startswith(f"Raised by {name}, after epoch_begin of epoch 0, batch 0")
+    after = {"forward": "batch_begin", "backward": "loss_end", "step": "step_begin", "zero": "step_end"}[name]
+    assert caught.value.__notes__[0].startswith(f"Raised by {name}, after {after} of epoch 0, batch 0")
 
 
 def test_loss_is_checked_as_ever() -> None:

@@ -102,7 +102,7 @@ def test_extended_training_that_had_its_steps_is_over() -> None:
 
 
 def test_suspending_counts_from_the_beginning_of_the_call() -> None:
-    """Each slice has its own seconds; the training goes on where it was."""
+    """Each slice has its own seconds; the training continues where it was."""
     callbacks = [suspend_after(seconds=60)]
     first = simulate(callbacks, batches=9, elapsed=lambda state: 25.0 * state.iteration)
     second = run(first, callbacks)

@@ -130,7 +130,7 @@ def test_checkpoint_of_the_epoch_that_stops_knows_of_it() -> None:
 
 
 def test_ema_with_validation_in_the_middle_of_an_epoch() -> None:
-    """Each validation is of the average of that moment, and the training goes on as if there had been none."""
+    """Each validation is of the average of that moment, and the training continues as if there had been none."""
     often = trained([ema(0.5), validate_every(steps=2)], DATA, model=net(), valid=VALID, epochs=2)
     model = net()
     average = torch.optim.swa_utils.AveragedModel(

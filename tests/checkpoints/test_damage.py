@@ -81,7 +81,7 @@ def test_damage_is_found_and_said_and_the_newest_good_one_is_used(two: Path, tmp
         if data == good:  # a page that was zeroes already
             continue
         (newest / name).write_bytes(data)
-        with pytest.warns(RuntimeWarning, match=f"{newest}.*going on from {folder / 'epoch-00001'}"):
+        with pytest.warns(RuntimeWarning, match=f"{newest}.*continuing from {folder / 'epoch-00001'}"):
             assert restore(folder, work).epoch == 1, (seed, i)
         with pytest.raises(CheckpointError, match=str(newest)):
             restore(newest, work)
@@ -253,7 +253,7 @@ def test_a_full_disk_does_not_end_the_training(at: str, tmp_path: Path, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files._HashingFile if at == "write" else os, at, full)
-    with pytest.warns(RuntimeWarning, match="could not be written.*No space left.*the training goes on"):
+    with pytest.warns(RuntimeWarning, match="could not be written.*No space left.*the training continues"):
         final = run(state, [checkpoint(tmp_path)])
     monkeypatch.undo()
 
@@ -361,7 +361,7 @@ def test_archives_made_with_intent_are_refused(made: Callable[[bytes], bytes], t
 
     with pytest.raises(CheckpointError, match=r"tensors.pt"):
         restore(path, _work())
-    with pytest.warns(RuntimeWarning, match=r"tensors.pt.*going on from"):
+    with pytest.warns(RuntimeWarning, match=r"tensors.pt.*continuing from"):
         assert restore(tmp_path / "two", _work()).epoch == 1
     assert RAN == []
     assert [p.name for p in tmp_path.iterdir()] == ["two"]
@@ -403,7 +403,7 @@ def test_states_made_with_intent_are_refused(
 
     with pytest.raises(CheckpointError):
         restore(path, _work())
-    with pytest.warns(RuntimeWarning, match="going on from"):
+    with pytest.warns(RuntimeWarning, match="continuing from"):
         assert restore(tmp_path / "two", _work()).epoch == 1
 
 

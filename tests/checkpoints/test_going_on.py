@@ -82,7 +82,7 @@ class Stream(IterableDataset[Any]):
         return (DATA[i] for i in range(len(DATA)))
 
 
-@pytest.mark.filterwarnings("ignore:to go on in the middle of an epoch:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:to continue in the middle of an epoch:RuntimeWarning")
 @pytest.mark.parametrize("left", [INSIDE, LATER])
 def test_workers_that_stay_and_read_a_stream(left: Left, tmp_path: Path) -> None:
     """The same where it can only be read from its beginning. What it may draw itself would be lost, which is said."""
@@ -100,7 +100,7 @@ class Drawing(IterableDataset[Any]):
         return (DATA[int(torch.randint(len(DATA), ()))] for _ in range(len(DATA)))
 
 
-@pytest.mark.filterwarnings("ignore:to go on in the middle of an epoch:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:to continue in the middle of an epoch:RuntimeWarning")
 def test_a_stream_that_draws_while_it_is_read_is_said_to_be_inexact(tmp_path: Path) -> None:
     """What was drawn in between belonged to the training, and is not drawn again."""
     run(start(_work(DataLoader(Drawing(), 32)), epochs=2, seed=0), [c.checkpoint(tmp_path), _leave_at(INSIDE)])
@@ -128,7 +128,7 @@ def test_a_place_that_nothing_goes_on_from_is_refused(tmp_path: Path) -> None:
     def inside_a_step(state: State) -> Transition:
         return Transition(commands=(SaveCheckpoint(str(tmp_path), "inside"),))
 
-    with pytest.raises(WorkloadError, match="a checkpoint cannot be written at loss_end: a training goes on from "):
+    with pytest.raises(WorkloadError, match="a checkpoint cannot be written at loss_end: a training resumes from "):
         run(start(_work(DataLoader(DATA, 32)), epochs=1), [inside_a_step])
     assert not list(tmp_path.iterdir())
 

@@ -76,7 +76,7 @@ def test_what_is_not_imported_yet_is_imported(tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_cannot_be_imported_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody here can draw from it, so the training goes on without."""
+    """Nobody here can draw from it, so the training continues without."""
     _save(tmp_path)
     monkeypatch.setitem(sys.modules, "numpy", None)
     final = _go_on(tmp_path)

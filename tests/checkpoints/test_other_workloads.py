@@ -125,7 +125,7 @@ def _over(train: Any) -> Supervised:
         (
             _work,
             lambda: _work(extra={"counts": Counts()}),
-            "extra 'counts': it is not in the checkpoint, and begins afresh",
+            "extra 'counts': it is not in the checkpoint, and begins as it is now",
         ),
         (
             _work,

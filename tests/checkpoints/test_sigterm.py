@@ -1,4 +1,4 @@
-"""SIGTERM at random moments: a checkpoint each time, within the batch, and the training goes on from it."""
+"""SIGTERM at random moments: a checkpoint each time, within the batch, and the training continues from it."""
 
 from __future__ import annotations
 

@@ -148,11 +148,11 @@ def loader(data: Any = TEN, **settings: Any) -> DataLoader[Any]:
         (loader(shuffle=True, num_workers=0), "in this process .num_workers=0., and may draw random numbers"),
         (loader(shuffle=True, generator=torch.Generator()), "it has a generator of its own"),
         (loader(sampler=RandomSampler(TEN, generator=torch.Generator())), "it has a generator of its own"),
-        (loader(sampler=Mine()), "nobody knows what a Mine draws when it is asked for a batch"),
-        (loader(batch_sampler=BatchSampler(Mine(), 2, False)), "nobody knows what a Mine draws"),
-        (loader(Stream()), "nobody knows what a _InfiniteConstantSampler draws"),
+        (loader(sampler=Mine()), "it is unknown what a Mine draws when it is asked for a batch"),
+        (loader(batch_sampler=BatchSampler(Mine(), 2, False)), "it is unknown what a Mine draws"),
+        (loader(Stream()), "it is unknown what a _InfiniteConstantSampler draws"),
         (Stateful(TEN, num_workers=1), "the place of the Stateful is saved, and would be one too far"),
-        (range(3), "nobody knows what a range draws, or does, when a batch is fetched"),
+        (range(3), "it is unknown what a range draws, or does, when a batch is fetched"),
     ],
 )
 def test_who_may_be_looked_into(data: Any, why: str | None) -> None:

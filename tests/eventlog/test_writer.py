@@ -295,7 +295,7 @@ def test_a_log_that_cannot_be_written_is_a_warning(path: str, sentence: str) -> 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_log_without_permission_is_a_warning(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also a file that is there and may not be read: who it belongs to keeps it, and the training goes on."""
+    """Also a file that is there and may not be read: who it belongs to keeps it, and the training continues."""
     path = tmp_path / "run.jsonl"
     if there:
         path.write_text("not for you")

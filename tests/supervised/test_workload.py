@@ -311,15 +311,15 @@ def _work(**changes: Any) -> Supervised:
         ({"train": []}, "train has no batches"),
         ({"train": DataLoader(TensorDataset(torch.zeros(3, 1)), 4, drop_last=True)}, "smaller than one batch"),
         ({"valid": []}, "valid has no batches"),
-        ({"train": 3}, "train is a int, but batches are to come from it"),
+        ({"train": 3}, "train is an int, but batches are to come from it"),
         ({"model": nn.ReLU()}, "the model has no parameters"),
         ({"optimizer": sgd(nn.Linear(3, 3))}, "2 of the optimizer's 2 parameters are not the model's"),
-        ({"optimizer": nn.MSELoss(), "loss_fn": 3}, "optimizer is a MSELoss"),
-        ({"loss_fn": 3}, "loss_fn is a int"),
-        ({"metrics": {"accuracy": 3}}, "the metric 'accuracy' is a int"),
+        ({"optimizer": nn.MSELoss(), "loss_fn": 3}, "optimizer is an MSELoss"),
+        ({"loss_fn": 3}, "loss_fn is an int"),
+        ({"metrics": {"accuracy": 3}}, "the metric 'accuracy' is an int"),
         ({"metrics": {"loss": accuracy}}, "cannot be called 'loss'"),
         ({"sensors": {"loss": len}}, "a sensor cannot be called 'loss'"),
-        ({"sensors": {"tokens": 3}}, "the sensor 'tokens' is a int"),
+        ({"sensors": {"tokens": 3}}, "the sensor 'tokens' is an int"),
     ],
 )
 def test_what_does_not_fit_is_refused_when_it_is_made(changes: dict[str, Any], sentence: str) -> None:
@@ -381,7 +381,7 @@ class _Once:
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_loader_that_does_not_begin_anew_is_found(split: str) -> None:
     """An iterator in disguise is found at the epoch in which it gives nothing."""
-    with pytest.raises(WorkloadError, match=f"{split} gave no batch.*does not begin anew"):
+    with pytest.raises(WorkloadError, match=f"{split} gave no batch.*starts no new pass"):
         run(start(_work(**{split: _Once()}), epochs=2))
 
 

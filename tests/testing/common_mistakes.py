@@ -125,7 +125,7 @@ MISTAKES: dict[Callable[[], Callback[Any]], tuple[str, str]] = {
     depends_on_another: ("ignores_other_callbacks", "it reads the memory of 'early_stopping'.*own memory only"),
     swallows_the_missing_metric: (
         "names_missing_metrics",
-        "without the metric 'valid_acuracy' it goes on, and says nothing.*misspelt name",
+        "without the metric 'valid_acuracy' it continues without a word.*misspelt name",
     ),
 }
 """By mistake the check that finds it (or the argument that is refused), and a pattern of the message."""

@@ -151,7 +151,10 @@ def test_state_cannot_be_assigned_to() -> None:
     def forward(state: Any) -> None:
         state.epoch = 3
 
-    assert found(forward, "leaves_inputs_alone", 3) == "it tried to write to what it was given: can't set attribute"
+    assert found(forward, "leaves_inputs_alone", 3) == (
+        "it tried to write to what it was given: a state is immutable, and epoch cannot be set: a callback returns "
+        "a Transition"
+    )
 
 
 class Tweak(Command):

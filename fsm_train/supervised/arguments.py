@@ -1,0 +1,201 @@
+"""What `Supervised` is given, looked at before anything is trained.
+
+Rule of this file: nothing is called and nothing is iterated. An error says which argument it is, what was found, and
+what to write instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.arguments import kind_of
+from ..core.errors import WorkloadError
+from ..data.batches import check_loss
+
+
+def check_arguments(model: object, optimizer: object, loss_fn: object) -> None:
+    """Refuse a model, an optimizer or a loss of another kind than is needed.
+
+    Raises:
+        WorkloadError: with what to write instead.
+    """
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise WorkloadError(f"model is the class {model.__name__}: give an instance, {model.__name__}(…)")
+    if not isinstance(model, nn.Module):
+        raise WorkloadError(f"model is {kind_of(model)}, not a torch.nn.Module")
+    _check_optimizer(optimizer)
+    if isinstance(loss_fn, type):
+        raise WorkloadError(f"loss_fn is the class {loss_fn.__name__}: give an instance, {loss_fn.__name__}()")
+    if not callable(loss_fn):
+        raise WorkloadError(
+            f"loss_fn is {kind_of(loss_fn)}: give a function of (output, target), such as torch.nn.CrossEntropyLoss()"
+        )
+    check_call("loss_fn", loss_fn, "output", "target")
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    kind = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.lr_scheduler.LRScheduler):
+        raise WorkloadError(
+            f"optimizer is {kind_of(optimizer)}, a scheduler: give the optimizer, and to run the callback "
+            f"torch_scheduler(lambda optimizer: {kind}(optimizer, …))"
+        )
+    if isinstance(optimizer, type):
+        raise WorkloadError(
+            f"optimizer is the class {optimizer.__name__}: give an instance, "
+            f"{optimizer.__name__}(model.parameters(), lr=…)"
+        )
+    if isinstance(optimizer, str):
+        raise WorkloadError(f"optimizer is {optimizer!r}: give an optimizer, torch.optim.SGD(model.parameters(), lr=…)")
+    if isinstance(optimizer, (list, tuple, Mapping)):
+        raise WorkloadError(
+            f"optimizer is {kind_of(optimizer)}: give one optimizer. For several rates give it parameter groups, "
+            "torch.optim.SGD([{'params': …, 'lr': …}, …])"
+        )
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise WorkloadError(
+            f"optimizer is {kind_of(optimizer)}, not a torch.optim.Optimizer: did the arguments change places? The "
+            "order is Supervised(model, optimizer, loss_fn, train, valid)"
+        )
+    if _needs_closure(type(optimizer)):
+        raise WorkloadError(
+            f"{kind} computes the loss several times in a step, and its step takes a closure for that, which the "
+            "machine does not give it: use an optimizer that steps from the gradients of one backward, such as AdamW"
+        )
+
+
+def _needs_closure(kind: type[torch.optim.Optimizer]) -> bool:
+    """Whether a step needs a closure: its parameter has no default, or it is one of the two halves of a SAM step."""
+    if hasattr(kind, "first_step") and hasattr(kind, "second_step"):
+        return True
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
+
+
+def check_data(name: str, data: object, *, tensors: bool) -> None:
+    """Refuse data that gives no batches; `tensors` says whether a batch may be a single tensor.
+
+    Raises:
+        WorkloadError: with what to write instead.
+    """
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, torch.Tensor) for part in data)
+    if not tensors and (pair or isinstance(data, torch.Tensor) or hasattr(data, "__array__")):
+        raise WorkloadError(
+            f"{name} is {kind_of(data)}{' of two tensors' * pair}, but it is to give batches (inputs, target): write "
+            f"{name}=DataLoader(TensorDataset(inputs, target), batch_size=32, shuffle={name == 'train'})"
+        )
+    if isinstance(data, (str, bytes, Mapping, nn.Module, torch.optim.Optimizer, type)) or inspect.isfunction(data):
+        raise WorkloadError(
+            f"{name} is {kind_of(data)}, but batches are to come from it: give a DataLoader or a list of batches. "
+            "The order is Supervised(model, optimizer, loss_fn, train, valid)"
+        )
+
+
+def check_named(argument: str, given: Any, example: str, *parameters: str) -> None:
+    """Refuse what is no mapping from names to things that can be called with these parameters.
+
+    Raises:
+        TypeError: with what to write instead.
+    """
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{argument} is {kind_of(given)}: give a mapping from names, {argument}={{{example}}}")
+    for name, thing in given.items():
+        if not isinstance(name, str):
+            raise TypeError(f"{argument} has the key {name!r}: names are strings, {argument}={{{example}}}")
+        if isinstance(thing, type):
+            raise TypeError(
+                f"{argument}={{{name!r}: …}} is the class {thing.__name__}: give an instance, {thing.__name__}(…)"
+            )
+        check_call(f"{argument}={{{name!r}: …}}", thing, *parameters)
+
+
+def check_call(argument: str, function: object, *parameters: str) -> None:
+    """Refuse a function that cannot be called with these parameters by position, where its signature is known.
+
+    Raises:
+        WorkloadError: with what it takes.
+    """
+    plain = function.func if isinstance(function, functools.partial) else function
+    if not inspect.isroutine(plain):
+        return
+    try:
+        signature = inspect.signature(function)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return  # of an extension module, say
+    try:
+        signature.bind(*parameters)
+    except TypeError as error:
+        takes = [*signature.parameters]
+        shown = ", ".join([*takes[:4], "…"] if len(takes) > 4 else takes)
+        raise WorkloadError(
+            f"{argument} is called with ({', '.join(parameters)}), but {kind_of(plain)} takes ({shown}): {error}. "
+            f"Wrap it in a lambda, lambda {', '.join(parameters)}: …"
+        ) from None
+
+
+def device_of(device: torch.device | str | int) -> torch.device:
+    """The device, if torch knows it and it is there.
+
+    Raises:
+        WorkloadError: with the devices that there are.
+    """
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        cause = "write device='cuda'" if str(device).startswith("gpu") else str(error).splitlines()[0].rstrip(".:")
+        raise WorkloadError(f"device={device!r} is no device that torch knows here: {cause}") from None
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise WorkloadError(
+            f"device={device!r}, but torch sees {count} CUDA device{'s' * (count != 1)} here: leave device= out to "
+            "train where the model is, or write device='cpu'"
+        )
+    return found
+
+
+def explain_loss(loss: object, error: Exception) -> None:
+    """Raise the sentence for a loss that has no backward, from the error that it led to; otherwise do nothing.
+
+    Raises:
+        WorkloadError: the loss is no scalar tensor, or requires no gradient.
+    """
+    try:
+        check_loss(loss)
+    except WorkloadError as refused:
+        raise refused from error
+
+
+def check_depends(loss: torch.Tensor, parameters: Iterable[torch.Tensor]) -> None:
+    """Refuse a loss whose graph reaches none of these parameters: no step would change anything.
+
+    Nodes that are written in Python, such as those of checkpointing, hide what they depend on: a graph with one of them
+    is accepted.
+
+    Raises:
+        WorkloadError: with where to look.
+    """
+    trained = {id(parameter) for parameter in parameters}
+    seen: set[Any] = set()
+    ahead: list[Any] = [loss.grad_fn]
+    if loss.grad_fn is None:
+        ahead = [] if id(loss) not in trained else [None]
+    while ahead:
+        node = ahead.pop()
+        if node is None or isinstance(node, torch.autograd.function.BackwardCFunction):
+            return
+        if id(getattr(node, "variable", None)) in trained:
+            return
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                ahead.append(following)
+    raise WorkloadError(
+        "the loss depends on none of the optimizer's parameters, so that no step changes anything: is the model's "
+        "output used in the loss, and is this the model that the optimizer was made for?"
+    )
