@@ -134,6 +134,7 @@ NUMBERS = st.one_of(
 
 @given(batches=st.lists(st.tuples(NUMBERS, st.integers(1, 10_000)), min_size=1, max_size=40))
 @example(batches=[(0.1, 3), (0.7, 1)])
+@example(batches=[(1 / 3, 3), (-1.0, 1)])
 @example(batches=[(1.0, 3), (1e-16, 7), (-1.0, 3)])
 @example(batches=[(1 / 3, 3), (-1 / 3, 3), (1e-30, 1)])
 def test_a_mean_is_one_pass_over_all_samples(batches: list[tuple[float, int]]) -> None:

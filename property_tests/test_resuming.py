@@ -33,7 +33,7 @@ def resumed_is_undisturbed_or_noted(name: str, places: list[int]) -> None:
     run(start(workload(SOURCES[name], whole), epochs=EPOCHS, seed=0))
     state = start(workload(SOURCES[name], seen), epochs=EPOCHS, seed=0)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "to go on in the middle")
+        warnings.filterwarnings("ignore", "to continue in the middle")
         for place in places:
             run(state, [leave_at(place, Path(folder))])
             torch.rand(1)

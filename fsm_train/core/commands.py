@@ -323,6 +323,8 @@ class UseScheduler(Command):
     'halve'
     """
 
+    changes_hyper: ClassVar[bool | None] = True
+
     name: str
     make: Callable[[Any], Any]
 
@@ -334,6 +336,8 @@ class StepScheduler(Command):
     >>> StepScheduler("plateau", metric=0.5)
     StepScheduler(name='plateau', metric=0.5)
     """
+
+    changes_hyper: ClassVar[bool | None] = True
 
     name: str
     metric: float | None = None

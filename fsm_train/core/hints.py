@@ -87,7 +87,7 @@ def missing_attribute(
     if name in _FIELDS:
         return f"write state.{_FIELDS[name]}"
     known = [field for field in fields if not field.startswith("_")]
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     return f"did you mean state.{close[0]}?" if close else f"it has {', '.join(known)}"
 
 

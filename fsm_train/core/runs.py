@@ -1,6 +1,6 @@
 """What leads from one call of `run` to the next, and out of one that fails.
 
-Rule of this file: pure functions from state to state. None of them is on the path of a batch.
+Rule of this file: pure functions of a state. None of them is on the path of a batch.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def resume_place(state: State) -> Place | None:
 def epochs_trained(state: State) -> int:
     """Epochs that had all their batches when this state was saved, also if the epoch's validation was just over."""
     return state.epoch + (state.resume_at is Phase.VALID_END and state.batches_over)
+
+
+def stopped_at_its_begin(state: State) -> bool:
+    """Whether the validation that ends here was stopped before its first batch, and so has nothing to measure."""
+    return state.valid_batch == 0 and Flag.STOP_VALID in state.flags
 
 
 def ready(state: State, callbacks: Sequence[Callback[Any]] = ()) -> State:

@@ -17,6 +17,7 @@ The rules of this file:
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping
 
 import attrs
@@ -373,18 +374,10 @@ def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
     return Phase.TEARDOWN, place is not Phase.TEARDOWN
 
 
-def stopped_at_its_begin(state: Draft) -> bool:
-    """Whether the validation that ends here was stopped before its first batch, and so has nothing to measure."""
-    return state.valid_batch == 0 and Flag.STOP_VALID in state.flags
-
-
 def reads(place: Place) -> Flag:
     """The flags that some guard at this place reads."""
-    flags = Flag.NONE
-    for edge in ROWS[place]:
-        for term in edge.guard:
-            flags |= term if isinstance(term, Flag) else Flag.NONE
-    return flags
+    terms = (term for edge in ROWS[place] for term in edge.guard)
+    return functools.reduce(operator.or_, (term for term in terms if isinstance(term, Flag)), Flag.NONE)
 
 
 def _readable() -> Mapping[Flag, tuple[Phase, ...]]:

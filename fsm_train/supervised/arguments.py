@@ -90,7 +90,7 @@ def check_data(name: str, data: object, *, tensors: bool) -> None:
             f"{name} is {kind_of(data)}{' of two tensors' * pair}, but it is to give batches (inputs, target): write "
             f"{name}=DataLoader(TensorDataset(inputs, target), batch_size=32, shuffle={name == 'train'})"
         )
-    if isinstance(data, (str, bytes, Mapping, nn.Module, torch.optim.Optimizer, type)) or inspect.isfunction(data):
+    if isinstance(data, (str, bytes, nn.Module, torch.optim.Optimizer, type)) or inspect.isfunction(data):
         raise WorkloadError(
             f"{name} is {kind_of(data)}, but batches are to come from it: give a DataLoader or a list of batches. "
             "The order is Supervised(model, optimizer, loss_fn, train, valid)"

@@ -16,9 +16,12 @@ from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
 from ..data.layers import Layer
+from ..data.loaders import own_pass
 from ..data.position import EpochStart, SuspendPoint
+from ..data.prefetch import copier_for
 from ..data.sources import Sources
 from .arguments import check_arguments, check_call, check_data, check_depends, device_of
+from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
 from .meters import Measure, Meters, Metric, check_metrics
@@ -109,6 +112,7 @@ class Training:
         split: Split | None,
         samples: Samples | None,
         extra: Mapping[str, Stateful] | None,
+        ahead: bool | None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
         for name, batches in (("train", train), ("valid", valid)):
@@ -125,7 +129,7 @@ class Training:
         self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
-        self.valid = None if valid is None else check_loader(valid, "valid")
+        self.valid = None if valid is None else own_pass(self.train, check_loader(valid, "valid"))
         self.device = next(model.parameters()).device
         self.whole_step: WholeStep | None = None
         self.parameters: list[nn.Parameter] = []
@@ -137,6 +141,8 @@ class Training:
         self._split = split
         self._samples = samples
         self._moves = self.device.type != "cpu"
+        self._copier = copier_for(self.device, ahead, self.train, split)
+        self._buffers = Buffers(self.modules.values())  # as they were before the batch under way
 
         self.inputs: Any = None
         self.target: Any = None
@@ -256,7 +262,7 @@ class Training:
         try:
             self.train_meters.add(loss, self.output, self.target, self.batch_size)
         except Exception:
-            self.doing = Operation.LOSS  # whose part the metrics are
+            self.doing = Operation.BACKWARD  # whose part the metrics are
             raise
 
     def drop_autograd_graph(self) -> None:

@@ -19,16 +19,15 @@ from ..checkpoints.files import Parts
 from ..core.errors import WorkloadError
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
-from ..core.table import Outcome, stopped_at_its_begin
+from ..core.table import Outcome
 from ..core.transition import Command
-from ..data.batches import Forward, Split, apply_split, check_scalar, number_of_batches, pair
-from ..data.counting import Samples, count
-from ..data.first_look import first_look
+from ..data.batches import Forward, Split, number_of_batches
+from ..data.counting import Samples
 from ..data.generators import Generators, seed_all
 from ..data.layers import set_epoch
-from ..data.loaders import own_pass, persistent_workers_running, set_persistent_workers, start_pass
+from ..data.loaders import persistent_workers_running, start_pass
 from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator
-from ..data.prefetch import copier_for, prefetched
+from ..data.prefetch import prefetched
 from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
@@ -43,8 +42,8 @@ from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
-from .snapshot import Snapshot, ValidationGuard
-from .training import Training
+from .snapshot import Snapshot
+from .validation import Validating
 from .whole_step import WHOLE_STEP, plain_step
 
 Sensor = Callable[["Supervised"], "torch.Tensor | float"]
@@ -52,7 +51,7 @@ Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 _END = object()
 
 
-class Supervised(Training, Checkpointable):
+class Supervised(Validating, Checkpointable):
     """Trains `model` to minimize `loss_fn(model(inputs), target)` over batches of (inputs, target).
 
     What commands and sensors use of it is documented in `Training`.
@@ -128,16 +127,12 @@ class Supervised(Training, Checkpointable):
             split=split,
             samples=samples,
             extra=extra,
+            ahead=ahead,
         )
         warn_of_sum(loss_fn)
-        self.valid = own_pass(self.train, self.valid)
         self._sensors = check_sensors(sensors or {})
-        self._copier = copier_for(self.device, ahead, self.train, split)
-        self._buffers = Buffers(self.modules.values())
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
-        self._valid_batches: Iterator[Any] = iter(())
-        self._validation_guard: ValidationGuard | None = None
         self._elapsed_before = 0.0  # seconds of training before this call of run
         self._since = time.perf_counter()  # when this call of run started
 
@@ -250,21 +245,9 @@ class Supervised(Training, Checkpointable):
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
             self.window.clear()
-            self._look_at_valid()
+            self.look_at_valid()
             if state.plan.seed is not None:
                 seed_all(state.plan.seed)
-
-    def _look_at_valid(self) -> None:
-        """Refuse validation batches that cannot be used, where one can be looked at."""
-        with first_look(self.valid) as batch:
-            if batch is None:
-                return
-            try:
-                parts = pair(batch) if self._split is None else apply_split(batch, self._split)
-                if self._samples is None:
-                    count(*parts, by_position=self.custom_forward is None)
-            except WorkloadError as error:
-                raise WorkloadError(f"valid: {error}") from error
 
     def reposition(self, state: State) -> None:
         """Continue where the training was suspended or ended, with the generators as they were then."""
@@ -288,7 +271,7 @@ class Supervised(Training, Checkpointable):
 
     def finish(self, state: State) -> None:
         if self._validation_guard is not None:  # a validation failed
-            self._end_validation()
+            self.end_validation()
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
@@ -328,17 +311,8 @@ class Supervised(Training, Checkpointable):
         self._batches_fetched += 1
         return self._take(batch)
 
-    def forward(self) -> None:
-        if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
-            self._buffers.keep()
-        if self.precision is None:
-            self.output = self.call(self.inputs)
-        else:
-            with self.precision.compute():
-                self.output = self.call(self.inputs)
-
     def loss(self) -> None:
-        loss = self._compute_loss()
+        loss = self.compute_loss()
         self.check_first_loss(loss)
         self._for_backward = loss
         try:
@@ -351,17 +325,6 @@ class Supervised(Training, Checkpointable):
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
         self._buffers.put_back()
         self._for_backward = None
-
-    def _compute_loss(self) -> torch.Tensor:
-        if self.precision is not None:
-            with self.precision.compute():
-                return self._mixed_loss()
-        return self._mixed_loss()
-
-    def _mixed_loss(self) -> torch.Tensor:
-        if self.mix is not None:
-            return self.mix.loss(self.loss_fn, self.output, self.target)
-        return self.loss_fn(self.output, self.target)
 
     def backward(self) -> None:
         loss = self._for_backward
@@ -407,56 +370,3 @@ class Supervised(Training, Checkpointable):
         metrics = self.train_meters.results()
         self.train_meters.reset()
         return metrics
-
-    # ---------------------------------------------------------------------------- validation
-
-    def open_valid(self, state: State) -> None:
-        assert self.valid is not None
-        modules = self.modules
-        self.carried_over.check_kept(modules)
-        self._validation_guard = ValidationGuard.of(modules, self.loader_generators(), self.valid)
-        self._valid_meters.reset()
-        for module in modules.values():
-            module.eval()
-        self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
-
-    def fetch_valid(self) -> float | None:
-        self.output = self._loss = None
-        batch = next(self._valid_batches, _END)
-        return None if batch is _END else self._take(batch)
-
-    def evaluate(self) -> None:
-        with torch.no_grad():
-            self.forward()
-            loss = self._compute_loss()
-            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-                check_scalar(loss)
-            self._loss = loss.detach()
-            self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
-
-    def measure_valid(self, state: State) -> Mapping[str, float]:
-        metrics = self._valid_meters.results()
-        self._end_validation()
-        self.carried_over.note_measured()
-        if not metrics and not stopped_at_its_begin(state):
-            raise WorkloadError(
-                "valid gave no batch that counts: it is empty, its __iter__ starts no new pass each time, "
-                "or samples= counts 0 for each of its batches"
-            )
-        return metrics
-
-    def abandon(self, state: State) -> None:
-        """Restore everything as if this validation had not started."""
-        guard = self._validation_guard
-        self._end_validation()
-        if guard is not None:
-            set_persistent_workers(self.valid, guard.workers)
-
-    def _end_validation(self) -> None:
-        """Restore modes and generators, so that validating does not change the training."""
-        self._valid_meters.reset()
-        self._valid_batches = iter(())
-        self._loss = self.inputs = self.target = self.output = None
-        if self._validation_guard is not None:
-            self._validation_guard.put_back()
-            self._validation_guard = None

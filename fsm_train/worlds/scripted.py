@@ -13,8 +13,8 @@ from ..core.checks import as_count, check_not_misspelt
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 from ..core.phase import Operation
+from ..core.runs import stopped_at_its_begin
 from ..core.state import Hyper, State, check_hyper
-from ..core.table import stopped_at_its_begin
 from ..core.transition import Command
 from ..core.workload import BRACKETS, Workload
 
@@ -126,7 +126,7 @@ class Scripted(Workload):
         self._size: float = batch_size if isinstance(batch_size, (int, float)) else 1  # of the batch fetched last
         self._loss: float | None = None
         self._stepped = True
-        self._fetched_any = self._evaluated_any = False
+        self._fetched_any = self._valid_fetched_any = False
         self._losses_added = 0  # in the epoch under way
         self._total = self._weight = 0.0
         self._elapsed = 0.0
@@ -229,25 +229,25 @@ class Scripted(Workload):
 
     def open_valid(self, state: State) -> None:
         self._valid_batches_to_come = int(self._valid_batches.next(state))
-        self._evaluated_any = False
+        self._valid_fetched_any = False
 
     def fetch_valid(self, state: State | None = None) -> float | None:
         if self._valid_batches_to_come == 0:
             return None
         self._valid_batches_to_come -= 1
+        self._valid_fetched_any = True
         return self._size or 1  # a training batch that counts 0 says nothing about those of the validation
 
     def evaluate(self, state: State | None = None) -> None:
         """The loss of a batch is the coming valid_loss, if that is a number or in a sequence; else 0."""
         script = self._valid.get("valid_loss")
-        self._evaluated_any = True
         self._loss = 0.0 if script is None else script.coming()
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
         self._loss = None
         if stopped_at_its_begin(state):
             return {}
-        if not self._evaluated_any:
+        if not self._valid_fetched_any:
             raise WorkloadError("valid gave no batch: the script of valid_batches says 0")
         return {name: reader.next(state) for name, reader in self._valid.items()}
 

@@ -413,7 +413,7 @@ def test_states_made_with_intent_are_refused(
         {"files": {"state.json": [1, ""], "../../secret": [1, ""]}},
         {"files": {"state.json": [1, ""]}},
         {"files": 3},
-        {"format": 2},
+        {"format": 3},
         {"format": "1"},
         {"place": {"iteration": 1}},
         {"number": "first"},

@@ -179,7 +179,7 @@ def leave_at(iteration: int, folder: Path) -> Callback[Any]:
     return leave
 
 
-@pytest.mark.filterwarnings("ignore:to go on in the middle")
+@pytest.mark.filterwarnings("ignore:to continue in the middle")
 @pytest.mark.parametrize("iteration", [3, 4, 6])
 @pytest.mark.parametrize("name", SOURCES)
 def test_resumed_is_undisturbed(name: str, iteration: int, tmp_path: Path) -> None:

@@ -415,13 +415,14 @@ def difference(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 FIRST, AT_LOSS = "of epoch 0, batch 0, step 0", "by loss, after loss_begin "
+AT_BACKWARD = "by backward, after loss_end "  # where a batch is sure to count
 FAILING: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "a vector": ({"metrics": {"hits": difference}}, ("'hits'", "shape (2, 1)", AT_LOSS + FIRST)),
-    "a metric that raises": ({"metrics": {"hits": boom}}, ("boom", "'hits' on train data", AT_LOSS + FIRST)),
+    "a vector": ({"metrics": {"hits": difference}}, ("'hits'", "shape (2, 1)", AT_BACKWARD + FIRST)),
+    "a metric that raises": ({"metrics": {"hits": boom}}, ("boom", "'hits' on train data", AT_BACKWARD + FIRST)),
     "nothing": ({"metrics": {"hits": lambda output, target: None}}, ("'hits'", "returned None", FIRST)),
     "a text": ({"metrics": {"hits": lambda output, target: "0.5"}}, ("'hits'", "a str")),
     "an array": ({"metrics": {"hits": lambda output, target: np.ones(2)}}, ("'hits'", "shape (2,)")),
-    "an object's vector": ({"metrics": {"hits": Vector()}}, ("'hits'", "compute() returned", AT_LOSS + FIRST)),
+    "an object's vector": ({"metrics": {"hits": Vector()}}, ("'hits'", "compute() returned", AT_BACKWARD + FIRST)),
     "an object's None": ({"metrics": {"hits": Plain()}}, ("'hits'", "by its compute", "measure, after batch_end")),
     "a metric in validation": (
         {"metrics": {"hits": from_the(5, mse, boom)}, "valid": DATA},

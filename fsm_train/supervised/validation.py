@@ -1,0 +1,116 @@
+"""The operations of a validation, and the computing that it shares with training.
+
+Rule of this file: a validation changes nothing of the training but the metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..core.errors import WorkloadError
+from ..core.runs import stopped_at_its_begin
+from ..core.state import State
+from ..data.batches import apply_split, check_scalar, pair
+from ..data.counting import count
+from ..data.first_look import first_look
+from ..data.loaders import set_persistent_workers, start_pass
+from ..data.prefetch import prefetched
+from .snapshot import ValidationGuard
+from .training import Training
+
+_END = object()
+
+
+class Validating(Training):
+    """A training that can be validated: what `Supervised` does between VALID_BEGIN and VALID_END."""
+
+    _valid_batches: Iterator[Any] = iter(())  # the pass over valid that is under way
+    _validation_guard: ValidationGuard | None = None  # of the validation that is under way
+
+    def forward(self) -> None:
+        """Set `output`. In training, the buffers are kept in case the batch is left out."""
+        if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
+            self._buffers.keep()
+        if self.precision is None:
+            self.output = self.call(self.inputs)
+        else:
+            with self.precision.compute():
+                self.output = self.call(self.inputs)
+
+    def compute_loss(self) -> torch.Tensor:
+        """The loss of the batch under way, with its graph, in the precision of the training."""
+        if self.precision is not None:
+            with self.precision.compute():
+                return self._mixed_loss()
+        return self._mixed_loss()
+
+    def _mixed_loss(self) -> torch.Tensor:
+        if self.mix is not None:
+            return self.mix.loss(self.loss_fn, self.output, self.target)
+        return self.loss_fn(self.output, self.target)
+
+    def look_at_valid(self) -> None:
+        """Refuse validation batches that cannot be used, where one can be looked at."""
+        with first_look(self.valid) as batch:
+            if batch is None:
+                return
+            try:
+                parts = pair(batch) if self._split is None else apply_split(batch, self._split)
+                if self._samples is None:
+                    count(*parts, by_position=self.custom_forward is None)
+            except WorkloadError as error:
+                raise WorkloadError(f"valid: {error}") from error
+
+    def open_valid(self, state: State) -> None:
+        assert self.valid is not None
+        modules = self.modules
+        self.carried_over.check_kept(modules)
+        self._validation_guard = ValidationGuard.of(modules, self.loader_generators(), self.valid)
+        self._valid_meters.reset()
+        for module in modules.values():
+            module.eval()
+        self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
+
+    def fetch_valid(self) -> float | None:
+        self.output = self._loss = None
+        batch = next(self._valid_batches, _END)
+        return None if batch is _END else self._take(batch)
+
+    def evaluate(self) -> None:
+        with torch.no_grad():
+            self.forward()
+            loss = self.compute_loss()
+            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+                check_scalar(loss)
+            self._loss = loss.detach()
+            self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
+
+    def measure_valid(self, state: State) -> Mapping[str, float]:
+        metrics = self._valid_meters.results()
+        self.end_validation()
+        self.carried_over.note_measured()
+        if not metrics and not stopped_at_its_begin(state):
+            raise WorkloadError(
+                "valid gave no batch that counts: it is empty, its __iter__ starts no new pass each time, "
+                "or samples= counts 0 for each of its batches"
+            )
+        return metrics
+
+    def abandon(self, state: State) -> None:
+        """Restore everything as if this validation had not started."""
+        guard = self._validation_guard
+        self.end_validation()
+        if guard is not None:
+            set_persistent_workers(self.valid, guard.workers)
+
+    def end_validation(self) -> None:
+        """Restore modes and generators, so that validating does not change the training."""
+        self._valid_meters.reset()
+        self._valid_batches = iter(())
+        self._loss = self.inputs = self.target = self.output = None
+        if self._validation_guard is not None:
+            self._validation_guard.put_back()
+            self._validation_guard = None
