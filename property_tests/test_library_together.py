@@ -185,7 +185,7 @@ def by_hand(c: Chosen) -> Done:
     best: float | None = None
     kept: Any = None
     plateau_best = stopping_best = -math.inf
-    bad_epochs = validations = total = pending = 0
+    bad_checks = validations = total = pending = 0
     validated_at: int | None = None
     stop = False
 
@@ -240,6 +240,22 @@ def by_hand(c: Chosen) -> Done:
         done.valid_losses.append(math.fsum(loss * size for loss, size in losses) / 10)
         validated_at = done.iterations
         validations = done.steps // (c.validate or 1)
+        check(done.valid_losses[-1])
+
+    def check(monitored: float) -> None:
+        """Each validation is one. Once the training is about to stop, only the best weights are still looked for."""
+        nonlocal best, kept, plateau_best, stopping_best, bad_checks, stop
+        if c.best and (best is None or monitored > best):
+            best = monitored
+            kept = copy.deepcopy((model.state_dict(), average.state_dict()))
+        if stop:
+            return
+        if c.plateau and monitored <= plateau_best:
+            group["lr"] *= 0.5
+        plateau_best = max(plateau_best, monitored)
+        bad_checks = 0 if monitored > stopping_best else bad_checks + 1
+        stopping_best = max(stopping_best, monitored)
+        stop = c.patience is not None and bad_checks >= c.patience
 
     for epoch in range(EPOCHS):
         for name, parameter in model.named_parameters():
@@ -253,6 +269,7 @@ def by_hand(c: Chosen) -> Done:
                 generator = torch.Generator().manual_seed(draw.getrandbits(32))
                 partners = torch.randperm(len(inputs), generator=generator)
                 inputs = weight * inputs + (1 - weight) * inputs[partners]
+            before = copy.deepcopy(dict(model.named_buffers()))
             with computing():
                 output = model(inputs)
                 loss = nn.functional.mse_loss(output, target)
@@ -268,6 +285,9 @@ def by_hand(c: Chosen) -> Done:
                 total, pending = total + len(inputs), pending + 1
                 if pending == c.every:
                     step(i)
+            else:  # the batch is left out, and leaves no trace
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(before[name])
             done.iterations += 1
             if c.validate is not None and done.steps // c.validate > validations:
                 validate(at_the_end=False)
@@ -282,16 +302,7 @@ def by_hand(c: Chosen) -> Done:
         elif c.average == "swa" and epoch >= 1:
             average.update_parameters(model)
         done.epochs += 1
-        monitored = done.valid_losses[-1]
-        if c.best and (best is None or monitored > best):
-            best = monitored
-            kept = copy.deepcopy((model.state_dict(), average.state_dict()))
-        if c.plateau and monitored <= plateau_best:
-            group["lr"] *= 0.5
-        plateau_best = max(plateau_best, monitored)
-        bad_epochs = 0 if monitored > stopping_best else bad_epochs + 1
-        stopping_best = max(stopping_best, monitored)
-        if stop or (c.patience is not None and bad_epochs >= c.patience):
+        if stop:
             break
 
     if kept is not None:

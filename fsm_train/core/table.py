@@ -243,10 +243,8 @@ def _epoch_measured(at: Draft, outcome: Outcome) -> None:
         in_this_epoch = at.validated_at > at.iteration - at.batch or (
             at.validated_at == at.iteration and at.metrics not in at.history[-1:]
         )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
-        of_this_epoch = {
-            name: value for name, value in at.metrics.items() if in_this_epoch and name.startswith("valid_")
-        }
-        at.metrics = Metrics({**outcome, **of_this_epoch})
+        of_validation = {name: value for name, value in at.metrics.items() if name.startswith("valid_")}
+        at.metrics = Metrics({**outcome, **(of_validation if in_this_epoch else {})})
         at.history = (*at.history, at.metrics)
 
 
