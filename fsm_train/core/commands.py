@@ -323,8 +323,6 @@ class UseScheduler(Command):
     'halve'
     """
 
-    changes_hyper: ClassVar[bool | None] = True
-
     name: str
     make: Callable[[Any], Any]
 

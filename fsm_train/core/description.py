@@ -128,10 +128,15 @@ def _is_among(monitor: str, names: Set[str]) -> bool:
 
 
 def _contested_phase(one: Callback[Any], other: Callback[Any]) -> Phase | None:
-    """The last phase at which both set hyper-parameters by a command, with the same order; None if there is none."""
+    """The last phase at which both set hyper-parameters by a command, with the same order; None if there is none.
+
+    At SETUP they make their schedulers, of which one that follows a metric sets nothing yet.
+    """
     if one.order != other.order or not (_sets_by_command(one) and _sets_by_command(other)):
         return None
-    return next((phase for phase in reversed(one.at) if phase in other.at), None)
+    follows_a_metric = one.monitors or other.monitors
+    shared = [phase for phase in one.at if phase in other.at and not (phase is Phase.SETUP and follows_a_metric)]
+    return shared[-1] if shared else None
 
 
 def _sets_by_command(callback: Callback[Any]) -> bool:

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from fsm_train import (
@@ -424,6 +425,24 @@ def test_two_schedulers_of_one_rate_are_refused() -> None:
     for callbacks in ([one, other], [other, one]):
         with pytest.raises(ConflictError, match=r"'(one|other)' and '(one|other)' both set hyper-parameters"):
             simulate(callbacks)
+
+
+def test_a_scheduler_by_step_goes_with_one_that_follows_a_metric() -> None:
+    """They step at different phases, and the latter sets nothing when it is made: their order does not count."""
+    data = [(torch.ones(3, 2), torch.ones(3, 1))] * 3
+    rates = []
+    for turn in (1, -1):
+        model = nn.Linear(2, 1)
+        work = Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), data, data)
+        cosine = torch_scheduler(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 9), name="cosine")
+        plateau = torch_scheduler(
+            lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", patience=0),
+            by="epoch",
+            monitor="valid_loss",
+            name="plateau",
+        )
+        rates.append(run(start(work, epochs=3, seed=0), [cosine, plateau][::turn]).hyper["lr"])
+    assert rates[0] == rates[1] != 0.1
 
 
 @attrs.frozen
