@@ -1,6 +1,7 @@
 """Clipping: bound the gradients, so that no single step is too large.
 
-Once per step, on the gradient of the whole accumulated window, after unscaling.
+Once per step, on the gradient of the whole accumulated window, after unscaling. What clips them is in
+`supervised/handlers.py`; here is when.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_count, check_number, check_positive_or_inf
+from ..core.facts import KNOWN_AT
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -211,4 +212,4 @@ def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
     return record
 
 
-_KNOWN_ONLY_AT = {"grad_norm": Phase.STEP_BEGIN, "stepped": Phase.STEP_END}
+_KNOWN_ONLY_AT = {fact: next(iter(phases)) for fact, phases in KNOWN_AT.items() if len(phases) == 1}

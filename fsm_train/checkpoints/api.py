@@ -23,9 +23,9 @@ from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
 from . import files
-from .control import control_of, state_of
 from .files import Parts
 from .manifest import MANIFEST, Checkpoint, SavePoint, Score, find_all, manifest_of
+from .state_json import control_of, state_of
 
 _logger = logging.getLogger("fsm_train")
 

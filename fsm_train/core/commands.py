@@ -1,7 +1,7 @@
 """The commands of the library: effects as data, which can be compared, logged and replayed.
 
-Rule of this file: records with checks. `supervised/` carries the commands out on a real model; a
-command for which random numbers are drawn there holds their seed.
+Rule of this file: records with checks. `supervised/handlers.py` carries the commands out on a real model;
+a command for which random numbers are drawn there holds their seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Which facts there are, where each can be known, and who needs which."""
+"""Which facts there are, where each can be known, and who needs which.
+
+They are measured by `Supervised.read` and, in simulations, `Scripted.read`.
+"""
 
 from __future__ import annotations
 
