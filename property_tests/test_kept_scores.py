@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, evaluate, on, run, start
-from fsm_train.callbacks import accumulate, ema, keeping, restore_best, validate_every
+from fsm_train.callbacks import accumulate, ema, keeping, monitoring, restore_best, validate_every
 
 
 @attrs.frozen
@@ -87,6 +87,7 @@ def test_weights_of_the_end_of_the_epoch_are_caught(monkeypatch: pytest.MonkeyPa
     """The law has teeth: a copy that is made at the end of the epoch breaks it."""
     course = Course(batches=6, epochs=2, every=5, at_the_end=False, window=1, average=False, lr=0.3)
     check_kept_score(course)
-    monkeypatch.setattr(keeping, "measured_at", lambda monitor: Phase.EPOCH_END)
+    monkeypatch.setattr(keeping, "checked_at", lambda monitor: (Phase.EPOCH_END,))
+    monkeypatch.setattr(monitoring, "_seen_before", lambda state, monitor: False)
     with pytest.raises(AssertionError):
         check_kept_score(course)

@@ -132,6 +132,8 @@ def test_plot_shows_what_was_found() -> None:
     assert axes.get_xscale() == "log"
     assert [line.get_label() for line in axes.lines] == ["loss", "smoothed", "suggestion 1"]
     assert found.plot(own) is own
+    rising = LrFound((0.1, 1.0, 10.0), (1.0, 2.0, 4.0), (1.0, 2.0, 4.0)).plot(pyplot.subplots()[1])
+    assert [line.get_label() for line in rising.lines] == ["loss", "smoothed"]
     pyplot.close("all")
 
 

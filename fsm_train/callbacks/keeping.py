@@ -17,7 +17,7 @@ from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .directions import Direction
-from .monitoring import check_monitor, infers_mode, is_better, measured_at, monitored, short
+from .monitoring import check_monitor, checked_at, infers_mode, is_better, measured_at, monitored, short
 
 
 @infers_mode
@@ -53,7 +53,7 @@ def restore_best(
     never: float | None = None
 
     @on(
-        *(measured_at(monitor), Phase.TRAIN_END),
+        *(*checked_at(monitor), Phase.TRAIN_END),
         memory=never,
         order=10,  # after the commands of others, so that what they change is in the copy
         commands={KeepWeights, RestoreWeights},

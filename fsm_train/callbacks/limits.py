@@ -11,7 +11,7 @@ from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .directions import Direction
-from .monitoring import check_monitor, checked, infers_mode, measured_at, short
+from .monitoring import check_monitor, checked, checked_at, infers_mode, short
 
 
 @infers_mode
@@ -38,7 +38,7 @@ def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name:
     check_monitor(monitor, mode)
     check_number("target", target, lambda x: x <= math.inf, "a target is a number")
 
-    @on(measured_at(monitor), raises=Flag.STOP_TRAINING, monitors={monitor})
+    @on(*checked_at(monitor), raises=Flag.STOP_TRAINING, monitors={monitor})
     def stop_at(state: State) -> Transition | None:
         value = checked(state, monitor)
         if value is None or not (value <= target if mode == "min" else value >= target):

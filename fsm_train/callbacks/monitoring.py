@@ -1,7 +1,7 @@
 """Shared by the callbacks that monitor a metric: when it is measured, its direction, its comparison, its reasons.
 
 Rule of this file: a check is a measurement. A `valid_…` is measured when a validation ends, in the middle of an epoch
-or at its end, anything else when an epoch ends.
+or at its end, anything else when an epoch ends; and so is a `valid_…` that a workload measures without a validation.
 """
 
 from __future__ import annotations
@@ -30,6 +30,20 @@ def measured_at(monitor: str) -> Phase:
     return Phase.VALID_END if monitor.startswith("valid_") else Phase.EPOCH_END
 
 
+def checked_at(monitor: str) -> tuple[Phase, ...]:
+    """The phases at which a metric of this name may have been measured anew.
+
+    A workload of one's own may measure a `valid_…` when an epoch ends, without a validation of the machine.
+    """
+    return tuple(dict.fromkeys((measured_at(monitor), Phase.EPOCH_END)))
+
+
+def _seen_before(state: State, monitor: str) -> bool:
+    """Whether this is the end of an epoch in which a validation measured it, so that it has been checked."""
+    in_this_epoch = state.validated_at >= state.iteration - state.batch
+    return state.phase is Phase.EPOCH_END and monitor.startswith("valid_") and in_this_epoch
+
+
 def monitored(state: State, monitor: str) -> float | None:
     """The metric of that name; None if the validation or the epoch that ends here has not measured it.
 
@@ -37,6 +51,8 @@ def monitored(state: State, monitor: str) -> float | None:
         LookupError: no epoch has measured it, and this one measured all that it can; the message lists
             the metrics that there are.
     """
+    if _seen_before(state, monitor):
+        return None
     if monitor in state.metrics:
         return state.metrics[monitor]
     of_validation = monitor.startswith("valid_")

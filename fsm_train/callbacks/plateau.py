@@ -9,7 +9,7 @@ from ..core.checks import check_count, check_number
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from .directions import Direction
-from .monitoring import check_monitor, checked, infers_mode, is_better, measured_at, no_improvement
+from .monitoring import check_monitor, checked, checked_at, infers_mode, is_better, no_improvement
 
 
 @attrs.frozen
@@ -73,7 +73,7 @@ def reduce_on_plateau(
     check_number("factor", factor, lambda x: 0 < x < 1, "a rate is reduced by a factor between 0 and 1")
     check_number("min_lr", min_lr, lambda x: x >= 0, "a rate is a number from 0")
 
-    @on(measured_at(monitor), memory=Plateau(), sets={"lr"}, monitors={monitor})
+    @on(*checked_at(monitor), memory=Plateau(), sets={"lr"}, monitors={monitor})
     def reduce_on_plateau(state: State, seen: Plateau) -> Transition | None:
         value = checked(state, monitor)
         if value is None:

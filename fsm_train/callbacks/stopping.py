@@ -16,7 +16,7 @@ from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .directions import Direction
-from .monitoring import check_monitor, checked, infers_mode, is_better, measured_at, no_improvement
+from .monitoring import check_monitor, checked, checked_at, infers_mode, is_better, no_improvement
 
 
 @attrs.frozen
@@ -83,10 +83,10 @@ def early_stopping(
         beaten = baseline is None or (value is not None and is_better(value, baseline, mode, min_delta))
         return None if beaten else baseline
 
-    @on(measured_at(monitor), memory=Best(), raises=Flag.STOP_TRAINING, monitors={monitor})
+    @on(*checked_at(monitor), memory=Best(), raises=Flag.STOP_TRAINING, monitors={monitor})
     def early_stopping(state: State, best: Best) -> Transition | None:
         value = checked(state, monitor)
-        if value is None or state.epoch - (state.phase is Phase.EPOCH_END) < start_epoch:
+        if value is None or max(state.epoch - (state.phase is Phase.EPOCH_END), 0) < start_epoch:
             return None
         if not math.isfinite(value) and on_nonfinite == "stop":
             return Transition(flags=Flag.STOP_TRAINING, reason=f"{monitor} is {value}")

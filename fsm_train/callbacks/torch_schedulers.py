@@ -11,7 +11,7 @@ from ..core.commands import StepScheduler, UseScheduler
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from .monitoring import check_monitor, checked, measured_at
+from .monitoring import check_monitor, checked, checked_at
 
 
 @strict_factory
@@ -52,10 +52,10 @@ def torch_scheduler(
         check_monitor(monitor)
         if by != "epoch":
             raise ValueError(f"monitor={monitor!r}: a step measures no metric, so pass by='epoch'")
-    phase = Phase.STEP_END if by == "step" else measured_at(monitor or "")
+    phases = (Phase.STEP_END,) if by == "step" else checked_at(monitor or "")
 
     @on(
-        *(Phase.SETUP, phase),
+        *(Phase.SETUP, *phases),
         needs={"stepped"} if by == "step" else (),
         commands={UseScheduler, StepScheduler},
         monitors=() if monitor is None else {monitor},

@@ -89,9 +89,9 @@ class Callback(Generic[M_co]):
     """A pure function that is consulted at some phases, and what it declares.
 
     >>> from fsm_train.callbacks import early_stopping
-    >>> callback = early_stopping(patience=5)
+    >>> callback = early_stopping("train_loss", patience=5)
     >>> callback.name, callback.at, callback.params["patience"]
-    ('early_stopping', (<Phase.VALID_END: 'valid_end'>,), 5)
+    ('early_stopping', (<Phase.EPOCH_END: 'epoch_end'>,), 5)
 
     Attributes:
         name: the key of its memory in the state, and of its answers in the log; unique in a run.

@@ -84,25 +84,26 @@ def check_monitors(callback: Callback[Any], names: Set[str] | None, has_valid: b
 
     Args:
         callback: with its `monitors`.
-        names: of the metrics that there will be; None if that is not known.
+        names: of the metrics that there will be; None if that is not known, and nothing is refused.
         has_valid: whether there is validation data.
 
     Raises:
         LookupError: with the metrics that there will be, and a close one.
     """
+    if names is None:
+        return
     for monitor in sorted(callback.monitors):
-        without_data = monitor.startswith("valid_") and not has_valid
-        if without_data or (names is not None and not _is_among(monitor, names)):
-            advice = ""
-            if without_data:
-                advice = ". A valid_… metric needs validation data: give the workload some (valid=…)"
-            elif close := _closest(monitor, names or ()):
-                advice = f". Is {close!r} meant?"
-            there_are = "" if names is None else f": there will be {', '.join(_losses_first(names)) or 'none'}"
-            raise LookupError(
-                f"callback {callback.name!r} monitors {monitor!r}, which this training does not measure"
-                f"{there_are}{advice}"
-            )
+        if _is_among(monitor, names):
+            continue
+        advice = ""
+        if monitor.startswith("valid_") and not has_valid:
+            advice = ". A valid_… metric needs validation data: give the workload some (valid=…)"
+        elif close := _closest(monitor, names):
+            advice = f". Is {close!r} meant?"
+        raise LookupError(
+            f"callback {callback.name!r} monitors {monitor!r}, which this training does not measure: "
+            f"there will be {', '.join(_losses_first(names)) or 'none'}{advice}"
+        )
 
 
 def _closest(monitor: str, names: Iterable[str]) -> str:
@@ -214,6 +215,8 @@ def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> 
     step_begin
       clip_grad_norm   commands ClipGradNorm
     valid_end
+      early_stopping   raises STOP_TRAINING
+    epoch_end
       early_stopping   raises STOP_TRAINING
 
     Args:

@@ -66,7 +66,8 @@ def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Cal
     phases = tuple(dict.fromkeys(moved.get(phase, phase) for phase in callback.at))
 
     def decide(state: State, memory: object) -> Transition | None:
-        return callback.decide(replaced(state, {"flags": state.flags & ~Flag.STOP_TRAINING}), memory)
+        as_before = {"flags": state.flags & ~Flag.STOP_TRAINING, "validated_at": -1}
+        return callback.decide(replaced(state, as_before), memory)
 
     return attrs.evolve(callback, at=phases, decide=decide, monitors=())
 

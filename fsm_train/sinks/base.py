@@ -71,10 +71,9 @@ class Recorder(Sink):
     >>> class PrintAnswers(Recorder):
     ...     def see(self, state, answers):
     ...         print(state.phase.value, *answers)
-    >>> work = Scripted(valid_loss=[2.0, 1.0])
-    >>> final = run(start(work, epochs=2), [early_stopping()], sinks=[PrintAnswers()])
-    valid_end early_stopping
-    valid_end early_stopping
+    >>> final = run(start(Scripted(), epochs=2), [early_stopping("train_loss")], sinks=[PrintAnswers()])
+    epoch_end early_stopping
+    epoch_end early_stopping
     """
 
     at: Sequence[Phase] = ()

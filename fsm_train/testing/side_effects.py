@@ -43,13 +43,11 @@ def _impure_functions() -> dict[object, SideEffect]:
     # All functions of the module `random` call one of these two methods of its global generator.
     found[random.random] = ("chance", "random.random")
     found[random.getrandbits] = ("chance", "random.getrandbits")
-    for name in ("urandom", "getrandom"):
-        if hasattr(os, name):
-            found[getattr(os, name)] = ("chance", f"os.{name}")
+    found |= {getattr(os, name): ("chance", f"os.{name}") for name in ("urandom", "getrandom") if hasattr(os, name)}
     found[os.times] = ("clock", "os.times")
     found[os.getpid] = ("environment", "os.getpid")
-    if (generate_time := getattr(uuid, "_generate_time_safe", None)) is not None:
-        found[generate_time] = ("clock", "uuid.uuid1")
+    generate_time = getattr(uuid, "_generate_time_safe", None)  # None where the C library has none
+    found |= {} if generate_time is None else {generate_time: ("clock", "uuid.uuid1")}
     for name in ("stat", "lstat", "access", "getcwd"):  # those that raise no audit event
         found[getattr(os, name)] = ("file", f"os.{name}")
     return found

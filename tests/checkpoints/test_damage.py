@@ -407,6 +407,10 @@ def test_states_made_with_intent_are_refused(
         assert restore(tmp_path / "two", _work()).epoch == 1
 
 
+PLACE = {"iteration": 1, "step": 1, "written": 0.0, "drop": []}
+SCORE = {"monitor": "valid_loss", "mode": "min", "value": 1.0, "weights": "model"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -423,6 +427,9 @@ def test_states_made_with_intent_are_refused(
         {"place": {"iteration": 1, "step": 1, "written": float("nan"), "drop": []}},
         {"place": {"iteration": 1, "step": 1, "written": 1e300, "drop": []}},
         {"place": {"iteration": 1, "step": 1, "written": "today", "drop": []}},
+        {"place": {**PLACE, "score": {**SCORE, "value": "low"}}},
+        {"place": {**PLACE, "score": {**SCORE, "value": float("inf")}}},
+        {"place": {**PLACE, "score": {**SCORE, "mode": "best"}}},
     ],
 )
 def test_manifests_that_name_other_files_are_refused(change: dict[str, Any], two: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_graph_as_json_has_each_edge(capsys: Captured) -> None:
     places = {*Phase.__members__, *Junction.__members__}
     assert {place for edge in graph["edges"] for place in (edge["from"], edge["to"])} == places
     assert {name for edge in graph["edges"] for name in edge["operations"]} == {each.value for each in Operation}
-    assert graph["consulted"] == {"VALID_END": ["early_stopping"]}
+    assert graph["consulted"] == {"VALID_END": ["early_stopping"], "EPOCH_END": ["early_stopping"]}
 
 
 def test_graph_shows_who_watches(capsys: Captured) -> None:

@@ -120,6 +120,8 @@ def test_description_says_who_does_what_when() -> None:
             "  record   needs loss; every 50",
             "valid_end",
             "  early_stopping   raises STOP_TRAINING",
+            "epoch_end",
+            "  early_stopping   raises STOP_TRAINING",
         ]
     )
 
@@ -167,7 +169,7 @@ def test_whole_library_fits_together() -> None:
         (
             [reduce_on_plateau(), reduce_on_plateau(name="b")],
             ConflictError,
-            "'reduce_on_plateau' and 'b' both set lr at valid_end",
+            "'reduce_on_plateau' and 'b' both set lr at epoch_end",
         ),
         ([ema(), swa(0)], ConflictError, "'ema' and 'swa' both give the command KeepAverage, which only one"),
         ([mixup(), cutmix()], ConflictError, "'mixup' and 'cutmix' both give the command CutMix or MixUp"),

@@ -10,6 +10,7 @@ import pytest
 
 from fsm_train import Flag, Phase, Plan, State
 from fsm_train.core.state import COUNTERS, Draft, hyper_read
+from fsm_train.core.values import FrozenMap
 
 
 def test_a_state_is_shown_on_one_screen() -> None:
@@ -100,3 +101,11 @@ def test_a_number_that_stays_nan_is_unchanged() -> None:
     before = {"d": math.nan}
 
     assert hyper_read(before, {"d": float("nan")}) is before
+
+
+def test_numbers_beyond_single_precision_are_read_as_they_are() -> None:
+    """One that an optimizer has rounded to infinity is the number that it was given."""
+    before = FrozenMap({"lr": 1e300})
+
+    assert hyper_read(before, {"lr": 1e299}) == {"lr": 1e299}
+    assert hyper_read(before, {"lr": math.inf}) is before

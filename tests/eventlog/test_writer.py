@@ -415,3 +415,20 @@ def test_the_header_is_plain_json(tmp_path: Path) -> None:
 
     assert header["start"]["plan"] == {"epochs": 8, "max_steps": None, "seed": 0}
     assert header == orjson.loads(orjson.dumps(header))
+
+
+def test_closing_a_log_again_does_nothing(tmp_path: Path) -> None:
+    """Neither to it nor to the one that has opened the file since then."""
+    path = tmp_path / "run.jsonl"
+    first, second = EventLog(path), EventLog(path)
+    run(start(Scripted(), epochs=1), sinks=[first])
+
+    @on(Phase.EPOCH_END)
+    def close_the_first(state: State) -> None:
+        first.close()
+        with pytest.raises(LogError, match="another run of this process is writing this log"):
+            run(start(Scripted(), epochs=1), log=path)
+
+    run(start(Scripted(), epochs=1), [close_the_first], sinks=[second])
+    first.close()
+    assert len([line for line in lines_of(path) if line["event"] == "header"]) == 2

@@ -45,7 +45,7 @@ from fsm_train.callbacks import (
 )
 from fsm_train.checkpoints.api import restore
 from fsm_train.core.commands import KeepWeights, SaveCheckpoint, StepScheduler
-from fsm_train.testing import Trace, simulate
+from fsm_train.testing import Trace, at, drive, simulate
 
 
 @on(Phase.EPOCH_BEGIN)
@@ -475,3 +475,31 @@ def test_commands_whose_order_counts_are_said() -> None:
 
     assert "note: 'clip_grad_norm' and 'closer' both change the gradients at step_begin" in clipping
     assert "note: 'torch_scheduler' sets hyper-parameters by a command, and 'reduce_on_plateau' sets lr" in rates
+
+
+# ------------------------------------------------------------- measured without a validation
+
+
+class MeasuresItself(Scripted):
+    """A workload that measures a valid_loss when an epoch ends, without a validation of the machine."""
+
+    has_valid = False
+    metric_names = frozenset({"train_loss", "valid_loss"})
+
+    def measure(self, state: State) -> dict[str, float]:
+        return {"train_loss": 1.0, "valid_loss": (3.0, 2.0, 2.5, 2.6, 1.0)[state.epoch]}
+
+
+def test_a_valid_metric_is_checked_where_it_is_measured() -> None:
+    """Also at the end of an epoch: by a workload of one's own, and in states that are made by hand."""
+    final = run(start(MeasuresItself(batches=2), epochs=5), [early_stopping(patience=2)])
+    assert (final.epoch, final.reason) == (4, "early_stopping: valid_loss has not improved on 2.0 for 2 epochs")
+
+    curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (1.0, 1.1)]
+    assert [bool(answer.flags) for answer in drive(early_stopping(patience=1), curve)] == [False, True]
+
+
+def test_a_measurement_is_checked_once() -> None:
+    """What a validation measured has been seen when its epoch ends."""
+    final = simulate([early_stopping(patience=3)], valid_loss=[1.0, 2.0, 2.0, 2.0, 2.0], epochs=5)
+    assert final.epoch == 4

@@ -44,6 +44,7 @@ from fsm_train.eventlog.render import summarize
 from fsm_train.schedules import absolute, exponential
 from fsm_train.sinks import progress
 from fsm_train.testing import simulate
+from tests.eventlog.log_files import forged
 
 
 def supervised(**settings: Any) -> Supervised:
@@ -225,6 +226,21 @@ def test_logs_of_earlier_versions_agree_in_their_reasons() -> None:
     assert reasons_agree("a: 1; interrupted by SIGTERM", "a: 1")
     assert not reasons_agree("a: 1; c: 3", "a: 1")
     assert not reasons_agree("a: 2", "a: 1")
+
+
+@pytest.mark.parametrize(("reason", "agrees"), [("stop_after: 0 steps were taken", True), ("other: 1", False)])
+def test_a_log_that_has_a_reason_twice_replays(reason: str, agrees: bool, tmp_path: Path) -> None:
+    """As earlier versions wrote it: one more of the same callback agrees, one of another does not."""
+    log = tmp_path / "run.jsonl"
+    run(start(Scripted(batches=2), epochs=1), [stop_after(steps=1)], log=log)
+
+    def add(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            if line.get("reason"):
+                line["reason"] = f"{line['reason']}; {reason}"
+
+    forged(log, add)
+    assert replay(log).ok == agrees
 
 
 # --------------------------------------------------------------------------------- commands

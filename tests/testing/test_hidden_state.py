@@ -10,7 +10,9 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+import torch
 
+from fsm_train.testing import hidden_state
 from fsm_train.testing.hidden_state import changes, fresh, snapshot
 
 TOTAL = 0
@@ -170,3 +172,21 @@ def test_fresh_functions_share_what_cannot_be_copied() -> None:
     if False:
         later = 0
     assert (fresh(function)(), fresh(function)()) == (1, 2)
+
+
+def test_what_a_cache_remembers_is_no_change() -> None:
+    """A result that is on one side alone was remembered or forgotten; one that changed itself is a change."""
+    result = ("seen", f"{hidden_state._CACHED}1")
+
+    assert list(changes({}, {result: 3})) == []
+    assert list(changes({result: 3}, {})) == []
+    assert list(changes({result: 3}, {result: 4})) == ["the cached result 1 of seen"]
+
+
+@pytest.mark.parametrize("tensor", [torch.ones(2).to_sparse(), torch.ones(2, device="meta")])
+def test_tensors_without_numbers_to_read_are_counted(tensor: torch.Tensor) -> None:
+    """Sparse ones and those of the device meta: each change in place is one."""
+    before = hidden_state._numbers(tensor)
+    assert hidden_state._numbers(tensor) == before
+    tensor.mul_(2)
+    assert hidden_state._numbers(tensor) != before

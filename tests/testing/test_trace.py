@@ -163,3 +163,15 @@ def test_trace_goes_on_over_several_calls() -> None:
         Phase.DONE,
     ]
     assert trace.operations.count("step") == 2
+
+
+def test_a_trace_that_is_off_notes_no_command() -> None:
+    """Neither the phases nor what is carried out at them; on again, it has what comes then."""
+    trace = Trace()
+    trace.on = False
+    final = run(start(trace.watching(Scripted(batches=2)), epochs=1), [clip_grad_norm(1.0)], sinks=[trace])
+    assert len(trace) == 0
+
+    trace.on = True
+    run(start(trace.watching(Scripted(batches=2)), epochs=1), [clip_grad_norm(1.0)], sinks=[trace])
+    assert len(trace.commands) == final.step
