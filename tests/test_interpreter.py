@@ -540,7 +540,7 @@ def test_evaluate_returns_the_validation_metrics() -> None:
     """One validation, without a training."""
     assert evaluate(Scripted(valid_loss=[2.0], valid_accuracy=0.5)) == {"valid_loss": 2.0, "valid_accuracy": 0.5}
     work = Scripted(batches=2, valid_loss=0.5)  # of a workload with nothing to set aside, in the middle of a run too
-    assert [evaluate(work) for _ in iterate(start(work, epochs=1), at=Phase.BATCH_END)] == [{"valid_loss": 0.5}] * 2
+    assert [evaluate(work) for _ in iterate(start(work, epochs=1), at=Phase.BATCH_END)] == [{"valid_loss": 0.5}] * 3
 
 
 def test_evaluate_without_data_is_refused() -> None:
