@@ -34,6 +34,17 @@ def code_in(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
 
+def test_each_promise_has_its_test() -> None:
+    """The tests that `tests/README.md` names for the promises of the README exist under these names."""
+    table = (ROOT / "tests" / "README.md").read_text().partition("## Which test holds which promise")[2]
+    tests = re.findall(r"^\| .* \| `([\w/]+\.py)(?:::(\w+))?` \|$", table.partition("\n## ")[0], re.MULTILINE)
+
+    assert len(tests) > 20
+    for path, name in tests:
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), f"{path}::{name}"
+        assert (ROOT / path).is_file()
+
+
 @pytest.mark.parametrize("path", [path for path in READMES if code_in(path)], ids=named)
 def test_code_in_a_readme_runs(path: Path) -> None:
     """All Python blocks, as a reader would try them in one session; and what is shown as a callback is a good one."""
