@@ -100,7 +100,7 @@ def main() -> None:
     beginning, middle = Generators.now(), len(loader) // 2
     against(
         1.5,
-        lambda: next(fast_forward(loader, middle, beginning)),
+        lambda: next(fast_forward(loader, middle, beginning, beginning)),
         wind_to_the_middle_against_a_fresh_start=lambda: next(iter(loader)),
     )
     title = f"Saving {64 * size} MB, reading them, and winding {samples:,} samples forward"
