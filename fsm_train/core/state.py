@@ -370,10 +370,7 @@ def _number_read(before: float, now: float) -> float:
 
 def _rounded(number: float) -> float:
     """The number in single precision; infinite where it does not fit."""
-    try:
-        return float(struct.unpack("f", struct.pack("f", number))[0])
-    except OverflowError:
-        return math.inf
+    return float(struct.unpack("f", struct.pack("f", number))[0])
 
 
 _HYPER_IS = "a hyper-parameter is a number, or a tuple with one number per parameter group"
