@@ -40,6 +40,7 @@ from fsm_train.callbacks import (
     validate_every,
     weight_penalty,
 )
+from fsm_train.supervised.buffers import Buffers
 from fsm_train.testing import at
 from tests.diabetes_training import batches, net, sgd
 from tests.models import same_weights
@@ -351,6 +352,14 @@ def test_any_part_of_the_library_is_the_loop_by_hand(c: Chosen, random: Any) -> 
         assert same_weights(done.model, expected.model)
     for name, value in expected.model.state_dict().items():
         assert torch.allclose(done.model.state_dict()[name].double(), value.double(), rtol=near, atol=near), name
+
+
+def test_a_batch_that_leaves_a_trace_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law has teeth: statistics that keep something of a batch that was left out break it."""
+    chosen = Chosen(bad=frozenset({1}))
+    assert same_weights(ours(chosen, chosen.callbacks)[0].model, by_hand(chosen).model)
+    monkeypatch.setattr(Buffers, "put_back", lambda self: None)
+    assert not same_weights(ours(chosen, chosen.callbacks)[0].model, by_hand(chosen).model)
 
 
 @A_THIRD
