@@ -17,7 +17,7 @@ from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .directions import Direction
-from .monitoring import check_monitor, checked_at, infers_mode, is_better, measured_at, monitored, short
+from .monitoring import check_monitor, checked_at, infers_mode, is_better, monitored, short
 
 
 @infers_mode
@@ -105,7 +105,8 @@ def checkpoint(
     Without a monitor: at EPOCH_END every `every_epochs`, of which the last `keep` stay.
 
     With a monitor: where it is measured, so that the weights in a checkpoint are those that had the score. That
-    is VALID_END for a `valid_…`, in the middle of an epoch as well, and EPOCH_END for others. The best `keep`
+    is VALID_END for a `valid_…`, in the middle of an epoch as well, and EPOCH_END for others (and for a `valid_…` that
+    a workload of one's own measures then). The best `keep`
     stay: once there are `keep`, another is written only if it is strictly better than the worst, which is
     dropped. A metric that is not finite counts as the worst; an epoch without a measurement has no checkpoint.
     `load_weights` loads the best, with the weights that had the metric, such as the average of `ema`.
@@ -147,7 +148,7 @@ def checkpoint(
     if monitor is not None or mode is not None:
         check_monitor("valid_loss" if monitor is None else monitor, mode)
     folder = fspath(folder)
-    phases = [measured_at(monitor or ""), Phase.SUSPEND]
+    phases = [*(checked_at(monitor) if monitor else (Phase.EPOCH_END,)), Phase.SUSPEND]
     if every_steps is not None or every_seconds is not None:
         phases.append(Phase.BATCH_END)
 
@@ -204,8 +205,7 @@ def _candidate(
         return name, 0.0
     value = monitored(state, monitor)
     if value is None:
-        # A log of an earlier version has such checkpoints at EPOCH_END, as the worst.
-        return (name, -math.inf) if measured_at(monitor) is not state.phase else None
+        return None
     if not math.isfinite(value):
         return name, -math.inf
     return name, -value if mode == "min" else value

@@ -5,13 +5,16 @@ Rule of this file: only factories of the library are called, and only with data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
 from .. import callbacks as library
 from .. import schedules
+from ..callbacks.monitoring import monitored
 from ..core.callback import Callback
 from ..core.origin import call_factory
 from ..core.phase import Flag, Phase
@@ -58,18 +61,32 @@ def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Cal
     """The callback, consulted as the one of the same factory that was logged with these declarations, if there is one.
 
     Earlier versions looked at a `valid_…` at EPOCH_END, also if the training was already about to stop, and did not
-    log what a callback monitors. A training that they logged is replayed as they trained it.
+    log what a callback monitors; and they wrote a checkpoint, as the worst, for an epoch without a measurement. A
+    training that they logged is replayed as they trained it.
     """
     if spec is None or not callback.monitors or "monitors" in spec or spec["factory"] != callback.factory:
         return callback
     moved = {Phase.EPOCH_END: Phase.EPOCH_END, Phase.VALID_END: Phase.EPOCH_END}
     phases = tuple(dict.fromkeys(moved.get(phase, phase) for phase in callback.at))
+    writes_the_unmeasured = FACTORIES.get(callback.factory or "") is library.checkpoint
 
     def decide(state: State, memory: object) -> Transition | None:
-        as_before = {"flags": state.flags & ~Flag.STOP_TRAINING, "validated_at": -1}
-        return callback.decide(replaced(state, as_before), memory)
+        as_before = replaced(state, {"flags": state.flags & ~Flag.STOP_TRAINING, "validated_at": -1})
+        if writes_the_unmeasured and state.phase is Phase.EPOCH_END:
+            as_before = _measured_as_nan(as_before, callback.monitors)
+        return callback.decide(as_before, memory)
 
     return attrs.evolve(callback, at=phases, decide=decide, monitors=())
+
+
+def _measured_as_nan(state: State, monitors: Iterable[str]) -> State:
+    """The state with NaN for each metric that some epochs measure, but not this one."""
+    unmeasured = {}
+    for monitor in monitors:
+        with contextlib.suppress(LookupError):  # the callback says it, at the epoch at which it said it then
+            if monitored(state, monitor) is None:
+                unmeasured[monitor] = math.nan
+    return replaced(state, {"metrics": {**state.metrics, **unmeasured}})
 
 
 def _callback_from_line(spec: Any, line: int, path: str) -> Callback[Any]:

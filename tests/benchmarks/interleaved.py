@@ -81,7 +81,7 @@ def arguments(description: str | None, **numbers: int) -> argparse.Namespace:
 
 
 def machine() -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "attrs", "fsm-train"))
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "attrs"))  # fsm_train is what lies here
     return f"{platform.processor() or platform.machine()}, Python {platform.python_version()}, {versions}, one thread"
 
 

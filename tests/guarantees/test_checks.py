@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from fsm_train.callbacks import (
 )
 from fsm_train.checkpoints.api import restore
 from fsm_train.core.commands import KeepWeights, SaveCheckpoint, StepScheduler
+from fsm_train.eventlog.from_header import as_recorded
 from fsm_train.testing import Trace, at, drive, simulate
 
 
@@ -497,6 +499,35 @@ def test_a_valid_metric_is_checked_where_it_is_measured() -> None:
 
     curve = [at(Phase.EPOCH_END, valid_loss=loss) for loss in (1.0, 1.1)]
     assert [bool(answer.flags) for answer in drive(early_stopping(patience=1), curve)] == [False, True]
+
+
+def test_checkpoints_know_what_a_workload_measures_itself() -> None:
+    """A valid_loss that is there when an epoch ends, without a validation, ranks them as any other does."""
+    folder = "runs"  # a scripted world writes nothing
+    final = run(start(MeasuresItself(batches=2), epochs=5), [checkpoint(folder, monitor="valid_loss", keep=2)])
+    assert [name for name, _ in final.memory["checkpoint"].files] == ["epoch-00002", "epoch-00005"]
+
+    steps = run(start(MeasuresItself(batches=2), epochs=4), [checkpoint(folder, monitor="valid_loss", every_steps=5)])
+    assert [name for name, _ in steps.memory["checkpoint"].files] == ["epoch-00002", "epoch-00003", "epoch-00004"]
+
+
+def test_checkpoints_of_a_validation_are_not_written_again_at_the_end_of_its_epoch() -> None:
+    """Both phases are looked at, and each measurement is one checkpoint."""
+    callback = checkpoint("runs", monitor="valid_loss", keep=9)
+    trace = Trace()
+    simulate([callback, validate_every(steps=2)], batches=4, valid_loss=[4.0, 3.0, 2.0, 1.0], epochs=2, trace=trace)
+    saves = [command.name for command in trace.commands if isinstance(command, SaveCheckpoint)]
+    assert len(saves) == len(set(saves)) == 4
+
+
+def test_old_logs_have_a_checkpoint_for_an_epoch_without_a_measurement() -> None:
+    """As the worst; a log that does not say what a callback monitors is one of those."""
+    now = checkpoint("runs", monitor="valid_loss")
+    then = as_recorded(now, {"factory": now.factory, "name": "checkpoint"})
+    ends = [at(Phase.EPOCH_END, epoch=1, valid_loss=5.0), at(Phase.EPOCH_END, epoch=2)]
+    told = drive(then, ends)
+    assert [command.name for answer in told for command in answer.commands] == ["epoch-00001", "epoch-00002"]
+    assert told[-1].memory.files == (("epoch-00001", -5.0), ("epoch-00002", -math.inf))
 
 
 def test_a_measurement_is_checked_once() -> None:
