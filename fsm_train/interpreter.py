@@ -149,7 +149,7 @@ def iterate(
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
     for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state)):
         _logger.warning("%s", warning)
-    with run_under_way(work, lambda: cursor.place):
+    with run_under_way(work, lambda: cursor.place), work.reserve(watch.folders):
         cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
         try:
             watch.call_sinks("open", cursor.state, watch.callbacks)
@@ -164,7 +164,7 @@ def iterate(
             watch.call_sinks("close")
             cursor.drop_cached_paths()
     elapsed = work.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
-    yield attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=watch.notes(state.notes))
+    yield attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=watch.notes((*state.notes, *work.notes)))
 
 
 class _BoundPath:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence, Set
 from typing import Any
@@ -102,6 +103,7 @@ class Watch:
             idle = ", ".join(whole_step_callbacks(callbacks))
             _logger.warning("%s has nothing to do, since these look inside each step: %s", idle, ", ".join(inside))
         self.callbacks = callbacks
+        self.folders = _folders(callbacks)
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
         self.sinks = [Guarded(sink, work.undisturbed) for sink in sinks]
         self.at: dict[Place, Watched] = {}
@@ -115,9 +117,14 @@ class Watch:
 
     def wrap_workload(self, work: Workload, state: State) -> Workload:
         """The workload, wrapped by each recorder among the sinks."""
-        for sink in self.sinks:
-            if isinstance(sink.sink, Recorder):
-                work = sink.sink.wrap_workload(work, state)
+        recorders = [sink.sink for sink in self.sinks if isinstance(sink.sink, Recorder)]
+        for i, recorder in enumerate(recorders):
+            try:
+                work = recorder.wrap_workload(work, state)
+            except BaseException:
+                for begun in recorders[: i + 1]:
+                    begun.close()
+                raise
         return work
 
     def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,3 +134,22 @@ class Watch:
     def call_sinks(self, method: str, *args: object) -> None:
         for sink in self.sinks:
             sink.tell(method, *args)
+
+
+def _folders(callbacks: Sequence[Callback[Any]]) -> Set[str]:
+    """The folders that the callbacks write to.
+
+    Raises:
+        ValueError: two of them write to one.
+    """
+    owners: dict[str, str] = {}
+    for callback in callbacks:
+        for folder in sorted(callback.writes_to):
+            owner = owners.setdefault(os.path.realpath(folder), callback.name)
+            if owner != callback.name:
+                raise ValueError(
+                    f"the callbacks {owner!r} and {callback.name!r} both write checkpoints to {folder}, where they "
+                    "would replace and remove each other's: give each a folder of its own, or one checkpoint(folder, "
+                    "monitor=…, keep=…, last=…), which keeps the best and the last"
+                )
+    return owners.keys()

@@ -6,13 +6,15 @@ Rule of this file: which checkpoint is written, and which are dropped, is decide
 from __future__ import annotations
 
 import math
-from os import PathLike, fspath
+from collections.abc import Sequence
+from os import PathLike
 
 import attrs
 
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count, check_positive_or_inf
+from ..core.checks import check_count, check_folder, check_positive_or_inf
 from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
+from ..core.facts import UNSAVED
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -80,11 +82,13 @@ class Kept:
         files: each with its name and score, in the order in which they were written.
         steps: how many times `every_steps` had passed at the last save.
         seconds: of training, at the last save.
+        before: the files before the last save, which are those that there are if it failed; None once that is known.
     """
 
     files: tuple[tuple[str, float], ...] = ()
     steps: int = 0
     seconds: float = 0.0
+    before: tuple[tuple[str, float], ...] | None = None
 
 
 @infers_mode
@@ -98,6 +102,7 @@ def checkpoint(
     monitor: str | None = None,
     mode: Direction | None = None,
     keep: int = 3,
+    last: int = 2,
     name: str = "checkpoint",
 ) -> Callback[Kept]:
     """Write checkpoints into a folder, and keep the best or the last of them.
@@ -106,26 +111,31 @@ def checkpoint(
 
     With a monitor: where it is measured, so that the weights in a checkpoint are those that had the score. That
     is VALID_END for a `valid_…`, in the middle of an epoch as well, and EPOCH_END for others (and for a `valid_…` that
-    a workload of one's own measures then). The best `keep`
-    stay: once there are `keep`, another is written only if it is strictly better than the worst, which is
-    dropped. A metric that is not finite counts as the worst; an epoch without a measurement has no checkpoint.
-    `load_weights` loads the best, with the weights that had the metric, such as the average of `ema`.
+    a workload of one's own measures then). The best `keep` stay, which are called epoch-…; one that is not strictly
+    better than the worst of them is written to resume from, as step-…. A metric that is not finite counts as the
+    worst; an epoch without a measurement has no checkpoint. `load_weights` loads the best, with the weights that had
+    the metric, such as the average of `ema`.
 
-    In addition at BATCH_END every `every_steps` or `every_seconds`, and always at SUSPEND: these serve to
-    resume from, and each is dropped when the next checkpoint is written.
+    In addition at BATCH_END every `every_steps` or `every_seconds`, and always at SUSPEND.
+
+    Whatever they were written for, the newest `last` stay, so that the training can be resumed from nearby even if a
+    file is damaged: one such callback keeps the best and the last. A save that fails is a warning and a note on the
+    last state; what it would have replaced stays.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
-    >>> losses = enumerate((2.0, 1.0, 3.0))
-    >>> curve = [at(Phase.VALID_END, epoch=i, batches_over=True, valid_loss=loss) for i, loss in losses]
+    >>> losses = enumerate((2.0, 1.0, 3.0, 4.0))
+    >>> curve = [at(Phase.VALID_END, epoch=i, step=i, batches_over=True, valid_loss=loss) for i, loss in losses]
     >>> for answer in drive(checkpoint("runs", monitor="valid_loss", keep=1), curve):
     ...     print([(command.name, command.drop) for command in answer.commands])
     [('epoch-00001', ())]
-    [('epoch-00002', ('epoch-00001',))]
-    []
+    [('epoch-00002', ())]
+    [('step-00000002', ('epoch-00001',))]
+    [('step-00000003', ())]
 
     Args:
-        folder: where they are written; made if it is not there.
+        folder: where they are written; made if it is not there. A run locks it, and is refused while another writes
+            to it.
         every_epochs: epochs from one checkpoint to the next; None for none at the end of epochs. With a
             monitor, what is measured in other epochs is passed over; None passes over nothing.
         every_steps: optimizer steps from one further checkpoint to the next.
@@ -133,58 +143,87 @@ def checkpoint(
         monitor: the metric by which checkpoints are ranked.
         mode: "min" if smaller is better, "max" if larger is. None finds it out by the name (…loss, …error,
             …accuracy, …f1, …) and refuses a name that does not say it.
-        keep: the number of checkpoints that stay, beside one to resume from.
+        keep: how many of the best stay, or without a monitor of the last epochs.
+        last: how many of the newest stay in any case. With 0 only those stay to resume from that are between epochs,
+            until the next is written, and with a monitor nothing but the best is written.
+        name: of the callback.
 
     Raises:
-        ValueError: the direction is not known; or, before the first batch, there will be no such metric.
+        ValueError: the direction is not known, or the folder cannot be one; or, before the first batch, there will be
+            no such metric, or another callback writes to this folder.
     """
-    for setting, value in (("every_epochs", every_epochs), ("every_steps", every_steps), ("keep", keep)):
+    for setting, value, least in (
+        ("every_epochs", every_epochs, 1),
+        ("every_steps", every_steps, 1),
+        ("keep", keep, 1),
+        ("last", last, 0),
+    ):
         if value is not None:
-            check_count(setting, value, least=1)
+            check_count(setting, value, least=least)
     if every_seconds is not None:
         check_positive_or_inf("every_seconds", every_seconds)
     if every_epochs is None and every_steps is None and every_seconds is None:
         raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
     if monitor is not None or mode is not None:
         check_monitor("valid_loss" if monitor is None else monitor, mode)
-    folder = fspath(folder)
-    phases = [*(checked_at(monitor) if monitor else (Phase.EPOCH_END,)), Phase.SUSPEND]
+    folder = check_folder("folder", folder)
+    phases = [*(checked_at(monitor) if monitor else (Phase.EPOCH_END,)), Phase.SUSPEND, Phase.TEARDOWN]
     if every_steps is not None or every_seconds is not None:
         phases.append(Phase.BATCH_END)
+    unsaved = f"{UNSAVED}{name}"
 
     @on(
         *phases,
+        name=name,
         memory=Kept(),
-        needs=() if every_seconds is None else {"elapsed"},
+        needs={unsaved} if every_seconds is None else {unsaved, "elapsed"},
         commands={SaveCheckpoint},
         monitors=() if monitor is None else {monitor},
+        writes_to={folder},
     )
-    def checkpoint(state: State, saved: Kept) -> Transition | None:
+    def checkpoint(state: State, believed: Kept) -> Transition | None:
+        saved = _on_disk(believed, failed=bool(state.facts.get(unsaved)))
+        due = _due(state, saved)
+        if due is None:
+            return None if saved is believed else Transition(memory=saved)
+        file, score, steps = due
+        files = (*(other for other in saved.files if other[0] != file), (file, score))
+        stay = _to_stay(files, keep, last, ranked=monitor is not None)
+        drop = tuple(other for other, _ in files if other not in stay)
+        ranked_by = monitor if file.startswith("epoch") else None
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
-        steps, ranked_by = saved.steps, None
-        if state.phase in (Phase.VALID_END, Phase.EPOCH_END):
-            candidate = _candidate(state, monitor, mode, every_epochs)
-            if candidate is None:
-                return None
-            (file, score), ranked_by = candidate, monitor
-            drop = _to_drop(score, saved.files, keep, ranked=monitor is not None)
-            if drop is None or (state.phase is Phase.VALID_END and candidate in saved.files):
-                return None
-        elif state.phase is Phase.SUSPEND:
-            file, score, drop = f"step-{state.step:08d}-suspended", -math.inf, ()
-        else:
-            steps = 0 if every_steps is None else state.step // every_steps
-            if steps <= saved.steps and (every_seconds is None or seconds - saved.seconds < every_seconds):
-                return None
-            file, score, drop = f"step-{state.step:08d}", -math.inf, ()
-        drop = (*(other for other, _ in saved.files if other.startswith("step") and other != file), *drop)
-        others = tuple((other, its_score) for other, its_score in saved.files if other not in (file, *drop))
-        return Transition(
-            commands=(SaveCheckpoint(folder, file, drop, ranked_by, mode or "min"),),
-            memory=Kept((*others, (file, score)), steps, seconds),
-        )
+        memory = Kept(tuple(other for other in files if other[0] in stay), steps, seconds, before=saved.files)
+        command = SaveCheckpoint(folder, file, drop, ranked_by, mode or "min", name)
+        return Transition(commands=(command,), memory=memory)
+
+    def _due(state: State, saved: Kept) -> tuple[str, float, int] | None:
+        """The name and the score of the checkpoint that is due here, and how many times `every_steps` had passed."""
+        steps = 0 if every_steps is None else state.step // every_steps
+        if state.phase is Phase.TEARDOWN:
+            return None
+        if state.phase is Phase.SUSPEND:
+            return f"step-{state.step:08d}-suspended", -math.inf, saved.steps
+        if state.phase is Phase.BATCH_END:
+            over = every_seconds is not None and state.facts["elapsed"] - saved.seconds >= every_seconds
+            return (f"step-{state.step:08d}", -math.inf, steps) if steps > saved.steps or over else None
+        candidate = _candidate(state, monitor, mode, every_epochs)
+        if candidate is None:
+            return None
+        file, score = candidate
+        if monitor is None or _is_among_best(score, saved.files, keep):
+            return file, score, saved.steps
+        if (file, score) in saved.files or not last:
+            return None
+        return f"step-{state.step:08d}", -math.inf, saved.steps
 
     return checkpoint
+
+
+def _on_disk(believed: Kept, *, failed: bool) -> Kept:
+    """What there is, if the last save failed or not."""
+    if not failed or believed.before is None:
+        return believed
+    return attrs.evolve(believed, files=believed.before, before=None)
 
 
 def _candidate(
@@ -211,11 +250,19 @@ def _candidate(
     return name, -value if mode == "min" else value
 
 
-def _to_drop(score: float, files: tuple[tuple[str, float], ...], keep: int, *, ranked: bool) -> tuple[str, ...] | None:
-    """The checkpoints of epochs to drop for one with this score; None if that one is not to be written."""
+def _best(files: Sequence[tuple[str, float]], keep: int) -> list[tuple[str, float]]:
+    """The best of those that have a score, the best first; of several that are equally good, the newer ones."""
+    ranked = [file for file in reversed(files) if file[0].startswith("epoch")]
+    return sorted(ranked, key=lambda file: -file[1])[:keep]
+
+
+def _is_among_best(score: float, files: Sequence[tuple[str, float]], keep: int) -> bool:
+    best = _best(files, keep)
+    return len(best) < keep or score > best[-1][1]
+
+
+def _to_stay(files: Sequence[tuple[str, float]], keep: int, last: int, *, ranked: bool) -> set[str]:
+    """The names of those that stay; the last of the files is the one that is written now."""
     epochs = [file for file in files if file[0].startswith("epoch")]
-    if len(epochs) < keep:
-        return ()
-    # Of several that are equally bad, `min` takes the oldest.
-    worst = min(epochs, key=lambda file: file[1]) if ranked else epochs[0]
-    return None if ranked and not score > worst[1] else (worst[0],)
+    kept = _best(files, keep) if ranked else epochs[-keep:]
+    return {name for name, _ in (*kept, *files[-max(last, 1) :])}

@@ -22,10 +22,12 @@ from ..core.runs import SAVED_AT
 from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
-from . import files
-from .files import Parts
-from .manifest import MANIFEST, Checkpoint, SavePoint, Score, find_all, manifest_of
+from .folder import check_name
+from .manifest import Checkpoint, SavePoint, Score, is_one, list_folder, manifest_of
+from .reading import read_files
+from .saves import Saves
 from .state_json import control_of, state_of
+from .writing import Parts, find_unsafe
 
 _logger = logging.getLogger("fsm_train")
 
@@ -35,9 +37,11 @@ class Checkpointable(Workload, Protocol):
 
     Attributes:
         state: the State in which the present command is carried out.
+        saves: the folders that the present call of `run` writes to, and what became of each save.
     """
 
     state: State | None
+    saves: Saves
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         """All that resuming takes beside the state: tensors and plain values, by part.
@@ -50,6 +54,7 @@ class Checkpointable(Workload, Protocol):
         """Restore what `parts_to_save` gave, saved with this state. Notes on what is not exactly as it was.
 
         Raises:
+            CheckpointError: they are not what `parts_to_save` gives. Nothing of the workload has changed.
             RuntimeError, WorkloadError: the workload has another model, optimizer or loss.
         """
         ...
@@ -59,18 +64,21 @@ class Checkpointable(Workload, Protocol):
 def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     """Write a checkpoint, and then remove those that the command drops.
 
-    If the disk refuses, that is a warning: the training continues, and older checkpoints are untouched.
+    If the disk refuses, that is a warning and a note: the training continues, and older checkpoints are untouched.
+    That it failed is the fact `unsaved:NAME`, of the saver that the command is `by`.
 
     Raises:
+        ValueError: the name is none of a folder.
         WorkloadError: a training cannot resume from this phase, or a part is no tensor and no plain value.
     """
     state = work.state
     assert state is not None
+    check_name(command.name)
     if state.phase not in SAVED_AT:
         allowed = ", ".join(phase.value for phase in SAVED_AT)
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training resumes from {allowed}")
     parts, notes = work.parts_to_save(state)
-    if unsafe := files.find_unsafe(parts):
+    if unsafe := find_unsafe(parts):
         raise WorkloadError(
             f"{unsafe}, which cannot be saved: a checkpoint holds tensors and plain values, so that loading it "
             "runs no code"
@@ -80,14 +88,18 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     score = score_of(command, state, str(parts.get("measured_with", "model")))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:
-        files.write(folder, command.name, control, parts, save_point)
-    except OSError as error:
+        with work.saves.folder(folder) as held:
+            held.write(command.name, control, parts, save_point)
+    except Exception as error:  # of the disk, of a device, of a thread, or another run writes there
+        trouble = f"the checkpoint {command.name} could not be written to {folder}: {error}"
+        work.saves.failed(command.by, trouble)
         warnings.warn(
-            f"the checkpoint {command.name} could not be written to {folder}: {error}; the training continues, "
-            "and the checkpoints that were there are untouched",
+            f"{trouble}; the training continues, and the checkpoints that were there are untouched",
             RuntimeWarning,
             stacklevel=2,
         )
+    else:
+        work.saves.unsaved.discard(command.by)
 
 
 def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score | None:
@@ -128,17 +140,22 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     """
     check_path(path, "the path of restore", "restore('checkpoints', work)")
     chosen = Path(path)
-    if not chosen.exists():
-        raise NoCheckpointError(f"there is no checkpoint in {chosen}: No such file or directory")
-    if (chosen / MANIFEST).exists() or not chosen.is_dir():
-        state, parts = read(manifest_of(chosen))
-    else:
-        state, parts = _newest_good(chosen)
+    named = is_one(chosen)
     check_workload(workload, f"restore({str(path)!r}, {{}})")
+    return _restored(manifest_of(chosen), workload) if named else _newest_good(chosen, workload)
+
+
+def _restored(checkpoint: Checkpoint, workload: Checkpointable) -> State:
+    """The state of this checkpoint, with the workload brought to it."""
+    state, parts = read(checkpoint)
     if state.has_valid != workload.has_valid:
         was, now_is = ("with", "without") if state.has_valid else ("without", "with")
         raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
-    notes = dict.fromkeys((*state.notes, *workload.restore_parts(parts, state)))
+    try:
+        restored = workload.restore_parts(parts, state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    notes = dict.fromkeys((*state.notes, *restored))
     for note in notes:
         _logger.warning("the training continues, but not exactly as it was saved: %s", note)
     hyper = hyper_read(state.hyper, workload.hyper())
@@ -151,25 +168,32 @@ def read(checkpoint: Checkpoint) -> tuple[State, Parts]:
     Raises:
         CheckpointError: it is damaged.
     """
-    control, parts = files.read(checkpoint)
+    control, parts = read_files(checkpoint)
     try:
         return state_of(control), parts
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
-def _newest_good(folder: Path) -> tuple[State, Parts]:
-    candidates, damaged = find_all(folder)
-    problems = list(damaged.values())
-    for candidate in candidates:
-        try:
-            state, parts = read(candidate)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        if problems:
-            warnings.warn(f"{'; '.join(problems)}: continuing from {candidate.path}", RuntimeWarning, stacklevel=3)
-        return state, parts
-    if problems:
+def _newest_good(folder: Path, workload: Checkpointable) -> State:
+    """As `_restored`, of the newest checkpoint in the folder that is as it was written."""
+    problems: list[str] = []
+    tried: set[tuple[Path, int]] = set()
+    while True:
+        there = list_folder(folder)
+        candidates = [c for c in there.checkpoints if (c.path, c.number) not in tried]
+        for candidate in candidates:
+            tried.add((candidate.path, candidate.number))
+            try:
+                state = _restored(candidate, workload)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            if said := [*there.problems, *problems]:
+                warnings.warn(f"{'; '.join(said)}: continuing from {candidate.path}", RuntimeWarning, stacklevel=3)
+            return state
+        if not candidates:  # else a training under way may have dropped them, and written others
+            break
+    if problems := [*there.problems, *problems]:
         raise CheckpointError("; ".join(problems))
     raise NoCheckpointError(f"there is no checkpoint in {folder}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core.errors import CheckpointError, NoCheckpointError
-from .manifest import MANIFEST, Checkpoint, Score, find_all, manifest_of
+from .manifest import Checkpoint, Score, is_one, list_folder, manifest_of
 
 
 def candidates(where: Path, which: str) -> tuple[list[Checkpoint], list[str]]:
@@ -20,14 +20,12 @@ def candidates(where: Path, which: str) -> tuple[list[Checkpoint], list[str]]:
         CheckpointError: the one of that name is damaged; no checkpoint has a score, or they have scores of several
             metrics.
     """
-    if not where.exists():
-        raise NoCheckpointError(f"there is no checkpoint in {where}: No such file or directory")
-    if (where / MANIFEST).exists() or not where.is_dir():
+    if is_one(where):
         if which not in ("best", "last", where.name):
             raise NoCheckpointError(f"{where} is one checkpoint, and not a folder with one called {which!r}")
         return [manifest_of(where)], []
-    found, damaged = find_all(where)
-    problems = list(damaged.values())
+    there = list_folder(where)
+    found, problems = there.checkpoints, there.problems
     if not found:
         raise (
             CheckpointError("; ".join(problems))
@@ -41,8 +39,8 @@ def candidates(where: Path, which: str) -> tuple[list[Checkpoint], list[str]]:
     if which == "last" and not named:
         return found, problems
     if not named:
-        if where / which in damaged:
-            raise CheckpointError(damaged[where / which])
+        if where / which in there.damaged:
+            raise CheckpointError(there.damaged[where / which])
         names = ", ".join(checkpoint.path.name for checkpoint in found)
         raise NoCheckpointError(f"there is no checkpoint {which!r} in {where}: there are {names}")
     return named, []

@@ -7,16 +7,18 @@ valid manifest is no checkpoint, and every value of a manifest is checked before
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, NoCheckpointError
 
 FORMAT = 2  # 1 had the generators of torch alone, by their order
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
@@ -91,25 +93,70 @@ class Checkpoint:
         return sum(size for size, _ in self.files.values())
 
 
-def find(folder: Path) -> list[Checkpoint]:
-    """The checkpoints in a folder, the newest first. Their files are not verified."""
-    return find_all(folder)[0]
+@attrs.frozen
+class Listing:
+    """What is in a folder of checkpoints. Their files are not verified.
+
+    Attributes:
+        checkpoints: the newest first.
+        damaged: by path, what is wrong with a manifest.
+        passed_over: by path, why one cannot look into a folder that may be a checkpoint.
+    """
+
+    checkpoints: list[Checkpoint]
+    damaged: dict[Path, str]
+    passed_over: dict[Path, str]
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, in words."""
+        return [*self.damaged.values(), *self.passed_over.values()]
 
 
-def find_all(folder: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
-    """The checkpoints in a folder, the newest first, and by path what is wrong with a damaged manifest."""
-    readable: list[Checkpoint] = []
-    damaged: dict[Path, str] = {}
-    for path in sorted(folder.iterdir()):
-        if looks_like_checkpoint(path):
-            good, bad = _read_manifest(path)
-            readable += good
-            damaged |= bad
-    return sorted(readable, key=lambda c: (c.number, c.save_point.written), reverse=True), damaged
+def is_one(path: Path) -> bool:
+    """Whether what one is to read is a checkpoint, or no folder, and not a folder of checkpoints.
+
+    Raises:
+        NoCheckpointError: there is nothing.
+        CheckpointError: one cannot look into it.
+    """
+    try:
+        if not path.exists():
+            raise NoCheckpointError(f"there is no checkpoint in {path}: No such file or directory")
+        return not path.is_dir() or (path / MANIFEST).exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def list_folder(folder: Path) -> Listing:
+    """What is in a folder of checkpoints.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    found = Listing([], {}, {})
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}") from error
+    for path in paths:
+        try:
+            if looks_like_checkpoint(path):
+                found.checkpoints.append(manifest_of(path))
+        except CheckpointError as error:
+            found.damaged[path] = str(error)
+        except OSError as error:
+            found.passed_over[path] = f"{path} is passed over: {error.strerror}"
+    found.checkpoints.sort(key=lambda c: (c.number, c.save_point.written), reverse=True)
+    return found
 
 
 def looks_like_checkpoint(path: Path) -> bool:
-    """Whether this is a folder of a checkpoint, complete or damaged, and not one that is still being written."""
+    """Whether this is a folder of a checkpoint, complete or damaged, and not one that is still being written.
+
+    Raises:
+        OSError: one cannot look into it.
+    """
     return not path.name.startswith(TEMPORARY) and any((path / name).exists() for name in (STATE, TENSORS, MANIFEST))
 
 
@@ -177,18 +224,32 @@ def verify(checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: with the name of the file that is damaged.
     """
-    for name, (size, sha256) in checkpoint.files.items():
-        path = checkpoint.path / name
-        try:
-            if path.is_symlink() or not path.is_file():
-                raise CheckpointError(f"{path} is no file of its own")
-            if path.stat().st_size != size:
-                raise CheckpointError(f"{path} is damaged: it has {path.stat().st_size} bytes and not {size}")
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                    raise CheckpointError(f"{path} is damaged: it does not match its checksum")
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    for name in checkpoint.files:
+        with verified(checkpoint, name):
+            pass
+
+
+@contextlib.contextmanager
+def verified(checkpoint: Checkpoint, name: str) -> Iterator[BinaryIO]:
+    """A file of the checkpoint, open at its beginning, every byte of it as it was written.
+
+    Raises:
+        CheckpointError: it is damaged, gone, or no file of its own.
+    """
+    size, sha256 = checkpoint.files[name]
+    path = checkpoint.path / name
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise CheckpointError(f"{path} is no file of its own")
+        with path.open("rb") as file:
+            if (found := os.fstat(file.fileno()).st_size) != size:
+                raise CheckpointError(f"{path} is damaged: it has {found} bytes and not {size}")
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise CheckpointError(f"{path} is damaged: it does not match its checksum")
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 @attrs.frozen
@@ -212,16 +273,18 @@ def verify_all(chosen: Path) -> list[Verification]:
     Raises:
         OSError: the folder cannot be read.
     """
-    readable, damaged = _read_manifest(chosen) if looks_like_checkpoint(chosen) else find_all(chosen)
-    verifications = [Verification(checkpoint.path, checkpoint, _trouble(checkpoint)) for checkpoint in readable]
-    return [*verifications, *(Verification(path, None, problem) for path, problem in damaged.items())]
+    found = _one(chosen) if looks_like_checkpoint(chosen) else list_folder(chosen)
+    verifications = [
+        Verification(checkpoint.path, checkpoint, _trouble(checkpoint)) for checkpoint in found.checkpoints
+    ]
+    return [*verifications, *(Verification(path, None, problem) for path, problem in found.damaged.items())]
 
 
-def _read_manifest(path: Path) -> tuple[list[Checkpoint], dict[Path, str]]:
+def _one(path: Path) -> Listing:
     try:
-        return [manifest_of(path)], {}
+        return Listing([manifest_of(path)], {}, {})
     except CheckpointError as error:
-        return [], {path: str(error)}
+        return Listing([], {path: str(error)}, {})
 
 
 def _trouble(checkpoint: Checkpoint) -> str:

@@ -62,18 +62,23 @@ def as_phases(phases: object) -> tuple[Phase, ...]:
     return tuple(dict.fromkeys(several))
 
 
-def _needs(needs: object) -> frozenset[str]:
-    names = tuple(needs) if isinstance(needs, Iterable) and not isinstance(needs, str) else (None,)
+def _names(given: object, argument: str, of: str, example: str) -> frozenset[str]:
+    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
     if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"needs={needs!r}: give a set of names of facts, for example {{'loss'}}")
+        raise TypeError(f"{argument}={given!r}: give a set of {of}, for example {{{example!r}}}")
     return frozenset(cast("tuple[str, ...]", names))
 
 
+def _needs(names: object) -> frozenset[str]:
+    return _names(names, "needs", "names of facts", "loss")
+
+
 def _monitors(names: object) -> frozenset[str]:
-    metrics = tuple(names) if isinstance(names, Iterable) and not isinstance(names, str) else (None,)
-    if not all(isinstance(name, str) for name in metrics):
-        raise TypeError(f"monitors={names!r}: give a set of names of metrics, for example {{'valid_loss'}}")
-    return frozenset(cast("tuple[str, ...]", metrics))
+    return _names(names, "monitors", "names of metrics", "valid_loss")
+
+
+def _folders(paths: object) -> frozenset[str]:
+    return _names(paths, "writes_to", "paths of folders", "checkpoints")
 
 
 def _sets(keys: Iterable[str] | None) -> frozenset[str] | None:
@@ -114,6 +119,8 @@ class Callback(Generic[M_co]):
         factory: the name of the factory that made it with these `params`, with its module; or "".
         monitors: the metrics that it waits for. A run refuses one that will never be measured before the
             first batch.
+        writes_to: the folders that its commands write checkpoints to. A run makes them and locks them before the
+            first batch, and refuses one that cannot be written to or that another run writes to.
 
     It can be pickled, for a pool of processes, if its factory or the callback itself stands at the top level
     of a module; a setting that is a function has to stand there too.
@@ -132,6 +139,7 @@ class Callback(Generic[M_co]):
     commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_commands)
     factory: str = ""
     monitors: frozenset[str] = attrs.field(default=frozenset(), converter=_monitors)
+    writes_to: frozenset[str] = attrs.field(default=frozenset(), converter=_folders)
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -196,6 +204,7 @@ def on(
     sets: Iterable[str] | None = None,
     commands: Iterable[type[Command]] | None = None,
     monitors: Iterable[str] = (),
+    writes_to: Iterable[str] = (),
 ) -> Callable[[Decide | DecideWithMemory[M]], Callback[M]]:
     """Make a callback of a function of the state, or of the state and its memory.
 
@@ -217,6 +226,7 @@ def on(
         commands: the types of command it may give.
         monitors: the metrics that it waits for; one that will never be measured is refused before the
             first batch.
+        writes_to: the folders that its commands write checkpoints to; locked for this run before the first batch.
 
     Raises:
         TypeError: something is not a phase, the memory cannot be saved, or the function does not
@@ -243,7 +253,18 @@ def on(
             )
         decide = function if len(parameters) == 2 else _ignoring_memory(function)
         declared = EMPTY, raises, sets, commands
-        return Callback(callback_name, phases, decide, memory, needs, every, order, *declared, monitors=monitors)
+        return Callback(
+            callback_name,
+            phases,
+            decide,
+            memory,
+            needs,
+            every,
+            order,
+            *declared,
+            monitors=monitors,
+            writes_to=writes_to,
+        )
 
     return decorate
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence, Set
 from typing import Any, TypeGuard
@@ -154,3 +155,18 @@ def _validator(fits: Callable[[Any], bool], wanted: str) -> Validator:
 positive = _validator(lambda x: 0 < x < math.inf, "a positive number")
 not_negative = _validator(lambda x: 0 <= x < math.inf, "a number from 0")
 fraction = _validator(lambda x: 0 <= x <= 1, "a number from 0 to 1")
+
+
+def check_folder(setting: str, value: str | os.PathLike[str]) -> str:
+    """The path of a folder as a text.
+
+    Raises:
+        TypeError: it is no path.
+        ValueError: no folder can be called like this.
+    """
+    path = os.fspath(value)
+    if not isinstance(path, str):
+        raise TypeError(f"{setting}={path!r}: give the path as a text")
+    if not path or "\0" in path:
+        raise ValueError(f"{setting}={path!r}: no folder can have this path; give one such as 'checkpoints'")
+    return path

@@ -299,8 +299,12 @@ class SaveCheckpoint(_LeavesOptimizer):
     With a `monitor` the manifest records its value, its mode, and which weights it was measured with: "model", or the
     name of an average. `load_weights` finds the best by that.
 
-    >>> SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",), monitor="valid_loss")
-    SaveCheckpoint(folder='checkpoints', name='epoch-3', drop=('epoch-1',), monitor='valid_loss', mode='min')
+    If the disk refuses, that is a warning and a note, and nothing is removed. A callback that needs the fact
+    `unsaved:NAME` is told if the checkpoint that it asked for last, with `by="NAME"`, could not be written.
+
+    >>> command = SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",), monitor="valid_loss")
+    >>> command.name, command.drop, command.by
+    ('epoch-3', ('epoch-1',), 'checkpoint')
     """
 
     folder: str
@@ -308,6 +312,7 @@ class SaveCheckpoint(_LeavesOptimizer):
     drop: tuple[str, ...] = ()
     monitor: str | None = None
     mode: Literal["min", "max"] = "min"
+    by: str = "checkpoint"
     last: ClassVar[bool] = True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .callback import Callback, check_names
 from .errors import ConflictError
-from .facts import KNOWN_AT
+from .facts import known_at
 from .phase import CONSULTED, Flag, Phase
 from .planned import schedule_notes
 from .state import State
@@ -240,7 +240,7 @@ def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> 
 def _line(callback: Callback[Any], phase: Phase, here: Sequence[Callback[Any]]) -> str:
     width = max(len(other.name) for other in here)
     flags = [flag for flag in callback.raises or Flag.NONE if phase in READABLE[flag]]
-    needs = [name for name in sorted(callback.needs) if phase in KNOWN_AT.get(name, CONSULTED)]
+    needs = [name for name in sorted(callback.needs) if phase in (known_at(name) or CONSULTED)]
     kinds = sorted(kind.__name__ for kind in callback.commands or () if is_useful(kind, phase))
     silent = callback.raises is None and callback.sets is None and callback.commands is None
     parts = [

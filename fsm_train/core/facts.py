@@ -35,6 +35,23 @@ when a gradient scaler held the step back. `elapsed` is in seconds, added up ove
 """
 
 
+UNSAVED = "unsaved:"
+"""Begins the fact that a save failed; the name of who asked for it, `SaveCheckpoint.by`, follows.
+
+`unsaved:checkpoint` is 1.0 if the checkpoint that `checkpoint` asked for last could not be written, and missing if it
+was, or if none was asked for. It is known at each phase.
+"""
+
+
+def known_at(name: str) -> frozenset[Phase] | None:
+    """Where this fact can be known; None if it is none that every workload can measure.
+
+    >>> known_at("stepped"), known_at("depth")
+    (frozenset({<Phase.STEP_END: 'step_end'>}), None)
+    """
+    return frozenset(CONSULTED) if name.startswith(UNSAVED) else KNOWN_AT.get(name)
+
+
 HYPER = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 """The usual hyper-parameters. An optimizer may have others."""
 
@@ -69,15 +86,15 @@ def check_needs(who: str, needs: Iterable[str], at: Iterable[Phase], sensors: Se
     for name in sorted(needs):
         if name in sensors:
             continue
-        if name not in KNOWN_AT:
+        if (where_known := known_at(name)) is None:
             known = sorted({*KNOWN_AT, *sensors})
             there_are = ", ".join(known)
             hint = unknown_fact(name, known) or "a workload adds others with sensors={…}"
             raise ValueError(
                 f"{who} needs the fact {name!r}, which this workload does not measure: there are {there_are}; {hint}"
             )
-        if not KNOWN_AT[name].intersection(phases):
-            where = ", ".join(phase.value for phase in Phase if phase in KNOWN_AT[name])
+        if not where_known.intersection(phases):
+            where = ", ".join(phase.value for phase in Phase if phase in where_known)
             asked = ", ".join(phase.value for phase in phases)
             raise ValueError(f"{who} needs the fact {name!r} at {asked}, but it is known only at {where}")
 
@@ -85,7 +102,5 @@ def check_needs(who: str, needs: Iterable[str], at: Iterable[Phase], sensors: Se
 def measurable(needs: Set[str], phase: Phase, sensors: Set[str]) -> frozenset[str]:
     """Those of the needed facts that have to be measured at this phase."""
     return frozenset(
-        name
-        for name in needs
-        if name != "batch_size" and (name in sensors or (name in KNOWN_AT and phase in KNOWN_AT[name]))
+        name for name in needs if name != "batch_size" and (name in sensors or phase in (known_at(name) or ()))
     )

@@ -6,7 +6,7 @@ is carried out as the callback gave it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -95,6 +95,11 @@ class Workload(Protocol):
     def batches_per_epoch(self) -> int | None:
         return None
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What went wrong in this call of `run` beside the training, such as a checkpoint that was not written."""
+        return ()
+
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters as they are now: one value, or a tuple of one per parameter group.
 
@@ -132,6 +137,14 @@ class Workload(Protocol):
 
     def undisturbed(self) -> AbstractContextManager[None]:
         """Put the random generators back when this context ends: a sink that draws changes no training."""
+        return nullcontext()
+
+    def reserve(self, folders: Set[str]) -> AbstractContextManager[None]:
+        """Hold the folders that the callbacks of a call of `run` write to, until this context ends.
+
+        Raises:
+            CheckpointError: one cannot be written to, or another run writes to it.
+        """
         return nullcontext()
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:

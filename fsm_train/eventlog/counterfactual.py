@@ -16,7 +16,7 @@ from ..core.arguments import check_path
 from ..core.callback import Callback as CallbackRecord
 from ..core.callback import check_names, is_due, memory_classes
 from ..core.errors import CallbackError, ConflictError
-from ..core.facts import KNOWN_AT, measurable
+from ..core.facts import UNSAVED, known_at, measurable
 from ..core.phase import STOP_FLAGS, Flag, Phase
 from ..core.state import State
 from ..core.table import epochs_reached, steps_reached
@@ -255,6 +255,8 @@ class _WhatIf(Rerun):
         """A fact that the callback needs at this state and that was not measured for the log."""
         entry = self.recorded.line_at(state)
         for name in sorted(measurable(callback.needs, state.phase, self.recorded.sensors)):
+            if name.startswith(UNSAVED):
+                continue  # it is there only where a save failed
             if (entry is None or name not in entry.facts) and not self._was_requested(name, state, entry):
                 return name
         return None
@@ -274,7 +276,9 @@ class _WhatIf(Rerun):
     def _unknown_fact(self) -> str | None:
         """Why a given callback cannot be consulted at all; None if each can."""
         for callback in self._given:
-            for name in sorted(callback.needs - KNOWN_AT.keys() - self.recorded.sensors):
+            for name in sorted(callback.needs - self.recorded.sensors):
+                if known_at(name) is not None:
+                    continue
                 return f"{callback.name!r} needs the fact {name!r}, which was not recorded"
         return None
 

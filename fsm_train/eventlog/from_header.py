@@ -61,18 +61,22 @@ def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Cal
     """The callback, consulted as the one of the same factory that was logged with these declarations, if there is one.
 
     Earlier versions looked at a `valid_…` at EPOCH_END, also if the training was already about to stop, and did not
-    log what a callback monitors; and they wrote a checkpoint, as the worst, for an epoch without a measurement. A
-    training that they logged is replayed as they trained it.
+    log what a callback monitors; they wrote a checkpoint, as the worst, for an epoch without a measurement; and they
+    did not keep the newest checkpoints beside the best. A training that they logged is replayed as they trained it.
     """
-    if spec is None or not callback.monitors or "monitors" in spec or spec["factory"] != callback.factory:
+    if spec is None or spec["factory"] != callback.factory:
+        return callback
+    is_checkpoint = FACTORIES.get(callback.factory) is library.checkpoint
+    if is_checkpoint and "last" not in spec["params"]:
+        callback = call_factory(library.checkpoint, {**callback.params, "last": 0}, callback.name)
+    if not callback.monitors or "monitors" in spec:
         return callback
     moved = {Phase.EPOCH_END: Phase.EPOCH_END, Phase.VALID_END: Phase.EPOCH_END}
     phases = tuple(dict.fromkeys(moved.get(phase, phase) for phase in callback.at))
-    writes_the_unmeasured = FACTORIES.get(callback.factory or "") is library.checkpoint
 
     def decide(state: State, memory: object) -> Transition | None:
         as_before = replaced(state, {"flags": state.flags & ~Flag.STOP_TRAINING, "validated_at": -1})
-        if writes_the_unmeasured and state.phase is Phase.EPOCH_END:
+        if is_checkpoint and state.phase is Phase.EPOCH_END:
             as_before = _measured_as_nan(as_before, callback.monitors)
         return callback.decide(as_before, memory)
 

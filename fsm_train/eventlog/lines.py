@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from ..core.callback import Callback
-from ..core.facts import KNOWN_AT
+from ..core.facts import known_at
 from ..core.phase import FINAL, Junction, Phase, Place
 from ..core.state import COUNTERS, Hyper, Plan, State
 from ..core.table import ROWS
@@ -269,7 +269,7 @@ def malformed_key(body: Mapping[str, Json]) -> str:
         "callbacks": lambda specs: type(specs) is list and all(map(_is_spec, specs)),
         "phases": _are_phases,
         "sensors": _are_names,
-        "facts": lambda names: _are_names(names) and set(names) <= {*KNOWN_AT, *body["sensors"]},
+        "facts": lambda names: _are_names(names) and all(known_at(name) or name in body["sensors"] for name in names),
         "versions": lambda versions: type(versions) is dict,
     }
     return next((key for key, fits in checks.items() if not fits(body.get(key))), "")

@@ -20,7 +20,7 @@ from ..core.runs import reasons_agree
 from ..core.state import COUNTERS, State
 from ..core.transition import Transition
 from ..encoding import Json, decode
-from .added_fields import without_added_fields
+from .added_fields import as_far_as, without_added_fields
 from .entries import Entry
 from .errors import EndOfLogError, OutOfStepError
 from .failure import decide_at_teardown
@@ -154,7 +154,7 @@ def _changed_between_calls(last: State, header: Entry) -> Change | None:
     return first_change(
         (
             Part("", recorded, decided, (*COUNTERS, "metrics", "history")),
-            Part("memory", recorded["memory"], decided["memory"], both),
+            Part("memory", recorded["memory"], as_far_as(decided["memory"], recorded["memory"]), both),
         )
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from importlib import metadata
@@ -26,6 +27,7 @@ from ..core.table import Outcome
 from ..core.transition import Transition
 from ..core.workload import Workload
 from ..encoding import Json, numbers
+from ..locks import HeldError, Lock, take
 from ..sinks.base import Recorder
 from ..worlds.proxy import WorkloadProxy
 from .append import Continuation, find_continuation
@@ -35,6 +37,8 @@ from .lines import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonica
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 """The phases after whose line the file is flushed; after a final phase it is also synced to the disk."""
 
+
+_ONE_RUN = "and a log holds one run at a time: give another path, or let that run end first"
 
 _in_use: dict[str, EventLog] = {}
 """The logs that a run of this process is writing: by the real path of the file, or by the object."""
@@ -67,6 +71,7 @@ class EventLog(Recorder):
 
     Raises:
         TypeError: `to` is neither a path nor a logger.
+        LogError: when a run begins: the file cannot be written, or another run is writing it.
         ValueError: a bound key is a key of the log, or the path is a folder or ends in .gz.
 
     Attributes:
@@ -103,6 +108,7 @@ class EventLog(Recorder):
         self._bound = bound
         self._serialize = canonical if self.path is None or bound else orjson.dumps
         self._file: BinaryIO | None = None
+        self._lock: Lock | None = None
         self._flushed = 0  # the number of lines that the operating system has
 
     # ---------------------------------------------------------------- called by the interpreter
@@ -111,6 +117,7 @@ class EventLog(Recorder):
         self._sensors = workload.sensors
         self._recording = CourseRecorder(workload)
         self._refuse_second_run()
+        self._hold_file()
         self._continuation = Continuation() if self.path is None else find_continuation(self.path, state)
         return self._recording.as_workload()
 
@@ -157,6 +164,9 @@ class EventLog(Recorder):
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def _refuse_second_run(self) -> None:
         """Refuse to write the lines of two runs between each other.
@@ -168,12 +178,28 @@ class EventLog(Recorder):
             gc.collect()  # a loop over iterate that was dropped ends its run when it is collected
         if self._key in _in_use:
             raise LogError(
-                "another run of this process is writing this log, and a log holds one run at a time: give another "
-                "path, or let that run end first",
+                f"another run of this process is writing this log, {_ONE_RUN}",
                 path=str(self.path or ""),
             )
 
     # ------------------------------------------------------------------------------- the file
+
+    def _hold_file(self) -> None:
+        """Make the file if it is not there, and lock it until the run ends.
+
+        Raises:
+            LogError: it cannot be written, or another process is writing it.
+        """
+        if self.path is None or (self.path.exists() and not self.path.is_file()):
+            return  # a pipe, say
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.open("ab").close()
+            self._lock = take(self.path.with_name(f".{self.path.name}.lock"))
+        except HeldError as error:
+            raise LogError(f"{error} is writing this log, {_ONE_RUN}", path=str(self.path)) from None
+        except OSError as error:
+            raise LogError(f"the log cannot be written ({error.strerror})", path=str(self.path)) from error
 
     def _write(self, event: str, line: dict[str, Json]) -> None:
         body = self._serialize({"seq": self._seq, **line, "event": event})
@@ -204,7 +230,7 @@ class EventLog(Recorder):
     def _flush(self, *, sync: bool = False) -> None:
         if self._file is not None:
             self._file.flush()
-            if sync:
+            if sync and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # and no pipe
                 os.fsync(self._file.fileno())
         self._flushed = self._seq
 

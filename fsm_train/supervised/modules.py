@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..core.errors import WorkloadError
+from ..core.errors import CheckpointError, WorkloadError
 
 StateDict = dict[str, Any]
 
@@ -137,6 +137,21 @@ def copy_of(state: StateDict) -> StateDict:
     return {name: value.detach().clone() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
 
 
+def fits_module(module: nn.Module, saved: Mapping[str, Any]) -> bool:
+    """Whether the module has the names, shapes and dtypes that were saved, so that `load_module` succeeds."""
+    kinds = (module.state_dict(), saved["values"]), (dict(module.named_buffers()), saved["buffers"])
+    return all(
+        ours.keys() == theirs.keys() and all(_alike(value, theirs[name]) for name, value in ours.items())
+        for ours, theirs in kinds
+    )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or is_lazy(one):
+        return False
+    return one.shape == other.shape and one.dtype == other.dtype
+
+
 def load_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
     """Restore what `state_of_module` gave, exactly.
 
@@ -157,6 +172,18 @@ def load_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
             buffer.copy_(buffers[name])
     for name, part in module.named_modules():
         part.training = saved["modes"].get(name, part.training)
+
+
+def check_tensors(module: nn.Module, saved: Mapping[str, Any]) -> None:
+    """Refuse what is no tensor where the module has one.
+
+    Raises:
+        CheckpointError: with the first name.
+    """
+    for name, ours in module.state_dict().items():
+        theirs = saved["values"].get(name, ours)
+        if isinstance(ours, torch.Tensor) and not isinstance(theirs, torch.Tensor):
+            raise CheckpointError(f"its value of {name} is of the type {type(theirs).__name__}, and no tensor")
 
 
 def check_dtypes(module: nn.Module, values: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checkpoints.files import Parts, find_unsafe
-from ..core.errors import WorkloadError
+from ..checkpoints.writing import Parts, find_unsafe
+from ..core.errors import CheckpointError, FsmTrainError, WorkloadError
 from ..core.state import State
 from ..data.batches import number_of_batches
 from ..data.fingerprint import differences
@@ -25,8 +25,10 @@ from ..data.sources import Sources, own_state
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
 from .kept import KeptWeights
-from .modules import load_module, state_of_module
+from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
 from .optimizer_state import load_exactly
+from .param_groups import Members
+from .saved_shape import check_shape
 from .training import Training
 
 
@@ -113,19 +115,12 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         state: the state that was saved with them.
 
     Raises:
+        CheckpointError: no training has saved these parts. Nothing of this one has changed.
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
-    _add_saved_groups(work, parts["optimizer_of"])
-    if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
-        raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
-    for name, module in work.modules.items():
-        if name not in parts["modules"]:
-            if not isinstance(work.loss_fn, nn.Module):
-                continue  # saved before modules were found in functions; a note says so
-            raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
-        load_module(module, parts["modules"][name])
-    load_exactly(work.optimizer, parts["optimizer"])
-    work.read_parameters()
+    check_shape(parts)
+    suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
+    _load_optimizer_and_modules(work, parts)
     for i, parameter in enumerate(work.parameters):
         gradient = parts["gradients"].get(i)
         parameter.grad = None if gradient is None else gradient.to(parameter.device)
@@ -133,7 +128,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
-        weights={name: KeptWeights.of_state(kept) for name, kept in parts["weights"].items()},
+        weights=weights,
         measured_with=parts.get("measured_with", "model"),
         saved_averages=parts["averages"],
         saved_schedulers=parts["schedulers"],
@@ -142,16 +137,70 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         work.extra[name].load_state_dict(parts["extra"][name])
     if parts.get("loss") is not None and _loss_has_state(work):
         work.loss_fn.load_state_dict(parts["loss"])  # type: ignore[attr-defined]
-    notes = (*_differences(work, parts), *(f"the metric {what}" for what in other_metrics))
-    work.suspended_at = SuspendPoint(
-        state.iteration,
-        generators_from(parts["generators"], work),
-        from_file=True,
-        sources=Sources.from_plain(parts["sources"]) if parts.get("sources") else None,
-        place=parts["loader"],
-    )
-    work.epoch_start = epoch_start_from(parts["beginning"], work)
-    return notes
+    work.suspended_at, work.epoch_start = suspended_at, epoch_start
+    return (*notes, *(f"the metric {what}" for what in other_metrics))
+
+
+def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
+    """Load them all, or none: what does not fit raises, and the others are put back.
+
+    Raises:
+        CheckpointError: no training has saved them.
+        RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
+    """
+    members, before = Members.of(work.optimizer), work.optimizer.state_dict()
+    saved = parts["modules"]
+    # Copies of all weights would take much memory: they are made only where something will likely not fit.
+    fit = all(name in saved and fits_module(module, saved[name]) for name, module in work.modules.items())
+    copies = {} if fit else {name: copy_of_module(module) for name, module in work.modules.items()}
+    try:
+        _add_saved_groups(work, parts["optimizer_of"])
+        if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
+            raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
+        load_exactly(work.optimizer, parts["optimizer"])
+        work.read_parameters()
+        for i, gradient in parts["gradients"].items():
+            if gradient.shape != work.parameters[i].shape:
+                raise CheckpointError(f"its gradient {i} is of the shape {tuple(gradient.shape)}")
+        for name, module in work.modules.items():
+            if name in saved:
+                check_tensors(module, saved[name])
+                load_module(module, saved[name])
+            elif isinstance(work.loss_fn, nn.Module):
+                raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
+            # else saved before modules were found in functions; a note says so
+    except BaseException as error:
+        members.put_back(work.optimizer)
+        load_exactly(work.optimizer, before)
+        work.read_parameters()
+        for name, copied in copies.items():
+            put_back_module(work.modules[name], copied)
+        if isinstance(error, (RuntimeError, FsmTrainError)) or not isinstance(error, Exception):
+            raise
+        raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
+
+
+def _in_memory(
+    work: Training, parts: Parts, state: State
+) -> tuple[SuspendPoint, EpochStart | None, dict[str, KeptWeights], tuple[str, ...]]:
+    """What can be made of the parts, and noted of them, without touching the training.
+
+    Raises:
+        CheckpointError: they are no such parts.
+    """
+    try:
+        suspended_at = SuspendPoint(
+            state.iteration,
+            generators_from(parts["generators"], work),
+            from_file=True,
+            sources=Sources.from_plain(parts["sources"]) if parts.get("sources") else None,
+            place=parts["loader"],
+        )
+        weights = {name: KeptWeights.of_state(kept) for name, kept in parts["weights"].items()}
+        notes = tuple(_differences(work, parts))
+        return suspended_at, epoch_start_from(parts["beginning"], work), weights, notes
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
+        raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
 
 
 def _differences(work: Training, parts: Parts) -> Iterator[str]:

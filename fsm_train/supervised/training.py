@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from ..checkpoints.saves import Saves
 from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
@@ -93,6 +94,7 @@ class Training:
         loss_checked: whether the first loss of this call of `run` was checked.
         doing: the operation under way within a whole step; None outside.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
+        saves: the folders that this call of run writes checkpoints to, and what became of each save.
         summary_logged: whether the summary of this training was logged.
     """
 
@@ -171,6 +173,7 @@ class Training:
         self.extra = dict(extra or {})
         self.suspended_at: SuspendPoint | None = None
         self.interrupt: str | None = None
+        self.saves = Saves()
         self.summary_logged = False
 
     @property

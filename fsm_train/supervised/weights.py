@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 
 from ..checkpoints.api import read
 from ..checkpoints.choice import candidates
-from ..checkpoints.files import Parts
 from ..checkpoints.manifest import Checkpoint
+from ..checkpoints.writing import Parts
 from ..core.errors import CheckpointError, WorkloadError
 from ..core.phase import Phase
 from ..core.runs import epochs_trained

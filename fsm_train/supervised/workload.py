@@ -7,16 +7,18 @@ the five-line loop, in its order, so that the weights are the same to the last b
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..checkpoints.api import Checkpointable
-from ..checkpoints.files import Parts
+from ..checkpoints.saves import Saves
+from ..checkpoints.writing import Parts
 from ..core.errors import WorkloadError
+from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
 from ..core.table import Outcome
@@ -178,7 +180,18 @@ class Supervised(Validating, Checkpointable):
             facts["stepped"] = float(self._stepped)
         if "elapsed" in names:
             facts["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
+        facts |= {name: 1.0 for saver in self.saves.unsaved if (name := f"{UNSAVED}{saver}") in names}
         return read_in_one_transfer(facts)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self.saves.notes
+
+    @contextmanager
+    def reserve(self, folders: Set[str]) -> Iterator[None]:
+        self.saves = Saves()
+        with self.saves.of(folders):
+            yield
 
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state

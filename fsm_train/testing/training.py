@@ -108,8 +108,8 @@ def consultations_of(
         try:
             (state,) = deque(iterate(state, callbacks), maxlen=1)
         except FsmTrainError as error:
-            # The last consultation holds what the callback raised, or what the machine refused: the checks judge it.
-            if error.__cause__ is not None and not (seen and seen[-1].error is error.__cause__):
+            # A consultation holds what the callback raised, or what the machine refused: the checks judge it.
+            if error.__cause__ is not None and all(c.error is not error.__cause__ for c in seen):
                 raise
         if state.phase is not Phase.SUSPENDED:
             break

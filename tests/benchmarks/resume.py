@@ -20,8 +20,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from fsm_train import Supervised
-from fsm_train.checkpoints import files
-from fsm_train.checkpoints.manifest import SavePoint, find, verify
+from fsm_train.checkpoints.folder import Folder
+from fsm_train.checkpoints.manifest import SavePoint, list_folder, verify
+from fsm_train.checkpoints.reading import read_files
 from fsm_train.data.generators import Generators
 from fsm_train.data.position import fast_forward
 from tests.benchmarks.interleaved import arguments, report
@@ -69,8 +70,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
 
+        held = Folder(folder / "ours")
+
         def ours() -> None:
-            files.write(folder / "ours", "a", b"{}", parts, SavePoint(1, 1, 0.0))
+            held.write("a", b"{}", parts, SavePoint(1, 1, 0.0))
 
         def theirs(name: str, *, new: bool, flush: bool) -> None:
             path = folder / (f"{name}-new" if new else name)
@@ -89,10 +92,10 @@ def main() -> None:
             save_against_torch_save=lambda: theirs("alone.pt", new=True, flush=False),
             save_against_torch_save_over_its_own_last_file=lambda: theirs("over.pt", new=False, flush=False),
         )
-        found = find(folder / "ours")[0]
+        found = list_folder(folder / "ours").checkpoints[0]
         load = lambda: torch.load(folder / "alone.pt")
         against(1.5, lambda: verify(found), verify_against_torch_load=load)
-        against(2.5, lambda: files.read(found), read_and_verify_against_torch_load=load)
+        against(2.5, lambda: read_files(found), read_and_verify_against_torch_load=load)
 
     loader = DataLoader(Many(samples), 32, shuffle=True)
     model = nn.Linear(1, 1)

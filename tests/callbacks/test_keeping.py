@@ -155,7 +155,8 @@ def test_top_k_is_that_of_lightning(curve: list[float], keep: int, mode: Any) ->
         best.append((score, i))
         expected_writes.append(f"epoch-{i + 1:05d}")
 
-    names, there = written(checkpoint("runs", monitor="valid_loss", keep=keep, mode=mode), validations(curve))
+    callback = checkpoint("runs", monitor="valid_loss", keep=keep, mode=mode, last=0)
+    names, there = written(callback, validations(curve))
 
     assert names == expected_writes
     assert there == [f"epoch-{i + 1:05d}" for _, i in best]
@@ -195,7 +196,7 @@ def test_every_so_many_seconds() -> None:
 
     assert between == ["step-00000003", "step-00000006"]
     assert after_an_epoch[0] == ["epoch-00001", "step-00000006"]
-    assert callback.needs == {"elapsed"}
+    assert callback.needs == {"elapsed", "unsaved:checkpoint"}
 
 
 def test_either_of_steps_and_seconds() -> None:
@@ -211,23 +212,69 @@ def test_either_of_steps_and_seconds() -> None:
 
 
 def test_a_suspended_training_is_always_written() -> None:
-    """To go on from; it takes the place of the one between epochs, and is dropped for the next one."""
+    """To go on from; it is one of the newest two, and stays until two others are there."""
     callback = checkpoint("runs", every_steps=3, monitor="valid_loss", keep=1)
     suspended = at(Phase.SUSPEND, step=5)
     names, there = written(callback, [*validations([1.0]), *batch_ends(3), suspended])
     later = written(callback, [*validations([1.0]), *batch_ends(3), suspended, *batch_ends(6)])
 
     assert names == ["epoch-00001", "step-00000003", "step-00000005-suspended"]
-    assert there == ["epoch-00001", "step-00000005-suspended"]
-    assert later[1] == ["epoch-00001", "step-00000006"]
+    assert there == ["epoch-00001", "step-00000003", "step-00000005-suspended"]
+    assert later[1] == ["epoch-00001", "step-00000005-suspended", "step-00000006"]
 
 
-def test_what_lies_between_epochs_is_not_dropped_for_nothing() -> None:
-    """An epoch that is not written leaves the last step's there."""
-    callback = checkpoint("runs", every_steps=3, monitor="valid_loss", keep=1)
-    states = [*validations([1.0]), *batch_ends(3), at(Phase.VALID_END, epoch=1, batches_over=True, valid_loss=2.0)]
+@pytest.mark.parametrize(
+    ("last", "there"), [(0, ["step-00000003"]), (1, ["step-00000004"]), (2, ["step-00000003", "step-00000004"])]
+)
+def test_an_epoch_that_is_not_among_the_best_is_there_to_resume_from(last: int, there: list[str]) -> None:
+    """Unless nothing but the best is wanted: then it leaves the last step's there."""
+    callback = checkpoint("runs", every_steps=3, monitor="valid_loss", keep=1, last=last)
+    worse = at(Phase.VALID_END, epoch=1, step=4, batches_over=True, valid_loss=2.0)
 
-    assert written(callback, states)[1] == ["epoch-00001", "step-00000003"]
+    assert written(callback, [*validations([1.0]), *batch_ends(3), worse])[1] == ["epoch-00001", *there]
+
+
+@given(
+    kinds=st.lists(st.sampled_from(["epoch", "step", "suspend"]), min_size=1, max_size=12),
+    scores=st.lists(VALUES, min_size=12, max_size=12),
+    failing=st.sets(st.integers(0, 11)),
+    keep=st.integers(1, 3),
+    last=st.integers(0, 3),
+    monitor=st.sampled_from([None, "valid_loss"]),
+)
+def test_memory_is_what_is_on_disk(
+    kinds: list[str], scores: list[float], failing: set[int], keep: int, last: int, monitor: str | None
+) -> None:
+    """Whatever is measured and whichever saves fail: the memory counts the files that there are.
+
+    The newest `last` of those that were written are there, and the best `keep` that were measured and written.
+    """
+    callback = checkpoint("runs", every_steps=1, monitor=monitor, keep=keep, last=last)
+    memory, outcome = callback.memory, {}
+    written: list[str] = []  # on disk, in order
+    there: list[str] = []
+    for i, kind in enumerate(kinds):
+        phase = {"step": Phase.BATCH_END, "suspend": Phase.SUSPEND}.get(
+            kind, Phase.VALID_END if monitor else Phase.EPOCH_END
+        )
+        state = at(phase, epoch=i, step=i + 1, batches_over=True, valid_loss=scores[i], facts=outcome)
+        answer = callback(state, memory)
+        if answer is None:
+            continue
+        memory = memory if answer.memory is None else answer.memory
+        for command in answer.commands:
+            assert isinstance(command, SaveCheckpoint)
+            outcome = {"unsaved:checkpoint": 1.0} if i in failing else {}
+            if i not in failing:
+                assert {*command.drop} <= {*there}
+                there = [name for name in there if name not in (*command.drop, command.name)] + [command.name]
+                written = [name for name in written if name != command.name] + [command.name]
+    answer = callback(at(Phase.TEARDOWN, facts=outcome), memory)
+    memory = memory if answer is None else answer.memory
+    assert [name for name, _ in memory.files] == there
+    assert {*written[len(written) - last :]} <= {*there}
+    assert len(there) >= min(len(written), last)
+    assert len([name for name in there if name.startswith("epoch")]) <= keep + last
 
 
 def test_same_moment_is_written_once() -> None:
@@ -296,5 +343,6 @@ def test_settings_are_recorded() -> None:
             "monitor": None,
             "mode": None,
             "keep": 1,
+            "last": 2,
         },
     )

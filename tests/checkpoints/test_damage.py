@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import io
@@ -22,10 +23,13 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import CheckpointError, Phase, Supervised, extend, restore, run, start
+from fsm_train import CheckpointError, Phase, State, Supervised, Transition, extend, on, restore, run, start
 from fsm_train.callbacks import checkpoint
-from fsm_train.checkpoints import files
-from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, SavePoint, find
+from fsm_train.checkpoints import folder as folders
+from fsm_train.checkpoints import writing
+from fsm_train.checkpoints.folder import Folder
+from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
+from fsm_train.core.commands import SaveCheckpoint
 from tests.checkpoints.processes import FRESH, THOROUGH
 from tests.models import diabetes, sgd
 
@@ -143,8 +147,8 @@ def _save_again(folder: str, die_at: int, said: Any) -> None:
 
     for name in ("fsync", "rename", "mkdir", "rmdir", "unlink"):
         setattr(os, name, counted(name, getattr(os, name)))
-    files._HashingFile.write = counted("write", files._HashingFile.write)  # type: ignore[method-assign]
-    run(extend(state, epochs=1), [checkpoint(folder, keep=1)])
+    writing._HashingFile.write = counted("write", writing._HashingFile.write)  # type: ignore[method-assign]
+    run(extend(state, epochs=1), [checkpoint(folder, keep=1, last=1)])
     said.put(calls)
 
 
@@ -160,7 +164,7 @@ def _killed_at(original: Path, folder: Path, die_at: int, said: Any) -> int | No
 def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path) -> None:
     """Killed at each write, flush, rename and removal: one loads, without a warning, and the next save tidies up."""
     original, said = tmp_path / "original", FRESH.SimpleQueue()
-    run(start(_work(), epochs=1, seed=0), [checkpoint(original, keep=1)])
+    run(start(_work(), epochs=1, seed=0), [checkpoint(original, keep=1, last=1)])
     assert _killed_at(original, tmp_path / "0", 0, said) == 0
     calls = said.get()
     assert set(calls) == {"fsync", "rename", "mkdir", "rmdir", "unlink", "write"}
@@ -172,7 +176,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path)
         assert _killed_at(original, folder, die_at, said) == 9
         state = restore(folder, _work())
         seen.add(state.epoch)
-        run(extend(state, epochs=1), [checkpoint(folder, keep=1)])
+        run(extend(state, epochs=1), [checkpoint(folder, keep=1, last=1)])
         assert [path.name for path in folder.iterdir()] == [f"epoch-{state.epoch + 1:05d}"], die_at
     assert seen == {1, 2}
 
@@ -180,31 +184,49 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path)
 def test_a_replaced_checkpoint_is_there_until_the_new_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the two renames of a save under a name that exists, the one that was there is still found."""
     _write(tmp_path, "a", 1)
-    monkeypatch.setattr(files.shutil, "rmtree", lambda *args, **kwargs: None)
-    monkeypatch.setattr(files, "_flush_folder", _raise_at(2))
-    with pytest.raises(KeyboardInterrupt):
-        _write(tmp_path, "a", 2)
-    (tmp_path / "a").rename(tmp_path / ".writing-a-00000000")  # as if it had not got that far
-    monkeypatch.undo()
+    (tmp_path / "a").rename(tmp_path / ".replaced-a-00000000")
+    (tmp_path / ".writing-a-00000000").mkdir()
+    (tmp_path / ".writing-a-00000000" / STATE).write_bytes(b"{}")
+    (tmp_path / ".writing-a-00000000" / MANIFEST).write_bytes(b"0" * 64 + b"\n{}")
 
     assert [c.save_point.iteration for c in find(tmp_path)] == [1]
-    files.tidy(tmp_path)
-    assert [c.path.name for c in find(tmp_path)] == ["a"]
-    assert len(list(tmp_path.iterdir())) == 1
+    _write(tmp_path, "b", 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert [c.path.name for c in find(tmp_path)] == ["b", "a"]
 
 
-def _raise_at(number: int) -> Callable[[object], None]:
-    calls = iter(range(1, 100))
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_replaced_checkpoint_is_back_if_the_new_one_fails(
+    at: int, error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is raised when the files, or the names of the folder, are flushed: the one that was there is there."""
+    _write(tmp_path, "a", 1)
+    flush, calls = folders.flush_folder, iter(range(1, 100))
 
-    def instead(path: object) -> None:
-        if next(calls) == number:
-            raise KeyboardInterrupt
+    def instead(path: Path) -> None:
+        if next(calls) == at:
+            raise error
+        flush(path)
 
-    return instead
+    monkeypatch.setattr(folders, "flush_folder", instead)
+    monkeypatch.setattr(writing, "flush_folder", instead)
+    with pytest.raises(type(error)):
+        _write(tmp_path, "a", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert [c.save_point.iteration for c in find(tmp_path)] == [1]
+    _write(tmp_path, "a", 3)
+    assert [c.save_point.iteration for c in find(tmp_path)] == [3]
+
+
+def find(folder: Path) -> list[Checkpoint]:
+    return list_folder(folder).checkpoints
 
 
 def _write(folder: Path, name: str, iteration: int, drop: tuple[str, ...] = ()) -> None:
-    files.write(folder, name, b"{}", {"x": torch.zeros(2)}, SavePoint(iteration, iteration, 0.0, drop))
+    held = Folder(folder)
+    with contextlib.closing(held):
+        held.write(name, b"{}", {"x": torch.zeros(2)}, SavePoint(iteration, iteration, 0.0, drop))
 
 
 def test_newest_is_what_was_written_last(tmp_path: Path) -> None:
@@ -232,9 +254,14 @@ def test_what_was_to_be_dropped_is_dropped_by_the_next_save(tmp_path: Path) -> N
 
 def test_names_stay_in_the_folder(tmp_path: Path) -> None:
     """A checkpoint is not written elsewhere by its name."""
-    for name in ("../a", "a/b", ".hidden", ""):
+    for name in ("../a", "a/b", ".hidden", "", "a\0"):
+
+        @on(Phase.EPOCH_END)
+        def save(state: State) -> Transition:
+            return Transition(commands=(SaveCheckpoint(str(tmp_path / "folder"), name),))  # noqa: B023
+
         with pytest.raises(ValueError, match="cannot be called"):
-            _write(tmp_path / "folder", name, 1)
+            run(start(_work(), epochs=1), [save])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +279,7 @@ def test_a_full_disk_does_not_end_the_training(at: str, tmp_path: Path, monkeypa
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files._HashingFile if at == "write" else os, at, full)
+    monkeypatch.setattr(writing._HashingFile if at == "write" else os, at, full)
     with pytest.warns(RuntimeWarning, match="could not be written.*No space left.*the training continues"):
         final = run(state, [checkpoint(tmp_path)])
     monkeypatch.undo()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fsm_train.checkpoints.manifest import find, verify
+from fsm_train.checkpoints.manifest import list_folder, verify
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import differences, train_through
 from tests.checkpoints.processes import THOROUGH, signalled
@@ -41,7 +41,7 @@ def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) ->
             validating += result.report["validating"]
             assert result.batches_after <= 1, seed
             assert result.report["handlers"], seed
-            newest, *_ = find(folder)
+            newest, *_ = list_folder(folder).checkpoints
             assert newest.path.name.endswith("-suspended"), seed
             verify(newest)
         # One that comes before the training begins, or after it, ends the process as it ends any other.

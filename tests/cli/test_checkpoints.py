@@ -17,7 +17,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def _checkpoint(path: Path, number: int) -> Path:
-    """A checkpoint as `fsm_train.checkpoints.files.write` leaves one, of bytes that are never loaded."""
+    """A checkpoint as `fsm_train.checkpoints.folder` leaves one, of bytes that are never loaded."""
     path.mkdir(parents=True)
     data = {STATE: b"{}", TENSORS: bytes(1_500_000)}
     for name, content in data.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -275,8 +276,6 @@ def test_lines_are_on_the_disk_with_each_checkpoint(tmp_path: Path, monkeypatch:
     ("path", "sentence"),
     [
         ("/dev/full", "nothing is written .No space left on device."),
-        ("/nowhere/run.jsonl", "nothing is written .No such file or directory."),
-        ("/dev/null/run.jsonl", "nothing is written .Not a directory."),
     ],
 )
 def test_a_log_that_cannot_be_written_is_a_warning(path: str, sentence: str) -> None:
@@ -293,9 +292,28 @@ def test_a_log_that_cannot_be_written_is_a_warning(path: str, sentence: str) -> 
         assert final == run(start(workload(), epochs=8, seed=0), library())
 
 
+@pytest.mark.parametrize("where", ["a file/run.jsonl", "a file/runs/run.jsonl"])
+def test_a_path_that_can_be_no_log_is_an_error_before_the_first_batch(where: str, tmp_path: Path) -> None:
+    """With the path; a folder that is not there is made."""
+    (tmp_path / "a file").write_text("mine")
+    begun = []
+
+    @on(Phase.SETUP)
+    def begin(state: State) -> None:
+        begun.append(state)
+
+    with pytest.raises(LogError, match=re.escape(f"{tmp_path / where}: the log cannot be written")):
+        run(start(workload(), epochs=1), [begin], log=tmp_path / where)
+    assert not begun
+    assert (tmp_path / "a file").read_text() == "mine"
+
+    logged(tmp_path / "new" / "runs" / "run.jsonl")
+    assert replay(tmp_path / "new" / "runs" / "run.jsonl").ok
+
+
 @pytest.mark.parametrize("there", [False, True])
-def test_a_log_without_permission_is_a_warning(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also a file that is there and may not be read: who it belongs to keeps it, and the training continues."""
+def test_a_log_without_permission_is_refused(there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also a file that is there and may not be read: who it belongs to keeps it, and nothing is trained."""
     path = tmp_path / "run.jsonl"
     if there:
         path.write_text("not for you")
@@ -307,13 +325,8 @@ def test_a_log_without_permission_is_a_warning(there: bool, tmp_path: Path, monk
         return opened(self, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refused)
-    with pytest.warns(RuntimeWarning, match=r"the log is incomplete, nothing is written .Permission denied.") as caught:
-        final = logged(path)
-
-    assert len(caught) == 1
-    assert final.phase is Phase.DONE
-    (note,) = final.notes
-    assert "Permission denied" in note
+    with pytest.raises(LogError, match=r"the log cannot be written .Permission denied."):
+        logged(path)
     monkeypatch.undo()
     assert (path.read_text() if path.exists() else None) == ("not for you" if there else None)
 

@@ -505,7 +505,7 @@ def test_checkpoints_know_what_a_workload_measures_itself() -> None:
     """A valid_loss that is there when an epoch ends, without a validation, ranks them as any other does."""
     folder = "runs"  # a scripted world writes nothing
     final = run(start(MeasuresItself(batches=2), epochs=5), [checkpoint(folder, monitor="valid_loss", keep=2)])
-    assert [name for name, _ in final.memory["checkpoint"].files] == ["epoch-00002", "epoch-00005"]
+    assert [name for name, _ in final.memory["checkpoint"].files] == ["epoch-00002", "step-00000008", "epoch-00005"]
 
     steps = run(start(MeasuresItself(batches=2), epochs=4), [checkpoint(folder, monitor="valid_loss", every_steps=5)])
     assert [name for name, _ in steps.memory["checkpoint"].files] == ["epoch-00002", "epoch-00003", "epoch-00004"]
@@ -523,7 +523,7 @@ def test_checkpoints_of_a_validation_are_not_written_again_at_the_end_of_its_epo
 def test_old_logs_have_a_checkpoint_for_an_epoch_without_a_measurement() -> None:
     """As the worst; a log that does not say what a callback monitors is one of those."""
     now = checkpoint("runs", monitor="valid_loss")
-    then = as_recorded(now, {"factory": now.factory, "name": "checkpoint"})
+    then = as_recorded(now, {"factory": now.factory, "name": "checkpoint", "params": {}})
     ends = [at(Phase.EPOCH_END, epoch=1, valid_loss=5.0), at(Phase.EPOCH_END, epoch=2)]
     told = drive(then, ends)
     assert [command.name for answer in told for command in answer.commands] == ["epoch-00001", "epoch-00002"]

@@ -31,7 +31,7 @@ from fsm_train import (
 )
 from fsm_train.callbacks import checkpoint, ema, limit, swa
 from fsm_train.checkpoints import api
-from fsm_train.checkpoints.manifest import Score, find
+from fsm_train.checkpoints.manifest import Score, list_folder
 from fsm_train.commands import SaveCheckpoint
 
 torch.manual_seed(0)
@@ -173,7 +173,7 @@ def flip(path: Path) -> None:
 def test_damaged_best_is_passed_over_and_said(file: str, tmp_path: Path) -> None:
     """As restore does: a warning names the damaged one, and the next best is loaded."""
     run(start(work(), epochs=3), [checkpoint(tmp_path, monitor="valid_loss")])
-    best, second, *_ = sorted(find(tmp_path), key=lambda c: c.save_point.score.value)  # type: ignore[union-attr]
+    best, second, *_ = sorted(list_folder(tmp_path).checkpoints, key=lambda c: c.save_point.score.value)  # type: ignore[union-attr]
     flip(best.path / file)
 
     with pytest.warns(RuntimeWarning, match=f"{best.path.name}.* damaged"):

@@ -1,0 +1,56 @@
+"""Reading a checkpoint: every byte is verified before it is used, and none of it runs as code.
+
+Rule of this file: what is verified is what is read, from one opening of the file, so that a training which drops or
+replaces the checkpoint meanwhile cannot mix two of them. Whatever is wrong is a CheckpointError.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from typing import BinaryIO
+
+import torch
+
+from ..core.errors import CheckpointError
+from .manifest import STATE, TENSORS, Checkpoint, verified
+from .writing import Parts
+
+LARGEST_JSON = 256 * 2**20  # bytes; a state is some kilobytes, its history some megabytes at most
+
+
+def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
+    """The control state and the tensors of a checkpoint, verified.
+
+    Raises:
+        CheckpointError: a file is damaged or gone, or holds something other than tensors and plain values.
+    """
+    path = checkpoint.path / TENSORS
+    if checkpoint.files[STATE][0] > LARGEST_JSON:
+        raise CheckpointError(f"{checkpoint.path / STATE} is too large for a state: {checkpoint.files[STATE][0]} bytes")
+    with verified(checkpoint, STATE) as file:
+        state = file.read()
+    with verified(checkpoint, TENSORS) as file:
+        try:
+            _check_archive(file)
+            file.seek(0)
+            parts = torch.load(file, weights_only=True, map_location="cpu")
+        except Exception as error:  # a manipulated file can raise anything
+            why = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{path} was refused: it holds something other than tensors and plain values ({why:.200})"
+            ) from error
+    if not isinstance(parts, dict) or not {"modules", "optimizer", "generators"} <= parts.keys():
+        raise CheckpointError(f"{path} holds a {type(parts).__name__}, and not the parts of a training")
+    return state, parts
+
+
+def _check_archive(file: BinaryIO) -> None:
+    """Refuse an archive that torch.save does not write: it stores its records uncompressed, in the archive itself.
+
+    Raises:
+        ValueError: an entry is compressed, and may be far larger than the file, or its path leaves the archive.
+    """
+    with zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED or ".." in entry.filename or entry.filename[0] in "/\\":
+                raise ValueError(f"the archive has a strange entry, {entry.filename!r:.60}")

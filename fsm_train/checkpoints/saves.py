@@ -1,0 +1,77 @@
+"""What one call of run saves: the folders that it holds, what became of each save, and what is to be said of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .folder import Folder
+
+_NOTES = 20  # the most that are kept of one call of run: a disk may stay full for long
+
+
+class Saves:
+    """The folders that a call of run writes checkpoints to, and the outcomes.
+
+    Attributes:
+        unsaved: the savers (`SaveCheckpoint.by`) of which the checkpoint that they asked for last failed.
+        notes: what could not be written, in words.
+    """
+
+    def __init__(self) -> None:
+        self.unsaved: set[str] = set()
+        self.notes: list[str] = []
+        self._unsaid = 0  # how many more failed
+        self._open = False
+        self._folders: dict[str, Folder] = {}  # by their real paths
+
+    @contextmanager
+    def of(self, folders: Iterable[str]) -> Iterator[None]:
+        """Hold these folders, and those that are written to meanwhile, until this context ends.
+
+        Raises:
+            CheckpointError: one cannot be written to, or another run writes to it.
+        """
+        self._open = True
+        try:
+            for path in sorted(folders):
+                self._held(Path(path))
+            yield
+        finally:
+            self._open = False
+            for folder in self._folders.values():
+                folder.close()
+            self._folders.clear()
+
+    @contextmanager
+    def folder(self, path: Path) -> Iterator[Folder]:
+        """The folder to write to.
+
+        Raises:
+            CheckpointError: it cannot be written to, or another run writes to it.
+        """
+        if self._open:
+            yield self._held(path)
+            return
+        folder = Folder(path)  # no call of run is under way
+        try:
+            yield folder
+        finally:
+            folder.close()
+
+    def failed(self, by: str, sentence: str) -> None:
+        """Note that a save of this saver failed."""
+        self.unsaved.add(by)
+        if len(self.notes) < _NOTES:
+            self.notes.append(sentence)
+        else:
+            self._unsaid += 1
+            self.notes[_NOTES:] = [f"{self._unsaid} further checkpoints could not be written"]
+
+    def _held(self, path: Path) -> Folder:
+        key = os.path.realpath(path)
+        if key not in self._folders:
+            self._folders[key] = Folder(path)
+        return self._folders[key]

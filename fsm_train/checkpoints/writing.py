@@ -1,0 +1,188 @@
+"""Writing the files of one checkpoint into a folder of its own, flushed to disk and hashed meanwhile.
+
+Rule of this file: whatever goes wrong is raised as what it is. torch.save hides an error of the disk, and Ctrl-C,
+behind a RuntimeError of its archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any, BinaryIO, cast
+
+import attrs
+import torch
+from torch.serialization import get_crc32_options, set_crc32_options
+
+from .manifest import FORMAT, MANIFEST, STATE, TENSORS, SavePoint
+
+Parts = dict[str, Any]
+"""What is saved beside the state, by part: tensors and plain values, in nested containers."""
+
+NEW_MANIFEST = "manifest.new"  # until it takes the place of the one that says the folder is unfinished
+
+_PIECE = 2**18  # bytes that are hashed at once: few enough to stay in the processor's cache
+
+
+class _HashingFile(io.RawIOBase):
+    """A file that a second thread hashes while it is written and flushed to disk.
+
+    The thread reads the written bytes back, from the page cache: the tensors themselves may be freed by
+    then, as those of a device are copied to memory one by one. Hashing each piece before writing the next
+    would double the time.
+
+    Attributes:
+        file: the file itself.
+        size: bytes that were written.
+        announced: bytes that may be hashed.
+        ends: the values of `announced`, for the thread; None is the last.
+        failure: what writing raised.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = 0
+        self.announced = 0
+        self.ends: SimpleQueue[int | None] = SimpleQueue()
+        self.failure: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.file.write(data)
+            self.size += len(data)
+            if self.size - self.announced >= _PIECE:
+                self.announce()
+        except BaseException as error:
+            self.failure = error
+            raise
+        return len(data)
+
+    def announce(self) -> None:
+        """Let the thread hash everything that was written so far."""
+        self.file.flush()
+        self.announced = self.size
+        self.ends.put(self.size)
+
+    def hash(self) -> str:
+        """The sha256, in hexadecimal; returns after the last end."""
+        sha256, at, piece = hashlib.sha256(), 0, memoryview(bytearray(_PIECE))
+        for end in iter(self.ends.get, None):
+            while at < end:
+                read = os.preadv(self.file.fileno(), [piece[: end - at]], at)
+                sha256.update(piece[:read])
+                at += read
+        return sha256.hexdigest()
+
+
+def write_files(unfinished: Path, number: int, state: bytes, parts: Parts, save_point: SavePoint) -> None:
+    """Write the files of a checkpoint into this empty folder, the manifest last, and flush them to disk.
+
+    Args:
+        unfinished: the folder.
+        number: of the checkpoint, for the manifest.
+        state: the content of `state.json`.
+        parts: the content of `tensors.pt`.
+        save_point: for the manifest.
+
+    Raises:
+        OSError: the disk refuses.
+        RuntimeError: a device or a thread refuses.
+    """
+    (unfinished / MANIFEST).write_bytes(_sealed({"format": FORMAT, "unfinished": True}))  # says that this is ours
+    files: dict[str, tuple[int, str]] = {}
+    with _write_hashed(unfinished / STATE, files) as file:
+        file.write(state)
+    with _write_hashed(unfinished / TENSORS, files) as file, _without_crc():
+        try:
+            torch.save(parts, cast("IO[bytes]", file))
+        except BaseException as error:
+            raise (file.failure or _interruption_behind(error) or error) from None
+    body = {"format": FORMAT, "number": number, "place": attrs.asdict(save_point), "files": files}
+    with _write_hashed(unfinished / NEW_MANIFEST, {}) as file:
+        file.write(_sealed(body))
+    (unfinished / NEW_MANIFEST).rename(unfinished / MANIFEST)
+    flush_folder(unfinished)
+
+
+def _sealed(body: object) -> bytes:
+    """The content of a manifest: its own sha256 in the first line, then JSON."""
+    text = json.dumps(body, sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+
+
+def _interruption_behind(error: BaseException) -> BaseException | None:
+    """The KeyboardInterrupt, or the like, while which this was raised; None if there is none."""
+    behind: BaseException | None = error
+    while behind is not None and isinstance(behind, Exception):
+        behind = behind.__cause__ or behind.__context__
+    return behind
+
+
+@contextlib.contextmanager
+def _write_hashed(path: Path, files: dict[str, tuple[int, str]]) -> Iterator[_HashingFile]:
+    """A new file, flushed to disk at the end; its size and sha256 are added to `files`."""
+    with path.open("w+b") as raw, ThreadPoolExecutor(1) as thread:
+        hashing = _HashingFile(raw)
+        sha256 = thread.submit(hashing.hash)
+        try:
+            yield hashing
+            hashing.announce()
+            os.fsync(raw.fileno())
+        finally:
+            hashing.ends.put(None)
+    files[path.name] = hashing.size, sha256.result()
+
+
+_CRC = threading.Lock()
+
+
+@contextlib.contextmanager
+def _without_crc() -> Iterator[None]:
+    """Switch off the CRC that torch.save computes of each tensor: it doubles the time, and torch.load ignores it.
+
+    The setting is global, so one thread at a time changes and restores it.
+    """
+    with _CRC:
+        before = get_crc32_options()
+        set_crc32_options(False)
+        try:
+            yield
+        finally:
+            set_crc32_options(before)
+
+
+def flush_folder(path: Path) -> None:
+    """Flush the names in a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
+_TENSORS = (torch.Tensor, torch.nn.Parameter)
+
+
+def find_unsafe(value: Any, path: str = "") -> str | None:
+    """The path and type of the first part that weights_only=True would refuse to load; None if there is none."""
+    kind = type(value)
+    if kind in _PLAIN or (kind in _TENSORS and not vars(value)):
+        return None
+    if kind in (dict, OrderedDict, Counter):
+        keys = [(f"a key in {path or 'it'}", key) for key in value]
+        parts = keys + [(f"{path}.{key}" if path else str(key), part) for key, part in value.items()]
+    elif kind in (list, tuple, set):
+        parts = [(f"{path}[{i}]", part) for i, part in enumerate(value)]
+    else:
+        return f"{path} is a {kind.__module__}.{kind.__qualname__}{' with attributes' if kind in _TENSORS else ''}"
+    return next(filter(None, (find_unsafe(part, where) for where, part in parts)), None)
