@@ -511,6 +511,50 @@ def test_a_metric_that_needs_more_than_one_batch_is_taken() -> None:
     assert run(start(work, epochs=1)).metrics["train_mse"] >= 0
 
 
+class Computed(torchmetrics.MeanSquaredError):
+    """Keeps what it has computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past: list[float] = []
+
+    def compute(self) -> Any:
+        self.past.append(float(super().compute()))
+        return sum(self.past)
+
+
+class Emptied(torchmetrics.MeanSquaredError):
+    """Its collected values are used up when it computes."""
+
+    def compute(self) -> Any:
+        value = super().compute()
+        self.sum_squared_error.zero_()
+        return value
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: torchmetrics.MinMaxMetric(torchmetrics.MeanSquaredError()), Computed, Emptied]
+)
+def test_a_first_look_at_a_metric_changes_nothing_of_it(make: Callable[[], Any]) -> None:
+    """A metric that changes when it computes gives what it gives in a loop that computes once an epoch."""
+    data = [(X, Y * i) for i in (1, 2, 3)]
+    model = nn.Linear(4, 1)
+    metric, expected = make(), []
+    for _ in range(2):
+        metric.reset()
+        for inputs, target in data:
+            metric.update(model(inputs).detach(), target)
+        expected.append(metric.compute())
+
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    history = run(begin(model=model, optimizer=still, train=data, metrics={"m": make()})).history
+
+    for computed, metrics in zip(expected, history, strict=True):
+        values = computed if isinstance(computed, dict) else {"": computed}
+        for key, value in values.items():
+            assert metrics["train_m_" + key if key else "train_m"] == float(value)
+
+
 def test_a_loss_through_a_function_in_python_is_taken() -> None:
     """What a node written in Python depends on cannot be seen from outside, so it is not refused."""
 
