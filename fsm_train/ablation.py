@@ -11,7 +11,7 @@ import attrs
 
 from .callbacks.directions import Direction
 from .callbacks.monitoring import check_monitor, known_mode
-from .core.arguments import kind_of
+from .core.arguments import kind_of, takes_by_name
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
@@ -138,6 +138,7 @@ class Ablation:
             yield row.variant, mean, difference if row is not self.rows[0] else "", self.verdict(row)
 
 
+@takes_by_name
 def ablate(
     make_state: Callable[[int], State],
     callbacks: Iterable[Callback[Any]],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .core.arguments import check_state
+from .core.arguments import check_state, takes_by_name
 from .core.callback import Callback, on
 from .core.checks import check_count
 from .core.phase import Flag, Phase
@@ -176,6 +176,7 @@ def lr_range_test(low: float, high: float, steps: int) -> Callback[RangeTest]:
     return lr_range_test
 
 
+@takes_by_name
 def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrFound:
     """Try learning rates on a training that has not begun, and restore the training to its state before.
 

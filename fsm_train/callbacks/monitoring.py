@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from ..core.arguments import check_by_position
 from ..core.checks import check_number
 from ..core.phase import Flag, Phase
 from ..core.state import State
@@ -84,6 +85,7 @@ def infers_mode(make: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_by_position(make.__qualname__, signature, args, kwargs)
         if kwargs.get("mode") is None:
             arguments = signature.bind(*args, **kwargs)
             arguments.apply_defaults()

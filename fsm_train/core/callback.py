@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, cast
 
 import attrs
 
-from .arguments import as_list, no_callback
+from .arguments import as_list, check_by_position, no_callback
 from .checks import is_whole
 from .errors import CallbackError
 from .origin import recipe_of
@@ -276,6 +276,7 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Callback[M]:
+        check_by_position(make.__qualname__, signature, args, kwargs)
         callback = make(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..checkpoints.api import Checkpointable
 from ..checkpoints.files import Parts
+from ..core.arguments import takes_by_name
 from ..core.errors import WorkloadError
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.state import State
@@ -102,6 +103,7 @@ class Supervised(Validating, Checkpointable):
         TypeError: metrics or sensors are no mapping from names, or one of them is a class.
     """
 
+    @takes_by_name
     def __init__(
         self,
         model: nn.Module,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -141,6 +142,21 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "log=sink": (lambda: run(scripted(), log=progress()), ("a Progress",)),
     "log='.'": (lambda: run(scripted(), log="."), ("is a folder", "'run.jsonl'")),
     "log=''": (lambda: run(scripted(), log=""), ("log=''", "'run.jsonl'")),
+    "start(work, 5)": (lambda: start(Scripted(), 5), ("write start(work, epochs=5)",)),
+    "start(work, 5, 100)": (lambda: start(Scripted(), 5, 100), ("write start(work, epochs=5, max_steps=100)",)),
+    "start(work, 5, seed=1)": (lambda: start(Scripted(), 5, seed=1), ("start(work, epochs=5, seed=…)",)),
+    "start(work, 5, epochs=5)": (lambda: start(Scripted(), 5, epochs=3), ("start(work, max_steps=5, epochs=…)",)),
+    "start(work, 1, 2, 3, 4)": (lambda: start(Scripted(), 1, 2, 3, 4), ("seed=3), and 1 more fits nowhere",)),
+    "run(state, […], 'log')": (lambda: run(scripted(), [], "run.jsonl"), ("run(state, callbacks, log='run.jsonl')",)),
+    "iterate(state, […], sink)": (lambda: iterate(scripted(), [], progress()), ("iterate(state, callbacks, log=…)",)),
+    "find_lr(state, 1e-5)": (lambda: find_lr(scripted(), 1e-5), ("write find_lr(state, low=1e-05)",)),
+    "ablate(make, […], metric)": (lambda: ablate(scripted, [], "valid_loss"), ("ablate(make_state, callbacks, ",)),
+    "simulate([…], 5)": (lambda: simulate([], 5), ("write simulate(callbacks, epochs=5)",)),
+    "early_stopping(name, 3)": (lambda: early_stopping("valid_loss", 3), ("early_stopping(monitor, ",)),
+    "Supervised(…, metrics)": (
+        lambda: Supervised(MODEL, OPTIMIZER, mse, DATA, None, {"mse": mse}),
+        ("write Supervised(model, optimizer, loss_fn, train, valid, metrics=…)",),
+    ),
     "at='epoch_end'": (lambda: list(iterate(scripted(), at=["epoch_end"])), ("Phase.EPOCH_END",)),
 }
 
@@ -151,6 +167,12 @@ def test_an_entry_point_shows_the_call_to_write(written: str) -> None:
     do, parts = ENTRY_POINTS[written]
 
     says(message(do), *parts)
+
+
+def test_what_is_given_by_position_is_given_as_before() -> None:
+    """Any number of facts to record, and a function with the signature that it had."""
+    assert record("loss", "grad_norm").params["facts"] == ("loss", "grad_norm")
+    assert [*inspect.signature(start).parameters] == ["workload", "epochs", "max_steps", "seed"]
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
