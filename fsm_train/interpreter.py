@@ -150,7 +150,7 @@ def iterate(
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
-    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state)):
+    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, work)):
         _logger.warning("%s", warning)
     with run_under_way(work, lambda: cursor.place):
         cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
