@@ -69,7 +69,7 @@ def evaluation_under_way(workload: object) -> Iterator[bool]:
 
 
 def refuse_if_in_use(workload: object) -> None:
-    """Refuse a workload of which a run or an evaluation is under way.
+    """Refuse a workload of which a run or an evaluation is under way, or a run of another one with its model.
 
     Raises:
         WorkloadError: with what to do about it.
@@ -82,6 +82,7 @@ def refuse_if_in_use(workload: object) -> None:
             "Let it end first (a loop over iterate that was left early ends with its close()), or make a second "
             "workload, with a model and loaders of its own"
         )
+    _refuse_model(getattr(workload, "model", None))
 
 
 def _refuse_model(model: object) -> None:
