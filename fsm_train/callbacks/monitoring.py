@@ -147,7 +147,7 @@ def short(value: float) -> str:
 def check_monitor(monitor: str, mode: str | None = "min", min_delta: float = 0.0) -> None:
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"monitor={monitor!r}: name a metric, for example 'valid_loss'")
-    if mode not in ("min", "max"):
+    if not isinstance(mode, str) or mode not in ("min", "max"):
         raise ValueError(f"mode={mode!r}: 'min' if smaller is better, else 'max'")
     wanted = "an improvement is a number from 0, also with mode='max'"
     check_number("min_delta", min_delta, lambda x: 0 <= x < math.inf, wanted)

@@ -41,6 +41,11 @@ def is_path(value: object) -> TypeGuard[str | PathLike[str]]:
     return isinstance(value, (str, PathLike))
 
 
+def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether it gives items. A tensor without a dimension has the method for it, which raises."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+
+
 def is_workload(value: object) -> bool:
     """Whether it is an object that carries out the operations of a training."""
     return not isinstance(value, type) and hasattr(value, "carry_out") and hasattr(value, "has_valid")
@@ -184,7 +189,7 @@ def as_list(value: Any, argument: str, call: str, *, single: bool = False) -> tu
         TypeError: it is a single item, a text, a mapping, or cannot be iterated.
         ValueError: it is an iterator without items, as one that was used before is.
     """
-    if single or not isinstance(value, Iterable) or isinstance(value, (str, bytes, dict)):
+    if single or not is_iterable(value) or isinstance(value, (str, bytes, dict)):
         raise TypeError(
             f"{argument} is {kind_of(value)}: give a list of {argument}, also for a single one ([{call}]) or none ([])"
         )

@@ -38,7 +38,18 @@ from fsm_train import (
     what_if,
 )
 from fsm_train.ablation import ablate
-from fsm_train.callbacks import checkpoint, early_stopping, record
+from fsm_train.callbacks import (
+    accumulate,
+    checkpoint,
+    clip_grad_norm,
+    compile_step,
+    early_stopping,
+    grad_noise,
+    record,
+    skip_nonfinite,
+    stop_on_nonfinite,
+    weight_penalty,
+)
 from fsm_train.core.fuse import fused_paths
 from fsm_train.core.phase import CONSULTED
 from fsm_train.lr_finder import find_lr
@@ -157,6 +168,19 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: Supervised(MODEL, OPTIMIZER, mse, DATA, None, {"mse": mse}),
         ("write Supervised(model, optimizer, loss_fn, train, valid, metrics=…)",),
     ),
+    "callbacks=tensor": (lambda: run(scripted(), torch.tensor(1.0)), ("callbacks is a Tensor", "[")),
+    "sinks=tensor": (lambda: run(scripted(), sinks=torch.tensor(1.0)), ("sinks is a Tensor", "[progress()]")),
+    "find_lr(low=(…))": (lambda: find_lr(scripted(), low=(0.1, 0.2)), ("low=(0.1, 0.2)", "one rate")),
+    "ablate(seeds=['a'])": (
+        lambda: ablate(lambda seed: scripted(), [early_stopping()], seeds=["a"]),
+        ("seeds=['a']", "whole numbers"),
+    ),
+    "ablate(mode=array)": (
+        lambda: ablate(lambda seed: scripted(), [early_stopping()], mode=np.zeros(2)),
+        ("mode=array([0., 0.])", "'min' if smaller is better"),
+    ),
+    "at=[[]]": (lambda: list(iterate(scripted(), at=[[]])), ("[] is no phase", "epoch_end")),
+    "at=tensor": (lambda: list(iterate(scripted(), at=torch.tensor(1.0))), ("tensor(1.) is no phase",)),
     "at='epoch_end'": (lambda: list(iterate(scripted(), at=["epoch_end"])), ("Phase.EPOCH_END",)),
 }
 
@@ -182,6 +206,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert repr(state.plan) == "Plan(epochs=2, max_steps=5, seed=1)"
     assert [state.phase for state in iterate(scripted(), at=Phase.EPOCH_END)] == [Phase.EPOCH_END, Phase.DONE]
     assert extend(run(scripted()), epochs=np.int64(1)).plan.epochs == 2
+    assert len(find_lr(start(Scripted(), epochs=1), low=np.float64(1e-3), high=np.float32(1.0), steps=5).rates) == 5
 
 
 def test_a_checkpoint_is_restored_into_a_workload(tmp_path: Path) -> None:
@@ -236,6 +261,34 @@ def test_what_is_no_callback_is_refused(given: str) -> None:
     callbacks, parts = CALLBACKS[given]
 
     says(message(lambda: run(scripted(valid_loss=1.0), callbacks)), *parts)
+
+
+ARRAY, TWO = np.zeros(2), torch.zeros(2)
+SETTINGS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
+    "an array for a number": (lambda: early_stopping(min_delta=ARRAY), ("min_delta=array(", "a number from 0")),
+    "a tensor for a number": (lambda: grad_noise(TWO), ("std=tensor(", "positive")),
+    "an array for a choice": (lambda: early_stopping(mode=ARRAY), ("mode=array(", "'min' if smaller")),
+    "a list for a choice": (lambda: compile_step(["graph"]), ("mode=['graph']", "one of 'graph'")),
+    "a text for a norm": (lambda: clip_grad_norm("1.0"), ("max_norm='1.0'", "a positive number")),
+    "a tensor for a norm": (lambda: clip_grad_norm(TWO), ("max_norm=tensor(", "a positive number")),
+    "None for a share": (lambda: weight_penalty(l1=None), ("l1=None", "a number from 0")),
+    "a text for yes or no": (lambda: skip_nonfinite(gradients="no"), ("gradients='no'", "True or False")),
+    "a number for yes or no": (lambda: stop_on_nonfinite(gradients=0), ("gradients=0", "True or False")),
+    "None for yes or no": (lambda: accumulate(2, drop_last=None), ("drop_last=None", "True or False")),
+    "a number for a fact": (lambda: accumulate(2, weight=3), ("weight=3", "'batch_size'")),
+    "a list of facts": (lambda: record(["loss"]), ("facts=(['loss'],)", "record('loss', …)")),
+    "no folder": (lambda: checkpoint(None), ("folder is None, not a path", "checkpoint('checkpoints')")),
+    "a number for a name": (lambda: early_stopping(name=0), ("name=0", "a text")),
+    "an array for a name": (lambda: clip_grad_norm(1.0, name=ARRAY), ("name=array(", "a text")),
+}
+
+
+@pytest.mark.parametrize("given", SETTINGS)
+def test_a_setting_of_a_callback_is_looked_at_when_it_is_made(given: str) -> None:
+    """It is named, with what was given and what is accepted."""
+    do, parts = SETTINGS[given]
+
+    says(message(do), *parts)
 
 
 def test_a_generator_of_callbacks_serves_one_run() -> None:
