@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import attrs
 
 from .callbacks.directions import Direction
 from .callbacks.monitoring import check_monitor, known_mode
-from .core.arguments import kind_of
+from .core.arguments import kind_of, takes_by_name
 from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
@@ -138,6 +138,7 @@ class Ablation:
             yield row.variant, mean, difference if row is not self.rows[0] else "", self.verdict(row)
 
 
+@takes_by_name
 def ablate(
     make_state: Callable[[int], State],
     callbacks: Iterable[Callback[Any]],
@@ -177,8 +178,9 @@ def ablate(
             f"ablate takes a function of a seed first, but was given {kind_of(make_state)}: write one that makes "
             "model, optimizer and loaders, and returns start(work, epochs=…, seed=seed)"
         )
-    if not isinstance(seeds, Sequence) or isinstance(seeds, str):
-        raise TypeError(f"seeds={seeds!r}: give the seeds in a tuple, such as (0, 1, 2)")
+    whole = isinstance(seeds, Sequence) and all(isinstance(seed, SupportsIndex) for seed in seeds)
+    if not whole or isinstance(seeds, bytes):
+        raise TypeError(f"seeds={seeds!r}: give whole numbers in a tuple, such as (0, 1, 2)")
     all_callbacks = check_names(callbacks)
     mode = known_mode(monitor) if mode is None else mode
     check_monitor(monitor, mode)

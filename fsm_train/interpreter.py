@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.arguments import check_path, check_state, check_workload
+from .core.arguments import check_path, check_state, check_workload, takes_by_name
 from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
 from .core.errors import CallbackError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("fsm_train")
 
 
+@takes_by_name
 def start(
     workload: Workload, *, epochs: int | None = None, max_steps: int | None = None, seed: int | None = None
 ) -> State:
@@ -72,6 +73,7 @@ def start(
     )
 
 
+@takes_by_name
 def run(
     state: State,
     callbacks: Iterable[Callback[Any]] = (),
@@ -118,6 +120,7 @@ def run(
     return last
 
 
+@takes_by_name
 def iterate(
     state: State,
     callbacks: Iterable[Callback[Any]] = (),
@@ -147,7 +150,7 @@ def iterate(
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
-    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state)):
+    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, work)):
         _logger.warning("%s", warning)
     with run_under_way(work, lambda: cursor.place), work.reserve(watch.folders):
         cursor = _Cursor(state, watch.wrap_workload(work, state), watch)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from .core.arguments import check_state
+from .core.arguments import check_state, takes_by_name
 from .core.callback import Callback, on
 from .core.checks import check_count
 from .core.phase import Flag, Phase
@@ -176,6 +176,7 @@ def lr_range_test(low: float, high: float, steps: int) -> Callback[RangeTest]:
     return lr_range_test
 
 
+@takes_by_name
 def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrFound:
     """Try learning rates on a training that has not begun, and restore the training to its state before.
 
@@ -207,8 +208,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
         KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM.
     """
     check_state(state, "find_lr")
-    for setting, value in (("low", low), ("high", high)):
-        check_hyper(setting, value)
+    low, high = _rate("low", low), _rate("high", high)
     if not 0 < low < high:
         raise ValueError(f"low={low!r}, high={high!r}: rates are positive, and high is higher")
     check_count("steps", steps, least=3)
@@ -229,3 +229,10 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     test = final.memory["lr_range_test"]
     assert isinstance(test, RangeTest)
     return LrFound(test.rates, test.losses, test.smoothed)
+
+
+def _rate(setting: str, value: object) -> float:
+    rate = check_hyper(setting, value)
+    if isinstance(rate, tuple):
+        raise TypeError(f"{setting}={value!r}: it is one rate for all parameter groups")
+    return rate

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count
+from ..core.checks import check_bool, check_count
 from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
@@ -41,6 +41,9 @@ def accumulate(
             number, which a sensor measures, or which `Supervised(samples=…)` gives as `batch_size`. A batch
             that weighs 0 is left out.
     """
+    check_bool("drop_last", drop_last)
+    if not isinstance(weight, str):
+        raise TypeError(f"weight={weight!r}: name a fact, such as 'batch_size'")
     from_epoch = dict(every) if isinstance(every, Mapping) else {0: every}
     for epoch, batches in from_epoch.items():
         check_count("the epoch in every", epoch)

@@ -37,7 +37,7 @@ def compile_step(
         mode: "graph", or a mode of torch.compile.
         backend: that of torch.compile, for mode "default"; for example "aot_eager", to find out which part fails.
     """
-    if mode not in get_args(CompileMode):
+    if not isinstance(mode, str) or mode not in get_args(CompileMode):
         raise ValueError(f"mode={mode!r}: one of {', '.join(map(repr, get_args(CompileMode)))}")
     if not isinstance(backend, str):
         raise TypeError(f"backend={backend!r}: give the name of a backend of torch.compile")

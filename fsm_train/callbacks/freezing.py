@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count
+from ..core.checks import check_bool, check_count
 from ..core.commands import Freeze, Unfreeze
 from ..core.phase import Phase
 from ..core.state import State
@@ -41,8 +41,7 @@ def freeze(
         raise ValueError(f"pattern={pattern!r}: give a pattern of parameter names, such as 'encoder.*'")
     if until_epoch is not None:
         check_count("until_epoch", until_epoch, least=1)
-    if not isinstance(train_bn, bool):
-        raise ValueError(f"train_bn={train_bn!r}: True or False")
+    check_bool("train_bn", train_bn)
     phases = (Phase.SETUP,) if until_epoch is None else (Phase.SETUP, Phase.EPOCH_BEGIN)
 
     @on(*phases, name=f"freeze {pattern}", commands={Freeze, Unfreeze})

@@ -11,6 +11,7 @@ from os import PathLike
 
 import attrs
 
+from ..core.arguments import check_path
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_count, check_folder, check_positive_or_inf
 from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
@@ -166,6 +167,7 @@ def checkpoint(
         raise ValueError("checkpoint when? give every_epochs, every_steps, or every_seconds")
     if monitor is not None or mode is not None:
         check_monitor("valid_loss" if monitor is None else monitor, mode)
+    check_path(folder, "folder", "checkpoint('checkpoints')")
     folder = check_folder("folder", folder)
     phases = [*(checked_at(monitor) if monitor else (Phase.EPOCH_END,)), Phase.SUSPEND, Phase.TEARDOWN]
     if every_steps is not None or every_seconds is not None:

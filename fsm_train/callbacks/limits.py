@@ -200,6 +200,8 @@ def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
         *facts: the names of facts.
         every: ask only at multiples of this number of batches.
     """
+    if not all(isinstance(fact, str) for fact in facts):
+        raise TypeError(f"facts={facts!r}: give the names one by one, as in record('loss', …)")
     if not facts:
         raise ValueError("record what? for example record('loss')")
     check_count("every", every, least=1)

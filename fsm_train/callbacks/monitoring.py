@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from ..core.arguments import check_by_position
 from ..core.checks import check_number
 from ..core.phase import Flag, Phase
 from ..core.state import State
@@ -84,6 +85,7 @@ def infers_mode(make: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_by_position(make.__qualname__, signature, args, kwargs)
         if kwargs.get("mode") is None:
             arguments = signature.bind(*args, **kwargs)
             arguments.apply_defaults()
@@ -145,7 +147,7 @@ def short(value: float) -> str:
 def check_monitor(monitor: str, mode: str | None = "min", min_delta: float = 0.0) -> None:
     if not isinstance(monitor, str) or not monitor:
         raise ValueError(f"monitor={monitor!r}: name a metric, for example 'valid_loss'")
-    if mode not in ("min", "max"):
+    if not isinstance(mode, str) or mode not in ("min", "max"):
         raise ValueError(f"mode={mode!r}: 'min' if smaller is better, else 'max'")
     wanted = "an improvement is a number from 0, also with mode='max'"
     check_number("min_delta", min_delta, lambda x: 0 <= x < math.inf, wanted)

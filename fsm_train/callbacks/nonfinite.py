@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count
+from ..core.checks import check_bool, check_count
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -33,6 +33,7 @@ def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str = "st
         every: check only at multiples of this number of batches.
     """
     check_count("every", every, least=1)
+    check_bool("gradients", gradients)
     phases = tuple(_CHECKED) if gradients else (Phase.LOSS_END,)
     needs = {"loss", "grad_norm"} if gradients else {"loss"}
 
@@ -69,6 +70,7 @@ def skip_nonfinite(
         gradients: whether the norm of the gradients is checked too.
     """
     check_count("limit", limit, least=1)
+    check_bool("gradients", gradients)
     phases = tuple(_CHECKED) if gradients else (Phase.LOSS_END,)
     needs = {"loss", "grad_norm"} if gradients else {"loss"}
 

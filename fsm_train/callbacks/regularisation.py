@@ -26,10 +26,11 @@ def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_pena
         l1: the factor of the sum of absolute values, which makes weights exactly zero in the limit.
         l2: the factor of the sum of squares.
     """
+    penalty = AddPenalty(l1, l2)
     if not (l1 or l2):
         raise ValueError("weight_penalty without a weight: give l1=, l2=, or both")
     # Before a loss is weighed for accumulation, so that the penalty is the same for any window.
-    return always(name, Phase.LOSS_END, AddPenalty(l1, l2), order=-10)
+    return always(name, Phase.LOSS_END, penalty, order=-10)
 
 
 @strict_factory

@@ -32,6 +32,9 @@ def torch_scheduler(
     A training has one at most: two would set the same rates, and the result would depend on which comes
     first. Make several one by torch's ChainedScheduler or SequentialLR.
 
+    When a run begins, and in `describe`, a scheduler whose length torch knows (`total_steps` of OneCycleLR, `T_max` of
+    CosineAnnealingLR, …) and that ends long before or after the plan is said, as that of `schedule` is.
+
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
     >>> plateau = torch_scheduler(lambda optimizer: ..., by="epoch", monitor="valid_loss")
@@ -39,7 +42,8 @@ def torch_scheduler(
     (StepScheduler(name='torch_scheduler', metric=2.0),)
 
     Args:
-        make: makes the scheduler of the optimizer: lambda optimizer: MultiplicativeLR(optimizer, …).
+        make: makes the scheduler of the optimizer: lambda optimizer: MultiplicativeLR(optimizer, …). To compare its
+            length with the plan it is also called with a copy of the optimizer; it is to have no other effect.
         by: "step" or "epoch".
         monitor: the metric that is passed to the scheduler's `step`, as ReduceLROnPlateau needs it; only
             by epoch. An epoch without a measurement is no step.

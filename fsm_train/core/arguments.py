@@ -6,14 +6,18 @@ what was given, to which call, and what to write instead.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator
 from os import PathLike
-from typing import Any, TypeGuard
+from typing import Any, ParamSpec, TypeGuard, TypeVar
 
 from .phase import Phase
 from .state import State
 from .transition import Command, Transition
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def kind_of(value: object) -> str:
@@ -35,6 +39,11 @@ def kind_of(value: object) -> str:
 
 def is_path(value: object) -> TypeGuard[str | PathLike[str]]:
     return isinstance(value, (str, PathLike))
+
+
+def is_iterable(value: object) -> TypeGuard[Iterable[Any]]:
+    """Whether it gives items. A tensor without a dimension has the method for it, which raises."""
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
 
 
 def is_workload(value: object) -> bool:
@@ -95,6 +104,60 @@ def check_workload(value: object, call: str) -> None:
     raise TypeError(f"{name} takes a workload, but was given {kind_of(value)}: {advice}")
 
 
+def takes_by_name(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function say in a sentence which arguments it takes by name, where one is given by position.
+
+    >>> @takes_by_name
+    ... def train(workload, *, epochs=1, seed=0): ...
+    >>> train("mine", 5)
+    Traceback (most recent call last):
+        ...
+    TypeError: train takes 1 argument by position, and the others by name: write train(work, epochs=5)
+    """
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_by_position(function.__qualname__, signature, args, kwargs)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def check_by_position(name: str, signature: inspect.Signature, args: tuple[object, ...], kwargs: Iterable[str]) -> None:
+    """Refuse arguments that stand by position where they are taken by name.
+
+    Args:
+        name: of the function; of a class with its `__init__`.
+        signature: of the function.
+        args: what stands by position.
+        kwargs: the names of the others.
+
+    Raises:
+        TypeError: with the call to write.
+    """
+    parameters = signature.parameters.values()
+    positions = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    if len(args) <= len(positions) or any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return
+    beyond = args[len(positions) :]
+    free = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in kwargs]
+    shown = ["work" if position == "workload" else position for position in positions if position != "self"]
+    by_name = [f"{key}={_in_a_call(value)}" for key, value in zip(free, beyond, strict=False)]
+    over = len(beyond) - len(free)
+    more = f", and {over} more fit{'s' * (over == 1)} nowhere" if over > 0 else ""
+    written = ", ".join([*shown, *by_name, *(f"{key}=…" for key in kwargs if key not in positions)])
+    called, plural = name.removesuffix(".__init__"), "s" * (len(shown) != 1)
+    raise TypeError(
+        f"{called} takes {len(shown)} argument{plural} by position, and the others by name: "
+        f"write {called}({written}){more}"
+    )
+
+
+def _in_a_call(value: object) -> str:
+    return f"{value!r:.40}" if isinstance(value, (str, int, float)) else "…"
+
+
 def check_path(value: object, argument: str, write: str) -> None:
     """Refuse what is no path.
 
@@ -126,7 +189,7 @@ def as_list(value: Any, argument: str, call: str, *, single: bool = False) -> tu
         TypeError: it is a single item, a text, a mapping, or cannot be iterated.
         ValueError: it is an iterator without items, as one that was used before is.
     """
-    if single or not isinstance(value, Iterable) or isinstance(value, (str, bytes, dict)):
+    if single or not is_iterable(value) or isinstance(value, (str, bytes, dict)):
         raise TypeError(
             f"{argument} is {kind_of(value)}: give a list of {argument}, also for a single one ([{call}]) or none ([])"
         )

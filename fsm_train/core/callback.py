@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, cast
 
 import attrs
 
-from .arguments import as_list, no_callback
+from .arguments import as_list, check_by_position, is_iterable, no_callback
 from .checks import is_whole
 from .errors import CallbackError
 from .origin import recipe_of
@@ -53,11 +53,12 @@ def as_phases(phases: object) -> tuple[Phase, ...]:
     Raises:
         TypeError: something is no phase.
     """
-    several = tuple(phases) if isinstance(phases, Iterable) and not isinstance(phases, str) else (phases,)
+    several = tuple(phases) if is_iterable(phases) and not isinstance(phases, str) else (phases,)
     for phase in several:
         if not isinstance(phase, Phase):
             known = {p.value: p.name for p in CONSULTED}
-            advice = f"write Phase.{known[phase]}" if phase in known else "the phases are " + ", ".join(known)
+            named = isinstance(phase, str) and phase in known
+            advice = f"write Phase.{known[phase]}" if named else "the phases are " + ", ".join(known)
             raise TypeError(f"{phase!r} is no phase: {advice}")
     return tuple(dict.fromkeys(several))
 
@@ -297,6 +298,7 @@ def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Callback[M]:
+        check_by_position(make.__qualname__, signature, args, kwargs)
         callback = make(*args, **kwargs)
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
@@ -325,8 +327,10 @@ def strict_factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
 
     @functools.wraps(make)
     def made(*args: P.args, **kwargs: P.kwargs) -> Callback[M]:
-        if not kwargs.get("name", True):
-            del kwargs["name"]
+        if not isinstance(name := kwargs.get("name"), (str, type(None))):
+            raise TypeError(f"name={name!r}: the name of a callback is a text")
+        if not name:
+            kwargs.pop("name", None)
         callback = make(*args, **kwargs)
         return attrs.evolve(
             callback,

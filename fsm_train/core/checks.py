@@ -54,6 +54,9 @@ def is_exact_number(value: object) -> TypeGuard[float]:
 
 # ------------------------------------------------------- functions that raise, for arguments
 
+_INCOMPARABLE = (TypeError, ValueError, RuntimeError)
+"""What it raises to compare something with a number: the last two are of arrays and tensors of several numbers."""
+
 
 def check_count(name: str, value: object, least: int = 0) -> None:
     if not is_whole(value, least):
@@ -72,8 +75,8 @@ def check_number(name: str, value: object, fits: Callable[[Any], bool], wanted: 
         wanted: what is accepted, as a sentence.
     """
     try:
-        accepted = not isinstance(value, bool) and fits(value)
-    except TypeError:
+        accepted = not isinstance(value, bool) and bool(fits(value))
+    except _INCOMPARABLE:
         accepted = False
     if not accepted:
         raise ValueError(f"{name}={value!r}: {wanted}")
@@ -91,8 +94,13 @@ def check_not_negative(name: str, value: object) -> None:
     check_number(name, value, lambda x: 0 <= x < math.inf, "it is a number from 0")
 
 
+def check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: True or False")
+
+
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         *others, last = map(repr, choices)
         raise ValueError(f"{name}={value!r}: {', '.join(others)} or {last}")
 
@@ -146,7 +154,11 @@ def _likely_meant(name: str, known: Set[str]) -> str | None:
 def _validator(fits: Callable[[Any], bool], wanted: str) -> Validator:
     # It does not call `check_number`: a record such as WeighLoss is made for each batch.
     def validate(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        if not fits(value):
+        try:
+            accepted = bool(fits(value))
+        except _INCOMPARABLE:
+            accepted = False
+        if not accepted:
             raise ValueError(f"{attribute.name}={value!r}: it must be {wanted}")
 
     return validate

@@ -232,7 +232,7 @@ def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> 
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)
         if here:
             lines += [phase.value, *(_line(callback, phase, here) for callback in here)]
-    checked_notes = notes(checked) + ([] if state is None else schedule_notes(checked, state))
+    checked_notes = notes(checked) + ([] if state is None else schedule_notes(checked, state, state.workload))
     lines += [f"note: {note}" for note in checked_notes]
     return "\n".join(lines) or "no callback is consulted"
 

@@ -93,12 +93,13 @@ def _stretches(every: int | Mapping[int, int], epochs: int | None) -> Iterator[t
         yield following - first, from_epoch[int(first)]
 
 
-def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft) -> list[str]:
+def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft, workload: object = None) -> list[str]:
     """A sentence for each schedule that ends long before or after the plan, with both lengths.
 
     A schedule is known by its `span`, in the `params` of a callback that has `by` among them. One that is over before
     the plan is noted only if its last value is not meant to be trained with, which is so of a decay. What a schedule
-    does without an end is noted where it has all but vanished half-way through the plan.
+    does without an end is noted where it has all but vanished half-way through the plan. How long a scheduler of torch
+    is, the workload says that makes it.
     """
     callbacks = tuple(callbacks)
     plan = planned_length(at, callbacks)
@@ -108,6 +109,10 @@ def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft) -> list[str]:
         length = getattr(plan, unit) if unit in _UNITS else None
         if not length:
             continue
+        if found := _torch_length(callback, workload):
+            text, of_torch = found
+            if note := _misfit_of_torch(of_torch, length):
+                notes.append(f"{callback.name}: {text} {note.format(unit=_UNITS[unit], plan=plan.how)}")
         for key, value in callback.params.items():
             schedule = getattr(value, "schedule", value)
             span = getattr(schedule, "span", None)
@@ -116,6 +121,26 @@ def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft) -> list[str]:
     return notes
 
 
+def _torch_length(callback: Callback[Any], workload: object) -> tuple[str, tuple[int, int | None]] | None:
+    """The scheduler that this callback makes, in words, and its span; None if it makes none, or that is not known."""
+    known: Any = getattr(workload, "scheduler_length", None)
+    make = next(_settings([callback], "torch_scheduler", "make"), None)
+    return None if known is None or make is None else known(make)
+
+
+def _misfit_of_torch(span: tuple[int, int | None], plan: int) -> str:
+    """What does not fit between a scheduler of torch and a plan of this length; "" if nothing."""
+    shortest, longest = span
+    slack = max(1.0, TOLERANCE * plan)
+    if longest is not None and longest < plan - slack:
+        beyond = f"the last {plan - longest} are beyond its end"
+        return f"ends after {longest} {{unit}}, but the plan has {plan} ({{plan}}): {beyond}. {_LENGTH}"
+    if shortest > plan + slack:
+        return f"needs {shortest} {{unit}}, but the plan has {plan} ({{plan}}): it does not come that far. {_LENGTH}"
+    return ""
+
+
+_LENGTH = "Give it the length of the plan, or take schedule(…, by='training'), which stretches over the plan"
 _STRETCH = "Give it the length of the plan, or write schedule(…, by='training'), which stretches it over the plan"
 _SMALLER = "Give it smaller numbers, or count in another unit with by="
 _UNITS = {"step": "steps", "iteration": "batches", "epoch": "epochs"}

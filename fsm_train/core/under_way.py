@@ -1,4 +1,4 @@
-"""Which workloads are in use: one run at a time, and an evaluation only beside one.
+"""Which workloads are in use: one run of them and of their model at a time, and an evaluation only beside one.
 
 Rule of this file: a claim is a fact about this process. Nothing here touches a workload.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import attrs
 
+from .arguments import is_model
 from .errors import WorkloadError
 from .phase import Phase, Place
 
@@ -21,10 +22,10 @@ VALIDATING = frozenset({Phase.VALID_BEGIN, Phase.VALID_BATCH_BEGIN, Phase.VALID_
 
 @attrs.frozen(eq=False)
 class Claim:
-    """Someone's use of a workload.
+    """Someone's use of a workload, or of the model of one.
 
     Attributes:
-        of: the workload; it is held here, so that its id stays its own.
+        of: the workload or model; it is held here, so that its id stays its own.
         what: "a run" or "an evaluation".
         thread: the thread that began it.
         place: where the run stands, or None of an evaluation.
@@ -42,12 +43,16 @@ _lock = threading.RLock()
 
 @contextlib.contextmanager
 def run_under_way(workload: object, place: Callable[[], Place]) -> Iterator[None]:
-    """Claim the workload for a run, until this context ends.
+    """Claim the workload and its model for a run, until this context ends.
 
     Raises:
-        WorkloadError: a run or an evaluation of it is under way.
+        WorkloadError: a run or an evaluation of it is under way, or a run of another workload with the same model.
     """
-    with _claimed(Claim(workload, "a run", threading.get_ident(), place), refuse_if_in_use):
+    thread, model = threading.get_ident(), getattr(workload, "model", None)
+    with contextlib.ExitStack() as claims:
+        claims.enter_context(_claimed(Claim(workload, "a run", thread, place), refuse_if_in_use))
+        if is_model(model):
+            claims.enter_context(_claimed(Claim(model, "a run", thread, place), _refuse_model))
         yield
 
 
@@ -64,7 +69,7 @@ def evaluation_under_way(workload: object) -> Iterator[bool]:
 
 
 def refuse_if_in_use(workload: object) -> None:
-    """Refuse a workload of which a run or an evaluation is under way.
+    """Refuse a workload of which a run or an evaluation is under way, or a run of another one with its model.
 
     Raises:
         WorkloadError: with what to do about it.
@@ -76,6 +81,18 @@ def refuse_if_in_use(workload: object) -> None:
             f"{claim.what} of this workload is under way{_where(claim)}, and a workload does one thing at a time. "
             "Let it end first (a loop over iterate that was left early ends with its close()), or make a second "
             "workload, with a model and loaders of its own"
+        )
+    _refuse_model(getattr(workload, "model", None))
+
+
+def _refuse_model(model: object) -> None:
+    if id(model) in _claims:
+        gc.collect()
+    for claim in _claims.get(id(model), ()):
+        raise WorkloadError(
+            f"a run of another workload with this model is under way{_where(claim)}, and both would change weights, "
+            "gradients and modes. Let it end first (a loop over iterate that was left early ends with its close()), or "
+            "give this workload a copy of the model, and an optimizer of that"
         )
 
 

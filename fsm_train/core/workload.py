@@ -131,6 +131,13 @@ class Workload(Protocol):
         """Be again as when the snapshot was taken; it can be put back more than once."""
         ...
 
+    def scheduler_length(self, make: Callable[[Any], Any]) -> tuple[str, tuple[int, int | None]] | None:
+        """The scheduler of torch that `make` makes, in words, the fewest units that it needs, and its end if any.
+
+        None where that is not known. Nothing of the workload changes.
+        """
+        return None
+
     def set_aside(self) -> AbstractContextManager[None]:
         """Keep the batch under way, and give it back when this context ends: for an evaluation in the middle of it."""
         return nullcontext()

@@ -194,7 +194,14 @@ def restore_weights(work: Training, command: c.RestoreWeights) -> None:
 def use_scheduler(work: Training, command: c.UseScheduler) -> None:
     if command.name not in work.carried_over.schedulers:
         before = work.hyper()
-        scheduler = work.carried_over.schedulers[command.name] = command.make(work.optimizer)
+        scheduler = command.make(work.optimizer)
+        of = getattr(scheduler, "optimizer", work.optimizer)
+        if of.param_groups is not work.optimizer.param_groups:
+            raise WorkloadError(
+                f"the {type(scheduler).__name__} of {command.name!r} is one of another optimizer, so it would set "
+                "nothing here: let make use what it is given, as in lambda optimizer: StepLR(optimizer, 30)"
+            )
+        work.carried_over.schedulers[command.name] = scheduler
         if saved := work.carried_over.saved_schedulers.pop(command.name, None):
             scheduler.load_state_dict(saved)
             made = work.hyper()  # a scheduler sets its first rate when it is made

@@ -172,7 +172,7 @@ class ObjectMetric:
         self.device = device
         self._move()
         self.updated = False
-        self.checked = not hasattr(metric, "_update_count")  # computing early does no harm to those of torchmetrics
+        self.checked = not hasattr(metric, "_update_count")  # those of torchmetrics have no effect elsewhere
 
     def _move(self) -> None:
         if hasattr(self.metric, "to"):
@@ -187,6 +187,8 @@ class ObjectMetric:
     def check_result(self) -> None:
         """Refuse a metric that computes something else than numbers, at its first batch and not after an epoch.
 
+        A copy computes: some, such as MinMaxMetric, remember what they computed.
+
         Raises:
             WorkloadError: with what it computes.
         """
@@ -194,7 +196,7 @@ class ObjectMetric:
         before = Generators.now(())  # some draw samples
         try:
             with warnings.catch_warnings(action="ignore"):
-                computed = self.metric.compute()
+                computed = _copy_of(self.metric, self.shared).compute()
         except Exception:
             return  # one batch is too little for it
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.representation import html_table, properties
 from ..core.state import Hyper
+from ..data.batches import number_of_batches
 from .advice import sizes
 from .training import Training
 
@@ -39,9 +40,5 @@ def _number(value: Hyper) -> str:
 
 
 def _loader(loader: Iterable[Any]) -> str:
-    kind = type(loader).__name__
-    try:
-        count = len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):
-        return kind
-    return f"{kind} of {count:,} batch{'es' * (count != 1)}"
+    kind, count = type(loader).__name__, number_of_batches(loader)
+    return kind if count is None else f"{kind} of {count:,} batch{'es' * (count != 1)}"

@@ -159,9 +159,8 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
             raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
         load_exactly(work.optimizer, parts["optimizer"])
         work.read_parameters()
-        for i, gradient in parts["gradients"].items():
-            if gradient.shape != work.parameters[i].shape:
-                raise CheckpointError(f"its gradient {i} is of the shape {tuple(gradient.shape)}")
+        if fit:
+            _check_gradients(work, parts["gradients"])
         for name, module in work.modules.items():
             if name in saved:
                 check_tensors(module, saved[name])
@@ -169,6 +168,7 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
             elif isinstance(work.loss_fn, nn.Module):
                 raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
             # else saved before modules were found in functions; a note says so
+        _check_gradients(work, parts["gradients"])
     except BaseException as error:
         members.put_back(work.optimizer)
         load_exactly(work.optimizer, before)
@@ -178,6 +178,12 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
         if isinstance(error, (RuntimeError, FsmTrainError)) or not isinstance(error, Exception):
             raise
         raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
+
+
+def _check_gradients(work: Training, gradients: Mapping[int, torch.Tensor]) -> None:
+    for i, gradient in gradients.items():
+        if gradient.shape != work.parameters[i].shape:
+            raise CheckpointError(f"its gradient {i} is of the shape {tuple(gradient.shape)}")
 
 
 def _in_memory(

@@ -32,7 +32,8 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
 
     Where validations were measured with an average of the weights, as beside `ema`, that average is loaded, so that
     the model has the score that was recorded. `restore` resumes the training instead. The modes of the model do not
-    change.
+    change. A loss that is a module has weights of its own, which are not loaded: a score that was measured with it is
+    that of the model beside this loss. `left_out` names it, and a warning is logged.
 
     >>> import torch
     >>> from fsm_train import Supervised, run, start
@@ -55,7 +56,8 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
             name of a checkpoint. A warning names each damaged one that is passed over.
 
     Returns:
-        What was loaded: `name`, `epoch`, `step`, `metrics`, and `weights`: "model", or the name of the average.
+        What was loaded: `name`, `epoch`, `step`, `metrics`, and `weights`: "model", or the name of the average. And
+        `left_out`: the names of the modules of the checkpoint that were not loaded, such as "loss".
 
     Raises:
         NoCheckpointError: there is no checkpoint, or none of that name.
@@ -85,13 +87,14 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
         average = Average(weights, {"model": model}, None)
         average.load({"average": _of_the_model(parts["averages"][weights]["average"]), "own": None})
         average.use(True)  # and it stays so
-    if any(module["values"] for kind, module in parts["modules"].items() if kind != "model"):
+    left_out = tuple(name for name, module in parts["modules"].items() if name != "model" and module["values"])
+    if left_out:
         _logger.warning("%s holds weights of the loss too: load_weights loads those of the model alone", path)
     # After a validation the metrics of the training are still those of the epoch before.
     within = state.resume_at is Phase.VALID_END
     metrics = {name: value for name, value in state.metrics.items() if not within or name.startswith("valid_")}
     measured = {"epoch": epochs_trained(state), "step": state.step, "metrics": FrozenMap(metrics)}
-    return FrozenMap({"name": path.name, **measured, "weights": weights})
+    return FrozenMap({"name": path.name, **measured, "weights": weights, "left_out": left_out})
 
 
 def _first_good(chosen: list[Checkpoint], problems: list[str]) -> tuple[Checkpoint, State, Parts]:

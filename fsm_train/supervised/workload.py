@@ -17,6 +17,7 @@ from torch import nn
 from ..checkpoints.api import Checkpointable
 from ..checkpoints.saves import Saves
 from ..checkpoints.writing import Parts
+from ..core.arguments import takes_by_name
 from ..core.errors import WorkloadError
 from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES, Operation
@@ -42,6 +43,7 @@ from .modules import Modes
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
+from .schedulers import Span, scheduler_length
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot
@@ -104,6 +106,7 @@ class Supervised(Validating, Checkpointable):
         TypeError: metrics or sensors are no mapping from names, or one of them is a class.
     """
 
+    @takes_by_name
     def __init__(
         self,
         model: nn.Module,
@@ -212,6 +215,10 @@ class Supervised(Validating, Checkpointable):
     def put_back(self, snapshot: Snapshot) -> None:
         snapshot.put_back(self)
         self._batches, self._batches_fetched = snapshot.under_way
+
+    def scheduler_length(self, make: Callable[[Any], Any]) -> tuple[str, Span] | None:
+        with undisturbed(self):
+            return scheduler_length(make, self.optimizer)
 
     def set_aside(self) -> AbstractContextManager[None]:
         return set_aside(self)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, cast
 
 import attrs
 
+from ..core.arguments import takes_by_name
 from ..core.callback import Callback, check_names, is_due
 from ..core.checks import check_not_misspelt
 from ..core.facts import KNOWN_AT
@@ -37,6 +38,7 @@ class SimulatedError(Exception):
     """
 
 
+@takes_by_name
 def simulate(
     callbacks: Iterable[Callback[Any]],
     *,

@@ -250,6 +250,19 @@ def test_best_of_a_what_if_is_by_the_inferred_direction(tmp_path: Path) -> None:
     assert (best.value, best.epoch) == (0.8, 4)
 
 
+@pytest.mark.parametrize("make", MONITORING)
+def test_best_of_a_what_if_follows_each_callback_that_infers(make: Callable[[str], Any], tmp_path: Path) -> None:
+    """An accuracy is best where it is highest; a loss beside it still where it is lowest."""
+    for monitor, expected in (("valid_accuracy", (0.9, 2)), ("valid_loss", (1.0, 1))):
+        log = tmp_path / f"{monitor}.jsonl"
+        work = Scripted(batches=1, valid_accuracy=[0.2, 0.9, 0.4], valid_loss=[1.0, 2.0, 3.0])
+        run(start(work, epochs=3), [make(monitor)], log=log)
+
+        best = what_if(log, [make(monitor)]).best
+        assert best is not None
+        assert (best.monitor, best.value, best.epoch) == (monitor, *expected)
+
+
 def test_what_if_knows_validations_in_mid_epoch(tmp_path: Path) -> None:
     """It stops at one, and its value is the best; it says as a training does how many epochs were finished."""
     log = tmp_path / "run.jsonl"

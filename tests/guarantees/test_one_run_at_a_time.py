@@ -117,6 +117,98 @@ def test_a_second_run_is_refused_and_the_first_is_whole(make: Any) -> None:
     assert (first.phase, last.phase, last.iteration) == (Phase.BATCH_END, Phase.DONE, 3)
 
 
+def shares_model(work: Supervised) -> Supervised:
+    """Another workload with the model of this one, and an optimizer and data of its own."""
+    optimizer = torch.optim.Adam(work.model.parameters(), lr=0.01)
+    return Supervised(work.model, optimizer, nn.MSELoss(), work.train, work.valid)
+
+
+def test_a_run_of_another_workload_with_the_model_is_refused() -> None:
+    """Whatever begins it; the first ends as if it had been alone, and then the second may begin."""
+    alone, work = supervised(), supervised()
+    run(start(alone, epochs=1, seed=0))
+    loop = iterate(start(work, epochs=1, seed=0), at=[Phase.BATCH_END])
+    next(loop)
+    other = shares_model(work)
+    for begin in (run, find_lr, lambda state: next(iterate(state))):
+        with pytest.raises(WorkloadError, match="another workload with this model is under way, at batch_end"):
+            begin(start(other, epochs=1))
+    *_, last = loop
+
+    assert (last.phase, weights(work)) == (Phase.DONE, weights(alone))
+    assert run(start(other, epochs=1)).iteration == 3
+
+
+def test_a_run_with_the_model_in_another_thread_is_refused() -> None:
+    """The sentence says that it is another thread."""
+    work = supervised()
+    loop = iterate(start(work, epochs=1), at=[Phase.BATCH_END])
+    next(loop)
+    errors: list[Exception] = []
+
+    def other() -> None:
+        try:
+            run(start(shares_model(work), epochs=1))
+        except WorkloadError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    loop.close()
+
+    assert ["with this model is under way in another thread" in str(error) for error in errors] == [True]
+
+
+def test_a_loop_that_was_left_frees_its_model() -> None:
+    """Closed, dropped, or dropped in a circle; a suspended training does not hold it either."""
+    work = supervised()
+    loop = iterate(start(work, epochs=1), at=[Phase.BATCH_END])
+    next(loop)
+    loop.close()
+    assert run(start(shares_model(work), epochs=1)).iteration == 3
+
+    circle: list[Any] = [iterate(start(work, epochs=1), at=[Phase.BATCH_END])]
+    circle.append(circle)
+    next(circle[0])
+    gc.disable()
+    try:
+        del circle
+        assert run(start(shares_model(work), epochs=1)).iteration == 3
+    finally:
+        gc.enable()
+
+    suspended = run(start(work, epochs=1), [suspend_after(seconds=1e-9)])
+    run(start(shares_model(work), epochs=1))
+    assert run(suspended).iteration == 3
+
+
+def test_another_workload_with_the_model_may_evaluate_it() -> None:
+    """On test data, say, in the loop over a training, which is as without it."""
+    alone, work = supervised(), supervised()
+    run(start(alone, epochs=1, seed=0))
+    test = shares_model(work)
+    measured = [
+        evaluate(test)["valid_loss"]
+        for state in iterate(start(work, epochs=1, seed=0), at=[Phase.BATCH_END])
+        if state.phase is Phase.BATCH_END
+    ]
+
+    assert len(set(measured)) == 3
+    assert weights(work) == weights(alone)
+
+
+def test_trainings_of_parts_of_a_model_go_side_by_side() -> None:
+    """A model that holds another, or shares a frozen part, is not the same model."""
+    work = supervised()
+    head = nn.Sequential(work.model, nn.Linear(1, 1))
+    probe = Supervised(head, torch.optim.SGD(head[1].parameters(), lr=0.1), nn.MSELoss(), work.train)
+    loop = iterate(start(work, epochs=1), at=[Phase.BATCH_END])
+    next(loop)
+
+    assert run(start(probe, epochs=1)).iteration == 3
+
+
 def test_a_run_in_another_thread_is_refused() -> None:
     """And so is an evaluation, which would change the mode of the model in the middle of a batch."""
     work = supervised()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,21 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset, TensorDataset
 
-from fsm_train import Flag, Phase, State, Supervised, Transition, evaluate, extend, on, restore, run, start
+from fsm_train import (
+    Command,
+    Flag,
+    Phase,
+    State,
+    Supervised,
+    Transition,
+    carries_out,
+    evaluate,
+    extend,
+    on,
+    restore,
+    run,
+    start,
+)
 from fsm_train.callbacks import accumulate, checkpoint
 from fsm_train.core.callback import Callback
 from fsm_train.core.commands import SaveCheckpoint
@@ -197,6 +213,130 @@ def test_resumed_is_undisturbed(name: str, iteration: int, tmp_path: Path) -> No
     assert final.notes == ()
 
 
+class ShuffledWithState(Shuffled):
+    """The same, with a state_dict, so that it can be given as extra=."""
+
+    def __init__(self) -> None:
+        super().__init__(random.Random(0), lambda chance: chance.sample(range(ROWS), ROWS))
+
+    def state_dict(self) -> dict[str, Any]:
+        version, internal, gauss = self.chance.getstate()
+        return {"version": version, "internal": list(internal), "gauss": gauss}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.chance.setstate((state["version"], tuple(state["internal"]), state["gauss"]))
+
+
+@pytest.mark.parametrize("iteration", [3, 4, 6])
+def test_sampler_that_is_given_as_extra_comes_back_to_where_its_pass_began(iteration: int, tmp_path: Path) -> None:
+    """What extra= saves is the end of the draws; the pass under way is drawn again from where it began."""
+
+    def work(seen: list[Any]) -> Supervised:
+        sampler = ShuffledWithState()
+        return workload(lambda: DataLoader(rows(), 4, sampler=sampler), seen, extra={"sampler": sampler})
+
+    whole: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
+    run(start(work(whole), epochs=3))
+    run(start(work(before), epochs=3), [leave_at(iteration, tmp_path)])
+
+    final = run(restore(tmp_path, work(after)))
+
+    assert before + after == whole or final.notes
+
+
+class Weighted(Sampler[int]):
+    """Draws by weights, which change while a pass is under way."""
+
+    def __init__(self) -> None:
+        self.weights = torch.ones(8)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.multinomial(self.weights, 8).tolist())
+
+    def __len__(self) -> int:
+        return 8
+
+
+class WeightedWithState(Weighted):
+    def state_dict(self) -> dict[str, Any]:
+        return {"weights": self.weights.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.weights = state["weights"].clone()
+
+
+class WeightedOneByOne(WeightedWithState):
+    """The rest of its pass depends on what has changed since."""
+
+    def __iter__(self) -> Iterator[int]:
+        return (int(torch.multinomial(self.weights, 1)) for _ in range(8))
+
+
+class WeightedPairs(WeightedWithState):
+    """A batch sampler."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(torch.multinomial(self.weights, 8).view(4, 2).tolist())
+
+    def __len__(self) -> int:
+        return 4
+
+
+@attrs.frozen
+class Lower(Command):
+    """An easy sample is to come less often."""
+
+
+@carries_out(Lower)
+def lower(work: Supervised, command: Lower) -> None:
+    loader: Any = work.train
+    sampler = loader.sampler if isinstance(loader.sampler, Weighted) else loader.batch_sampler
+    sampler.weights[int(work.inputs[0])] *= 0.02
+
+
+@on(Phase.STEP_END, commands={Lower})
+def lowers(state: State) -> Transition:
+    return Transition(commands=(Lower(),))
+
+
+@pytest.mark.parametrize("iteration", [3, 9])
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        (Weighted, False),
+        (WeightedWithState, False),
+        (WeightedWithState, True),
+        (WeightedOneByOne, False),
+        (WeightedOneByOne, True),
+        (WeightedPairs, True),
+    ],
+)
+def test_sampler_that_a_command_changes_within_a_pass(kind: Any, extra: bool, iteration: int, tmp_path: Path) -> None:
+    """The rest of the pass is that of the undisturbed training, or it is said that it is not, with the sampler."""
+
+    def work(seen: list[Any]) -> Supervised:
+        sampler = kind()
+        data = TensorDataset(torch.arange(8.0)[:, None], torch.zeros(8, 1))
+        batches = {"batch_sampler": sampler} if kind is WeightedPairs else {"sampler": sampler}
+        settings = {"extra": {"sampler": sampler}} if extra else {}
+        return workload(lambda: DataLoader(data, **batches), seen, **settings)
+
+    whole: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
+    run(start(work(whole), epochs=3, seed=0), [lowers])
+    run(start(work(before), epochs=3, seed=0), [lowers, leave_at(iteration, tmp_path)])
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        final = run(restore(tmp_path, work(after)), [lowers])
+
+    said = [*final.notes, *(str(warning.message) for warning in caught)]
+    assert before + after == whole or any("sampler" in sentence.lower() for sentence in said)
+
+
 class Level(Dataset[Any]):
     """A curriculum: what it gives depends on a number that a command raises."""
 
@@ -248,6 +388,60 @@ class ToldDataset(Told, Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(1), torch.zeros(1)
+
+
+class ToldLoader(Told):
+    """A loader of one's own, whose order depends on the epoch, as those of accelerate and datasets."""
+
+    def __iter__(self) -> Iterator[Any]:
+        order = torch.randperm(4, generator=torch.Generator().manual_seed(self.told[-1])).tolist()
+        return iter([(torch.full((4, 1), float(i)), torch.zeros(4, 1)) for i in order])
+
+
+def test_loader_of_ones_own_is_told_the_epoch() -> None:
+    """Each epoch has its own order, as a loop has that calls set_epoch."""
+    seen: list[Any] = []
+    run(start(workload(ToldLoader, seen), epochs=3))
+
+    loop = ToldLoader()
+    expected = []
+    for epoch in range(3):
+        loop.set_epoch(epoch)
+        expected += [inputs.flatten().tolist() for inputs, _ in loop]
+    assert seen == expected
+    assert len({tuple(map(tuple, seen[i : i + 4])) for i in (0, 4, 8)}) > 1
+
+
+class ToldBatches(Told, Sampler[list[int]]):
+    """A batch sampler, which hands the epoch on to what it has inside, or does not."""
+
+    def __init__(self, sampler: ToldSampler, *, hands_on: bool) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.hands_on = hands_on
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if self.hands_on:
+            self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter([[0, 1], [2, 3]])
+
+    def __len__(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize("hands_on", [False, True])
+def test_batch_sampler_and_the_sampler_inside_are_told_the_epoch(hands_on: bool) -> None:
+    """Each knows the epoch before the first batch is drawn, whoever tells it."""
+    inner = ToldSampler()
+    batches = ToldBatches(inner, hands_on=hands_on)
+    run(start(workload(lambda: DataLoader(rows(), batch_sampler=batches), []), epochs=2))
+
+    assert batches.told == [0, 1]
+    assert sorted(set(inner.told)) == [0, 1]
+    assert inner.told[-1] == 1
 
 
 def test_every_layer_is_told_the_epoch_once() -> None:
@@ -302,6 +496,7 @@ def torchdata_loader(**settings: Any) -> Any:
     "make",
     [
         lambda: Placed(rows(), 4, shuffle=True),
+        lambda: Placed(rows(), 4, num_workers=1, persistent_workers=True),
         lambda: torchdata_loader(shuffle=True),
         lambda: torchdata_loader(shuffle=True, num_workers=1, persistent_workers=True),
         lambda: torchdata_loader(sampler=Lazy()),
@@ -369,8 +564,51 @@ class Running:
         return {"sum": self.sums[0], "seen": sum(self.seen), "raw": float(inner["raw"])}
 
 
+class Total(nn.Module):
+    """As torchmetrics' Metric: in the state_dict only after `persistent(True)`, which does not reach inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._update_count = 0
+        self.register_buffer("total", torch.zeros(()), persistent=False)
+
+    def persistent(self, mode: bool) -> None:
+        self._non_persistent_buffers_set = set() if mode else {"total"}
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        self.total += target.sum()
+
+    def compute(self) -> torch.Tensor:
+        return self.total
+
+    def reset(self) -> None:
+        self.total.zero_()
+
+
+class Outer(Total):
+    """Holds others, one of them in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Total()
+        self.others = [Total()]
+
+    def update(self, output: torch.Tensor, target: torch.Tensor) -> None:
+        for each in (self.inner, *self.others):
+            each.update(output, target)
+
+    def compute(self) -> Any:
+        return {"inner": self.inner.compute(), "listed": self.others[0].compute()}
+
+    def reset(self) -> None:
+        for each in (self.inner, *self.others):
+            each.reset()
+
+
 METRICS: dict[str, Callable[[], Any]] = {
     "of one's own": Running,
+    "one of modules inside another": Outer,
+    "torchmetrics inside torchmetrics": lambda: torchmetrics.MinMaxMetric(torchmetrics.MeanSquaredError()),
     "classes": lambda: torchmetrics.ClasswiseWrapper(
         torchmetrics.classification.MulticlassAccuracy(num_classes=2, average=None)
     ),

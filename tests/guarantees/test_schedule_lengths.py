@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler
 
 from fsm_train import (
     Callback,
@@ -20,14 +22,16 @@ from fsm_train import (
     State,
     Supervised,
     Transition,
+    WorkloadError,
     describe,
     extend,
+    iterate,
     on,
     replay,
     run,
     start,
 )
-from fsm_train.callbacks import accumulate, limit, schedule, stop_after
+from fsm_train.callbacks import accumulate, limit, schedule, stop_after, torch_scheduler
 from fsm_train.core.planned import PlannedLength, planned_length, schedule_notes
 from fsm_train.schedules import (
     Schedule,
@@ -324,3 +328,130 @@ def test_state_between_batches_has_a_share_too() -> None:
     assert finished_share(at(Phase.EPOCH_END, plan=Plan(epochs=3), epoch=3, batch=7, batches_per_epoch=7)) == (21, 21)
     both = at(Phase.STEP_BEGIN, plan=Plan(epochs=4, max_steps=10), epoch=1, batches_per_epoch=7, step=9, pending=1)
     assert finished_share(both) == (9, 10)
+
+
+# ------------------------------------------------------------------------------ torch's own schedulers
+
+TORCH: dict[str, tuple[Callable[[Any], Any], list[Any], str]] = {
+    "a cosine of epochs": (lambda o: lr_scheduler.CosineAnnealingLR(o, 5), [], "CosineAnnealingLR(T_max=5) ends after"),
+    "one cycle of all batches": (
+        lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=20),
+        [accumulate(4)],
+        "OneCycleLR(total_steps=20) needs 20 steps, but the plan has 5",
+    ),
+    "one cycle by epochs and steps of an epoch": (
+        lambda o: lr_scheduler.OneCycleLR(o, 0.1, epochs=8, steps_per_epoch=4),
+        [],
+        "OneCycleLR(total_steps=32) needs 32 steps, but the plan has 20 (5 epochs, 4 batches an epoch)",
+    ),
+    "a polynomial": (lambda o: lr_scheduler.PolynomialLR(o, 9), [], "the last 11 are beyond its end"),
+    "restarts": (lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 50), [], "needs 50 steps"),
+    "drops": (lambda o: lr_scheduler.StepLR(o, 30), [], "StepLR(step_size=30) needs 30 steps"),
+    "milestones": (lambda o: lr_scheduler.MultiStepLR(o, [9, 90]), [], "MultiStepLR(milestones=[9, 90]) needs 90"),
+    "a warm-up": (lambda o: lr_scheduler.LinearLR(o, 0.1, total_iters=100), [], "needs 100 steps"),
+    "a chain": (
+        lambda o: lr_scheduler.SequentialLR(
+            o, [lr_scheduler.ConstantLR(o, 0.1, 3), lr_scheduler.CosineAnnealingLR(o, 4)], [3]
+        ),
+        [],
+        "SequentialLR(…, CosineAnnealingLR(T_max=4)) from 3 ends after 7 steps, but the plan has 20",
+    ),
+}
+
+
+def supervised(batches: int = 4) -> Supervised:
+    model = nn.Linear(4, 1)
+    data = [(torch.ones(2, 4), torch.ones(2, 1))] * batches
+    return Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), nn.MSELoss(), data)
+
+
+@pytest.mark.parametrize("misfit", TORCH)
+def test_a_scheduler_of_torch_that_does_not_fit_is_said(misfit: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Before the first batch, in the log and by `describe`, with both lengths."""
+    make, others, sentence = TORCH[misfit]
+    state, callbacks = start(supervised(), epochs=5), [torch_scheduler(make), *others]
+
+    assert sentence in describe(callbacks, state)
+    with caplog.at_level(logging.WARNING, "fsm_train"):
+        next(iterate(state, callbacks, at=[Phase.SETUP]))
+    assert sentence in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("make", "by"),
+    [
+        (lambda o: lr_scheduler.CosineAnnealingLR(o, 20), "step"),
+        (lambda o: lr_scheduler.CosineAnnealingLR(o, 5), "epoch"),
+        (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=21), "step"),
+        (lambda o: lr_scheduler.LinearLR(o, 0.1, total_iters=3), "step"),
+        (lambda o: lr_scheduler.StepLR(o, 7), "step"),
+        (lambda o: lr_scheduler.ExponentialLR(o, 0.9), "step"),
+        (lambda o: lr_scheduler.MultiStepLR(o, []), "step"),
+        (lambda o: lr_scheduler.LambdaLR(o, lambda step: 0.5), "step"),
+        (lambda o: lr_scheduler.ChainedScheduler([lr_scheduler.ExponentialLR(o, 0.9)]), "step"),
+        (
+            lambda o: lr_scheduler.SequentialLR(
+                o, [lr_scheduler.LinearLR(o, 0.1, 1, 3), lr_scheduler.ExponentialLR(o, 0.9)], [3]
+            ),
+            "step",
+        ),
+        (
+            lambda o: lr_scheduler.SequentialLR(
+                o, [lr_scheduler.CosineAnnealingLR(o, 3), lr_scheduler.StepLR(o, 9)], [3]
+            ),
+            "step",
+        ),
+    ],
+)
+def test_a_scheduler_of_torch_that_fits_or_has_no_length_is_silent(make: Any, by: Any) -> None:
+    """In the unit that it is stepped in."""
+    assert "note:" not in describe([torch_scheduler(make, by=by)], start(supervised(), epochs=5))
+
+
+def test_looking_at_the_length_of_a_scheduler_changes_nothing() -> None:
+    """Neither the optimizer nor a generator; and what fails then fails where it is made."""
+    work = supervised()
+    work.optimizer.param_groups[0]["lr"] = torch.tensor(0.1)
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+
+    def make(optimizer: Any) -> Any:
+        torch.rand(3)
+        return lr_scheduler.LinearLR(optimizer, 0.01, total_iters=100)
+
+    before = {key: value for key, value in work.optimizer.param_groups[0].items() if key != "params"}
+    assert "needs 100" in describe([torch_scheduler(make)], start(work, epochs=5))
+    after = {key: value for key, value in work.optimizer.param_groups[0].items() if key != "params"}
+
+    assert after == before
+    assert torch.equal(torch.rand(1), expected)
+    assert "step" not in vars(work.optimizer)
+    broken = torch_scheduler(lambda optimizer: 1 / 0)
+    assert "note:" not in describe([broken], start(work, epochs=5))
+    with pytest.raises(ZeroDivisionError):
+        run(start(work, epochs=5), [broken])
+
+
+def test_a_workload_without_torch_knows_no_length() -> None:
+    """Nothing is said in a simulation."""
+    misfit = torch_scheduler(lambda o: lr_scheduler.CosineAnnealingLR(o, 5))
+
+    assert notes(misfit) == ""
+
+
+def test_a_scheduler_of_another_optimizer_is_refused() -> None:
+    """Made before, or of an optimizer that is not trained: it would set nothing."""
+    work, other = supervised(), supervised()
+    ready = lr_scheduler.StepLR(other.optimizer, 3)
+
+    with pytest.raises(WorkloadError, match=r"the StepLR of 'torch_scheduler' is one of another optimizer"):
+        run(start(work, epochs=1), [torch_scheduler(lambda optimizer: ready)])
+
+
+def test_a_scheduler_that_was_made_of_the_optimizer_is_taken() -> None:
+    """It need not be made by the function that returns it."""
+    work = supervised()
+    ready = lr_scheduler.StepLR(work.optimizer, 1, 0.5)
+
+    assert run(start(work, epochs=1), [torch_scheduler(lambda optimizer: ready)]).hyper["lr"] == 0.1 / 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import sys
 from collections.abc import Callable, Mapping
@@ -37,7 +38,18 @@ from fsm_train import (
     what_if,
 )
 from fsm_train.ablation import ablate
-from fsm_train.callbacks import checkpoint, early_stopping, record
+from fsm_train.callbacks import (
+    accumulate,
+    checkpoint,
+    clip_grad_norm,
+    compile_step,
+    early_stopping,
+    grad_noise,
+    record,
+    skip_nonfinite,
+    stop_on_nonfinite,
+    weight_penalty,
+)
 from fsm_train.core.fuse import fused_paths
 from fsm_train.core.phase import CONSULTED
 from fsm_train.lr_finder import find_lr
@@ -141,6 +153,34 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "log=sink": (lambda: run(scripted(), log=progress()), ("a Progress",)),
     "log='.'": (lambda: run(scripted(), log="."), ("is a folder", "'run.jsonl'")),
     "log=''": (lambda: run(scripted(), log=""), ("log=''", "'run.jsonl'")),
+    "start(work, 5)": (lambda: start(Scripted(), 5), ("write start(work, epochs=5)",)),
+    "start(work, 5, 100)": (lambda: start(Scripted(), 5, 100), ("write start(work, epochs=5, max_steps=100)",)),
+    "start(work, 5, seed=1)": (lambda: start(Scripted(), 5, seed=1), ("start(work, epochs=5, seed=…)",)),
+    "start(work, 5, epochs=5)": (lambda: start(Scripted(), 5, epochs=3), ("start(work, max_steps=5, epochs=…)",)),
+    "start(work, 1, 2, 3, 4)": (lambda: start(Scripted(), 1, 2, 3, 4), ("seed=3), and 1 more fits nowhere",)),
+    "run(state, […], 'log')": (lambda: run(scripted(), [], "run.jsonl"), ("run(state, callbacks, log='run.jsonl')",)),
+    "iterate(state, […], sink)": (lambda: iterate(scripted(), [], progress()), ("iterate(state, callbacks, log=…)",)),
+    "find_lr(state, 1e-5)": (lambda: find_lr(scripted(), 1e-5), ("write find_lr(state, low=1e-05)",)),
+    "ablate(make, […], metric)": (lambda: ablate(scripted, [], "valid_loss"), ("ablate(make_state, callbacks, ",)),
+    "simulate([…], 5)": (lambda: simulate([], 5), ("write simulate(callbacks, epochs=5)",)),
+    "early_stopping(name, 3)": (lambda: early_stopping("valid_loss", 3), ("early_stopping(monitor, ",)),
+    "Supervised(…, metrics)": (
+        lambda: Supervised(MODEL, OPTIMIZER, mse, DATA, None, {"mse": mse}),
+        ("write Supervised(model, optimizer, loss_fn, train, valid, metrics=…)",),
+    ),
+    "callbacks=tensor": (lambda: run(scripted(), torch.tensor(1.0)), ("callbacks is a Tensor", "[")),
+    "sinks=tensor": (lambda: run(scripted(), sinks=torch.tensor(1.0)), ("sinks is a Tensor", "[progress()]")),
+    "find_lr(low=(…))": (lambda: find_lr(scripted(), low=(0.1, 0.2)), ("low=(0.1, 0.2)", "one rate")),
+    "ablate(seeds=['a'])": (
+        lambda: ablate(lambda seed: scripted(), [early_stopping()], seeds=["a"]),
+        ("seeds=['a']", "whole numbers"),
+    ),
+    "ablate(mode=array)": (
+        lambda: ablate(lambda seed: scripted(), [early_stopping()], mode=np.zeros(2)),
+        ("mode=array([0., 0.])", "'min' if smaller is better"),
+    ),
+    "at=[[]]": (lambda: list(iterate(scripted(), at=[[]])), ("[] is no phase", "epoch_end")),
+    "at=tensor": (lambda: list(iterate(scripted(), at=torch.tensor(1.0))), ("tensor(1.) is no phase",)),
     "at='epoch_end'": (lambda: list(iterate(scripted(), at=["epoch_end"])), ("Phase.EPOCH_END",)),
 }
 
@@ -153,6 +193,12 @@ def test_an_entry_point_shows_the_call_to_write(written: str) -> None:
     says(message(do), *parts)
 
 
+def test_what_is_given_by_position_is_given_as_before() -> None:
+    """Any number of facts to record, and a function with the signature that it had."""
+    assert record("loss", "grad_norm").params["facts"] == ("loss", "grad_norm")
+    assert [*inspect.signature(start).parameters] == ["workload", "epochs", "max_steps", "seed"]
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     """Whole numbers of NumPy and torch are taken for epochs, steps and seeds, and one phase for several."""
     state = start(Scripted(), epochs=np.int64(2), max_steps=torch.tensor(5), seed=np.int32(1))
@@ -160,6 +206,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
     assert repr(state.plan) == "Plan(epochs=2, max_steps=5, seed=1)"
     assert [state.phase for state in iterate(scripted(), at=Phase.EPOCH_END)] == [Phase.EPOCH_END, Phase.DONE]
     assert extend(run(scripted()), epochs=np.int64(1)).plan.epochs == 2
+    assert len(find_lr(start(Scripted(), epochs=1), low=np.float64(1e-3), high=np.float32(1.0), steps=5).rates) == 5
 
 
 def test_a_checkpoint_is_restored_into_a_workload(tmp_path: Path) -> None:
@@ -214,6 +261,34 @@ def test_what_is_no_callback_is_refused(given: str) -> None:
     callbacks, parts = CALLBACKS[given]
 
     says(message(lambda: run(scripted(valid_loss=1.0), callbacks)), *parts)
+
+
+ARRAY, TWO = np.zeros(2), torch.zeros(2)
+SETTINGS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
+    "an array for a number": (lambda: early_stopping(min_delta=ARRAY), ("min_delta=array(", "a number from 0")),
+    "a tensor for a number": (lambda: grad_noise(TWO), ("std=tensor(", "positive")),
+    "an array for a choice": (lambda: early_stopping(mode=ARRAY), ("mode=array(", "'min' if smaller")),
+    "a list for a choice": (lambda: compile_step(["graph"]), ("mode=['graph']", "one of 'graph'")),
+    "a text for a norm": (lambda: clip_grad_norm("1.0"), ("max_norm='1.0'", "a positive number")),
+    "a tensor for a norm": (lambda: clip_grad_norm(TWO), ("max_norm=tensor(", "a positive number")),
+    "None for a share": (lambda: weight_penalty(l1=None), ("l1=None", "a number from 0")),
+    "a text for yes or no": (lambda: skip_nonfinite(gradients="no"), ("gradients='no'", "True or False")),
+    "a number for yes or no": (lambda: stop_on_nonfinite(gradients=0), ("gradients=0", "True or False")),
+    "None for yes or no": (lambda: accumulate(2, drop_last=None), ("drop_last=None", "True or False")),
+    "a number for a fact": (lambda: accumulate(2, weight=3), ("weight=3", "'batch_size'")),
+    "a list of facts": (lambda: record(["loss"]), ("facts=(['loss'],)", "record('loss', …)")),
+    "no folder": (lambda: checkpoint(None), ("folder is None, not a path", "checkpoint('checkpoints')")),
+    "a number for a name": (lambda: early_stopping(name=0), ("name=0", "a text")),
+    "an array for a name": (lambda: clip_grad_norm(1.0, name=ARRAY), ("name=array(", "a text")),
+}
+
+
+@pytest.mark.parametrize("given", SETTINGS)
+def test_a_setting_of_a_callback_is_looked_at_when_it_is_made(given: str) -> None:
+    """It is named, with what was given and what is accepted."""
+    do, parts = SETTINGS[given]
+
+    says(message(do), *parts)
 
 
 def test_a_generator_of_callbacks_serves_one_run() -> None:
@@ -509,6 +584,50 @@ def test_a_metric_that_needs_more_than_one_batch_is_taken() -> None:
 
     assert torch.equal(torch.rand(1), expected)
     assert run(start(work, epochs=1)).metrics["train_mse"] >= 0
+
+
+class Computed(torchmetrics.MeanSquaredError):
+    """Keeps what it has computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past: list[float] = []
+
+    def compute(self) -> Any:
+        self.past.append(float(super().compute()))
+        return sum(self.past)
+
+
+class Emptied(torchmetrics.MeanSquaredError):
+    """Its collected values are used up when it computes."""
+
+    def compute(self) -> Any:
+        value = super().compute()
+        self.sum_squared_error.zero_()
+        return value
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: torchmetrics.MinMaxMetric(torchmetrics.MeanSquaredError()), Computed, Emptied]
+)
+def test_a_first_look_at_a_metric_changes_nothing_of_it(make: Callable[[], Any]) -> None:
+    """A metric that changes when it computes gives what it gives in a loop that computes once an epoch."""
+    data = [(X, Y * i) for i in (1, 2, 3)]
+    model = nn.Linear(4, 1)
+    metric, expected = make(), []
+    for _ in range(2):
+        metric.reset()
+        for inputs, target in data:
+            metric.update(model(inputs).detach(), target)
+        expected.append(metric.compute())
+
+    still = torch.optim.SGD(model.parameters(), lr=0.0)
+    history = run(begin(model=model, optimizer=still, train=data, metrics={"m": make()})).history
+
+    for computed, metrics in zip(expected, history, strict=True):
+        values = computed if isinstance(computed, dict) else {"": computed}
+        for key, value in values.items():
+            assert metrics["train_m_" + key if key else "train_m"] == float(value)
 
 
 def test_a_loss_through_a_function_in_python_is_taken() -> None:

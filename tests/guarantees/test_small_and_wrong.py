@@ -28,6 +28,7 @@ from fsm_train import (
     LrFound,
     Phase,
     Scripted,
+    Sink,
     State,
     Supervised,
     Transition,
@@ -305,22 +306,62 @@ class Draws:
         self.draw()
 
 
-@pytest.mark.parametrize("watched", [False, True])
-def test_a_sink_that_draws_changes_nothing(watched: bool) -> None:
-    """Neither the weights nor what is drawn afterwards; a sensor that it asks for and that draws does not either."""
+def drawn_beside(sinks: Callable[[Any], list[Any]]) -> tuple[Any, ...]:
+    """The weights that a training with these sinks of its loader ends with, and what each generator gives then."""
     torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.Linear(4, 1))
     data = TensorDataset(torch.randn(20, 4), torch.randn(20, 1))
     loader = DataLoader(data, 4, shuffle=True, generator=torch.Generator().manual_seed(5))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     work = Supervised(model, optimizer, nn.MSELoss(), loader, sensors={"probe": lambda work: torch.rand(())})
-    run(start(work, epochs=3, seed=0), sinks=[Draws(loader)] if watched else [])
-    _seen.append((model[0].weight.tolist(), torch.rand(2).tolist(), random.random(), np.random.rand()))
+    run(start(work, epochs=3, seed=0), sinks=sinks(loader))
+    own = torch.rand(2, generator=loader.generator).tolist()
+    return (model[0].weight.tolist(), own, torch.rand(2).tolist(), random.random(), np.random.rand())
 
-    assert _seen[0] == _seen[-1]
+
+class DrawsAtTheEnd(Sink):
+    """A sink of two members that shows a random sample, as trackers do."""
+
+    at = (Phase.EPOCH_END,)
+
+    def see(self, state: State, answers: Any) -> None:
+        torch.randint(10, (3,))
 
 
-_seen: list[Any] = []
+class Seeds(DrawsAtTheEnd):
+    """A sink that seeds the generators for itself."""
+
+    def see(self, state: State, answers: Any) -> None:
+        torch.manual_seed(99)
+        np.random.seed(99)
+        random.seed(99)
+
+
+class AsksOnly(DrawsAtTheEnd):
+    """A sink for which a sensor draws, and that draws nothing itself."""
+
+    needs = frozenset({"probe"})
+
+    def see(self, state: State, answers: Any) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    "sinks",
+    [
+        lambda loader: [Draws(loader)],
+        lambda loader: [DrawsAtTheEnd()],
+        lambda loader: [Seeds()],
+        lambda loader: [AsksOnly()],
+        lambda loader: [Draws(loader), Seeds()],
+    ],
+    ids=["in each method", "in see", "seeds", "a sensor that draws", "two"],
+)
+def test_a_sink_that_draws_changes_nothing(sinks: Callable[[Any], list[Any]]) -> None:
+    """Neither the weights nor what is drawn afterwards; a sensor that it asks for and that draws does not either."""
+    assert drawn_beside(sinks) == drawn_beside(lambda loader: [])
 
 
 def test_a_sink_that_says_that_it_never_draws_costs_no_reading_of_generators(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -278,9 +278,24 @@ def test_weights_of_a_loss_that_are_left_out_are_said(tmp_path: Path, caplog: py
     run(start(Supervised(model, optimizer, distance, batches, batches), epochs=2), [ema(0.9), checkpoint(tmp_path)])
     caplog.clear()
     with caplog.at_level(logging.WARNING, "fsm_train"):
-        load_weights(tmp_path, nn.Linear(4, 1), which="last")
+        loaded = load_weights(tmp_path, nn.Linear(4, 1), which="last")
 
     assert any("holds weights of the loss too" in message for message in caplog.messages)
+    assert loaded["left_out"] == ("loss",)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.functional.mse_loss])
+def test_nothing_is_left_out_where_the_loss_has_no_weights(
+    loss: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of such a loss nothing is said."""
+    model, batches = nn.Linear(4, 1), [(torch.randn(8, 4), torch.randn(8, 1))]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run(start(Supervised(model, optimizer, loss, batches), epochs=1), [checkpoint(tmp_path)])
+    caplog.clear()
+
+    assert load_weights(tmp_path, nn.Linear(4, 1), which="last")["left_out"] == ()
+    assert caplog.messages == []
 
 
 def test_rank_of_scores() -> None:
