@@ -245,7 +245,7 @@ def _epoch_measured(at: Draft, outcome: Outcome) -> None:
         )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
         of_validation = {name: value for name, value in at.metrics.items() if name.startswith("valid_")}
         at.metrics = Metrics({**outcome, **(of_validation if in_this_epoch else {})})
-        at.history = (*at.history, at.metrics)
+        at.history += (at.metrics,)
 
 
 def _finished(at: Draft, outcome: Outcome) -> None:
