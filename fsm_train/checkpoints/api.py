@@ -12,6 +12,7 @@ from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import attrs
 
@@ -24,6 +25,7 @@ from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
 from . import files
 from .files import Parts
+from .history_files import HistoryFiles, epochs_in_files, read_history
 from .manifest import MANIFEST, Checkpoint, SavePoint, Score, find_all, manifest_of
 from .state_json import control_of, state_of
 
@@ -76,11 +78,11 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
             "runs no code"
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
-    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
+    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes), epochs_in_files(len(state.history)))
     score = score_of(command, state, str(parts.get("measured_with", "model")))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:
-        files.write(folder, command.name, control, parts, save_point)
+        files.write(folder, command.name, control, parts, save_point, (state.history, _history_files(work, folder)))
     except OSError as error:
         warnings.warn(
             f"the checkpoint {command.name} could not be written to {folder}: {error}; the training continues, "
@@ -88,6 +90,14 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+_written: WeakKeyDictionary[Checkpointable, dict[Path, HistoryFiles]] = WeakKeyDictionary()
+
+
+def _history_files(work: Checkpointable, folder: Path) -> HistoryFiles:
+    """What writes the history of this workload's training into this folder."""
+    return _written.setdefault(work, {}).setdefault(folder, HistoryFiles())
 
 
 def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score | None:
@@ -153,7 +163,8 @@ def read(checkpoint: Checkpoint) -> tuple[State, Parts]:
     """
     control, parts = files.read(checkpoint)
     try:
-        return state_of(control), parts
+        in_files = read_history(checkpoint.files, lambda name: (checkpoint.path / name).open("rb"))
+        return state_of(control, in_files), parts
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 

@@ -17,7 +17,7 @@ import threading
 import uuid
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,11 +28,15 @@ import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
 from ..core.errors import CheckpointError
-from .manifest import FORMAT, MANIFEST, STATE, TEMPORARY, TENSORS, Checkpoint, SavePoint, find, verify
+from ..core.history import History
+from .history_files import HistoryFiles
+from .manifest import MANIFEST, STATE, TEMPORARY, TENSORS, Checkpoint, SavePoint, find, format_of, verify
 
 LARGEST_JSON = 256 * 2**20  # bytes; a state is some kilobytes, its history some megabytes at most
 Parts = dict[str, Any]
 """What is saved beside the state, by part: tensors and plain values, in nested containers."""
+
+SavedHistory = tuple[History[Mapping[str, float]], HistoryFiles]
 
 _REPLACED = ".replaced-"  # prefix of a folder's name while another one takes its place
 _PIECE = 2**18  # bytes that are hashed at once: few enough to stay in the processor's cache
@@ -82,7 +86,9 @@ class _HashingFile(io.RawIOBase):
         return sha256.hexdigest()
 
 
-def write(folder: Path, name: str, state: bytes, parts: Parts, save_point: SavePoint) -> None:
+def write(
+    folder: Path, name: str, state: bytes, parts: Parts, save_point: SavePoint, history: SavedHistory | None = None
+) -> None:
     """Write a checkpoint of this name into the folder, and then remove those that it supersedes.
 
     The folder is made if it does not exist, and a checkpoint of the same name is replaced. Before that,
@@ -94,6 +100,7 @@ def write(folder: Path, name: str, state: bytes, parts: Parts, save_point: SaveP
         state: the content of `state.json`.
         parts: the content of `tensors.pt`.
         save_point: for the manifest.
+        history: of the training, and what writes its files.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to. Older checkpoints are untouched.
@@ -112,7 +119,10 @@ def write(folder: Path, name: str, state: bytes, parts: Parts, save_point: SaveP
             file.write(state)
         with _write_hashed(unfinished / TENSORS, files) as file, _without_crc():
             torch.save(parts, cast("IO[bytes]", file))
-        body = {"format": FORMAT, "number": number, "place": attrs.asdict(save_point), "files": files}
+        if history is not None:
+            leaving = {folder / other for other in (name, *save_point.drop)}
+            files |= history[1].write(unfinished, history[0], folder / name, leaving)
+        body = {"format": format_of(files), "number": number, "place": attrs.asdict(save_point), "files": files}
         text = json.dumps(body, sort_keys=True).encode()
         with _write_hashed(unfinished / MANIFEST, {}) as file:
             file.write(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
@@ -121,6 +131,8 @@ def write(folder: Path, name: str, state: bytes, parts: Parts, save_point: SaveP
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+    if history is not None:
+        history[1].complete()
     tidy(folder)
 
 

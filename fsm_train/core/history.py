@@ -76,7 +76,7 @@ class History(Sequence[T_co]):
             return NotImplemented
         more = tuple(other)
         items: list[Any] = self._items
-        if len(items) == self._length:
+        if len(items) == self._length > 0:  # an empty one is the default of each training, and keeps no items alive
             items.extend(more)
             # Another thread may have appended between these two lines: what it put there is not overwritten.
             if all(items[at] is item for at, item in enumerate(more, self._length)):
@@ -106,6 +106,10 @@ class History(Sequence[T_co]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (tuple(self),))
+
+    def continues(self, other: History[Any]) -> bool:
+        """Whether it is known, without a look at the items, that it begins with those of another, or is that one."""
+        return self._items is other._items and self._length >= other._length
 
     def __copy__(self) -> History[T_co]:
         return self

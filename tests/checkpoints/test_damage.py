@@ -25,7 +25,7 @@ from torch import nn
 from fsm_train import CheckpointError, Phase, Supervised, extend, restore, run, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import files
-from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, SavePoint, find
+from fsm_train.checkpoints.manifest import FORMAT, MANIFEST, STATE, TENSORS, SavePoint, find
 from tests.checkpoints.processes import FRESH, THOROUGH
 from tests.models import diabetes, sgd
 
@@ -417,7 +417,7 @@ SCORE = {"monitor": "valid_loss", "mode": "min", "value": 1.0, "weights": "model
         {"files": {"state.json": [1, ""], "../../secret": [1, ""]}},
         {"files": {"state.json": [1, ""]}},
         {"files": 3},
-        {"format": 3},
+        {"format": FORMAT + 1},
         {"format": "1"},
         {"place": {"iteration": 1}},
         {"number": "first"},
