@@ -10,7 +10,7 @@ import attrs
 import orjson
 
 from ..core.errors import CheckpointError
-from ..core.history import History
+from ..core.history import NO_EPOCHS, History
 from ..core.phase import Flag, Phase
 from ..core.runs import resume_place
 from ..core.state import COUNTERS, Plan, State
@@ -20,7 +20,6 @@ from ..encoding import CannotDecodeError, decode, encode
 from .manifest import whole_number
 
 _COUNTERS = (*COUNTERS, "fetched")
-_NO_EPOCHS: History[Mapping[str, float]] = History()
 
 
 @attrs.frozen
@@ -85,7 +84,7 @@ def _counter(name: str, value: Any) -> float:
     return value if counts_samples else whole_number(value)
 
 
-def state_of(control: bytes, in_files: History[Mapping[str, float]] = _NO_EPOCHS) -> State:
+def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS) -> State:
     """The state that `control_of` encoded, as one between two runs; its history begins with what is in files.
 
     Memories stay encoded until the run starts: only their callbacks know the classes of the records.

@@ -126,6 +126,9 @@ def _prefix(items: list[Any], length: int) -> History[Any]:
     return prefix
 
 
+NO_EPOCHS: History[Any] = History()
+
+
 def as_history(metrics: Iterable[Mapping[str, float]]) -> History[Mapping[str, float]]:
     """The metrics of epochs as a history: itself if it is one, else of frozen copies.
 

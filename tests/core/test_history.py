@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from fsm_train import Phase, Plan, State
-from fsm_train.core.history import History, as_history
+from fsm_train.core.history import NO_EPOCHS, History, as_history
 from fsm_train.core.values import FrozenMap, Metrics
 from fsm_train.encoding import encode
 from fsm_train.testing.differences import same
@@ -174,6 +174,14 @@ def test_it_is_written_as_a_tuple_is() -> None:
     assert json.loads(json.dumps(list(state().history))) == list(LOSSES)
     assert same(state().history, tuple(state().history))
     assert not same(state().history, tuple(state().history)[1:])
+
+
+def test_what_grows_from_nothing_is_not_kept_alive() -> None:
+    """Each training begins with the same empty history."""
+    first, second = grown(NO_EPOCHS, 1), grown(state(history=()).history, 2)
+
+    assert (first, second, NO_EPOCHS, NO_EPOCHS._items) == ((1,), (2,), (), [])
+    assert State(Phase.READY, Plan(1)).history._items == []
 
 
 def test_growing_copies_nothing() -> None:
