@@ -97,6 +97,7 @@ def test_two_that_grow_from_one_do_not_meet() -> None:
     one, other = grown(base, 3), grown(base, 4)
 
     assert (base, one, other, one[:2] == other[:2], one == other) == ((1, 2), (1, 2, 3), (1, 2, 4), True, False)
+    assert (base == one, base == one[:2], base == other[:2]) == (False, True, True)
     assert (grown(one, 5), grown(one[:1], 6)) == ((1, 2, 3, 5), (1, 6))
 
 

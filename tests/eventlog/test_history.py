@@ -406,6 +406,7 @@ def test_a_history_that_was_asked_for_is_shared_with_the_next() -> None:
     logged.see(entry("header", 0, start={"history": [{"a": 0.0}, {"a": 1.0}]}))
     first = logged.whole()
     logged.see(entry("epoch_end", 1, metrics={"a": 2.0}))
+    logged.see(entry("epoch_end", 1, metrics={"a": 9.0}, error="broken"))
     logged.see(entry("header", 2, start={"held": 3, "history": []}, continues=1))
     second = logged.whole()
     logged.see(entry("header", 3, start={"held": 1, "history": [{"a": 5.0}]}, continues=1))
