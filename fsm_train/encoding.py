@@ -27,6 +27,7 @@ from typing import Any
 import attrs
 import orjson
 
+from .core.history import History
 from .core.phase import Flag, Junction, Operation, Phase
 
 Json = Any
@@ -110,6 +111,8 @@ def _other(value: object) -> Json:
         case bool() | int() | float() | str():  # of a derived class, such as numpy's float64
             plain = next(base for base in (int, float, str) if isinstance(value, base))
             return encode(plain(value))
+        case History():
+            return encode(tuple(value))
         case list():
             return {"$list": [encode(part) for part in value]}
         case Mapping():

@@ -59,11 +59,17 @@ def monitored(state: State, monitor: str) -> float | None:
     of_validation = monitor.startswith("valid_")
     not_validated = of_validation and state.has_valid and not any(name.startswith("valid_") for name in state.metrics)
     nothing_measured = not of_validation and state.phase is Phase.EPOCH_END and not _has_training_metrics(state)
-    if not_validated or nothing_measured or any(monitor in metrics for metrics in state.history):
+    if not_validated or nothing_measured or _measured_before(state, monitor):
         return None
     there_are = ", ".join(state.metrics) or "none"
     advice = "; valid_… metrics need validation data" if of_validation and not state.has_valid else ""
     raise LookupError(f"there is no metric {monitor!r} to monitor: there are {there_are}{advice}")
+
+
+def _measured_before(state: State, monitor: str) -> bool:
+    """Whether an epoch has measured it. It is looked for from both ends, since it is likely near one of them."""
+    ends = zip(state.history, reversed(state.history), strict=True)
+    return any(monitor in first or monitor in last for first, last in ends)
 
 
 def _has_training_metrics(state: State) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from functools import partial
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,8 @@ from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
 from .folder import check_name
-from .manifest import Checkpoint, SavePoint, Score, is_one, list_folder, manifest_of
+from .history_files import epochs_in_files, read_history
+from .manifest import Checkpoint, SavePoint, Score, is_one, list_folder, manifest_of, verified
 from .reading import read_files
 from .saves import Saves
 from .state_json import control_of, state_of
@@ -84,12 +86,12 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
             "runs no code"
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
-    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
+    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes), epochs_in_files(len(state.history)))
     score = score_of(command, state, str(parts.get("measured_with", "model")))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:
         with work.saves.folder(folder) as held:
-            held.write(command.name, control, parts, save_point)
+            held.write(command.name, control, parts, save_point, state.history)
     except Exception as error:  # of the disk, of a device, of a thread, or another run writes there
         trouble = f"the checkpoint {command.name} could not be written to {folder}: {error}"
         work.saves.failed(command.by, trouble)
@@ -170,7 +172,7 @@ def read(checkpoint: Checkpoint) -> tuple[State, Parts]:
     """
     control, parts = read_files(checkpoint)
     try:
-        return state_of(control), parts
+        return state_of(control, read_history(checkpoint.files, partial(verified, checkpoint))), parts
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 

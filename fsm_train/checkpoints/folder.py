@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from ..core.errors import CheckpointError
+from ..core.history import History
 from ..locks import HeldError, Lock, take
+from .history_files import HistoryFiles, is_history_file
 from .manifest import MANIFEST, STATE, TEMPORARY, TENSORS, SavePoint, list_folder, manifest_of
 from .writing import NEW_MANIFEST, Parts, flush_folder, write_files
 
 LOCK = ".lock"
+NO_HISTORY: History[Mapping[str, float]] = History()
 _REPLACED = ".replaced-"  # prefix of a folder's name while another one takes its place
 _MARKED = re.compile(r"-[0-9a-f]{8}")  # at the end of a temporary name
 _DIGEST = re.compile(rb"[0-9a-f]{64}\n")  # at the beginning of a manifest, a damaged one too
@@ -47,6 +52,7 @@ class Folder:
         self.path = path
         self._numbers: dict[str, int] | None = None  # by name, those of the complete checkpoints; None before a save
         self._last = 0  # the highest number that there ever was
+        self._history = HistoryFiles()
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock: Lock | None = take(path / LOCK)
@@ -64,7 +70,14 @@ class Folder:
             self._lock.release()
             self._lock = None
 
-    def write(self, name: str, state: bytes, parts: Parts, save_point: SavePoint) -> None:
+    def write(
+        self,
+        name: str,
+        state: bytes,
+        parts: Parts,
+        save_point: SavePoint,
+        history: History[Mapping[str, float]] = NO_HISTORY,
+    ) -> None:
         """Write a checkpoint of this name, and then remove those that it supersedes. One of the same name is replaced.
 
         Args:
@@ -72,6 +85,7 @@ class Folder:
             state: the content of `state.json`.
             parts: the content of `tensors.pt`.
             save_point: for the manifest.
+            history: of the training.
 
         Raises:
             OSError, RuntimeError: the disk, a device or a thread refuses. The other checkpoints are untouched.
@@ -84,7 +98,9 @@ class Folder:
         replaced = self.path / f"{_REPLACED}{name}-{uuid.uuid4().hex[:8]}"
         unfinished.mkdir()
         try:
-            write_files(unfinished, self._last + 1, state, parts, save_point)
+            leaving = {self.path / other for other in (name, *save_point.drop)}
+            write_history = partial(self._history.write, history=history, path=path, leaving=leaving)
+            write_files(unfinished, self._last + 1, state, parts, save_point, write_history)
             if path.exists():
                 path.rename(replaced)  # a name under which it is still found until the new one has its place
             unfinished.rename(path)
@@ -99,6 +115,7 @@ class Folder:
                 if replaced.exists():
                     replaced.rename(path)
             raise
+        self._history.complete()
         self._last += 1
         numbers[name] = self._last
         for other in (replaced, *(self.path / other for other in save_point.drop if numbers.pop(other, None))):
@@ -135,7 +152,7 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
     """
     try:
         there = set() if path.is_symlink() else {entry.name for entry in path.iterdir()}
-        if not there <= _names(path):
+        if not _only_ours(there, path):
             return False
         if not there:
             return new and not path.is_symlink()
@@ -145,12 +162,12 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
         return False
 
 
-def _names(path: Path) -> set[str]:
-    """The names of the files that this package has written into this folder."""
+def _only_ours(names: set[str], path: Path) -> bool:
+    """Whether these are all names of files that this package has written into this folder."""
     try:
-        return {MANIFEST, *manifest_of(path).files}
+        return names <= {MANIFEST, *manifest_of(path).files}
     except CheckpointError:
-        return {MANIFEST, NEW_MANIFEST, STATE, TENSORS}
+        return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_history_file(name) for name in names)
 
 
 def _remove(path: Path) -> None:
@@ -164,7 +181,7 @@ def _remove_files(path: Path) -> None:
     """Remove a temporary folder of ours, unless somebody has put a file into it; the manifest goes last."""
     with contextlib.suppress(OSError):
         there = {entry.name for entry in path.iterdir()}
-        if there <= _names(path):
+        if _only_ours(there, path):
             for name in sorted(there, key=MANIFEST.__eq__):
                 (path / name).unlink()
             path.rmdir()

@@ -12,15 +12,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import attrs
 
 from ..core.errors import CheckpointError, NoCheckpointError
+from .history_files import is_history_file
 
-FORMAT = 2  # 1 had the generators of torch alone, by their order
+FORMAT = 3  # 1 had the generators of torch alone, by their order; only 3 can have a history in files of its own
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest
@@ -183,9 +184,14 @@ def manifest_of(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(path, whole_number(body["number"], least=0), _save_point(body["place"]), files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
-    if files.keys() != {STATE, TENSORS}:
+    if {name for name in files if not is_history_file(name)} != {STATE, TENSORS}:
         raise CheckpointError(f"{manifest} names the files {sorted(files)}, and not {STATE} and {TENSORS}")
     return checkpoint
+
+
+def format_of(files: Iterable[str]) -> int:
+    """The format of a checkpoint with these files: a short training can be read by earlier versions too."""
+    return FORMAT if any(map(is_history_file, files)) else 2
 
 
 def _save_point(fields: Mapping[str, Any]) -> SavePoint:

@@ -10,11 +10,12 @@ import attrs
 import orjson
 
 from ..core.errors import CheckpointError
+from ..core.history import NO_EPOCHS, History
 from ..core.phase import Flag, Phase
 from ..core.runs import resume_place
 from ..core.state import COUNTERS, Plan, State
 from ..core.table import RESUMES_AT
-from ..core.values import NO_FACTS, FrozenMap, SavedMemory
+from ..core.values import NO_FACTS, FrozenMap, Metrics, SavedMemory
 from ..encoding import CannotDecodeError, decode, encode
 from .manifest import whole_number
 
@@ -44,8 +45,11 @@ class SavedJson(SavedMemory):
             ) from error
 
 
-def control_of(state: State) -> bytes:
-    """The state as JSON, exactly, without facts and workload, which belong to one moment."""
+def control_of(state: State, in_files: int = 0) -> bytes:
+    """The state as JSON, exactly, without facts and workload, which belong to one moment.
+
+    So many epochs of the history are in files of their own, and left out.
+    """
     resume_at = resume_place(state)
     return orjson.dumps(
         {
@@ -54,7 +58,8 @@ def control_of(state: State) -> bytes:
             "plan": attrs.asdict(state.plan),
             "flags": state.flags.value,
             "metrics": encode(dict(state.metrics)),
-            "history": encode(tuple(dict(metrics) for metrics in state.history)),
+            "history": encode(tuple(dict(metrics) for metrics in state.history[in_files:])),
+            **({"history_in_files": in_files} if in_files else {}),
             "hyper": encode(dict(state.hyper)),
             "step_hyper": encode(dict(state.step_hyper)),
             "memory": {name: _memory(value) for name, value in state.memory.items()},
@@ -79,8 +84,8 @@ def _counter(name: str, value: Any) -> float:
     return value if counts_samples else whole_number(value)
 
 
-def state_of(control: bytes) -> State:
-    """The state that `control_of` encoded, as one between two runs.
+def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS) -> State:
+    """The state that `control_of` encoded, as one between two runs; its history begins with what is in files.
 
     Memories stay encoded until the run starts: only their callbacks know the classes of the records.
 
@@ -92,6 +97,8 @@ def state_of(control: bytes) -> State:
         resume_at = None if fields["resume_at"] is None else decode(fields["resume_at"])
         if resume_at not in (None, *RESUMES_AT.values()):
             raise CannotDecodeError(f"it resumes at {resume_at!r}")
+        if (epochs := fields.get("history_in_files", 0)) != len(in_files):
+            raise CannotDecodeError(f"its history goes on after {epochs} epochs, and there are {len(in_files)}")
         counters: dict[str, Any] = {name: _counter(name, fields[name]) for name in _COUNTERS}
         return State(
             Phase.DONE if resume_at is None else Phase.SUSPENDED,
@@ -101,7 +108,7 @@ def state_of(control: bytes) -> State:
             flags=Flag(fields["flags"]),
             facts=NO_FACTS,
             metrics=FrozenMap(decode(fields["metrics"])),
-            history=tuple(FrozenMap(metrics) for metrics in decode(fields["history"], depth=1000)),
+            history=in_files + tuple(Metrics(metrics) for metrics in decode(fields["history"], depth=1000)),
             hyper=FrozenMap(decode(fields["hyper"])),
             step_hyper=FrozenMap(decode(fields.get("step_hyper", encode({})))),  # checkpoints had none at first
             memory=FrozenMap({name: SavedJson(name, value) for name, value in fields["memory"].items()}),

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,7 +23,7 @@ import attrs
 import torch
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from .manifest import FORMAT, MANIFEST, STATE, TENSORS, SavePoint
+from .manifest import FORMAT, MANIFEST, STATE, TENSORS, SavePoint, format_of
 
 Parts = dict[str, Any]
 """What is saved beside the state, by part: tensors and plain values, in nested containers."""
@@ -83,7 +83,14 @@ class _HashingFile(io.RawIOBase):
         return sha256.hexdigest()
 
 
-def write_files(unfinished: Path, number: int, state: bytes, parts: Parts, save_point: SavePoint) -> None:
+def write_files(
+    unfinished: Path,
+    number: int,
+    state: bytes,
+    parts: Parts,
+    save_point: SavePoint,
+    write_history: Callable[[Path], Mapping[str, tuple[int, str]]],
+) -> None:
     """Write the files of a checkpoint into this empty folder, the manifest last, and flush them to disk.
 
     Args:
@@ -92,6 +99,7 @@ def write_files(unfinished: Path, number: int, state: bytes, parts: Parts, save_
         state: the content of `state.json`.
         parts: the content of `tensors.pt`.
         save_point: for the manifest.
+        write_history: writes the files of the history into a folder; by name, the size and sha256 of each.
 
     Raises:
         OSError: the disk refuses.
@@ -106,7 +114,8 @@ def write_files(unfinished: Path, number: int, state: bytes, parts: Parts, save_
             torch.save(parts, cast("IO[bytes]", file))
         except BaseException as error:
             raise (file.failure or _interruption_behind(error) or error) from None
-    body = {"format": FORMAT, "number": number, "place": attrs.asdict(save_point), "files": files}
+    files.update(write_history(unfinished))
+    body = {"format": format_of(files), "number": number, "place": attrs.asdict(save_point), "files": files}
     with _write_hashed(unfinished / NEW_MANIFEST, {}) as file:
         file.write(_sealed(body))
     (unfinished / NEW_MANIFEST).rename(unfinished / MANIFEST)

@@ -13,6 +13,7 @@ import attrs
 from ..core.phase import FINAL, Phase
 from ..encoding import Json, encode
 from ..eventlog.entries import LineChecker
+from ..eventlog.lines import HISTORY
 from ..eventlog.reader import Line, record_of
 from ..eventlog.render import line_as_text
 from .output import write_json
@@ -52,7 +53,7 @@ def follow(path: Path) -> Iterator[Line]:
             if raw.endswith(b"\n"):
                 number += 1
                 entry = checked.check(number, raw)
-                if entry is not None:
+                if entry is not None and entry.event != HISTORY:
                     last = record_of(entry, str(path))
                     if isinstance(last, Line):
                         yield last

@@ -22,6 +22,7 @@ import attrs
 
 from .checks import is_exact_number, is_whole
 from .hints import assigned_attribute, missing_attribute
+from .history import History, as_history
 from .phase import Flag, Phase, Place
 from .representation import cut, html_table
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
@@ -115,7 +116,7 @@ class Draft(Counters):
     flags: Flag = Flag.NONE
     facts: Facts = attrs.field(default=NO_FACTS, converter=as_facts)
     metrics: Mapping[str, float] = attrs.field(default=Metrics(), converter=as_metrics)
-    history: tuple[Mapping[str, float], ...] = ()
+    history: History[Mapping[str, float]] = attrs.field(default=History(), converter=as_history)
     hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map)
     memory: Mapping[str, object] = attrs.field(default=EMPTY, converter=frozen_map)
     reason: str = ""
@@ -172,7 +173,7 @@ class State(Draft):
         flags: what was asked of the machine and has not fallen yet.
         facts: what was measured at this phase.
         metrics: of the last epoch or validation: train_loss, valid_loss, valid_accuracy, …
-        history: the metrics of each finished epoch.
+        history: the metrics of each finished epoch: a sequence that is used as a tuple is.
         hyper: the hyper-parameters; a tuple is one value per parameter group. The optimizer is the truth: they are
             read from it when a call of `run` begins and ends, and after commands that may change them. What the
             optimizer changes itself in between, such as Prodigy's `d`, is in the next state that is read.

@@ -26,7 +26,7 @@ from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junct
 from .phase import place_name as place_name  # as before: imported from here too
 from .phase import term_name as term_name
 from .state import Draft
-from .values import Metrics, frozen_map
+from .values import Metrics, frozen_map, same_numbers
 
 Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
@@ -241,11 +241,11 @@ def _epoch_measured(at: Draft, outcome: Outcome) -> None:
     """The metrics of a validation count only if it was in this epoch: last epoch's valid_loss is no new one."""
     if isinstance(outcome, Mapping):
         in_this_epoch = at.validated_at > at.iteration - at.batch or (
-            at.validated_at == at.iteration and at.metrics not in at.history[-1:]
+            at.validated_at == at.iteration and not same_numbers(at.metrics, (at.history or ({},))[-1])
         )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
         of_validation = {name: value for name, value in at.metrics.items() if name.startswith("valid_")}
         at.metrics = Metrics({**outcome, **(of_validation if in_this_epoch else {})})
-        at.history = (*at.history, at.metrics)
+        at.history += (at.metrics,)
 
 
 def _finished(at: Draft, outcome: Outcome) -> None:

@@ -108,6 +108,13 @@ def as_metrics(mapping: Mapping[str, float]) -> Metrics:
     return mapping if type(mapping) is Metrics else Metrics(mapping)
 
 
+def same_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Whether two mappings have equal numbers by name; a NaN equals another, wherever they come from."""
+    return one.keys() == other.keys() and all(
+        value == other[name] or (value != value and other[name] != other[name]) for name, value in one.items()
+    )
+
+
 def as_facts(mapping: Mapping[str, float]) -> Facts:
     return mapping if type(mapping) is Facts else Facts(mapping)
 

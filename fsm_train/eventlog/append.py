@@ -9,8 +9,9 @@ import attrs
 
 from ..core.phase import Phase
 from ..core.state import COUNTERS, State
-from .entries import Entry, entries, tail_of
+from .entries import LineChecker, entries, tail_of
 from .errors import LogError
+from .history import LoggedHistories, shared_epochs
 from .lines import HEADER, is_new_training
 
 
@@ -24,6 +25,7 @@ class Continuation:
         continues: the `seq` of the line after which the training continues; None if it is a new training.
         gap: whether the log has no line of the state from which the training continues. `continues` is then the
             nearest line before it.
+        held: the number of epochs of the state's history that the lines up to `continues` have.
         size: the number of bytes in whole lines.
         torn: the number of bytes after them, in a line that was cut short.
         missing_newline: whether the last whole line has no newline.
@@ -33,6 +35,7 @@ class Continuation:
     digest: str = ""
     continues: int | None = None
     gap: bool = False
+    held: int = 0
     size: int = 0
     torn: int = 0
     missing_newline: bool = False
@@ -61,14 +64,14 @@ def find_continuation(path: Path, state: State) -> Continuation:
         size, torn, missing_newline = tail_of(path)
         if size == 0:
             raise LogError("it is no log, and will not be written over: give another path", path=str(path))
-        last, continues, gap = _search(path, state)
+        found = _search(path, state)
     except OSError:
         return Continuation()  # opening the log raises the same error
-    return Continuation(last.seq + 1, last.digest, continues, gap, size, torn, missing_newline)
+    return attrs.evolve(found, size=size, torn=torn, missing_newline=missing_newline)
 
 
-def _search(path: Path, state: State) -> tuple[Entry, int | None, bool]:
-    """The last line, the `seq` of the line of this state, and whether that is only the nearest line before it."""
+def _search(path: Path, state: State) -> Continuation:
+    """After which line the file is continued, and after which the training."""
     is_new = is_new_training(state)
     exact = nearest = None
     events = (
@@ -77,13 +80,21 @@ def _search(path: Path, state: State) -> tuple[Entry, int | None, bool]:
         else {"suspended", "suspend", state.resume_at.value}
     )
     counters = [getattr(state, name) for name in COUNTERS]
-    for last in entries(path):
-        if is_new or last.event == HEADER:
+    histories, checker = LoggedHistories(), LineChecker(path)
+    for entry in entries(path, checker):
+        if is_new:
             continue
-        if last.body["iteration"] <= state.iteration:
-            nearest = last.seq
-        if last.event in events and [last.body[name] for name in COUNTERS] == counters:
-            exact = last.seq
+        histories.see(entry)
+        if entry.event == HEADER:
+            continue
+        if entry.body["iteration"] <= state.iteration:
+            nearest = entry.seq
+        if entry.event in events and [entry.body[name] for name in COUNTERS] == counters:
+            exact = entry.seq
+    last = checker.last
+    assert last is not None
     if is_new:
-        return last, None, False
-    return last, nearest if exact is None else exact, exact is None
+        return Continuation(last.seq + 1, last.digest)
+    continues = nearest if exact is None else exact
+    held = 0 if continues is None else shared_epochs(histories.at(continues), state.history)
+    return Continuation(last.seq + 1, last.digest, continues, exact is None, held)

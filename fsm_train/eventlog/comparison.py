@@ -7,7 +7,7 @@ facts are equal.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -144,7 +144,17 @@ def _header_parts(a: Entry, b: Entry) -> Iterator[Part]:
     yield Part("plan", start_a, start_b, ("plan",))
     specs_a, specs_b = ({str(spec["name"]): spec for spec in header.body["callbacks"]} for header in (a, b))
     yield Part("callbacks", specs_a, specs_b)
-    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics", "history", "has_valid", "batches_per_epoch"))
+    yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics"))
+    yield from _history_parts(start_a, start_b)
+    yield Part("facts", start_a, start_b, ("has_valid", "batches_per_epoch"))
+
+
+def _history_parts(a: Mapping[str, Json], b: Mapping[str, Json]) -> Iterator[Part]:
+    """Of two histories their lengths, and the epochs that both headers have; lines before have the others."""
+    length_a, length_b = (len(start["history"]) + start.get("held", 0) for start in (a, b))
+    yield Part("facts", {"history": f"{length_a} epochs"}, {"history": f"{length_b} epochs"})
+    both = min(len(start["history"]) for start in (a, b))
+    yield Part("facts", *({"history": start["history"][len(start["history"]) - both :]} for start in (a, b)))
 
 
 def _settings_only(change: Change) -> Change:

@@ -20,18 +20,33 @@ import orjson
 from ..core.phase import Phase
 from ..encoding import Json
 from .errors import LogError
-from .lines import HEADER, HEADER_KEYS, KEYS, NEXT_EVENTS, PLACES, canonical, digest, is_course, malformed_key
+from .lines import (
+    HEADER,
+    HISTORY,
+    KEYS,
+    NEXT_EVENTS,
+    OWN_KEYS,
+    PLACES,
+    canonical,
+    digest,
+    is_course,
+    is_history,
+    malformed_key,
+)
 from .upcasts import upcast
 
 MAX_LINE_BYTES = 16 << 20
 """The longest line that is read: far longer than a real one, and short enough to be held in memory."""
 
-EVENTS = frozenset({HEADER, *(phase.value for phase in Phase)})
+EVENTS = frozenset({HEADER, HISTORY, *(phase.value for phase in Phase)})
 
 _SETUP = Phase.SETUP.value
 
+_AFTER_HEADER = frozenset({HEADER, HISTORY, _SETUP, Phase.TEARDOWN.value})
+
 FOLLOWING: Mapping[str, Set[str]] = {
-    HEADER: frozenset({HEADER, _SETUP, Phase.TEARDOWN.value}),
+    HEADER: _AFTER_HEADER,
+    HISTORY: _AFTER_HEADER,
     **{phase.value: NEXT_EVENTS[phase] | {HEADER} for phase in Phase},
 }
 """By event, the events that the next line can have; always a header too, since a process can be killed anywhere."""
@@ -59,13 +74,13 @@ class Entry:
         self.seq: int = line.pop("seq")
         self.event: str = line.pop("event")
         self.digest: str = line.pop("digest")
-        own = HEADER_KEYS if self.event == HEADER else KEYS
+        own = OWN_KEYS.get(self.event, KEYS)
         self.bound: Mapping[str, Any] = {}
         if not line.keys() <= own:
             self.bound = {name: line.pop(name) for name in line.keys() - own}
         self.facts: Mapping[str, Json] = {}
         self.course: list[list[Any]] = []
-        if self.event != HEADER:
+        if own is KEYS:
             self.facts = line.pop("facts", self.facts)
             self.course = line.pop("course", self.course)
         self.body = line
@@ -124,19 +139,26 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
     return value if type(value) is dict else None
 
 
-def entries(path: Path) -> Iterator[Entry]:
-    """All lines of the log; those that are superseded have `counts` False.
+def entries(path: Path, checker: LineChecker | None = None) -> Iterator[Entry]:
+    """All lines of the log; those that are superseded have `counts` False. A header has the lines of its history in it.
 
     Another program's lines in the same file are skipped. The sequence numbers show that no line of the log
     is missing.
+
+    Args:
+        path: the path of the log.
+        checker: checks the lines; its `last` is the last of them.
 
     Raises:
         LogError: a line is damaged, or there is no log in the file.
         OSError: the file cannot be read.
     """
+    return _whole_headers(_checked(path, checker or LineChecker(path)))
+
+
+def _checked(path: Path, checker: LineChecker) -> Iterator[Entry]:
     parts = _history(path)
     all_count = parts == [(1, math.inf)]
-    checker = LineChecker(path)
     for number, raw in raw_lines(path):
         entry = checker.check(number, raw)
         if entry is not None:
@@ -144,6 +166,34 @@ def entries(path: Path) -> Iterator[Entry]:
             yield entry
     if checker.last is None:
         raise LogError("there is no log in this file", path=str(path))
+
+
+def _whole_headers(lines: Iterator[Entry]) -> Iterator[Entry]:
+    """The lines, each header with its whole history. One whose history a crash cut short keeps its key `further`."""
+    header: Entry | None = None  # waits for the rest of its history
+    for entry in lines:
+        if header is None and entry.event != HEADER:
+            yield entry
+            continue
+        if entry.event == HISTORY:
+            assert header is not None
+            start = header.body["start"]
+            start["history"] += entry.body["history"]
+            start["further"] -= len(entry.body["history"])
+            if not start["further"]:
+                del start["further"]
+                yield header
+                header = None
+            continue
+        if header is not None:
+            yield header
+            header = None
+        if entry.event == HEADER and entry.body["start"].get("further"):
+            header = entry
+        else:
+            yield entry
+    if header is not None:
+        yield header
 
 
 def _history(path: Path) -> list[tuple[int, float]]:
@@ -193,6 +243,7 @@ class LineChecker:
         self.last: Entry | None = None
         self._resume_at = ""  # where this call of `run` continues
         self._counts = 0, 0  # iteration and valid_batch of the line before, or of the start of this call
+        self._further = 0  # the epochs of the history of this call that are in lines to come
 
     def check(self, number: int, raw: bytes) -> Entry | None:
         """The line; None if another program wrote it, or if it is cut short at the end of the file.
@@ -222,7 +273,11 @@ class LineChecker:
         self._check_form(entry)
         if entry.event == HEADER:
             self._resume_at = entry.body["start"].get("resume_at", "")
-        self._check_length(entry)
+            self._further = entry.body["start"].get("further", 0)
+        if entry.event == HISTORY:
+            self._further -= len(entry.body["history"])
+        else:
+            self._check_length(entry)
         self.last = entry
         return entry
 
@@ -240,6 +295,16 @@ class LineChecker:
             raise self._error(entry.number, f"{what} in the log: line {entry.seq} comes after line {last.seq}")
         if entry.event not in FOLLOWING[last.event] and not (last.event == _SETUP and self._resumes_at(entry.event)):
             raise self._error(entry.number, f"the machine cannot go from {last.event} to {entry.event}")
+        if (self._further or entry.event == HISTORY) and entry.event != HEADER:
+            self._check_further(entry)
+
+    def _check_further(self, entry: Entry) -> None:
+        """Refuse a further line of a history that is complete, and any other line before it is."""
+        if entry.event != HISTORY:
+            what = f"the header before this line has {self._further} more epochs of history"
+            raise self._error(entry.number, what)
+        if not self._further:
+            raise self._error(entry.number, "the header before this line has no more history than it says")
 
     def _resumes_at(self, event: str) -> bool:
         """Whether the place where the training continues leads to such a line."""
@@ -252,7 +317,7 @@ class LineChecker:
         if entry.digest == digest(before, body):
             return
         # Another logger wrote the line, with bound keys or another order; its stream may have begun with other logs.
-        own = HEADER_KEYS if entry.event == HEADER else KEYS
+        own = OWN_KEYS.get(entry.event, KEYS)
         body = canonical({name: value for name, value in orjson.loads(raw).items() if name in own and name != "digest"})
         first = entry.event == HEADER and entry.seq == 0
         if entry.digest == digest(before, body) or (first and entry.digest == digest("", body)):
@@ -263,6 +328,9 @@ class LineChecker:
         body = entry.body
         if entry.event == HEADER:
             key = malformed_key(body)
+        elif entry.event == HISTORY:
+            epochs = body.get("history")
+            key = "" if is_history(epochs) and 0 < len(epochs) <= self._further else "history"
         elif (
             type(entry.facts) is dict
             and type(entry.course) is list

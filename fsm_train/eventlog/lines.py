@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
 from ..core.callback import Callback
+from ..core.checks import is_whole
 from ..core.facts import known_at
 from ..core.phase import FINAL, Junction, Phase, Place
 from ..core.state import COUNTERS, Hyper, Plan, State
@@ -22,8 +23,10 @@ from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap, SavedMemory
 from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags, number, numbers
 
-SCHEMA = 1
+SCHEMA = 2
 HEADER = "header"
+HISTORY = "history"
+"""The event of a line after a header, with more of the history than is put into one line."""
 HELD_BACK = "held back"
 MEASURED = frozenset({Phase.EPOCH_END.value, Phase.VALID_END.value})
 """The events whose metrics are measured; other lines repeat them."""
@@ -37,10 +40,15 @@ KEYS = frozenset(
 )
 """Every key of a line. Any other key was bound to the logger: run_id, rank, a time."""
 
+HISTORY_KEYS = frozenset({"seq", "history", "digest", "event"})
+
 HEADER_KEYS = frozenset(
     {"seq", "schema", "versions", "callbacks", "phases", "facts", "sensors", "start", "continues", "gap", "torn"}
     | {"digest", "event"}
 )
+
+OWN_KEYS: Mapping[str, Set[str]] = {HEADER: HEADER_KEYS, HISTORY: HISTORY_KEYS}
+"""By event, every key of a line that is not one of a phase, which has `KEYS`."""
 
 EVENT: Mapping[Phase, str] = {phase: phase.value for phase in Phase}
 """The event of a line, by phase. A lookup here is faster than `phase.value`, which runs Python code."""
@@ -135,15 +143,16 @@ class AnswerCache:
         return entry[1]
 
 
-def start_of(state: State) -> dict[str, Json]:
-    """The whole control state at the start of a call of `run`."""
+def start_of(state: State, held: int = 0) -> dict[str, Json]:
+    """The control state at the start of a call of `run`; of its history what comes after `held` epochs."""
     return {
         **line_of(state, {}),
         "plan": {"epochs": state.plan.epochs, "max_steps": state.plan.max_steps, "seed": encode(state.plan.seed)},
         "has_valid": state.has_valid,
         "fetched": state.fetched,
         **({} if state.batches_per_epoch is None else {"batches_per_epoch": state.batches_per_epoch}),
-        "history": [numbers(metrics) for metrics in state.history],
+        **({"held": held} if held else {}),
+        "history": [numbers(metrics) for metrics in state.history[held:]],
         "memory": {
             name: memory.json if isinstance(memory, SavedMemory) else encode(memory)
             for name, memory in state.memory.items()
@@ -174,8 +183,9 @@ def header_of(
     facts: Iterable[str],
     sensors: Iterable[str],
     versions: Mapping[str, str],
+    held: int = 0,
 ) -> dict[str, Json]:
-    """The header: the first line of a call of `run`."""
+    """The header: the first line of a call of `run`. The lines before it have `held` epochs of the history."""
     return {
         "schema": SCHEMA,
         "versions": versions,
@@ -183,7 +193,7 @@ def header_of(
         "phases": [phase.value for phase in phases],
         "facts": sorted(facts),
         "sensors": sorted(sensors),
-        "start": start_of(state),
+        "start": start_of(state, held),
     }
 
 
@@ -293,8 +303,14 @@ def _is_start(start: Json) -> bool:
         and type(start.get("resume_at", "")) is str
         and type(start.get("has_valid")) is bool
         and type(start.get("fetched")) in (int, float)
-        and type(start.get("history")) is list
+        and is_history(start.get("history"))
+        and all(is_whole(start.get(key, 0), least=0) for key in ("held", "further"))
     )
+
+
+def is_history(epochs: Json) -> TypeGuard[list[dict[str, Json]]]:
+    """Whether the value is a list of the metrics of epochs. The values in them are checked where they are decoded."""
+    return type(epochs) is list and all(type(metrics) is dict for metrics in epochs)
 
 
 def _is_spec(spec: Json) -> bool:

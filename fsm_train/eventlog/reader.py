@@ -36,7 +36,8 @@ class Header:
         plan: how long to train.
         callbacks: the declarations of each callback: name, factory, params, at, needs, every, order.
         phases, facts: the further phases and facts that were given to `EventLog`.
-        start: the first control state, as JSON.
+        start: the first control state, as JSON. Its `history` has the epochs that no line before it has; where lines
+            before it have some, `held` is their number.
         continues: the `seq` of the line after which the training continues; None if it is a new training.
         gap: whether the log has no line of the state from which the training continues.
         bound: the keys that were bound to the logger.

@@ -23,6 +23,7 @@ from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
 from .entries import Entry, entries
 from .errors import EndOfLogError, LogError, OutOfStepError
+from .history import ADDS_EPOCHS, LoggedHistory
 from .lines import (
     EVENT,
     HEADER,
@@ -65,7 +66,8 @@ class Recorded(Workload):
             self.path = ""
         self.interrupt: str | None = None
         self._entries = log
-        self._lookahead: Entry | None = next(log, None)  # the entry after those in `_lines`
+        self._history = LoggedHistory(self.path)
+        self._lookahead: Entry | None = self._next_entry()  # the entry after those in `_lines`
         if self._lookahead is None or self._lookahead.event != HEADER:
             raise LogError("a recorded training begins with a header, and there is none", path=self.path)
         self.header: Entry = self._lookahead
@@ -99,13 +101,16 @@ class Recorded(Workload):
         self._course.clear()
         self._items_read = self._items_over = 0
         self._last_number = header.number
-        self._lookahead = next(self._entries, None)
         try:
-            return self._state(header.body["start"], last, memories or {})
+            state = self._state(header.body["start"], last, memories or {})
         except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._error(f"its start cannot be made again: {error}", header.number) from error
+        self._lookahead = self._next_entry()
+        return state
 
     def _state(self, start: Mapping[str, Any], last: State | None, memories: Mapping[str, Mapping[str, type]]) -> State:
+        if start.get("further"):
+            raise CannotDecodeError(f"the log ends before the last {start['further']} epochs of its history")
         blank = State(Phase.READY, decode_plan(start), has_valid=start["has_valid"], fetched=start["fetched"])
         state = decode_state(start, Phase.READY, blank)
         self._hyper = state.hyper
@@ -118,7 +123,7 @@ class Recorded(Workload):
         }
         return attrs.evolve(
             state,
-            history=tuple(decode_numbers(metrics) for metrics in start["history"]),
+            history=self._history.whole(),
             memory=FrozenMap(memory),
             workload=self,
         )
@@ -127,8 +132,15 @@ class Recorded(Workload):
     def next_header(self) -> Entry | None:
         """The header of the next call of `run`; None if there is none. Skips the rest of the current call."""
         while self._lookahead is not None and self._lookahead.event != HEADER:
-            self._lookahead = next(self._entries, None)
+            self._lookahead = self._next_entry()
         return self._lookahead
+
+    def _next_entry(self) -> Entry | None:
+        """The next entry, seen by the history; None at the end of the log."""
+        entry = next(self._entries, None)
+        if entry is not None and entry.event in ADDS_EPOCHS:
+            self._history.see(entry)
+        return entry
 
     # ------------------------------------------------------------------------ where in the log
 
@@ -137,7 +149,7 @@ class Recorded(Workload):
         entry = self._lookahead
         if entry is None or entry.event == HEADER:
             return False
-        self._lookahead = next(self._entries, None)
+        self._lookahead = self._next_entry()
         self._last_number = entry.number
         self._course.extend(map(list, entry.course))
         self._items_read += len(entry.course)

@@ -149,7 +149,8 @@ def _changed_between_calls(last: State, header: Entry) -> Change | None:
     """
     if header.body.get("gap"):
         return Change("", "gap", "the log does not lead to where this call continues", None)
-    recorded, decided = header.body["start"], start_of(last)
+    recorded = header.body["start"]
+    decided = start_of(last, recorded.get("held", 0))  # the epochs before are in lines that agree
     both = [name for name in decided["memory"] if name in recorded["memory"]]
     return first_change(
         (

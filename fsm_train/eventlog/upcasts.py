@@ -14,7 +14,9 @@ from .lines import SCHEMA
 
 Header = dict[str, Any]
 
-UPCASTS: Mapping[int, Callable[[Header], Header]] = {}
+UPCASTS: Mapping[int, Callable[[Header], Header]] = {
+    1: lambda header: header,  # it had the whole history; in schema 2 the lines before it may have some of it
+}
 """By schema, the function from a header of that schema to a header of the next one."""
 
 

@@ -32,7 +32,8 @@ from ..sinks.base import Recorder
 from ..worlds.proxy import WorkloadProxy
 from .append import Continuation, find_continuation
 from .errors import LogError
-from .lines import ALWAYS, EVENT, HEADER, HEADER_KEYS, HELD_BACK, KEYS, canonical, digest, header_of, line_of
+from .history import header_lines
+from .lines import ALWAYS, EVENT, HEADER_KEYS, HELD_BACK, HISTORY_KEYS, KEYS, canonical, digest, header_of, line_of
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 """The phases after whose line the file is flushed; after a final phase it is also synced to the disk."""
@@ -97,7 +98,7 @@ class EventLog(Recorder):
             )
         if self.path is not None and self.path.suffix == ".gz":
             raise ValueError(f"{self.path}: a compressed log can be read, but not written; compress it afterwards")
-        if taken := sorted(bound.keys() & (KEYS | HEADER_KEYS)):
+        if taken := sorted(bound.keys() & (KEYS | HEADER_KEYS | HISTORY_KEYS)):
             raise ValueError(f"{', '.join(taken)}: a log has keys of its own with these names, bind others")
         self.phases = tuple(phases)
         self.at: Sequence[Phase] = tuple(dict.fromkeys((*ALWAYS, *self.phases)))
@@ -131,11 +132,18 @@ class EventLog(Recorder):
             for phase in Phase
         }
         header = header_of(
-            state, callbacks, phases=self.phases, facts=self.needs, sensors=self._sensors, versions=versions()
+            state,
+            callbacks,
+            phases=self.phases,
+            facts=self.needs,
+            sensors=self._sensors,
+            versions=versions(),
+            held=before.held,
         )
         try:
             self._emit = (self._logger or self._open_file(before)).info
-            self._write(HEADER, {**header, **before.header_fields()})
+            for event, line in header_lines({**header, **before.header_fields()}):
+                self._write(event, line)
             self._flush()
         except OSError as error:
             raise self._incomplete_log(error) from error

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from ..core.history import History
 from ..core.state import State
 
 _ATOMS = (bool, int, str, bytes, type(None))
@@ -27,6 +28,7 @@ def fingerprint(value: object) -> Any:
     >>> fingerprint(0.0) == fingerprint(-0.0)
     False
     """
+    value = tuple(value) if isinstance(value, History) else value
     kind = type(value)
     if isinstance(value, float):
         return kind, struct.pack("<d", value)
@@ -80,7 +82,7 @@ def differences(a: object, b: object, path: str = "", *, exactly: bool = True) -
                 yield f"{path}[{key!r}]: " + (f"only right, {b[key]!r}" if key in b else f"only left, {a[key]!r}")
             else:
                 yield from differences(a[key], b[key], f"{path}[{key!r}]", exactly=exactly)
-    elif isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+    elif isinstance(a, (tuple, History)) and isinstance(b, (tuple, History)) and len(a) == len(b):
         for i, (mine, other) in enumerate(zip(a, b, strict=True)):
             yield from differences(mine, other, f"{path}[{i}]", exactly=exactly)
     else:

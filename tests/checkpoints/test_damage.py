@@ -28,7 +28,7 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import folder as folders
 from fsm_train.checkpoints import writing
 from fsm_train.checkpoints.folder import Folder
-from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
+from fsm_train.checkpoints.manifest import FORMAT, MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
 from fsm_train.core.commands import SaveCheckpoint
 from tests.checkpoints.processes import FRESH, THOROUGH
 from tests.models import diabetes, sgd
@@ -444,7 +444,7 @@ SCORE = {"monitor": "valid_loss", "mode": "min", "value": 1.0, "weights": "model
         {"files": {"state.json": [1, ""], "../../secret": [1, ""]}},
         {"files": {"state.json": [1, ""]}},
         {"files": 3},
-        {"format": 3},
+        {"format": FORMAT + 1},
         {"format": "1"},
         {"place": {"iteration": 1}},
         {"number": "first"},

@@ -154,8 +154,8 @@ def test_a_forgotten_memory_is_noticed(name: str, left: Any, monkeypatch: pytest
     """A callback that begins with its initial memory does not lead to the same end."""
     state_of = saving.state_of
 
-    def forgetful(control: bytes) -> Any:
-        state = state_of(control)
+    def forgetful(*saved: Any) -> Any:
+        state = state_of(*saved)
         return attrs.evolve(state, memory={k: v for k, v in state.memory.items() if k != name} or EMPTY)
 
     monkeypatch.setattr(saving, "state_of", forgetful)

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from fsm_train import Phase, Plan, State
-from fsm_train.core.values import FrozenMap, frozen_map, record_classes, unsaveable
+from fsm_train.core.values import FrozenMap, frozen_map, record_classes, same_numbers, unsaveable
 
 
 @attrs.frozen
@@ -55,6 +55,15 @@ def test_a_record_that_can_be_written_to_is_no_memory(record: object) -> None:
 def test_what_survives_is_a_memory(value: object) -> None:
     """Numbers, strings, tuples and frozen records of them."""
     assert unsaveable(value) is None
+
+
+def test_numbers_are_the_same_by_name_and_nan_is_nan() -> None:
+    """As metrics are compared that come from somewhere else."""
+    nan, other = float("nan"), -float("nan")
+
+    assert same_numbers({"a": 1.0, "b": nan}, {"b": other, "a": 1})
+    for different in ({"a": 1.0}, {"a": 1.0, "b": 2.0}, {"a": 1.0, "c": nan}, {"a": nan, "b": nan}):
+        assert not same_numbers({"a": 1.0, "b": nan}, different)
 
 
 def test_a_frozen_mapping_is_its_own_copy() -> None:

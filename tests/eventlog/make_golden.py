@@ -6,12 +6,15 @@ import sys
 from collections import deque
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import attrs
 import orjson
 
 from fsm_train import Callback, Flag, Phase, Scripted, State, Transition, extend, iterate, on, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
-from fsm_train.eventlog.lines import digest
+from fsm_train.eventlog import history
+from fsm_train.eventlog.lines import SCHEMA, digest
 from fsm_train.schedules import absolute, constant, cosine, warmup
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -74,6 +77,15 @@ def golden(name: str, path: Path) -> None:
         case "counted":
             two = Callback("counts_too_far", (Phase.BATCH_END,), lambda s, count: Transition(memory=count + 2), 0)
             deque(iterate(start(Scripted(), epochs=1), [two], log=path))
+        case "history":
+            # Begun elsewhere, with a history that takes several lines; then continued, twice from the same place.
+            falling = Scripted(loss=_everything, valid_loss=lambda s: 1 / (1 + s.iteration))
+            elsewhere = deque(iterate(start(falling, epochs=9, seed=0)), maxlen=1).pop()
+            special = attrs.evolve(elsewhere, history=(*elsewhere.history, {"valid_loss": -0.0, "steps": 2**70}))
+            with mock.patch.object(history, "MOST_BYTES", 200):
+                first = deque(iterate(extend(special, epochs=1), [early_stopping()], log=path), maxlen=1).pop()
+            deque(iterate(extend(first, epochs=3), [early_stopping()], log=path))
+            deque(iterate(extend(first, epochs=2), [early_stopping()], log=path))
         case "jump" | "torn" | "newer":
             golden("library", path)
             lines = [orjson.loads(line) for line in path.read_bytes().splitlines()[:60]]
@@ -90,7 +102,7 @@ def golden(name: str, path: Path) -> None:
 
 if __name__ == "__main__":
     for asked in sys.argv[1:]:
-        target = GOLDEN / f"{asked}-1.jsonl"
+        target = GOLDEN / f"{asked}-{SCHEMA}.jsonl"
         if target.exists():
             raise SystemExit(f"{target} is there, and is never written anew")
         golden(asked, target)

@@ -17,6 +17,7 @@ from .make_golden import GOLDEN, counts_too_far
 DIGESTS = {
     "checks-1.jsonl": "f6af7abc058e3bf1",
     "counted-1.jsonl": "79dc2bb54fb1e269",
+    "history-2.jsonl": "48357f804452a387",
     "jump-1.jsonl": "56e95527c8a1cbf1",
     "library-1.jsonl": "336f2b0c86b74409",
     "newer-1.jsonl": "aef03f362c079e3c",
@@ -49,6 +50,18 @@ def test_good_logs_agree(name: str, lines: int, epoch: int, reason: str) -> None
 
     assert (again.divergence, again.lines) == (None, lines)
     assert (again.state.phase, again.state.epoch, again.state.reason) == (Phase.DONE, epoch, reason)
+
+
+def test_a_long_history_is_as_it_was() -> None:
+    """Begun elsewhere, in several lines, and continued twice from the same place."""
+    again = replay(GOLDEN / "history-2.jsonl")
+
+    assert (again.divergence, again.lines, again.state.epoch) == (None, 15, 12)
+    assert len(again.state.history) == 13
+    assert math.isnan(again.state.history[0]["train_loss"])
+    assert again.state.history[9] == {"valid_loss": -0.0, "steps": 2**70}
+    assert math.copysign(1.0, again.state.history[9]["valid_loss"]) == -1.0
+    assert [metrics["valid_loss"] for metrics in again.state.history[10:]] == [1 / 31, 1 / 34, 1 / 37]
 
 
 def test_a_suspended_log_agrees_over_all_its_calls() -> None:
@@ -98,7 +111,7 @@ def test_a_bad_log_is_found() -> None:
     [
         ("jump-1", None, ""),
         ("torn-1", 31, "the machine cannot go from loss_end to setup"),
-        ("newer-1", 1, "this log has schema 99, and this version of fsm_train knows up to 1"),
+        ("newer-1", 1, "this log has schema 99, and this version of fsm_train knows up to 2"),
     ],
 )
 def test_damaged_logs_are_found(name: str, line: int | None, sentence: str) -> None:

@@ -28,7 +28,7 @@ def test_records_tell_what_happened(log: Path) -> None:
     header, *lines = list(read_log(log))
 
     assert isinstance(header, Header)
-    assert (header.plan.epochs, header.plan.seed, header.schema, header.continues) == (2, 0, 1, None)
+    assert (header.plan.epochs, header.plan.seed, header.schema, header.continues) == (2, 0, 2, None)
     assert [spec["name"] for spec in header.callbacks][-1] == "smoothed"
     assert header.versions["fsm-train"]
     assert all(isinstance(line, Line) for line in lines)
@@ -226,7 +226,7 @@ def test_a_training_goes_on_at_a_place_with_a_name(log: Path) -> None:
 
 @pytest.mark.parametrize(
     ("schema", "sentence"),
-    [(99, "schema 99, and this version of fsm_train knows up to 1: read it with a newer one"), ("x", "which is none")],
+    [(99, "schema 99, and this version of fsm_train knows up to 2: read it with a newer one"), ("x", "which is none")],
 )
 def test_a_newer_schema_is_refused(schema: object, sentence: str, log: Path) -> None:
     """In a sentence that says what to do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from fsm_train import (
     WorkloadError,
     describe,
     evaluate,
+    extend,
     on,
     replay,
     run,
@@ -116,6 +118,21 @@ def test_epoch_without_a_batch_is_no_check() -> None:
     assert (stopped.epoch, stopped.reason) == (5, "")
     assert plateau.hyper["lr"] == 0.1
     assert [metrics.get("valid_loss") for metrics in stopped.history] == [1.0, None, None, 0.9, 0.8]
+
+
+def test_an_epoch_without_a_batch_has_no_old_nan() -> None:
+    """The NaN of the validation before is known again in a state that was copied: one from a file, or of a replay."""
+
+    @on(Phase.EPOCH_BEGIN)
+    def stop(state: State) -> Transition | None:
+        return Transition(flags=Flag.STOP_EPOCH) if state.epoch > 0 else None
+
+    first = run(start(Scripted(batches=1, valid_loss=math.nan), epochs=1), [stop])
+    copied = attrs.evolve(pickle.loads(pickle.dumps(first)), workload=first.workload)
+
+    for state in (first, copied):
+        final = run(extend(state, epochs=1), [stop])
+        assert [sorted(metrics) for metrics in final.history] == [["train_loss", "valid_loss"], []]
 
 
 def test_empty_epoch_that_validates_is_a_check() -> None:
