@@ -1,6 +1,6 @@
-"""Which workloads are in use: one run at a time, and an evaluation only beside one.
+"""Which workloads are in use: one run at a time, and an evaluation only beside one. Which run is inside which.
 
-Rule of this file: a claim is a fact about this process. Nothing here touches a workload.
+Rule of this file: a claim is a fact about this process. Nothing here touches a workload, but for its `interrupt`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 
@@ -30,7 +31,7 @@ class Claim:
         place: where the run stands, or None of an evaluation.
     """
 
-    of: object
+    of: Any
     what: str
     thread: int
     place: Callable[[], Place] | None = None
@@ -77,6 +78,22 @@ def refuse_if_in_use(workload: object) -> None:
             "Let it end first (a loop over iterate that was left early ends with its close()), or make a second "
             "workload, with a model and loaders of its own"
         )
+
+
+def hand_on(workload: Any, signal: str) -> None:
+    """Let a signal that came to the run of this workload count for each run that it is inside of, too.
+
+    A run is inside of those that this thread began before it and that have not ended: they wait for it, in a
+    command, a metric, a sink, or in the body of a loop over `iterate`.
+    """
+    if not getattr(workload, "hands_on_signals", True):
+        return
+    with _lock:
+        for claim, *_ in _claims.values():  # in the order in which they began
+            if claim.of is workload:
+                break
+            if claim.place is not None and claim.thread == threading.get_ident():
+                claim.of.interrupt = claim.of.interrupt or signal
 
 
 def _refuse_evaluation(workload: object) -> None:
