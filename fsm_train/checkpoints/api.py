@@ -18,6 +18,7 @@ import attrs
 from ..core.arguments import check_path, check_workload
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
+from ..core.failing import whole_state
 from ..core.runs import SAVED_AT
 from ..core.state import State, hyper_read
 from ..core.workload import Workload
@@ -66,7 +67,10 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     """
     state = work.state
     assert state is not None
-    if state.phase not in SAVED_AT:
+    inexact: tuple[str, ...] = ()
+    if state.failure is not None:
+        state, inexact = whole_state(state)
+    elif state.phase not in SAVED_AT:
         allowed = ", ".join(phase.value for phase in SAVED_AT)
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training resumes from {allowed}")
     parts, notes = work.parts_to_save(state)
@@ -76,7 +80,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
             "runs no code"
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
-    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes))
+    control = control_of(attrs.evolve(state, elapsed=elapsed, notes=(*inexact, *notes)))
     score = score_of(command, state, str(parts.get("measured_with", "model")))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:

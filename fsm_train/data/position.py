@@ -158,6 +158,26 @@ class EpochStart:
 
 
 @attrs.frozen
+class BatchStart:
+    """What a batch follows from, as it was before that batch was fetched.
+
+    Attributes:
+        batch: its index in the epoch.
+        generators: their states.
+        sources: of the training data.
+    """
+
+    batch: int
+    generators: Generators
+    sources: Sources
+
+    @staticmethod
+    def now(batch: int, loader: object, own: Iterable[Any]) -> BatchStart:
+        """As it is now; `own` are the generators of the training alone."""
+        return BatchStart(batch, Generators.now(own), Sources.now(loader))
+
+
+@attrs.frozen
 class SuspendPoint:
     """Where a training was suspended.
 

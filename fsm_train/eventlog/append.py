@@ -76,13 +76,15 @@ def _search(path: Path, state: State) -> tuple[Entry, int | None, bool]:
         if state.resume_at is None
         else {"suspended", "suspend", state.resume_at.value}
     )
+    failed = set() if state.resume_at is None else {Phase.TEARDOWN.value}  # which can be saved, and resumes there
     counters = [getattr(state, name) for name in COUNTERS]
     for last in entries(path):
         if is_new or last.event == HEADER:
             continue
         if last.body["iteration"] <= state.iteration:
             nearest = last.seq
-        if last.event in events and [last.body[name] for name in COUNTERS] == counters:
+        found = last.event in (failed if last.body.get("error") else events)
+        if found and [last.body[name] for name in COUNTERS] == counters:
             exact = last.seq
     if is_new:
         return last, None, False

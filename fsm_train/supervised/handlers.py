@@ -187,6 +187,15 @@ def restore_weights(work: Training, command: c.RestoreWeights) -> None:
     kept.put_back(work.modules, work.carried_over.averages)
 
 
+@carries_out_by_default(c.NoteBatchStarts)
+def note_batch_starts(work: Training, command: c.NoteBatchStarts) -> None:
+    def undo() -> None:
+        work.notes_batch_starts, work.batch_start = False, None
+
+    work.notes_batch_starts = True
+    work.undo_at_finish(undo)
+
+
 # ------------------------------------------------------------------------- torch's own schedulers
 
 

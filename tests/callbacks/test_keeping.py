@@ -296,5 +296,6 @@ def test_settings_are_recorded() -> None:
             "monitor": None,
             "mode": None,
             "keep": 1,
+            "on_failure": False,
         },
     )
