@@ -256,7 +256,7 @@ class _Cursor:
         self.doing: Operation | None = None
         self.passed: Phase | None = None
         self.deciding = False
-        self.boundary: tuple[State, Flag, int] | None = None
+        self.boundary: tuple[State, Flag, int, bool] | None = None
         self.commands: list[Command] = []
         self.stand_at(state.phase)
 
@@ -302,7 +302,7 @@ class _Cursor:
                 break
         resume_at = draft.resume_at
         if path.leaves_boundary:
-            self.boundary = self.state, self.flags, draft.pending
+            self.boundary = self.state, self.flags, draft.pending, draft.batches_over
             if self.commands:
                 self.commands.clear()
         try:

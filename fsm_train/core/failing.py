@@ -27,12 +27,13 @@ class Boundary:
 
     Attributes:
         state: the last one that was made until then. Its memories, hyper-parameters and reason held there.
-        flags, pending: as they were there.
+        flags, pending, batches_over: as they were there.
     """
 
     state: State
     flags: Flag
     pending: int
+    batches_over: bool
 
 
 @attrs.frozen(eq=False)
@@ -126,7 +127,9 @@ def whole_state(state: State) -> tuple[State, tuple[str, ...]]:
             "run was whole"
         )
     back = failure.in_a_batch or failure.phase in (Phase.EPOCH_BEGIN, Phase.TRAIN_END)
-    boundary = failure.boundary if back and failure.boundary else Boundary(now, now.flags, now.pending)
+    boundary = (
+        failure.boundary if back and failure.boundary else Boundary(now, now.flags, now.pending, now.batches_over)
+    )
     memory = {
         name: value if value is not now.memory.get(name) else boundary.state.memory.get(name, value)
         for name, value in state.memory.items()
@@ -150,7 +153,11 @@ def whole_state(state: State) -> tuple[State, tuple[str, ...]]:
 
 def _batches_over(failure: Failure, place: Place) -> bool:
     """Whether the batches of the epoch are over where it resumes; at BATCH_END that is found out again."""
-    return place is Phase.EPOCH_END or (place is not Phase.BATCH_END and failure.state.batches_over)
+    if place in (Phase.BATCH_END, Phase.EPOCH_END):
+        return place is Phase.EPOCH_END
+    if place is Phase.VALID_END and failure.doing and failure.boundary:  # it was left, perhaps for the end of the epoch
+        return failure.boundary.batches_over
+    return failure.state.batches_over
 
 
 def _inexact(failure: Failure, *, undone: bool) -> list[str]:

@@ -58,16 +58,26 @@ class Fault:
     by_command: bool = False
 
 
-class Breaking:
-    """Raises when it is called once more than `after` times, and never again."""
+def break_it() -> None:
+    raise BrokenError
 
-    def __init__(self, after: int) -> None:
+
+class Breaking:
+    """Raises when it is called once more than `after` times, and never again.
+
+    Args:
+        after: how often nothing happens.
+        happens: what happens then.
+    """
+
+    def __init__(self, after: int, happens: Callable[[], None] = break_it) -> None:
         self.left = after
+        self.happens = happens
 
     def __call__(self) -> None:
         self.left -= 1
         if self.left == -1:
-            raise BrokenError
+            self.happens()
 
 
 @attrs.frozen
@@ -115,9 +125,9 @@ def _before(function: Callable[..., Any], breaking: Callable[[], None]) -> Calla
 def _nothing() -> None: ...
 
 
-def workload(fault: Fault | None = None) -> Supervised:
+def workload(fault: Fault | None = None, happens: Callable[[], None] = break_it) -> Supervised:
     """A training with what makes a resume hard: dropout, batch norm, momentum, a shuffled loader, a metric."""
-    breaking = Breaking(fault.after) if fault else _nothing
+    breaking = Breaking(fault.after, happens) if fault else _nothing
     what = fault.what if fault else None
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 4), nn.BatchNorm1d(4), nn.Dropout(0.3), nn.Linear(4, 1))
