@@ -169,10 +169,12 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         before, sources = Generators.now(work.loader_generators()), Sources.now(work.train)
         modes = Modes.of(work.model)
         work.use_training_modes()
-        refit_batch_norm(work.model, work.call, work.training_inputs())
-        modes.put_back()
-        before.put_back()
-        sources.put_back(work.train)
+        try:
+            refit_batch_norm(work.model, work.call, work.training_inputs())
+        finally:  # a training that fails here can be gone on with
+            modes.put_back()
+            before.put_back()
+            sources.put_back(work.train)
 
 
 @carries_out_by_default(c.KeepWeights)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from fsm_train import Flag, Operation, Phase, State, Supervised, Transition, WorkloadError, on, replay, restore, run
 from fsm_train import start as begin
-from fsm_train.callbacks import accumulate, checkpoint, swa
+from fsm_train.callbacks import accumulate, checkpoint, restore_best, swa
 from fsm_train.commands import SaveCheckpoint
 from fsm_train.core.callback import Callback
 from fsm_train.interpreter import iterate
@@ -260,6 +260,44 @@ def test_weights_of_an_average_are_not_saved_as_the_model(tmp_path: Path) -> Non
     assert state.notes == ()
     for one, other in zip(again.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def _ends_with(work: Supervised, state: State) -> list[torch.Tensor]:
+    assert state.phase is Phase.DONE
+    return [value.clone() for value in work.model.state_dict().values()]
+
+
+IN_THE_PASS = Fault("data", 16 * 4 * EPOCHS + 20)
+"""In the pass over the data that swa makes at TRAIN_END, for the statistics of batch norm."""
+
+
+@pytest.mark.parametrize("others", [[], [restore_best()]], ids=["swa", "swa and restore_best"])
+def test_the_pass_of_swa_over_the_data_fails(others: list[Callback[Any]], tmp_path: Path) -> None:
+    """The epochs are over: what goes on does TRAIN_END alone, with the own weights of the model, and says so."""
+    whole, work, again = workload(), workload(IN_THE_PASS), workload()
+    callbacks = [swa(0), *others]
+    expected = _ends_with(whole, run(begin(whole, epochs=EPOCHS, seed=0), callbacks))
+    with pytest.raises(BrokenError):
+        run(begin(work, epochs=EPOCHS, seed=0), [*callbacks, checkpoint(tmp_path, on_failure=True)])
+    state = restore(tmp_path, again)
+
+    assert "FinishAverage" in state.notes[0]
+    assert all(map(torch.equal, _ends_with(again, run(state, callbacks)), expected))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_pass_of_swa_over_the_data(number: signal.Signals) -> None:
+    """The pass is finished, and the training with it; the state says that the signal came."""
+    whole, work = workload(), workload(IN_THE_PASS, lambda: signal.raise_signal(number))
+    expected = _ends_with(whole, run(begin(whole, epochs=EPOCHS, seed=0), [swa(0)]))
+    before = signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+    try:
+        final = run(begin(work, epochs=EPOCHS, seed=0), [swa(0)])
+    finally:
+        signal.signal(number, before)
+
+    assert final.notes == (f"{number.name} came when this call of run was ending, too late to change anything",)
+    assert all(map(torch.equal, _ends_with(work, final), expected))
 
 
 def test_flags_memories_and_the_rate_are_those_of_the_last_whole_batch(tmp_path: Path) -> None:
