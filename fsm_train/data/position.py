@@ -172,9 +172,16 @@ class BatchStart:
     sources: Sources
 
     @staticmethod
-    def now(batch: int, loader: object, own: Iterable[Any]) -> BatchStart:
-        """As it is now; `own` are the generators of the training alone."""
-        return BatchStart(batch, Generators.now(own), Sources.now(loader))
+    def now(batch: int, loader: object, epoch: EpochStart) -> BatchStart:
+        """As it is now. What there is to look at is what there was at the epoch's start: to search takes longer."""
+        sources = epoch.sources
+        if sources is None or sources.own or sources.attributes.keys() - _UNCHANGED.get(type(loader), set()):
+            sources = Sources.now(loader)
+        return BatchStart(batch, epoch.generators.again(), sources)
+
+
+_UNCHANGED: dict[type, set[str]] = {DataLoader: {"train"}}
+"""By the type of the loader, the layers whose attributes do not change within a pass."""
 
 
 @attrs.frozen

@@ -303,8 +303,8 @@ class Supervised(Validating, Checkpointable):
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
         self.stepped = self._buffers.kept = False
         self.window.share = 0.0
-        if self.notes_batch_starts:
-            self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.loader_generators())
+        if self.notes_batch_starts and self.epoch_start is not None:
+            self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
             self._buffers.keep()  # also for a whole step, in which `forward` does not
         batch = next(self._batches, _END)
         if batch is _END:
