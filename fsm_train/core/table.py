@@ -22,18 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
-from .phase import (
-    BATCH_FLAGS,
-    BATCH_PHASES,
-    CONSULTED,
-    EPOCH_FLAGS,
-    VALID_FLAGS,
-    Flag,
-    Junction,
-    Operation,
-    Phase,
-    Place,
-)
+from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
 from .phase import place_name as place_name  # as before: imported from here too
 from .phase import term_name as term_name
 from .state import Draft
@@ -328,7 +317,8 @@ RESUMES_AT: Mapping[Place, Place] = {
 """By the place where a training is suspended or saved, the place where it resumes, entered as if never left."""
 
 FAILED_RESUMES_AT: Mapping[Phase, Place] = {
-    **{phase: Phase.BATCH_END for phase in Phase if phase in BATCH_PHASES},
+    **dict.fromkeys((Phase.BATCH_BEGIN, Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END), Phase.BATCH_END),
+    **dict.fromkeys((Phase.STEP_BEGIN, Phase.STEP_END, Phase.BATCH_END), Phase.BATCH_END),
     **dict.fromkeys((Phase.VALID_BEGIN, Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END), Junction.VALID_ABANDONED),
     Phase.VALID_END: Phase.VALID_END,
     **dict.fromkeys((Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.TRAIN_END), Phase.EPOCH_END),
