@@ -16,7 +16,7 @@ from .core.callback import Callback, check_names
 from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
 from .core.state import State
-from .interpreter import run
+from .interpreter import run_to_its_end
 
 
 @attrs.frozen
@@ -171,7 +171,8 @@ def ablate(
     Raises:
         ValueError: there are no callbacks or no seeds, or a setting makes no sense.
         LookupError: a training ended without the metric.
-        KeyboardInterrupt: a training was interrupted, or suspended by a callback, so it has no result.
+        KeyboardInterrupt: a training was interrupted, or suspended by a callback, so it has no result. Inside of a
+            run only a second Ctrl-C interrupts, and that run is suspended.
     """
     if not callable(make_state):
         raise TypeError(
@@ -196,7 +197,7 @@ def ablate(
         state = make_state(seed)
         if not isinstance(state, State):
             raise TypeError(f"make_state returned {kind_of(state)}: let it return start(work, epochs=…, seed=seed)")
-        final = run(state, variants[variant])
+        final = run_to_its_end(state, variants[variant])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(f"{variant!r} was suspended: {final.reason}")
         if monitor not in final.metrics:

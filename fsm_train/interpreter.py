@@ -7,32 +7,33 @@ what to do in the answers of the callbacks, and what one call of `run` takes ove
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from os import PathLike
 from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
-from .core.arguments import check_path, check_state, check_workload, takes_by_name
+from .core.arguments import check_workload, takes_by_name
 from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
 from .core.errors import CallbackError
-from .core.fuse import Path, fused_paths
+from .core.failing import Boundary, Failure, after_failure, where
+from .core.fuse import Path, all_effects, fused_paths
 from .core.merge import consult, decide
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.planned import schedule_notes
-from .core.runs import failed, interrupted, ready, with_hyper, with_memories
+from .core.runs import failed, interrupted, ready, with_hyper, with_late_signal, with_memories
 from .core.state import Draft, Plan, State, hyper_read, replaced
-from .core.table import ROWS, Effect, Outcome, Predicate, after_failure, reads
-from .core.under_way import refuse_if_in_use, run_under_way
-from .core.values import NO_FACTS, Facts
-from .core.workload import Workload
-from .signals import interrupts
+from .core.table import RESUMES_AT, ROWS, Outcome, Predicate, reads
+from .core.transition import Command
+from .core.under_way import hand_on, refuse_if_in_use, run_under_way
+from .core.values import NO_FACTS, Facts, batch_size_alone
+from .core.workload import Workload, workload_of
+from .signals import interrupts, noted_outside
 from .sinks.base import Sink, check_sinks
-from .watch import Watch, Watched
+from .watch import Watch, Watched, event_log
 
 if TYPE_CHECKING:
     from .eventlog.writer import EventLog
@@ -100,7 +101,9 @@ def run(
 
     Returns:
         A state at DONE, or at SUSPENDED after SIGTERM, the first Ctrl-C or the flag SUSPEND. Its
-        `notes` say what went wrong beside the training, such as a log that could not be written.
+        `notes` say what went wrong beside the training, such as a log that could not be written, or a signal
+        that came too late. A signal that comes while another run is inside of this one (in a command, a metric,
+        a sink) suspends both.
 
     Raises:
         TypeError: the state, a callback, a sink or the log is something else. The message shows the call to write.
@@ -110,14 +113,10 @@ def run(
         Exception: what the model, the optimizer, the loss or the data raised, with a note that
             says when.
     """
-    refuse_if_in_use(work := _workload_of(state, "run"))
+    refuse_if_in_use(work := workload_of(state, "run"))
     with interrupts(work) as signals:
-        (last,) = deque(iterate(state, callbacks, log=log, sinks=sinks), maxlen=1)
-    if signals.too_late:
-        note = f"{signals.too_late} came when this call of run was ending, too late to change anything"
-        _logger.warning("%s", note)
-        last = attrs.evolve(last, notes=(*last.notes, note))
-    return last
+        (last,) = deque(_train(state, work, callbacks, log, sinks, ()), maxlen=1)
+    return _with_late_signal(last, signals.too_late)
 
 
 @takes_by_name
@@ -133,7 +132,8 @@ def iterate(
 
     What `run` does, for a notebook or a loop of one's own, without touching signal handlers.
     Leaving the loop early ends the training as a failure does: TEARDOWN is consulted and what was
-    put in place is undone. Until then another run of this workload is refused; `evaluate` is not.
+    put in place is undone. Until then another run of this workload is refused; `evaluate` is not. A signal that
+    a run in the body of the loop acts on suspends the loop too.
 
     >>> from fsm_train.worlds.scripted import Scripted
     >>> for state in iterate(start(Scripted(), epochs=2), at=[Phase.EPOCH_END]):
@@ -145,20 +145,48 @@ def iterate(
     Args:
         at: further phases to yield the state at.
     """
-    work = _workload_of(state, "iterate")
-    watch = Watch(check_callbacks(callbacks), (*check_sinks(sinks), *_event_log(log)), as_phases(at), work)
+    refuse_if_in_use(work := workload_of(state, "iterate"))
+    try:
+        yield from _train(state, work, callbacks, log, sinks, at)
+    finally:
+        work.interrupt = None  # what was asked of this call is not asked of the next
+
+
+def run_to_its_end(state: State, callbacks: Iterable[Callback[Any]]) -> State:
+    """As `run`, for a training that is of no use if it is suspended: inside of a run, signals are for that one."""
+    if not noted_outside():
+        return run(state, callbacks)
+    (last,) = deque(iterate(state, callbacks), maxlen=1)
+    return last
+
+
+def _train(
+    state: State,
+    work: Workload,
+    callbacks: Iterable[Callback[Any]],
+    log: EventLog | str | PathLike[str] | None,
+    sinks: Iterable[Sink],
+    at: Iterable[Phase],
+) -> Iterator[State]:
+    """What `iterate` says, with an interrupt left where it is if nothing could act on it."""
+    watch = Watch(check_callbacks(callbacks), (*check_sinks(sinks), *event_log(log)), as_phases(at), work)
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
     for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, work)):
         _logger.warning("%s", warning)
     with run_under_way(work, lambda: cursor.place), work.reserve(watch.folders):
-        cursor = _Cursor(state, watch.wrap_workload(work, state), watch)
+        cursor = _Cursor(state, watch.wrap_workload(work, state), watch, work)
         try:
             watch.call_sinks("open", cursor.state, watch.callbacks)
             while cursor.place not in FINAL:
                 cursor.cross()
-                if cursor.look():
+                try:
+                    looked = cursor.look()
+                except BaseException:
+                    cursor.deciding = True
+                    raise
+                if looked:
                     yield cursor.state
         except BaseException as error:
             cursor.fail(error)
@@ -166,14 +194,28 @@ def iterate(
         finally:
             watch.call_sinks("close")
             cursor.drop_cached_paths()
+            if work.interrupt is not None:
+                hand_on(work, work.interrupt)
     elapsed = work.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
-    yield attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=watch.notes((*state.notes, *work.notes)))
+    notes = watch.notes((*state.notes, *work.notes))
+    last = attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=notes)
+    yield _with_late_signal(last, work.interrupt)
+
+
+def _with_late_signal(last: State, signal: str | None) -> State:
+    noted = with_late_signal(last, signal)
+    if noted.notes != last.notes:
+        _logger.warning("%s", noted.notes[-1])
+    return noted
 
 
 class _BoundPath:
     """A path through the table, with the methods of the workload that carry it out."""
 
-    __slots__ = ("flags", "last_phase", "moves", "next_paths", "path", "predicate", "resumes", "target", "watched")
+    __slots__ = (
+        *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "resumes", "target", "watched"),
+        "leaves_boundary",
+    )
 
     def __init__(self, path: Path, cursor: _Cursor) -> None:
         self.path = path
@@ -183,11 +225,12 @@ class _BoundPath:
         fused = cursor.work.fused(tuple(op for op, _ in path.moves if op))
         if fused is not None:
             effects = tuple(effect for _, effect in path.moves if effect)
-            self.moves = [(path.moves[0][0], fused, _all_effects(effects))]
+            self.moves = [(path.moves[0][0], fused, all_effects(effects))]
         self.flags = path.flags
         self.target = path.target
         self.last_phase = next((e.target for e in reversed(path.edges) if isinstance(e.target, Phase)), None)
         self.resumes = path.target is Junction.RESUMED
+        self.leaves_boundary = path.edges[0].source in RESUMES_AT
         self.next_paths = cursor.paths_by_place[path.target]
         self.watched = cursor.watch.at.get(path.target)
 
@@ -202,10 +245,13 @@ class _Cursor:
         watched: the observers of this place; None if there are none.
         doing: the operation under way.
         passed: the last phase before an operation that failed.
+        deciding: whether it failed while callbacks were consulted, or what they asked for was done.
+        boundary, commands: the last place where the training could have been left, and what was carried out since.
     """
 
-    def __init__(self, state: State, work: Workload, watch: Watch) -> None:
+    def __init__(self, state: State, work: Workload, watch: Watch, unwrapped: Workload) -> None:
         self.work = work
+        self.unwrapped = unwrapped
         self.watch = watch
         self.paths_by_place: dict[Place, dict[Flag, list[_BoundPath]]] = {place: {} for place in ROWS}
         self.state = state
@@ -213,6 +259,9 @@ class _Cursor:
         self.flags = state.flags
         self.doing: Operation | None = None
         self.passed: Phase | None = None
+        self.deciding = False
+        self.boundary: tuple[State, Flag, int, bool] | None = None
+        self.commands: list[Command] = []
         self.stand_at(state.phase)
 
     def stand_at(self, place: Place) -> None:
@@ -245,6 +294,7 @@ class _Cursor:
         """Advance to the next watched place, or to the next branch that depends on the state."""
         if self.work.interrupt is not None and Flag.SUSPEND in reads(self.place):
             self.take_over(interrupted(self.now(), self.work.interrupt))
+            hand_on(self.unwrapped, self.work.interrupt)
             self.work.interrupt = None
         paths = self.paths_here.get(self.flags)
         if paths is None:
@@ -255,6 +305,10 @@ class _Cursor:
             if path.predicate is None or path.predicate(draft):
                 break
         resume_at = draft.resume_at
+        if path.leaves_boundary:
+            self.boundary = self.state, self.flags, draft.pending, draft.batches_over
+            if self.commands:
+                self.commands.clear()
         try:
             for self.doing, do, effect in path.moves:
                 outcome = None if do is None else do()
@@ -292,6 +346,7 @@ class _Cursor:
             if decision.hyper:
                 self.work.set_hyper(decision.hyper)
             for command in decision.commands:
+                self.commands.append(command)
                 self.work.carry_out(command, self.state)
                 if command.changes_hyper is not False:
                     self.draft.hyper = hyper_read(self.state.hyper, self.work.hyper())
@@ -304,7 +359,7 @@ class _Cursor:
         """The state of this moment, with the facts that observers need."""
         phase = cast("Phase", self.place)  # a junction has no observers
         if not needs:  # which is so where the training has ended: the last state has no facts, watched or not
-            facts = NO_FACTS if phase in FINAL else _batch_size(self.draft.fetched)
+            facts = NO_FACTS if phase in FINAL else batch_size_alone(self.draft.fetched)
             return self.draft.state(phase, self.flags, facts)
         state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
         dict.update(
@@ -315,10 +370,10 @@ class _Cursor:
     def fail(self, error: BaseException) -> None:
         """Leave in good order: tear down as the table says, and let the error say where it was."""
         if not isinstance(error, (CallbackError, GeneratorExit)):
-            error.add_note(_where(self.now(), self.doing, self.passed))
+            error.add_note(where(self.now(), self.doing, self.passed))
         place: Place
         place, looks = after_failure(self.place, self.doing)
-        self.take_over(failed(self.now(), error))
+        self.take_over(failed(now := self.now(), error, self.failure(now)))
         while True:
             self.stand_at(place)
             try:
@@ -332,52 +387,13 @@ class _Cursor:
                 error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
                 place, looks = after_failure(self.place, self.doing)
 
+    def failure(self, now: State) -> Failure:
+        """Where this failed."""
+        boundary = Boundary(*self.boundary) if self.boundary else None
+        phase = (self.passed if self.doing else None) or now.phase
+        return Failure(phase, self.doing, self.deciding, now, boundary, tuple(self.commands))
+
     def drop_cached_paths(self) -> None:
         """Forget the paths: they reference the workload, and would keep the model alive."""
         for paths in self.paths_by_place.values():
             paths.clear()
-
-
-def _workload_of(state: State, call: str) -> Workload:
-    check_state(state, call)
-    work: Workload | None = state.workload
-    if work is None:
-        raise ValueError(
-            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned. "
-            "(Pickle leaves the workload out: in another process, restore(…) a checkpoint, or train from start)"
-        )
-    return work
-
-
-def _event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
-    if log is None:
-        return ()
-    from .eventlog.writer import EventLog  # which imports structlog: a run without a log does without
-
-    if isinstance(log, EventLog):
-        return (log,)
-    check_path(log, "log", "log='run.jsonl', or log=EventLog('run.jsonl', …) with settings")
-    return (EventLog(log),)
-
-
-@functools.lru_cache
-def _batch_size(samples: int) -> Facts:
-    return Facts(batch_size=samples)
-
-
-def _all_effects(effects: Sequence[Effect]) -> Effect:
-    def effect(draft: Draft, outcome: Outcome) -> None:
-        for each in effects:
-            each(draft, outcome)
-
-    return effect
-
-
-def _where(state: State, doing: Operation | None, passed: Phase | None) -> str:
-    phase = passed or state.phase
-    what = f"by {doing.value}, after {phase.value}" if doing else f"at {phase.value}"
-    validation = f", validation batch {state.valid_batch}" if phase.value.startswith("valid_b") else ""
-    return (
-        f"Raised {what} of epoch {state.epoch}, batch {state.batch}, step {state.step}{validation}. "
-        "Model and optimizer are as this left them; start(workload, …) begins a new training with them."
-    )

@@ -17,7 +17,7 @@ from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
 from .core.transition import Transition
 from .core.under_way import refuse_if_in_use
-from .interpreter import run
+from .interpreter import run_to_its_end
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -205,7 +205,8 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
         TypeError: a rate is no number.
         ValueError: the rates or steps make no sense, or the state is not one that `start` returned.
         WorkloadError: a run of this workload is under way.
-        KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM.
+        KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM. Inside of a run it ends first, and that
+            run is suspended.
     """
     check_state(state, "find_lr")
     low, high = _rate("low", low), _rate("high", high)
@@ -221,7 +222,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     snapshot = state.workload.snapshot()
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))
     try:
-        final = run(trial, [lr_range_test(low, high, steps)])
+        final = run_to_its_end(trial, [lr_range_test(low, high, steps)])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(final.reason)
     finally:

@@ -10,8 +10,10 @@ import math
 import os
 import time
 from collections.abc import Sequence, Set
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
+from .core.arguments import check_path
 from .core.callback import Callback, is_due
 from .core.description import check_commands, check_monitors, notes, watchers_inside_step, whole_step_callbacks
 from .core.facts import check_needs, measurable
@@ -19,6 +21,9 @@ from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
 from .core.state import Draft, State
 from .core.workload import Workload
 from .sinks.base import Guarded, Recorder, Sink
+
+if TYPE_CHECKING:
+    from .eventlog.writer import EventLog
 
 _logger = logging.getLogger("fsm_train")
 
@@ -153,3 +158,15 @@ def _folders(callbacks: Sequence[Callback[Any]]) -> Set[str]:
                     "monitor=…, keep=…, last=…), which keeps the best and the last"
                 )
     return owners.keys()
+
+
+def event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
+    """The sink that writes the log; none without one."""
+    if log is None:
+        return ()
+    from .eventlog.writer import EventLog  # which imports structlog: a run without a log does without
+
+    if isinstance(log, EventLog):
+        return (log,)
+    check_path(log, "log", "log='run.jsonl', or log=EventLog('run.jsonl', …) with settings")
+    return (EventLog(log),)

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fsm_train import Flag, Phase, State, Transition, callbacks, evaluate, extend, find_lr, interpreter, iterate, run
+from fsm_train import Flag, Phase, State, Transition, callbacks, evaluate, extend, find_lr, iterate, run
 from fsm_train.ablation import ablate
 from fsm_train.callbacks import early_stopping
 from fsm_train.core import checks
@@ -128,7 +128,7 @@ def unchecked_numbers(patch: pytest.MonkeyPatch) -> None:
 
 
 def states_are_trusted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(interpreter, "check_state", lambda state, call: None)
+    patch.setattr("fsm_train.core.workload.check_state", lambda state, call: None)
 
 
 def sentences_without_a_name(patch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import attrs
 from ..core.arguments import check_path
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_count, check_folder, check_positive_or_inf
-from ..core.commands import KeepWeights, RestoreWeights, SaveCheckpoint
+from ..core.commands import KeepWeights, NoteBatchStarts, RestoreWeights, SaveCheckpoint
 from ..core.facts import UNSAVED
 from ..core.phase import Phase
 from ..core.state import State
@@ -104,6 +104,7 @@ def checkpoint(
     mode: Direction | None = None,
     keep: int = 3,
     last: int = 2,
+    on_failure: bool = False,
     name: str = "checkpoint",
 ) -> Callback[Kept]:
     """Write checkpoints into a folder, and keep the best or the last of them.
@@ -117,11 +118,13 @@ def checkpoint(
     worst; an epoch without a measurement has no checkpoint. `load_weights` loads the best, with the weights that had
     the metric, such as the average of `ema`.
 
-    In addition at BATCH_END every `every_steps` or `every_seconds`, and always at SUSPEND.
+    In addition at BATCH_END every `every_steps` or `every_seconds`, always at SUSPEND, and at TEARDOWN of a training
+    that failed (`on_failure`), which resumes at the end of its last whole batch: the weights are saved as the failure
+    left them, and the notes of the restored state say what is not exactly as it was.
 
     Whatever they were written for, the newest `last` stay, so that the training can be resumed from nearby even if a
-    file is damaged: one such callback keeps the best and the last. A save that fails is a warning and a note on the
-    last state; what it would have replaced stays.
+    file is damaged: one such callback keeps the best and the last. One of a failure replaces no other. A save that
+    fails is a warning and a note on the last state; what it would have replaced stays.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at, drive
@@ -147,6 +150,8 @@ def checkpoint(
         keep: how many of the best stay, or without a monitor of the last epochs.
         last: how many of the newest stay in any case. With 0 only those stay to resume from that are between epochs,
             until the next is written, and with a monitor nothing but the best is written.
+        on_failure: whether to write one when the training fails, or a loop over `iterate` is left early. The random
+            generators are noted before each batch for it, which takes some tens of microseconds.
         name: of the callback.
 
     Raises:
@@ -173,24 +178,30 @@ def checkpoint(
     if every_steps is not None or every_seconds is not None:
         phases.append(Phase.BATCH_END)
     unsaved = f"{UNSAVED}{name}"
+    if on_failure:
+        phases.append(Phase.SETUP)
 
     @on(
         *phases,
         name=name,
         memory=Kept(),
         needs={unsaved} if every_seconds is None else {unsaved, "elapsed"},
-        commands={SaveCheckpoint},
+        commands={SaveCheckpoint, NoteBatchStarts} if on_failure else {SaveCheckpoint},
         monitors=() if monitor is None else {monitor},
         writes_to={folder},
     )
     def checkpoint(state: State, believed: Kept) -> Transition | None:
+        if state.phase is Phase.SETUP:
+            return Transition(commands=(NoteBatchStarts(),))
         saved = _on_disk(believed, failed=bool(state.facts.get(unsaved)))
         due = _due(state, saved)
         if due is None:
             return None if saved is believed else Transition(memory=saved)
         file, score, steps = due
         files = (*(other for other in saved.files if other[0] != file), (file, score))
-        stay = _to_stay(files, keep, last, ranked=monitor is not None)
+        stay = {name for name, _ in files}
+        if state.phase is not Phase.TEARDOWN:  # what a failure left may be worth less than what is there
+            stay = _to_stay(files, keep, last, ranked=monitor is not None)
         drop = tuple(other for other, _ in files if other not in stay)
         ranked_by = monitor if file.startswith("epoch") else None
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
@@ -201,10 +212,11 @@ def checkpoint(
     def _due(state: State, saved: Kept) -> tuple[str, float, int] | None:
         """The name and the score of the checkpoint that is due here, and how many times `every_steps` had passed."""
         steps = 0 if every_steps is None else state.step // every_steps
-        if state.phase is Phase.TEARDOWN:
+        if state.phase is Phase.TEARDOWN and not (on_failure and state.error and state.iteration):
             return None
-        if state.phase is Phase.SUSPEND:
-            return f"step-{state.step:08d}-suspended", -math.inf, saved.steps
+        if state.phase in (Phase.SUSPEND, Phase.TEARDOWN):
+            why = "suspended" if state.phase is Phase.SUSPEND else "failed"
+            return f"step-{state.step:08d}-{why}", -math.inf, saved.steps
         if state.phase is Phase.BATCH_END:
             over = every_seconds is not None and state.facts["elapsed"] - saved.seconds >= every_seconds
             return (f"step-{state.step:08d}", -math.inf, steps) if steps > saved.steps or over else None

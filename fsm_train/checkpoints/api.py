@@ -19,6 +19,7 @@ import attrs
 from ..core.arguments import check_path, check_workload
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
+from ..core.failing import whole_state
 from ..core.runs import SAVED_AT
 from ..core.state import State, hyper_read
 from ..core.workload import Workload
@@ -76,7 +77,10 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     state = work.state
     assert state is not None
     check_name(command.name)
-    if state.phase not in SAVED_AT:
+    inexact: tuple[str, ...] = ()
+    if state.failure is not None:
+        state, inexact = whole_state(state)
+    elif state.phase not in SAVED_AT:
         allowed = ", ".join(phase.value for phase in SAVED_AT)
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training resumes from {allowed}")
     parts, notes = work.parts_to_save(state)
@@ -86,6 +90,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
             "runs no code"
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
+    notes = (*inexact, *notes)
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes), epochs_in_files(len(state.history)))
     score = score_of(command, state, str(parts.get("measured_with", "model")))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
@@ -142,9 +147,9 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     """
     check_path(path, "the path of restore", "restore('checkpoints', work)")
     chosen = Path(path)
-    named = is_one(chosen)
+    one = manifest_of(chosen) if is_one(chosen) else None
     check_workload(workload, f"restore({str(path)!r}, {{}})")
-    return _restored(manifest_of(chosen), workload) if named else _newest_good(chosen, workload)
+    return _newest_good(chosen, workload) if one is None else _restored(one, workload)
 
 
 def _restored(checkpoint: Checkpoint, workload: Checkpointable) -> State:

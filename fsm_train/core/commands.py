@@ -316,6 +316,20 @@ class SaveCheckpoint(_LeavesOptimizer):
     last: ClassVar[bool] = True
 
 
+@attrs.frozen
+class NoteBatchStarts(_LeavesOptimizer):
+    """Note before each batch what it follows from, such as all random generators, until the call of `run` ends.
+
+    A checkpoint of a training that fails then resumes exactly before the batch that failed. It costs some tens of
+    microseconds a batch.
+
+    >>> NoteBatchStarts()
+    NoteBatchStarts()
+    """
+
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
+
+
 # ------------------------------------------------------------------------- torch's own schedulers
 
 

@@ -10,12 +10,13 @@ A path ends where a predicate decides that is not settled on the way, and where 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import attrs
 
 from .phase import Flag, Junction, Operation, Phase, Place
-from .table import ROWS, SETTLED, Edge, Effect, Predicate, Term, effects, falling, reads
+from .state import Draft
+from .table import ROWS, SETTLED, Edge, Effect, Outcome, Predicate, Term, effects, falling, reads
 
 
 @attrs.frozen
@@ -102,3 +103,13 @@ def _extended(path: Path, watched: Set[Place], settled: Mapping[Term, bool]) -> 
 
 
 EVERYWHERE: Set[Place] = frozenset(ROWS)
+
+
+def all_effects(effects: Sequence[Effect]) -> Effect:
+    """These effects on the state as one, each with the same outcome."""
+
+    def effect(draft: Draft, outcome: Outcome) -> None:
+        for each in effects:
+            each(draft, outcome)
+
+    return effect

@@ -12,6 +12,7 @@ import attrs
 
 from .arguments import check_state
 from .callback import Callback, memory_classes
+from .failing import Failure
 from .phase import Flag, Phase, Place
 from .state import Hyper, State, hyper_read
 from .table import RESUMES_AT
@@ -175,10 +176,20 @@ def interrupted(state: State, signal: str) -> State:
     return attrs.evolve(state, flags=state.flags | Flag.SUSPEND, reason=reason)
 
 
-def failed(state: State, error: BaseException) -> State:
+def with_late_signal(state: State, signal: str | None) -> State:
+    """The last state, with a note if a signal came that the machine could not act on any more."""
+    if not signal:
+        return state
+    note = f"{signal} came when this call of run was ending, too late to change anything"
+    return attrs.evolve(state, notes=tuple(dict.fromkeys((*state.notes, note))))
+
+
+def failed(state: State, error: BaseException, failure: Failure | None = None) -> State:
     """The state at TEARDOWN after this was raised. What was asked for is void."""
     text = f"{type(error).__name__}: {error}"
-    return attrs.evolve(state, phase=Phase.TEARDOWN, error=text, reason=text, flags=Flag.NONE, facts=NO_FACTS)
+    return attrs.evolve(
+        state, phase=Phase.TEARDOWN, error=text, reason=text, flags=Flag.NONE, facts=NO_FACTS, failure=failure
+    )
 
 
 def extend(state: State, *, epochs: int | None = None, max_steps: int | None = None) -> State:

@@ -125,6 +125,7 @@ class Draft(Counters):
     batches_over: bool = False
     resume_at: Place | None = None
     error: str = ""
+    failure: Any = attrs.field(default=None, eq=False)  # a Failure, which holds States
     fetched: float = 0
     exhausted: bool = False
     elapsed: float = attrs.field(default=0.0, eq=False)
@@ -187,6 +188,7 @@ class State(Draft):
         validated_at: the `iteration` after which these weights were validated, or -1.
         resume_at: where a suspended training resumes.
         error: what went wrong, in a failed training.
+        failure: where that was, as a `Failure` of `core/failing.py`; None otherwise. Not compared.
         fetched: what the batch that was fetched last counts: its samples, or what `Supervised(samples=…)` gives.
         exhausted: whether the last fetch found no further batch.
         elapsed: seconds of training in the calls of `run` that have ended.

@@ -9,8 +9,8 @@ The rules of this file:
 - While an edge is crossed its operations happen, in order. What they do to the state is in `AFTER`,
   what arriving at a place does in `ON_ENTRY`, and which flags fall in `FALLS_ON_LEAVING`,
   `FALLS_ON_ENTRY` and `FALLS_AFTER`. A fifth column is the flag that the machine raises itself.
-- Where a suspended or saved training resumes is in `RESUMES_AT`. Each place may also fail:
-  `after_failure` says where the machine goes then.
+- Where a suspended or saved training resumes is in `RESUMES_AT`. Each place may also fail: what was
+  saved then resumes as in `FAILED_RESUMES_AT`, and `failing.py` says how the machine leaves.
 - Nothing else decides where the machine goes.
 """
 
@@ -316,6 +316,16 @@ RESUMES_AT: Mapping[Place, Place] = {
 }
 """By the place where a training is suspended or saved, the place where it resumes, entered as if never left."""
 
+FAILED_RESUMES_AT: Mapping[Phase, Place] = {
+    **dict.fromkeys((Phase.BATCH_BEGIN, Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END), Phase.BATCH_END),
+    **dict.fromkeys((Phase.STEP_BEGIN, Phase.STEP_END, Phase.BATCH_END), Phase.BATCH_END),
+    **dict.fromkeys((Phase.VALID_BEGIN, Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END), Junction.VALID_ABANDONED),
+    Phase.VALID_END: Phase.VALID_END,
+    **dict.fromkeys((Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.TRAIN_END), Phase.EPOCH_END),
+}
+"""The same by the last phase that a failed training reached: the end of what is whole. In an epoch's first batch that
+is EPOCH_END, and at other phases nothing is whole."""
+
 
 @functools.cache  # one function for one place, so that effects can be compared
 def _suspended_at(place: Place) -> Effect:
@@ -359,17 +369,6 @@ def falling(edge: Edge) -> Flag:
 
 
 # ------------------------------------------------------------------------- questions about the table
-
-
-def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
-    """The phase that a training enters after it failed here, and whether callbacks are consulted there.
-
-    It is torn down once: callbacks are consulted at TEARDOWN unless one of them failed there, and what was
-    put in place is undone unless that is what failed.
-    """
-    if doing is Operation.FINISH:
-        return Phase.FAILED, True
-    return Phase.TEARDOWN, place is not Phase.TEARDOWN
 
 
 def reads(place: Place) -> Flag:

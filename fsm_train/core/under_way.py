@@ -1,6 +1,8 @@
 """Which workloads are in use: one run of them and of their model at a time, and an evaluation only beside one.
 
-Rule of this file: a claim is a fact about this process. Nothing here touches a workload.
+It knows too which run is inside which.
+
+Rule of this file: a claim is a fact about this process. Nothing here touches a workload, but for its `interrupt`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import attrs
 
@@ -29,12 +32,14 @@ class Claim:
         what: "a run" or "an evaluation".
         thread: the thread that began it.
         place: where the run stands, or None of an evaluation.
+        hears: whether it is a workload, which can be told of a signal.
     """
 
-    of: object
+    of: Any
     what: str
     thread: int
     place: Callable[[], Place] | None = None
+    hears: bool = True
 
 
 _claims: dict[int, list[Claim]] = {}
@@ -52,7 +57,7 @@ def run_under_way(workload: object, place: Callable[[], Place]) -> Iterator[None
     with contextlib.ExitStack() as claims:
         claims.enter_context(_claimed(Claim(workload, "a run", thread, place), refuse_if_in_use))
         if is_model(model):
-            claims.enter_context(_claimed(Claim(model, "a run", thread, place), _refuse_model))
+            claims.enter_context(_claimed(Claim(model, "a run", thread, place, hears=False), _refuse_model))
         yield
 
 
@@ -94,6 +99,22 @@ def _refuse_model(model: object) -> None:
             "gradients and modes. Let it end first (a loop over iterate that was left early ends with its close()), or "
             "give this workload a copy of the model, and an optimizer of that"
         )
+
+
+def hand_on(workload: Any, signal: str) -> None:
+    """Let a signal that came to the run of this workload count for each run that it is inside of, too.
+
+    A run is inside of those that this thread began before it and that have not ended: they wait for it, in a
+    command, a metric, a sink, or in the body of a loop over `iterate`.
+    """
+    if not getattr(workload, "hands_on_signals", True):
+        return
+    with _lock:
+        for claim, *_ in _claims.values():  # in the order in which they began
+            if claim.of is workload:
+                break
+            if claim.place is not None and claim.thread == threading.get_ident() and claim.hears:
+                claim.of.interrupt = claim.of.interrupt or signal
 
 
 def _refuse_evaluation(workload: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import numbers
 import sys
 from abc import ABC, abstractmethod
@@ -221,3 +222,9 @@ _ADVICE = {
     "Decimal": "write float(…) around it",
     "Tensor": "keep what was measured, as a float, and leave tensors to the workload",
 }
+
+
+@functools.lru_cache
+def batch_size_alone(samples: float) -> Facts:
+    """The facts where nothing was asked for."""
+    return Facts(batch_size=samples)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from .arguments import check_state
 from .phase import Operation
 from .state import Hyper, State
 from .table import Outcome
@@ -52,6 +53,7 @@ class Workload(Protocol):
         informed: the operations that are given the state: at least `BRACKETS`.
         interrupt: the name of a signal that asks to leave, set by a signal handler, or None. The
             interpreter sets it to None when it has acted on it.
+        hands_on_signals: whether what interrupts its run is handed on to the runs that this one is inside of.
         doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
         metric_names: the names of the metrics that there will be, or None. A monitor is checked against them.
@@ -71,6 +73,7 @@ class Workload(Protocol):
     """
 
     interrupt: str | None
+    hands_on_signals: bool = True
     doing: Operation | None = None
 
     @property
@@ -200,3 +203,20 @@ class Workload(Protocol):
         ...
 
     def finish(self, state: State) -> None: ...
+
+
+def workload_of(state: State, call: str) -> Workload:
+    """The workload of a state that a run begins with.
+
+    Raises:
+        TypeError: it is no state. `call` is what to write.
+        ValueError: it has no workload.
+    """
+    check_state(state, call)
+    work: Workload | None = state.workload
+    if work is None:
+        raise ValueError(
+            "this state has no workload: a run begins with start(workload, …), or with what an earlier run returned. "
+            "(Pickle leaves the workload out: in another process, restore(…) a checkpoint, or train from start)"
+        )
+    return work

@@ -158,6 +158,33 @@ class EpochStart:
 
 
 @attrs.frozen
+class BatchStart:
+    """What a batch follows from, as it was before that batch was fetched.
+
+    Attributes:
+        batch: its index in the epoch.
+        generators: their states.
+        sources: of the training data.
+    """
+
+    batch: int
+    generators: Generators
+    sources: Sources
+
+    @staticmethod
+    def now(batch: int, loader: object, epoch: EpochStart) -> BatchStart:
+        """As it is now. What there is to look at is what there was at the epoch's start: to search takes longer."""
+        sources = epoch.sources
+        if sources is None or sources.own or sources.attributes.keys() - _UNCHANGED.get(type(loader), set()):
+            sources = Sources.now(loader)
+        return BatchStart(batch, epoch.generators.again(), sources)
+
+
+_UNCHANGED: dict[type, set[str]] = {DataLoader: {"train"}}
+"""By the type of the loader, the layers whose attributes do not change within a pass."""
+
+
+@attrs.frozen
 class SuspendPoint:
     """Where a training was suspended.
 

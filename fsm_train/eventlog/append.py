@@ -79,6 +79,7 @@ def _search(path: Path, state: State) -> Continuation:
         if state.resume_at is None
         else {"suspended", "suspend", state.resume_at.value}
     )
+    failed = set() if state.resume_at is None else {Phase.TEARDOWN.value}  # which can be saved, and resumes there
     counters = [getattr(state, name) for name in COUNTERS]
     histories, checker = LoggedHistories(), LineChecker(path)
     for entry in entries(path, checker):
@@ -89,7 +90,8 @@ def _search(path: Path, state: State) -> Continuation:
             continue
         if entry.body["iteration"] <= state.iteration:
             nearest = entry.seq
-        if entry.event in events and [entry.body[name] for name in COUNTERS] == counters:
+        found = entry.event in (failed if entry.body.get("error") else events)
+        if found and [entry.body[name] for name in COUNTERS] == counters:
             exact = entry.seq
     last = checker.last
     assert last is not None

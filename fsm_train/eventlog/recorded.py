@@ -58,6 +58,8 @@ class Recorded(Workload):
         out_of_step: whether something was requested that the log does not have there.
     """
 
+    hands_on_signals = False  # a recorded signal is none for this process
+
     def __init__(self, log: str | PathLike[str] | Iterator[Entry]) -> None:
         if isinstance(log, (str, PathLike)):
             self.path = str(log)
@@ -86,7 +88,8 @@ class Recorded(Workload):
         """The first state of the next recorded call of `run`, with this workload.
 
         Args:
-            last: the last state of the call before; its memories are kept, where the log has one of that callback.
+            last: the last state of the call before; its memories are kept, where the log has one of that callback,
+                unless that call failed: what is saved of it has forgotten what was decided in the batch that failed.
             memories: by callback, the classes of the records in its memory.
 
         Raises:
@@ -115,7 +118,7 @@ class Recorded(Workload):
         state = decode_state(start, Phase.READY, blank)
         self._hyper = state.hyper
         is_new = is_new_training(state)
-        known = {} if last is None else last.memory
+        known = {} if last is None or last.error else last.memory
         memory = {
             name: known[name] if name in known else decode(value, memories.get(name))
             for name, value in start["memory"].items()

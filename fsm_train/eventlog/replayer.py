@@ -146,12 +146,13 @@ def _changed_between_calls(last: State, header: Entry) -> Change | None:
     """What differs between the last state of one call of `run` and the start of the next.
 
     Hyper-parameters may differ: they are read from the optimizer when a call begins, and a person may have set them.
+    So may memories after a failure: what was decided in the batch that failed is forgotten.
     """
     if header.body.get("gap"):
         return Change("", "gap", "the log does not lead to where this call continues", None)
     recorded = header.body["start"]
     decided = start_of(last, recorded.get("held", 0))  # the epochs before are in lines that agree
-    both = [name for name in decided["memory"] if name in recorded["memory"]]
+    both = [name for name in decided["memory"] if name in recorded["memory"] and not last.error]
     return first_change(
         (
             Part("", recorded, decided, (*COUNTERS, "metrics", "history")),

@@ -16,9 +16,13 @@ class Buffers:
 
     Args:
         modules: the model, say; their parts are included.
+
+    Attributes:
+        kept: whether `keep` was called for the batch under way; a fetch sets it to False.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.kept = False
         self._parts = [part for module in modules for part in module.modules()]
         self._dicts = [part._buffers for part in self._parts]
         self._latest: list[torch.Tensor | None] = []  # the buffers of all parts, as `keep` found them
@@ -28,6 +32,7 @@ class Buffers:
 
     def keep(self) -> None:
         """Copy the buffers as they are now."""
+        self.kept = True
         latest = [buffer for buffers in self._dicts for buffer in buffers.values()]
         if len(latest) != len(self._latest) or any(map(is_not, latest, self._latest)) or self._resized():
             self._latest = latest

@@ -169,10 +169,12 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         before, sources = Generators.now(work.loader_generators()), Sources.now(work.train)
         modes = Modes.of(work.model)
         work.use_training_modes()
-        refit_batch_norm(work.model, work.call, work.training_inputs())
-        modes.put_back()
-        before.put_back()
-        sources.put_back(work.train)
+        try:
+            refit_batch_norm(work.model, work.call, work.training_inputs())
+        finally:  # a training that fails here can be gone on with
+            modes.put_back()
+            before.put_back()
+            sources.put_back(work.train)
 
 
 @carries_out_by_default(c.KeepWeights)
@@ -185,6 +187,15 @@ def restore_weights(work: Training, command: c.RestoreWeights) -> None:
     kept = work.carried_over.weights[command.name]
     kept.check(command.name, work.modules)
     kept.put_back(work.modules, work.carried_over.averages)
+
+
+@carries_out_by_default(c.NoteBatchStarts)
+def note_batch_starts(work: Training, command: c.NoteBatchStarts) -> None:
+    def undo() -> None:
+        work.notes_batch_starts, work.batch_start = False, None
+
+    work.notes_batch_starts = True
+    work.undo_at_finish(undo)
 
 
 # ------------------------------------------------------------------------- torch's own schedulers

@@ -18,7 +18,7 @@ from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
 from ..data.layers import Layer
 from ..data.loaders import own_pass
-from ..data.position import EpochStart, SuspendPoint
+from ..data.position import BatchStart, EpochStart, SuspendPoint
 from ..data.prefetch import copier_for
 from ..data.sources import Sources
 from .arguments import check_arguments, check_call, check_data, check_depends, device_of
@@ -93,6 +93,9 @@ class Training:
         sources_when_made: the states of the layers of the training data when this was made.
         loss_checked: whether the first loss of this call of `run` was checked.
         doing: the operation under way within a whole step; None outside.
+        stepped: whether the batch under way took its step.
+        notes_batch_starts: whether `batch_start` is noted before each batch is fetched. Commands may set it.
+        batch_start: what the batch under way follows from; None if that is not noted.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
         saves: the folders that this call of run writes checkpoints to, and what became of each save.
         summary_logged: whether the summary of this training was logged.
@@ -154,7 +157,7 @@ class Training:
         self._loss: torch.Tensor | None = None  # detached, for facts and meters
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
         self.window = Window()
-        self._stepped = False
+        self.stepped = False
 
         checked, shared = check_metrics(metrics or {}), self._shared()
         self.train_meters = Meters("train", checked, self.device, shared)
@@ -162,6 +165,7 @@ class Training:
         self.data_fingerprint = fingerprint(train=self.train, valid=self.valid)
         self.sources_when_made = Sources.now(self.train)
         self.epoch_start: EpochStart | None = None
+        self.epoch_began = -1  # the iteration in which it was noted
 
         self.state: State | None = None
         self.precision: Precision | None = None
@@ -170,6 +174,8 @@ class Training:
         self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
         self.loss_checked = False
+        self.notes_batch_starts = False
+        self.batch_start: BatchStart | None = None
         self.extra = dict(extra or {})
         self.suspended_at: SuspendPoint | None = None
         self.interrupt: str | None = None
@@ -258,9 +264,20 @@ class Training:
             check_depends(loss, self.parameters)
             self.loss_checked = True
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether the training metrics may have the batch under way."""
+        return self._loss is not None and self._for_backward is None
+
+    def put_back_buffers(self) -> bool:
+        """Put the buffers back to before the forward pass of the batch under way. False if they were not kept."""
+        if self._buffers.kept:
+            self._buffers.put_back()
+        return self._buffers.kept
+
     def note_step(self, loss: torch.Tensor) -> None:
         """Note the results of a whole step that took a step: its detached loss, a scalar; `output` is set."""
-        self._loss, self._stepped = loss, True
+        self._loss, self.stepped = loss, True
         self.gradients.changed()
         try:
             self.train_meters.add(loss, self.output, self.target, self.batch_size)

@@ -106,6 +106,11 @@ class Validating(Training):
         if guard is not None:
             set_persistent_workers(self.valid, guard.workers)
 
+    def abandon_validation(self, state: State) -> None:
+        """Abandon the validation that is under way, if one is."""
+        if self._validation_guard is not None:
+            self.abandon(state)
+
     def end_validation(self) -> None:
         """Restore modes and generators, so that validating does not change the training."""
         self._valid_meters.reset()

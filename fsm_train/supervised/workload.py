@@ -29,7 +29,7 @@ from ..data.counting import Samples
 from ..data.generators import Generators, seed_all
 from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, start_pass
-from ..data.position import EpochStart, SuspendPoint, require_suspended_at, resume_iterator
+from ..data.position import BatchStart, EpochStart, SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
 from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
@@ -38,6 +38,7 @@ from .advice import log_summary_once, warn_of_sum
 from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
+from .failing import parts_after_failure
 from .meters import Measure, Metric
 from .modules import Modes
 from .param_groups import check_parameters
@@ -180,7 +181,7 @@ class Supervised(Validating, Checkpointable):
         if "grad_norm" in names:
             facts["grad_norm"] = self.gradients.norm()
         if "stepped" in names:
-            facts["stepped"] = float(self._stepped)
+            facts["stepped"] = float(self.stepped)
         if "elapsed" in names:
             facts["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
         facts |= {name: 1.0 for saver in self.saves.unsaved if (name := f"{UNSAVED}{saver}") in names}
@@ -227,7 +228,7 @@ class Supervised(Validating, Checkpointable):
         return undisturbed(self)
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
-        return parts_of(self, state)
+        return parts_of(self, state) if state.failure is None else parts_after_failure(self, state)
 
     def restore_parts(self, parts: Parts, state: State) -> tuple[str, ...]:
         return restore_parts(self, parts, state)
@@ -250,7 +251,7 @@ class Supervised(Validating, Checkpointable):
             self.doing = operation
             getattr(self, operation.value)()
         self.doing = None
-        return self._stepped
+        return self.stepped
 
     # ------------------------------------------------------------------------- a call of run
 
@@ -315,11 +316,16 @@ class Supervised(Validating, Checkpointable):
             valid=persistent_workers_running(self.valid),
             sources=Sources.now(self.train),
         )
+        self.epoch_began = state.iteration
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
 
     def fetch(self) -> float | None:
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
+        self.stepped = self._buffers.kept = False
         self.window.share = 0.0
+        if self.notes_batch_starts and self.epoch_start is not None:
+            self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
+            self._buffers.keep()  # also for a whole step, in which `forward` does not
         batch = next(self._batches, _END)
         if batch is _END:
             self.inputs = self.target = None
@@ -343,7 +349,7 @@ class Supervised(Validating, Checkpointable):
 
     def discard(self) -> None:
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
-        self._buffers.put_back()
+        self.put_back_buffers()
         self._for_backward = None
 
     def backward(self) -> None:
@@ -358,6 +364,7 @@ class Supervised(Validating, Checkpointable):
         except RuntimeError as error:
             explain_loss(loss, error)
             raise
+        self._for_backward = None
         assert self._loss is not None
         self.train_meters.add(self._loss, self.output, self.target, self.batch_size)
         self.window.add()
@@ -374,10 +381,10 @@ class Supervised(Validating, Checkpointable):
     def step(self) -> bool:
         if self.precision is None:
             self.optimizer.step()
-            self._stepped = True
+            self.stepped = True
         else:
-            self._stepped = self.precision.step(self.optimizer)
-        return self._stepped
+            self.stepped = self.precision.step(self.optimizer)
+        return self.stepped
 
     def zero(self) -> None:
         self.optimizer.zero_grad()

@@ -344,5 +344,6 @@ def test_settings_are_recorded() -> None:
             "mode": None,
             "keep": 1,
             "last": 2,
+            "on_failure": False,
         },
     )

@@ -100,7 +100,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     draw, kills, trainings = random.Random(seed), 0, 0
-    while kills < (30 if THOROUGH else 4):
+    while kills < (100 if THOROUGH else 4):
         spec = Spec(("everything", "awkward")[trainings % 2], epochs=2, saves=str(tmp_path / str(trainings)), slow=0.01)
         trainings += 1
         result = signalled(spec, signal.SIGKILL, draw.uniform(0.0, 0.5))
@@ -109,3 +109,4 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
             result = signalled(spec, signal.SIGKILL, draw.uniform(0.1, 0.5))
         assert result.status == 0, seed
         assert differences(train_through(spec), (result.end, [])) == [], seed
+    print(f"{kills} kills, {trainings} trainings")

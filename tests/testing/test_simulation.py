@@ -175,6 +175,15 @@ def test_simulation_ends_at_a_phase() -> None:
     assert simulate([], batches=3, until=Phase.STEP_END).step == 1
 
 
+@pytest.mark.parametrize("phase", [Phase.TRAIN_END, Phase.TEARDOWN])
+def test_simulation_that_is_interrupted_too_late_ends(phase: Phase) -> None:
+    """The last state says that a signal came, as that of `run` does."""
+    final = simulate([], interrupt_at=phase)
+
+    assert final.phase is Phase.DONE
+    assert final.notes == ("a signal came when this call of run was ending, too late to change anything",)
+
+
 def test_interrupted_simulation_goes_on() -> None:
     """With interrupt_at= the suspended state is returned, and `run` goes on with it as if nothing had been."""
     curve = {"loss": [1.0, 2.0, 3.0, 4.0]}
