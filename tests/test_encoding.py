@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from fsm_train import Flag, Phase
-from fsm_train.encoding import CannotDecodeError, decode, encode, number, numbers
+from fsm_train.encoding import CannotDecodeError, decode, encode, flags, number, numbers
 from fsm_train.eventlog.from_header import SCHEDULES
 from fsm_train.schedules import (
     absolute,
@@ -210,3 +210,11 @@ def test_what_is_no_number_is_refused(value: object) -> None:
     """Null above all, which other encoders write for NaN."""
     with pytest.raises(CannotDecodeError, match="is not a number"):
         number(value)
+
+
+def test_what_are_no_flags_is_refused() -> None:
+    """Neither another type nor another name."""
+    assert flags("SKIP_STEP|SKIP_ZERO") == Flag.SKIP_STEP | Flag.SKIP_ZERO
+    for value in (3, None, "SKIP_STEP|FLY"):
+        with pytest.raises(CannotDecodeError, match="no flag"):
+            flags(value)

@@ -176,7 +176,7 @@ class _WhatIf(Rerun):
             raise error
         if isinstance(error, CallbackError):
             if error.callback not in self._given_names:
-                raise LogError(str(error.__cause__), path=self.recorded.path, line=self._line) from error
+                raise LogError(str(error.__cause__ or error), path=self.recorded.path, line=self._line) from error
             if not isinstance(error.__cause__, _NotRecordedError):
                 raise error
             return self._result("refused", str(error.__cause__))

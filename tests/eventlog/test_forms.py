@@ -139,6 +139,33 @@ def test_a_value_of_another_type_is_refused_in_a_header(key: str, value: Any, lo
     _refused(log, f"its {key} is .*, and not of the form that a log has")
 
 
+def test_each_line_is_refused_by_its_number(log: Path, whole: bytes) -> None:
+    """Whenever it is read: ahead of a batch, or when a state is compared with it."""
+    for number in range(2, len(whole.splitlines()) + 1):
+        log.write_bytes(whole)
+        forged(log, lambda lines: lines[number - 1].update(metrics=[]))  # noqa: B023
+        _refused(log, f"line {number}: its metrics is")
+
+
+def test_an_answer_that_a_training_refuses_is_an_error_of_the_log(log: Path) -> None:
+    """A recorded callback cannot have set what the optimizer does not have."""
+    forged(log, lambda lines: lines[index(lines, "step_begin")]["answers"]["schedule"].update(hyper={"odd": 1.0}))
+
+    with pytest.raises(LogError, match="line .*odd"):
+        what_if(log, [early_stopping(patience=1)])
+
+
+def test_a_memory_that_none_wrote_is_refused(tmp_path: Path) -> None:
+    """In the header of a training that continues, where it is given to its callback."""
+    path, work = tmp_path / "run.jsonl", Scripted(valid_loss=1.0)
+    state = run(start(work, epochs=1), [early_stopping()])
+    run(extend(state, epochs=1), [early_stopping()], log=path)
+    forged(path, lambda lines: lines[0]["start"]["memory"].update(early_stopping={"$": "Best", "value": 1.0}))
+
+    with pytest.raises(LogError, match="line 1: its start cannot be made again: its record Best has the fields"):
+        replay(path)
+
+
 def test_two_callbacks_of_one_name_are_refused(log: Path) -> None:
     """No training has them."""
     forged(log, lambda lines: lines[0]["callbacks"].append(lines[0]["callbacks"][0]))

@@ -484,6 +484,17 @@ def test_the_last_line_of_a_failed_training_is_checked_in_form(tmp_path: Path) -
     assert caught.value.line == len(lines_of(path)) - 1
 
 
+def test_the_last_line_of_a_failed_training_counts_from_zero(tmp_path: Path) -> None:
+    """The state at TEARDOWN is made of it."""
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(RuntimeError):
+        run(start(_Fails("loss", RuntimeError("broken")), epochs=8), [], log=path)
+    forged(path, _set("teardown", 1, "samples", -1))
+
+    with pytest.raises(LogError, match="samples=-1: a state counts from 0"):
+        replay(path, [])
+
+
 class _Interrupted(Scripted):
     """Is asked to leave at the second call of one operation."""
 
