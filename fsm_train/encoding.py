@@ -16,12 +16,14 @@ decoded only to a class that the caller gives.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import math
 import re
 import struct
 from collections.abc import Callable, Hashable, Mapping, Set
+from numbers import Integral, Real
 from typing import Any
 
 import attrs
@@ -67,7 +69,11 @@ def encode(value: object) -> Json:
 
 
 def numbers(mapping: Mapping[str, float]) -> Mapping[str, Json]:
-    """A mapping of numbers as JSON; the mapping itself unless a value has no form in JSON."""
+    """A mapping of numbers as JSON; the mapping itself unless a value has no form in JSON.
+
+    Raises:
+        TypeError: a value is no real number, so that it could not be read again; the message names it.
+    """
     for value in mapping.values():
         if type(value) is float:
             if value - value != 0.0:
@@ -76,7 +82,13 @@ def numbers(mapping: Mapping[str, float]) -> Mapping[str, Json]:
             break
     else:
         return mapping
-    return {name: encode(value) for name, value in mapping.items()}
+    return {name: _number(name, value) for name, value in mapping.items()}
+
+
+def _number(name: str, value: object) -> Json:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} is {_short(value)}, which is no real number")
+    return encode(int(value) if isinstance(value, Integral) else float(value))
 
 
 def _special(value: float) -> Json:
@@ -154,8 +166,11 @@ def decode(value: Json, classes: Mapping[str, type] | None = None, depth: int = 
     if len(value) == 1:
         (tag, content) = next(iter(value.items()))
         if tag in _DECODERS:
+            kind, decoder = _DECODERS[tag]
             try:
-                return _DECODERS[tag](content, lambda part: decode(part, classes, depth - 1))
+                if type(content) is not kind:
+                    raise TypeError(content)
+                return decoder(content, lambda part: decode(part, classes, depth - 1))
             except (TypeError, ValueError, KeyError, struct.error) as error:
                 if isinstance(error, CannotDecodeError):
                     raise
@@ -167,13 +182,16 @@ def number(value: Json) -> float:
     """The number that `encode` wrote.
 
     Raises:
-        CannotDecodeError: the value is not a number.
+        CannotDecodeError: the value is not a number, or one that is beyond those of a float.
     """
     kind = type(value)
     if kind is float or kind is int:
         return value  # type: ignore[no-any-return]
     if kind is dict and len(value) == 1 and ("$float" in value or "$int" in value):
-        return decode(value)  # type: ignore[no-any-return]
+        decoded: float = decode(value)
+        with contextlib.suppress(OverflowError):
+            float(decoded)
+            return decoded
     raise CannotDecodeError(f"{_short(value)} is not a number")
 
 
@@ -202,6 +220,15 @@ def _float(content: str) -> float:
     return float(value)
 
 
+_ESCAPED = re.compile(r"([ -\[\]-~]|\\([\\nrt]|x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))*")
+
+
+def _unescaped(content: str) -> str:
+    if not _ESCAPED.fullmatch(content):  # Python warns of other escapes, and keeps them
+        raise ValueError(content)
+    return content.encode("ascii").decode("unicode_escape")
+
+
 def _enum(content: str) -> object:
     kind, _, name = content.partition(".")
     return flags(name) if kind == "Flag" else ENUMS[kind][name]
@@ -211,16 +238,35 @@ def _refuse_repr(content: str) -> object:
     raise CannotDecodeError(f"{_short(content)} was written as text, since it has no form as data")
 
 
-_DECODERS: Mapping[str, Callable[[Any, Callable[[Json], Any]], Any]] = {
-    "$float": lambda content, _: _float(content),
-    "$int": lambda content, _: int(content),
-    "$str": lambda content, _: content.encode("ascii").decode("unicode_escape"),
-    "$list": lambda content, inner: [inner(part) for part in content],
-    "$set": lambda content, inner: frozenset(inner(part) for part in content),
-    "$map": lambda content, inner: {inner(key): inner(part) for key, part in content},
-    "$enum": lambda content, _: _enum(content),
-    "$repr": lambda content, _: _refuse_repr(content),
+_DECODERS: Mapping[str, tuple[type, Callable[[Any, Callable[[Json], Any]], Any]]] = {
+    "$float": (str, lambda content, _: _float(content)),
+    "$int": (str, lambda content, _: int(content)),
+    "$str": (str, lambda content, _: _unescaped(content)),
+    "$list": (list, lambda content, inner: [inner(part) for part in content]),
+    "$set": (list, lambda content, inner: frozenset(inner(part) for part in content)),
+    "$map": (list, lambda content, inner: {inner(key): inner(part) for key, part in content}),
+    "$enum": (str, lambda content, _: _enum(content)),
+    "$repr": (str, lambda content, _: _refuse_repr(content)),
 }
+"""By key, the type of what it holds, and how that is decoded."""
+
+
+def is_encoded(value: Json) -> bool:
+    """Whether the JSON is of the form that `encode` writes: the keys are known, and hold what they are to hold."""
+    if type(value) is list:
+        return all(map(is_encoded, value))
+    if type(value) is not dict:
+        return True
+    if "$" in value:
+        return type(value["$"]) is str and all(map(is_encoded, value.values()))
+    if len(value) != 1:
+        return False
+    tag, content = next(iter(value.items()))
+    if tag not in _DECODERS or not isinstance(content, _DECODERS[tag][0]):
+        return False
+    if tag == "$map" and not all(type(pair) is list and len(pair) == 2 for pair in value[tag]):
+        return False
+    return isinstance(content, str) or all(map(is_encoded, value[tag]))
 
 
 def _record(value: dict[str, Json], classes: Mapping[str, type], depth: int) -> object:
@@ -233,7 +279,7 @@ def _record(value: dict[str, Json], classes: Mapping[str, type], depth: int) -> 
         raise CannotDecodeError(f"its record {value['$']} has the fields {sorted(parts)}, but now {sorted(fields)}")
     try:
         return kind(**{fields[name]: part for name, part in parts.items()})
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # a class refuses in its own way
         raise CannotDecodeError(f"its record {value['$']} is refused: {error}") from error
 
 

@@ -146,11 +146,11 @@ def shown_is_used(training: Training) -> None:
         for _ in range(2 if training.left_at else 1):
             shows = progress(console=Console(file=screen, width=100), metrics=[])
             state = run(state, callbacks, log=log, sinks=[shows])
-        rates = summarize(log).rates
+        rates = [epoch.rate for epoch in summarize(log).epochs]
     expected = [each[-1] for each in used]
 
     assert state.phase is Phase.DONE
-    assert list(rates) == pytest.approx(expected) if training.groups == 1 else list(rates) == expected
+    assert rates == pytest.approx(expected) if training.groups == 1 else rates == expected
     if training.groups == 1 and not training.left_at:
         printed = [float(line.split("lr ")[1].split()[0]) for line in screen.getvalue().splitlines() if "lr " in line]
         assert printed == pytest.approx(expected, rel=1e-2)
@@ -167,7 +167,7 @@ def progress_shows_the_next(patch: pytest.MonkeyPatch) -> None:
 
 
 def the_log_shows_the_next(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(render._Rates, "end_epoch", lambda rates: rates.of_epochs.append(rates._now))
+    patch.setattr(render._Rates, "end_epoch", lambda rates: rates._now)
 
 
 def an_epoch_without_a_step_is_the_last(patch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import random
 import struct
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Real
 from typing import Any
 
 import attrs
@@ -12,7 +15,7 @@ import orjson
 import pytest
 
 from fsm_train import Flag, Phase
-from fsm_train.encoding import CannotDecodeError, decode, encode, number, numbers
+from fsm_train.encoding import CannotDecodeError, decode, encode, flags, number, numbers
 from fsm_train.eventlog.from_header import SCHEDULES
 from fsm_train.schedules import (
     absolute,
@@ -124,6 +127,17 @@ def test_numbers_of_derived_classes_are_numbers() -> None:
     assert numbers({"loss": _Float(0.5)}) == {"loss": 0.5}
 
 
+@pytest.mark.parametrize("value", [True, Fraction(1, 2), Decimal(1), "1", None, 1j, [1.0]], ids=repr)
+def test_a_number_that_is_written_can_be_read(value: Any) -> None:
+    """What is real becomes a plain number; anything else is refused, with its name."""
+    if isinstance(value, Real):
+        written = numbers({"loss": value})["loss"]
+        assert (number(written), type(written) is bool) == (value, False)
+    else:
+        with pytest.raises(TypeError, match="loss is .*, which is no real number"):
+            numbers({"loss": value})
+
+
 def test_what_has_no_form_is_text_that_is_always_the_same() -> None:
     """A function is written by its repr, without its address, and cannot be made again."""
     written = encode(lambda: None)
@@ -148,14 +162,35 @@ REFUSED: list[tuple[Any, str]] = [
     ({"$float": "nan", "$int": "1"}, "is not a value that a log has"),
     ({"$map": [1]}, "is no map"),
     ({"$list": [{"$repr": "x"}]}, "was written as text"),
+    *(
+        ({tag: content}, f"is no {tag[1:]}")
+        for tag in ("$float", "$int", "$str", "$enum", "$repr")
+        for content in (1, [])
+    ),
+    *(({tag: content}, f"is no {tag[1:]}") for tag in ("$list", "$set", "$map") for content in ("ab", {}, None)),
+    ({"$str": "\\q"}, "is no str"),  # of which Python warns
+    ({"$str": "\\N{BELL}"}, "is no str"),
+    ({"$str": "\\U00110000"}, "is no str"),
+    ({"$str": "é"}, "is no str"),
+    ({"$set": [{"$map": []}]}, "is no set"),
+    ({"$map": [[[1], 2, 3]]}, "is no map"),
+    ({"$": "Refuses", "what": 1}, "its record Refuses is refused: 0"),
 ]
+
+
+@attrs.frozen
+class Refuses:
+    what: int
+
+    def __attrs_post_init__(self) -> None:
+        raise ZeroDivisionError(0)
 
 
 @pytest.mark.parametrize(("value", "sentence"), REFUSED, ids=str)
 def test_what_was_never_written_is_refused(value: object, sentence: str) -> None:
     """No class is looked up, nothing is called, and the reason is said."""
     with pytest.raises(CannotDecodeError, match=sentence):
-        decode(value, {"Kept": Kept, **SCHEDULES})
+        decode(value, {"Kept": Kept, "Refuses": Refuses, **SCHEDULES})
 
 
 def test_deeply_nested_values_are_refused() -> None:
@@ -168,8 +203,18 @@ def test_deeply_nested_values_are_refused() -> None:
         decode(value)
 
 
-@pytest.mark.parametrize("value", [None, "1", True, [1], {"$float": "nan", "x": 1}, {"$repr": "1"}])
+@pytest.mark.parametrize(
+    "value", [None, "1", True, [1], {"$float": "nan", "x": 1}, {"$repr": "1"}, {"$int": "9" * 400}]
+)
 def test_what_is_no_number_is_refused(value: object) -> None:
     """Null above all, which other encoders write for NaN."""
     with pytest.raises(CannotDecodeError, match="is not a number"):
         number(value)
+
+
+def test_what_are_no_flags_is_refused() -> None:
+    """Neither another type nor another name."""
+    assert flags("SKIP_STEP|SKIP_ZERO") == Flag.SKIP_STEP | Flag.SKIP_ZERO
+    for value in (3, None, "SKIP_STEP|FLY"):
+        with pytest.raises(CannotDecodeError, match="no flag"):
+            flags(value)

@@ -13,7 +13,7 @@ import attrs
 
 from ..core.arguments import check_path
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count, check_folder, check_positive_or_inf
+from ..core.checks import check_bool, check_count, check_folder, check_positive_or_inf
 from ..core.commands import KeepWeights, NoteBatchStarts, RestoreWeights, SaveCheckpoint
 from ..core.facts import UNSAVED
 from ..core.phase import Phase
@@ -166,6 +166,7 @@ def checkpoint(
     ):
         if value is not None:
             check_count(setting, value, least=least)
+    check_bool("on_failure", on_failure)
     if every_seconds is not None:
         check_positive_or_inf("every_seconds", every_seconds)
     if every_epochs is None and every_steps is None and every_seconds is None:

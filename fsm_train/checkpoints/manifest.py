@@ -178,11 +178,11 @@ def manifest_of(path: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest} is damaged: it does not match its own checksum")
     try:
         body = json.loads(text)
-        if body["format"] > FORMAT:
+        if whole_number(body["format"], least=1) > FORMAT:
             raise CheckpointError(f"{path} was written by a newer version (format {body['format']}): update fsm-train")
         files = {name: (whole_number(size, least=0), str(sha256)) for name, (size, sha256) in body["files"].items()}
         checkpoint = Checkpoint(path, whole_number(body["number"], least=0), _save_point(body["place"]), files)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
     if {name for name in files if not is_history_file(name)} != {STATE, TENSORS}:
         raise CheckpointError(f"{manifest} names the files {sorted(files)}, and not {STATE} and {TENSORS}")
@@ -214,13 +214,15 @@ def _score(fields: Mapping[str, Any] | None) -> Score | None:
 
 
 def whole_number(value: Any, *, least: int | None = None) -> int:
-    """The value, if it is an int, no bool, and not below `least`.
+    """The value, if it is an int of 64 bits, no bool, and not below `least`.
 
     Raises:
         ValueError: it is something else.
     """
     if type(value) is not int or (least is not None and value < least):
         raise ValueError(f"{value!r:.60} is no whole number" + ("" if least is None else f" from {least}"))
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{value!r:.60} has more than 64 bits")
     return value
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may not know each character of a log
     options = _parser(arguments).parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -46,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return AGREES
     except KeyboardInterrupt:
         return INTERRUPTED
-    except (FsmTrainError, OSError) as error:
-        print(f"fsm-train: {escaped(error)}", file=sys.stderr)
+    except (FsmTrainError, OSError, MemoryError) as error:
+        print(f"fsm-train: {escaped(error) or 'there is too little memory for it'}", file=sys.stderr)
         return UNREADABLE
     return status
 

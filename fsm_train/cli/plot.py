@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..eventlog.render import summarize
+from ..wording import escaped
 from .status import AGREES, UsageError
 
 
@@ -24,5 +25,5 @@ def run(options: argparse.Namespace) -> int:
         plot({Path(log).name: summary.epochs for log, summary in summaries.items()}, options.output)
     except ValueError as error:
         raise UsageError(f"{options.output}: {error}") from error
-    print(options.output)
+    print(escaped(options.output))
     return AGREES

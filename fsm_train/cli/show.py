@@ -6,8 +6,8 @@ import argparse
 import os
 import sys
 
-from ..eventlog.render import as_json, as_text, summarize
-from .output import write_json
+from ..eventlog.render import as_json, as_text, epochs_as_json, summarize
+from .output import write_json_with
 from .status import AGREES
 
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     summary = summarize(options.log)
     if options.json:
-        write_json(as_json(summary))
+        write_json_with(as_json(summary), "epochs", epochs_as_json(summary))
         return AGREES
     for line in as_text(summary):
         is_header = line.lstrip().startswith("epoch ")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 import itertools
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from ..encoding import CannotDecodeError
 from ..eventlog.counterfactual import what_if
 from ..eventlog.from_header import callback_from_spec
 from ..eventlog.recorded import Recorded
@@ -18,6 +19,9 @@ from ..eventlog.sweeps import Sweep
 from ..wording import escaped
 from .output import write_json
 from .status import AGREES, DIFFERS, UsageError
+
+MOST_ROWS = 10_000
+"""The most combinations of settings: for each one the log is read."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +53,9 @@ def _sweep(log: str, settings: Sequence[str]) -> Sweep:
     """Ask the log about each combination of the settings, each written as CALLBACK.SETTING=VALUES."""
     specs = {spec["name"]: spec for spec in Recorded(log).header.body["callbacks"]}
     ranges = dict(_range(setting, specs) for setting in settings)
+    combinations = math.prod(map(len, ranges.values()))
+    if not 1 <= combinations <= MOST_ROWS:
+        raise UsageError(f"these are {combinations} combinations, and a table has 1 to {MOST_ROWS} of them")
     rows = []
     for values in itertools.product(*ranges.values()):
         changes: dict[str, dict[str, object]] = {}
@@ -56,14 +63,14 @@ def _sweep(log: str, settings: Sequence[str]) -> Sweep:
             changes.setdefault(name, {})[key] = value
         try:
             callbacks = [callback_from_spec(specs[name], **changed) for name, changed in changes.items()]
-        except (CannotDecodeError, TypeError, ValueError) as error:
+        except Exception as error:  # a factory refuses what it was never given in its own way
             raise UsageError(f"{', '.join(changes)} cannot be made with {changes}: {error}") from error
         row = {".".join(setting): value for setting, value in zip(ranges, values, strict=True)}
         rows.append((row, what_if(log, callbacks)))
     return Sweep(tuple(rows))
 
 
-def _range(setting: str, specs: Mapping[str, Any]) -> tuple[tuple[str, str], list[object]]:
+def _range(setting: str, specs: Mapping[str, Any]) -> tuple[tuple[str, str], Sequence[object]]:
     """The callback and its setting, and the values, of CALLBACK.SETTING=VALUES.
 
     Args:
@@ -80,15 +87,17 @@ def _range(setting: str, specs: Mapping[str, Any]) -> tuple[tuple[str, str], lis
     if name not in specs:
         there_are = ", ".join(map(str, specs)) or "none"
         raise UsageError(f"there is no callback {name!r} in this log: there are {there_are}")
-    first, dots, last = values.partition("..")
-    if dots and first.lstrip("-").isdigit() and last.lstrip("-").isdigit():
-        return (name, key), list(range(int(first), int(last) + 1))
+    if found := _WHOLE_NUMBERS.fullmatch(values):
+        return (name, key), range(int(found[1]), int(found[2]) + 1)
     return (name, key), [_literal(value) for value in values.split(",")]
+
+
+_WHOLE_NUMBERS = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})")
 
 
 def _literal(text: str) -> object:
     """A Python literal, else the text itself: a string can be typed without quotes."""
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):  # the latter two where it is nested too deeply
         return text

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, SupportsIndex, cast
 import attrs
 
 from .arguments import as_list, check_by_position, is_iterable, no_callback
-from .checks import is_whole
+from .checks import NO_TEXT, is_text, is_whole
 from .errors import CallbackError
 from .origin import recipe_of
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
@@ -145,6 +145,8 @@ class Callback(Generic[M_co]):
     def __attrs_post_init__(self) -> None:
         if not self.name:
             raise ValueError("a callback without a name: pass name=")
+        if not is_text(self.name):
+            raise ValueError(f"a callback has the name {self.name!r}: {NO_TEXT}")
         if not any(phase in CONSULTED for phase in self.at):
             raise ValueError(
                 f"callback {self.name!r} would never be consulted: name at least one of the phases "

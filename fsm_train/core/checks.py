@@ -28,6 +28,18 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+NO_TEXT = "it has half of a pair of UTF-16, which is no valid text, and no log or checkpoint could hold it"
+
+
+def is_text(name: str) -> bool:
+    r"""Whether it is valid Unicode: the name of a file that is none has lone surrogates.
+
+    >>> is_text("loss"), is_text("loss\udcff")
+    (True, False)
+    """
+    return name.encode(errors="ignore").decode() == name
+
+
 def as_count(value: object, name: str) -> float:
     """What a batch counts: a number from 0, as an int where it is whole.
 

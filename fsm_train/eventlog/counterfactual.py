@@ -22,7 +22,7 @@ from ..core.state import State
 from ..core.table import epochs_reached, steps_reached
 from ..core.transition import UNCHANGED, Command, Transition
 from ..core.values import FrozenMap
-from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags
+from ..encoding import Json, decode, encode, flag_names, flags
 from ..wording import PLAN_FULFILLED
 from .added_fields import without_added_fields
 from .best import BestEpoch, best_in, closes_epoch, finished_epochs
@@ -176,7 +176,7 @@ class _WhatIf(Rerun):
             raise error
         if isinstance(error, CallbackError):
             if error.callback not in self._given_names:
-                raise LogError(str(error.__cause__), path=self.recorded.path, line=self._line) from error
+                raise LogError(str(error.__cause__ or error), path=self.recorded.path, line=self._line) from error
             if not isinstance(error.__cause__, _NotRecordedError):
                 raise error
             return self._result("refused", str(error.__cause__))
@@ -196,11 +196,7 @@ class _WhatIf(Rerun):
             self._line = entry.number
         logged: Mapping[str, Json] = {} if entry is None else entry.body.get("answers", {})
         before = hyper_of(self.last.hyper)
-        try:
-            then = _effects(logged, before)
-        except (CannotDecodeError, AttributeError, TypeError) as error:
-            what = f"it is not of the form that a log has: {error}"
-            raise LogError(what, path=self.recorded.path, line=self._line) from error
+        then = _effects(logged, before)
         decided = {name: _comparable(answer) for name, answer in answers.items()}
         now = _effects(decided, before)
         if then != now:

@@ -20,19 +20,8 @@ import orjson
 from ..core.phase import Phase
 from ..encoding import Json
 from .errors import LogError
-from .lines import (
-    HEADER,
-    HISTORY,
-    KEYS,
-    NEXT_EVENTS,
-    OWN_KEYS,
-    PLACES,
-    canonical,
-    digest,
-    is_course,
-    is_history,
-    malformed_key,
-)
+from .forms import MAX_DEPTH, MAX_EVENTS, fault_in_header, fault_in_history, fault_in_line, is_too_deep
+from .lines import HEADER, HISTORY, KEYS, NEXT_EVENTS, OWN_KEYS, PLACES, canonical, digest
 from .upcasts import upcast
 
 MAX_LINE_BYTES = 16 << 20
@@ -53,7 +42,7 @@ FOLLOWING: Mapping[str, Set[str]] = {
 
 
 class Entry:
-    """A line of a log, split into its parts. Only the form of the parts has been checked.
+    """A line of a log, split into its parts, each of the form that a log has.
 
     Attributes:
         number: the number of the line in the file, from 1.
@@ -153,16 +142,20 @@ def entries(path: Path, checker: LineChecker | None = None) -> Iterator[Entry]:
         LogError: a line is damaged, or there is no log in the file.
         OSError: the file cannot be read.
     """
+    if path.is_fifo() or path.is_char_device():
+        raise LogError("a log is read twice, so it must be a file: write this to one first", path=str(path))
     return _whole_headers(_checked(path, checker or LineChecker(path)))
 
 
 def _checked(path: Path, checker: LineChecker) -> Iterator[Entry]:
     parts = _history(path)
-    all_count = parts == [(1, math.inf)]
+    first, last = math.inf, math.inf
     for number, raw in raw_lines(path):
         entry = checker.check(number, raw)
         if entry is not None:
-            entry.counts = all_count or any(first <= number and entry.seq <= last for first, last in parts)
+            while parts and parts[-1][0] <= number:
+                first, last = parts.pop()
+            entry.counts = first <= number and entry.seq <= last
             yield entry
     if checker.last is None:
         raise LogError("there is no log in this file", path=str(path))
@@ -197,15 +190,18 @@ def _whole_headers(lines: Iterator[Entry]) -> Iterator[Entry]:
 
 
 def _history(path: Path) -> list[tuple[int, float]]:
-    """The parts of the history that counts: the line number of a header, and the last `seq` after it that counts."""
+    """The parts of the history that counts, the last one first, and no part where there is no header.
+
+    Each is the line number of a header, and the last `seq` from there to the next part that counts.
+    """
     headers: list[tuple[int, int, int | None]] = []
     for number, raw in _lines_containing(b'"header"', path):
-        if (line := _parse(raw)) and line.get("event") == HEADER:
-            headers.append((number, line.get("seq", 0), line.get("continues")))
+        if (line := _parse(raw)) and line.get("event") == HEADER and type(line.get("seq")) is int:
+            headers.append((number, line["seq"], line.get("continues")))
     parts: list[tuple[int, float]] = []
     last = math.inf
     for number, seq, continues in reversed(headers):
-        if type(seq) is not int or seq > last:
+        if seq > last:
             continue
         parts.append((number, last))
         if type(continues) is not int:
@@ -217,16 +213,18 @@ def _history(path: Path) -> list[tuple[int, float]]:
 def _lines_containing(what: bytes, path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that contain `what`, with their numbers. Blocks of other lines are counted without being split.
 
-    They end where the file cannot be decompressed; `raw_lines` raises the error.
+    They end where the file cannot be decompressed, and at a line that is too long; `raw_lines` raises the error.
     """
     number = 1
     with _open(path) as file, contextlib.suppress(EOFError, gzip.BadGzipFile, zlib.error):
         while block := file.read(1 << 16):
-            block += file.readline(MAX_LINE_BYTES)
+            block += (end := file.readline(MAX_LINE_BYTES + 1))
             if what in block:
                 for i, raw in enumerate(block.split(b"\n")):
                     if what in raw:
                         yield number + i, raw
+            if len(end) > MAX_LINE_BYTES:
+                return
             number += block.count(b"\n")
 
 
@@ -256,22 +254,26 @@ class LineChecker:
             if not raw.endswith(b"\n") and self.last is not None:
                 return None
             raise self._error(number, _not_json(raw))
-        if "seq" not in line and "digest" not in line:
-            return None
-        if (
-            type(line.get("seq")) is not int
-            or type(line.get("digest")) is not str
-            or type(line.get("event")) is not str
-            or line["event"] not in EVENTS
-        ):
+        seq, digits, event = line.get("seq"), line.get("digest"), line.get("event")
+        if type(seq) is not int or type(digits) is not str or type(event) is not str or event not in EVENTS:
+            if "seq" not in line and "digest" not in line:
+                return None
             raise self._error(number, "it has no sequence number, digest or phase as a line of a log has")
+        if is_too_deep(raw, line):
+            raise self._error(number, f"it is nested more than {MAX_DEPTH} deep")
         entry = Entry(number, line)
         self._check_place(entry)
         self._check_digest(entry, raw)
-        if entry.event == HEADER:
+        if event == HEADER:
             entry.body = upcast(entry.body, self.path, number)
-        self._check_form(entry)
-        if entry.event == HEADER:
+            fault = fault_in_header(entry.body, entry.seq)
+        elif event == HISTORY:
+            fault = fault_in_history(entry.body, self._further)
+        else:
+            fault = fault_in_line(entry.body, entry.facts, entry.course)
+        if fault:
+            raise self._error(number, fault)
+        if event == HEADER:
             self._resume_at = entry.body["start"].get("resume_at", "")
             self._further = entry.body["start"].get("further", 0)
         if entry.event == HISTORY:
@@ -313,7 +315,7 @@ class LineChecker:
     def _check_digest(self, entry: Entry, raw: bytes) -> None:
         before = "" if self.last is None else self.last.digest
         cut = raw.rfind(_DIGEST)
-        body = raw[:cut] + raw[cut + len(_DIGEST) + len(entry.digest) + 1 :].rstrip(b"\r\n")
+        body = raw[:cut] + raw[cut + _DIGEST_LENGTH + len(entry.digest) :].rstrip(b"\r\n")
         if entry.digest == digest(before, body):
             return
         # Another logger wrote the line, with bound keys or another order; its stream may have begun with other logs.
@@ -324,46 +326,30 @@ class LineChecker:
             return
         raise self._error(entry.number, "its digest does not fit: this line, or the one before it, was changed")
 
-    def _check_form(self, entry: Entry) -> None:
-        body = entry.body
-        if entry.event == HEADER:
-            key = malformed_key(body)
-        elif entry.event == HISTORY:
-            epochs = body.get("history")
-            key = "" if is_history(epochs) and 0 < len(epochs) <= self._further else "history"
-        elif (
-            type(entry.facts) is dict
-            and type(entry.course) is list
-            and (not entry.course or is_course(entry.course))
-            and type(body.get("metrics")) is dict
-            and type(body.get("hyper")) is dict
-            and type(body.get("answers", _NO_ANSWERS)) is dict
-        ):
-            return
-        else:
-            values = {"facts": entry.facts, "course": entry.course, "answers": _NO_ANSWERS, **body}
-            mappings = ("facts", "metrics", "hyper", "answers")
-            key = next((name for name in mappings if type(values.get(name)) is not dict), "course")
-            body = values
-        if key:
-            raise self._error(entry.number, f"its {key} is {body.get(key)!r:.60}, and not of the form that a log has")
-
     def _check_length(self, entry: Entry) -> None:
-        """Refuse a course of more events than the counters can tell of: a replay would take each of them."""
-        (iteration, valid_batch), counts = self._counts, entry.body.get("start", entry.body)
-        self._counts = now = counts.get("iteration"), counts.get("valid_batch")
-        if entry.course and all(type(count) is int for count in (iteration, valid_batch, *now)):
-            # One batch may be fetched and not finished, one be before the epoch's end, one a validation's.
-            most = max(0, now[0] - iteration) + max(valid_batch, now[1]) + 3
-            if any(count > most for _, count in entry.course):
-                raise self._error(entry.number, f"its course has more events than the {most} that its counters allow")
+        """Refuse a course of more events than the counters can tell of, or than a replay can take in its time."""
+        (iteration, valid_batch), body = self._counts, entry.body
+        if entry.event == HEADER:
+            body = body["start"]
+        self._counts = now = body["iteration"], body["valid_batch"]
+        if not entry.course:
+            return
+        counts = [count for _, count in entry.course]
+        if counts == [1]:
+            return
+        # One batch may be fetched and not finished, one be before the epoch's end, one a validation's.
+        most = max(0, now[0] - iteration) + max(valid_batch, now[1]) + 3
+        if max(counts) > most:
+            raise self._error(entry.number, f"its course has more events than the {most} that its counters allow")
+        if sum(counts) > MAX_EVENTS:
+            raise self._error(entry.number, f"its course has more than {MAX_EVENTS} events, and a replay takes each")
 
     def _error(self, number: int, what: str) -> LogError:
         return LogError(what, path=self.path, line=number)
 
 
 _DIGEST = b',"digest":"'
-_NO_ANSWERS: dict[str, Any] = {}
+_DIGEST_LENGTH = len(b',"digest":""')
 
 
 def _not_json(raw: bytes) -> str:

@@ -16,7 +16,7 @@ from ..core.merge import consult, decide
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.values import Facts
-from ..encoding import CannotDecodeError, Json
+from ..encoding import Json
 from .entries import Entry
 from .errors import LogError
 from .lines import decode_numbers, decode_state, line_of
@@ -34,14 +34,14 @@ def decide_at_teardown(
         path: the path of the log, for errors.
 
     Raises:
-        LogError: the line does not have the form of a log.
+        LogError: a counter of the line is negative.
         CallbackError, ConflictError: as in a run.
     """
     try:
         recorded = decode_state(entry.body, Phase.TEARDOWN, before)
-        facts = Facts({"batch_size": before.fetched, **decode_numbers(entry.facts)})
-    except (CannotDecodeError, KeyError) as error:
+    except ValueError as error:
         raise LogError(str(error), path=path, line=entry.number) from error
+    facts = Facts({"batch_size": before.fetched, **decode_numbers(entry.facts)})
     state = attrs.evolve(
         recorded, flags=Flag.NONE, facts=facts, hyper=before.hyper, metrics=before.metrics, reason=recorded.error
     )

@@ -93,13 +93,13 @@ def _measured_as_nan(state: State, monitors: Iterable[str]) -> State:
     return replaced(state, {"metrics": {**state.metrics, **unmeasured}})
 
 
-def _callback_from_line(spec: Any, line: int, path: str) -> Callback[Any]:
+def _callback_from_line(spec: Mapping[str, Json], line: int, path: str) -> Callback[Any]:
     try:
         return callback_from_spec(spec)
-    except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        name = spec.get("name") if isinstance(spec, dict) else spec
+    except Exception as error:  # a factory refuses what it was never given in its own way
         raise LogError(
-            f"the callback {name!r:.80} cannot be made from the log: {error}. Give the callbacks of this training",
+            f"the callback {spec['name']!r:.80} cannot be made from the log: {error}. Give the callbacks of this "
+            "training",
             path=path,
             line=line,
         ) from error

@@ -7,21 +7,19 @@ compare. Facts and the course come from the world; the writer adds them, and a r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from operator import attrgetter
-from typing import Any, TypeGuard
+from typing import Any
 
 import orjson
 
 from ..core.callback import Callback
-from ..core.checks import is_whole
-from ..core.facts import known_at
 from ..core.phase import FINAL, Junction, Phase, Place
 from ..core.state import COUNTERS, Hyper, Plan, State
 from ..core.table import ROWS
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap, SavedMemory
-from ..encoding import CannotDecodeError, Json, decode, encode, flag_names, flags, number, numbers
+from ..encoding import Json, decode, encode, flag_names, flags, number, numbers
 
 SCHEMA = 2
 HEADER = "header"
@@ -73,12 +71,10 @@ def canonical(body: Mapping[str, Json]) -> bytes:
 
 def line_of(state: State, answers: Mapping[str, Transition], cache: AnswerCache | None = None) -> dict[str, Json]:
     """The line for a state and the answers to it, without facts and course; `cache` caches encoded answers."""
-    line: dict[str, Json] = {
-        **dict(zip(COUNTERS, _counters(state), strict=True)),
-        "flags": flag_names(state.flags),
-        "hyper": hyper_of(state.hyper),
-        "metrics": numbers(state.metrics),
-    }
+    line: dict[str, Json] = dict(zip(COUNTERS, _counters(state), strict=True))
+    line["flags"] = flag_names(state.flags)
+    line["hyper"] = hyper_of(state.hyper)
+    line["metrics"] = numbers(state.metrics)
     if answers:
         encoded = answer_of if cache is None else cache.answer_of
         line["answers"] = {name: encoded(answer) for name, answer in answers.items()}
@@ -220,28 +216,13 @@ def decode_numbers(value: Mapping[str, Json]) -> FrozenMap[str, float]:
 
 
 def decode_counters(body: Mapping[str, Json]) -> dict[str, Json]:
-    """The counters of a line. Samples can be a fraction, since `Supervised(samples=…)` says what a batch counts.
-
-    Raises:
-        CannotDecodeError: one is no whole number.
-    """
-    counters = {name: body[name] for name in COUNTERS}
-    for name, value in counters.items():
-        if type(value) is not int and (name != "samples" or type(value) is not float):
-            raise CannotDecodeError(f"{name} is {value!r:.40}, and not a whole number")
-    return counters
+    """The counters of a line. Samples can be a fraction, since `Supervised(samples=…)` says what a batch counts."""
+    return {name: body[name] for name in COUNTERS}
 
 
 def decode_state(body: Mapping[str, Json], phase: Phase, last: State) -> State:
-    """The state of a line; plan, history and memories, which a line does not have, are those of `last`.
-
-    Raises:
-        CannotDecodeError: a value does not have the form of a log.
-    """
-    counters = decode_counters(body)
+    """The state of a line; plan, history and memories, which a line does not have, are those of `last`."""
     resume_at = body.get("resume_at")
-    if resume_at is not None and resume_at not in PLACES:
-        raise CannotDecodeError(f"resume_at is {resume_at!r:.60}, and no place of the machine")
     return State(
         phase=phase,
         plan=last.plan,
@@ -257,74 +238,8 @@ def decode_state(body: Mapping[str, Json], phase: Phase, last: State) -> State:
         error=decode(body.get("error", "")),
         fetched=last.fetched,
         exhausted=body.get("exhausted", False),
-        **counters,
+        **decode_counters(body),
     )
-
-
-_SPEC: Mapping[str, type] = {
-    "name": str,
-    "factory": str,
-    "params": dict,
-    "at": list,
-    "needs": list,
-    "every": int,
-    "order": int,
-}
-
-
-def malformed_key(body: Mapping[str, Json]) -> str:
-    """The first key of a header whose value does not have the form of a log; "" if there is none."""
-    checks: dict[str, Callable[[Json], bool]] = {
-        "start": _is_start,
-        "callbacks": lambda specs: type(specs) is list and all(map(_is_spec, specs)),
-        "phases": _are_phases,
-        "sensors": _are_names,
-        "facts": lambda names: _are_names(names) and all(known_at(name) or name in body["sensors"] for name in names),
-        "versions": lambda versions: type(versions) is dict,
-    }
-    return next((key for key, fits in checks.items() if not fits(body.get(key))), "")
-
-
-def is_course(course: Json) -> bool:
-    """Whether the value is a list of pairs [event, count]."""
-    return type(course) is list and all(
-        type(run) is list and len(run) == 2 and type(run[0]) in _COURSE_TYPES and type(run[1]) is int and run[1] >= 1
-        for run in course
-    )
-
-
-_COURSE_TYPES = (int, float, str, type(None))
-
-
-def _is_start(start: Json) -> bool:
-    return (
-        type(start) is dict
-        and all(type(start.get(key)) is dict for key in ("hyper", "metrics", "memory", "plan"))
-        and type(start.get("resume_at", "")) is str
-        and type(start.get("has_valid")) is bool
-        and type(start.get("fetched")) in (int, float)
-        and is_history(start.get("history"))
-        and all(is_whole(start.get(key, 0), least=0) for key in ("held", "further"))
-    )
-
-
-def is_history(epochs: Json) -> TypeGuard[list[dict[str, Json]]]:
-    """Whether the value is a list of the metrics of epochs. The values in them are checked where they are decoded."""
-    return type(epochs) is list and all(type(metrics) is dict for metrics in epochs)
-
-
-def _is_spec(spec: Json) -> bool:
-    if type(spec) is not dict or any(type(spec.get(key)) is not kind for key, kind in _SPEC.items()):
-        return False
-    return bool(spec["at"]) and _are_phases(spec["at"]) and _are_names(spec["needs"]) and spec["every"] >= 1
-
-
-def _are_phases(names: Json) -> bool:
-    return _are_names(names) and all(isinstance(PLACES.get(name), Phase) for name in names)
-
-
-def _are_names(names: Json) -> bool:
-    return type(names) is list and all(type(name) is str for name in names)
 
 
 def logged_phases(header: Mapping[str, Json]) -> Sequence[Phase]:

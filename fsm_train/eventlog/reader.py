@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ import attrs
 
 from ..core.phase import Flag, Phase
 from ..core.state import Counters, Hyper, Plan
-from ..encoding import CannotDecodeError, Json, decode, flags
+from ..encoding import Json, decode, flags
 from .entries import Entry, entries
-from .errors import LogError
 from .lines import HEADER, decode_counters, decode_hyper, decode_numbers, decode_plan
 
 
@@ -131,19 +130,12 @@ def read_log(path: str | PathLike[str], *, superseded: bool = False) -> Iterator
     """
     for entry in entries(Path(path)):
         if entry.counts or superseded:
-            yield record_of(entry, fspath(path))
+            yield record_of(entry)
 
 
-def record_of(entry: Entry, path: str = "") -> Header | Line:
-    """The entry as a record.
-
-    Raises:
-        LogError: a value does not have the form of a log.
-    """
-    try:
-        return _header(entry) if entry.event == HEADER else _line(entry)
-    except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LogError(f"it is not of the form that a log has: {error}", path=path, line=entry.number) from error
+def record_of(entry: Entry) -> Header | Line:
+    """The entry as a record."""
+    return _header(entry) if entry.event == HEADER else _line(entry)
 
 
 def _header(entry: Entry) -> Header:

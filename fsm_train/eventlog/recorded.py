@@ -14,7 +14,6 @@ from typing import Any
 
 import attrs
 
-from ..core.checks import is_whole
 from ..core.phase import FINAL, Operation, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Command
@@ -37,6 +36,9 @@ from .lines import (
 )
 
 _END = object()
+_MOST_LINES = len(Phase)
+"""The most lines in a row without an item of the course: the machine passes no phase twice without one."""
+
 _FINAL_EVENTS = frozenset(EVENT[phase] for phase in FINAL)
 
 
@@ -77,9 +79,8 @@ class Recorded(Workload):
         self._lines: deque[tuple[int, Entry]] = deque()  # read and not passed; with the number of items before each
         self._course: deque[list[Any]] = deque()  # the items that are read and not over: [what, count]
         self._items_read = self._items_over = 0  # the number of items of the course
-        self._hyper: Mapping[str, Hyper] = self._decode(
-            decode_hyper, self.header.body["start"].get("hyper"), self.header
-        )
+        self._eventless = 0  # the number of lines since the last one that had an item
+        self._hyper: Mapping[str, Hyper] = decode_hyper(self.header.body["start"]["hyper"])
         self._last_number = self.header.number  # of the last line that was read
 
     # ------------------------------------------------------------------------ the calls of run
@@ -102,11 +103,11 @@ class Recorded(Workload):
         self.out_of_step = False
         self._lines.clear()
         self._course.clear()
-        self._items_read = self._items_over = 0
+        self._items_read = self._items_over = self._eventless = 0
         self._last_number = header.number
         try:
             state = self._state(header.body["start"], last, memories or {})
-        except (CannotDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except CannotDecodeError as error:
             raise self._error(f"its start cannot be made again: {error}", header.number) from error
         self._lookahead = self._next_entry()
         return state
@@ -154,11 +155,17 @@ class Recorded(Workload):
             return False
         self._lookahead = self._next_entry()
         self._last_number = entry.number
-        self._course.extend(map(list, entry.course))
-        self._items_read += len(entry.course)
+        self._eventless += 1
+        if entry.course:
+            self._course.extend(map(list, entry.course))
+            self._items_read += len(entry.course)
+            self._eventless = 0
         if entry.event in MEASURED and not entry.body.get("error"):
             self._course.append([entry, 1])
             self._items_read += 1
+            self._eventless = 0
+        if self._eventless > _MOST_LINES:
+            raise self._error("the lines go on without a batch, and no training does", entry.number)
         self._lines.append((self._items_read, entry))
         return True
 
@@ -227,12 +234,12 @@ class Recorded(Workload):
     @property
     def batches_per_epoch(self) -> int | None:
         """As it was; None of a log that was written before this was recorded."""
-        found = self.header.body["start"].get("batches_per_epoch")
-        return found if is_whole(found) else None
+        found: int | None = self.header.body["start"].get("batches_per_epoch")
+        return found
 
     @property
     def has_valid(self) -> bool:
-        return bool(self.header.body["start"].get("has_valid"))
+        return bool(self.header.body["start"]["has_valid"])
 
     @property
     def sensors(self) -> Set[str]:
@@ -249,13 +256,12 @@ class Recorded(Workload):
 
     def carry_out(self, command: Command, state: State) -> None:
         if command.changes_hyper is not False and (entry := self.line_at(state)) is not None:
-            self._hyper = self._decode(decode_hyper, entry.body["hyper"], entry)
+            self._hyper = decode_hyper(entry.body["hyper"])
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         """All facts in the line of this state, also those that are not in `names`."""
         entry = None if state.phase in FINAL else self.line_at(state)  # nothing is measured at the end
-        facts: Mapping[str, float] = {} if entry is None else self._decode(decode_numbers, entry.facts, entry)
-        return facts
+        return {} if entry is None else decode_numbers(entry.facts)
 
     def prepare(self, state: State) -> None:
         self._take_signal()
@@ -279,9 +285,8 @@ class Recorded(Workload):
         entry = self._peek()
         if type(entry) is not Entry:
             raise self._unexpected("the metrics", entry)
-        measured: Mapping[str, float] = self._decode(decode_numbers, entry.body["metrics"], entry)
         self._advance()
-        return measured
+        return decode_numbers(entry.body["metrics"])
 
     measure_valid = measure
 
@@ -289,7 +294,7 @@ class Recorded(Workload):
         self.interrupt = None  # a recorded signal is none for this process
         for _, entry in self._lines_here():
             if entry.event in _FINAL_EVENTS and _is_line_of(entry.body, state):
-                self._hyper = self._decode(decode_hyper, entry.body["hyper"], entry)
+                self._hyper = decode_hyper(entry.body["hyper"])
 
     def snapshot(self) -> object:
         raise LogError("a recorded training cannot be put back: read the log again", path=self.path)
@@ -314,12 +319,6 @@ class Recorded(Workload):
     def abandon(self, state: State) -> None: ...
 
     # ------------------------------------------------------------------------------- errors
-
-    def _decode(self, function: Any, value: Any, entry: Entry) -> Any:
-        try:
-            return function(value)
-        except (CannotDecodeError, AttributeError) as error:
-            raise self._error(str(error), entry.number) from error
 
     def _unexpected(self, requested: str, item: Any) -> LogError:
         self.out_of_step = True

@@ -5,9 +5,10 @@ Rule of this file: the text that it gives is escaped, because names and reasons 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from os import PathLike
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike, fspath
 from typing import Any
 
 import attrs
@@ -15,12 +16,14 @@ import attrs
 from ..core.phase import FINAL, Phase
 from ..core.state import Hyper
 from ..encoding import Json, flag_names, numbers
-from ..wording import ending, escaped, learning_rate, losses_first, pluralize, reached_limit, short_number
+from ..wording import ending, escaped, learning_rate, pluralize, reached_limit, short_number
+from .epochs import Epoch, Epochs
+from .errors import LogError
 from .lines import decode_hyper
 from .reader import Header, Line, read_log
 
 MAX_WIDTH = 60
-"""The largest number of characters in a curve."""
+"""About the largest number of characters in a curve."""
 
 _BARS = "▁▂▃▄▅▆▇█"
 _INDENT = " " * 11
@@ -28,23 +31,23 @@ _INDENT = " " * 11
 
 @attrs.frozen
 class LogSummary:
-    """What is shown of a log. Its size grows with the number of epochs, not with the number of lines.
+    """What is shown of a log. Its size in memory does not grow with the log.
 
     Attributes:
-        headers: one for each call of `run` that counts.
-        epochs: the line of each finished epoch.
+        header: that of the last call of `run`.
+        calls: how many calls of `run` count.
+        epochs: the finished epochs.
         last: the last line; None if there are only headers.
         lines: how many lines count, with headers.
         superseded: how many calls of `run` are superseded, as a whole or in part.
-        rates: for each finished epoch, the learning rate of its last step.
     """
 
-    headers: tuple[Header, ...]
-    epochs: tuple[Line, ...]
+    header: Header
+    calls: int
+    epochs: Epochs
     last: Line | None
     lines: int
     superseded: int
-    rates: tuple[Hyper | None, ...] = ()
 
     @property
     def ending(self) -> str:
@@ -55,7 +58,7 @@ class LogSummary:
         where = f"after {pluralize(line.epoch, 'epoch')} and {pluralize(line.step, 'step')}"
         if line.phase not in FINAL:
             return f"under way, or cut short: the log ends at {line.phase.value}, {where}"
-        limit = reached_limit(self.headers[-1].plan, line.epoch, line.step)
+        limit = reached_limit(self.header.plan, line.epoch, line.step)
         if line.phase is Phase.DONE and limit and not line.reason:
             return f"done: all of the {limit} of the plan"
         return ending(line.phase.value, where, line.reason)
@@ -67,10 +70,10 @@ def summarize(path: str | PathLike[str]) -> LogSummary:
     Raises:
         LogError, OSError: it cannot be read.
     """
-    headers: list[Header] = []
-    epochs: list[Line] = []
+    header: Header | None = None
+    epochs = Epochs()
     last: Line | None = None
-    lines = superseded = 0
+    calls = lines = superseded = 0
     rates = _Rates()
     for record in read_log(path, superseded=True):
         if record.superseded:
@@ -78,7 +81,8 @@ def summarize(path: str | PathLike[str]) -> LogSummary:
             continue
         lines += 1
         if isinstance(record, Header):
-            headers.append(record)
+            header = record
+            calls += 1
             rates.see(record.start["step"], decode_hyper(record.start["hyper"]))
             continue
         last = record
@@ -86,22 +90,19 @@ def summarize(path: str | PathLike[str]) -> LogSummary:
         if record.phase is Phase.EPOCH_BEGIN:
             rates.begin_epoch()
         if record.phase is Phase.EPOCH_END:
-            rates.end_epoch()
-            epochs.append(record)
-    return LogSummary(tuple(headers), tuple(epochs), last, lines, superseded, tuple(rates.of_epochs))
+            epochs.append(Epoch(record.epoch, record.step, rates.end_epoch(), record.metrics))
+    if header is None:
+        raise LogError("no call of run in it counts", path=fspath(path))
+    return LogSummary(header, calls, epochs, last, lines, superseded)
 
 
 class _Rates:
     """The learning rate of each epoch, from the lines of a log: hyper-parameters change only at a line.
 
     So the steps between two lines are taken with the rate of the first of them.
-
-    Attributes:
-        of_epochs: for each epoch that ended, the rate of its last step; without a step, the rate at its beginning.
     """
 
     def __init__(self) -> None:
-        self.of_epochs: list[Hyper | None] = []
         self._step = 0
         self._now: Hyper | None = None
         self._begun: Hyper | None = None
@@ -117,41 +118,54 @@ class _Rates:
         """The line that was seen last begins an epoch."""
         self._begun = self._now
 
-    def end_epoch(self) -> None:
-        """The line that was seen last ends an epoch."""
-        self.of_epochs.append(self._begun if self._used is None else self._used)
-        self._used = None
+    def end_epoch(self) -> Hyper | None:
+        """The line that was seen last ends an epoch: the rate of its last step, or without a step at its beginning."""
+        rate, self._used = self._begun if self._used is None else self._used, None
+        return rate
 
 
 # ----------------------------------------------------------------------------------------- a log
 
 
 def as_json(summary: LogSummary) -> dict[str, Json]:
-    """The plan, the callbacks, the epochs with their metrics, and the final phase with its reason."""
-    header, last = summary.headers[-1], summary.last
+    """The plan, the callbacks, and the final phase with its reason; `epochs_as_json` gives the epochs."""
+    header, last = summary.header, summary.last
     return {
         "plan": attrs.asdict(header.plan),
         "callbacks": header.callbacks,
-        "epochs": [{"epoch": line.epoch, "step": line.step, **numbers(line.metrics)} for line in summary.epochs],
         "phase": None if last is None else last.phase.value,
         "reason": "" if last is None else last.reason,
         "lines": summary.lines,
     }
 
 
-def as_text(summary: LogSummary) -> list[str]:
+def epochs_as_json(summary: LogSummary) -> Iterator[dict[str, Json]]:
+    """Each epoch with its metrics."""
+    for epoch in summary.epochs:
+        yield {"epoch": epoch.epoch, "step": epoch.step, **numbers(epoch.metrics)}
+
+
+def as_text(summary: LogSummary) -> Iterator[str]:
     """The lines of a page: the plan, the callbacks, a row per epoch, a curve per metric, and how it ended."""
-    header = summary.headers[-1]
+    return map(escaped, _page(summary))
+
+
+def _page(summary: LogSummary) -> Iterator[str]:
+    header = summary.header
     plan = ", ".join(f"{name} {value}" for name, value in attrs.asdict(header.plan).items() if value is not None)
-    lines = [f"plan       {plan}"]
+    yield f"plan       {plan}"
     for i, spec in enumerate(header.callbacks):
-        lines.append(("callbacks  " if i == 0 else _INDENT) + _callback(spec))
-    if len(summary.headers) > 1 or summary.superseded:
+        yield ("callbacks  " if i == 0 else _INDENT) + _callback(spec)
+    if summary.calls > 1 or summary.superseded:
         superseded = f", {pluralize(summary.superseded, 'call')} superseded" if summary.superseded else ""
-        lines.append(f"runs       {pluralize(len(summary.headers), 'call')} of run{superseded}")
+        yield f"runs       {pluralize(summary.calls, 'call')} of run{superseded}"
     if summary.epochs:
-        lines += ["", *_table(summary.epochs, summary.rates), "", *_curves(summary.epochs)]
-    return [escaped(line) for line in (*lines, "", summary.ending)]
+        yield ""
+        yield from _table(summary.epochs)
+        yield ""
+        yield from _curves(summary.epochs)
+    yield ""
+    yield summary.ending
 
 
 def _callback(spec: Mapping[str, Json]) -> str:
@@ -177,43 +191,38 @@ def _param(value: Json) -> str:
     return repr(value)
 
 
-def metric_names(epochs: Iterable[Line]) -> list[str]:
-    """The metrics of these epochs, the losses first."""
-    return losses_first(name for line in epochs for name in line.metrics)
-
-
-def _table(epochs: Sequence[Line], rates: Sequence[Hyper | None]) -> list[str]:
+def _table(epochs: Epochs) -> Iterator[str]:
     """A row for each epoch, under a header."""
-    names = metric_names(epochs)
-    rows = [["epoch", "step", *names, "lr"]]
-    for line, rate in zip(epochs, rates, strict=True):
-        metrics = [short_number(line.metrics[name]) if name in line.metrics else "-" for name in names]
-        rows.append([str(line.epoch), str(line.step), *metrics, learning_rate(rate) or "-"])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(map(str.rjust, row, widths)) for row in rows]
+    names = epochs.names
+    header = ["epoch", "step", *names, "lr"]
+    widths = [*map(len, header)]
+    for epoch in epochs:
+        widths = [max(width, len(cell)) for width, cell in zip(widths, _row(epoch, names), strict=True)]
+    for cells in itertools.chain([header], (_row(epoch, names) for epoch in epochs)):
+        yield "  ".join(map(str.rjust, cells, widths))
 
 
-def _curves(epochs: Sequence[Line]) -> list[str]:
+def _row(epoch: Epoch, names: Sequence[str]) -> list[str]:
+    metrics = [short_number(epoch.metrics[name]) if name in epoch.metrics else "-" for name in names]
+    return [str(epoch.epoch), str(epoch.step), *metrics, learning_rate(epoch.rate) or "-"]
+
+
+def _curves(epochs: Epochs) -> Iterator[str]:
     """For each metric its name, its curve, and its first and last value."""
-    names = metric_names(epochs)
+    names = epochs.names
     width = max(map(len, names), default=0)
-    lines = []
+    sampled = epochs.sampled(MAX_WIDTH)
     for name in names:
-        values = [line.metrics[name] for line in epochs if name in line.metrics]
-        lines.append(f"{name:<{width}}  {curve(values)}  {short_number(values[0])} to {short_number(values[-1])}")
-    return lines
+        values = sampled[name]
+        yield f"{name:<{width}}  {curve(values)}  {short_number(values[0])} to {short_number(values[-1])}"
 
 
 def curve(values: Sequence[float]) -> str:
     """A character for each value, as high as the value is in its range; "!" for a value that is not finite.
 
-    Longer curves are thinned out to `MAX_WIDTH` characters; the last value is always among them.
-
     >>> curve([3.0, 2.0, 1.0, float("nan")])
     '█▅▁!'
     """
-    step = max(1, math.ceil(len(values) / MAX_WIDTH))
-    values = [*values[:-1:step], *values[-1:]]
     finite = [value for value in values if math.isfinite(value)]
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     return "".join(_height(value, low, high) for value in values)

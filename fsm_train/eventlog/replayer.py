@@ -218,11 +218,11 @@ class _Replay(Rerun):
             self.finished = True  # the log ends here
             return
         line = line_of(state, answers, self._cache)
-        logged = entry.body.get("reason")
-        if type(logged) is str and logged != state.reason and reasons_agree(logged, state.reason):
-            line["reason"] = logged
         same = entry.body == line
         if not same:
+            logged = entry.body.get("reason")
+            if type(logged) is str and reasons_agree(logged, state.reason):
+                line["reason"] = logged
             line = without_added_fields(line, entry.body)
             same = entry.body == line
         if same and entry.event == EVENT[state.phase] and self.recorded.at_next_line():

@@ -51,7 +51,7 @@ class Rerun(Recorder):
             or a ConflictError. None if there was none.
 
         Raises:
-            LogError: the log cannot be read.
+            LogError: the log cannot be read, or the callbacks do not fit its training.
         """
         ended_by: Exception | None = None
         try:
@@ -65,6 +65,9 @@ class Rerun(Recorder):
         except LogError as unreadable:
             getattr(unreadable, "__notes__", []).clear()  # they describe a training, and there is none
             raise
+        except (TypeError, ValueError, LookupError) as error:
+            what = f"its training cannot be run again with these callbacks: {error}"
+            raise LogError(what, path=self.recorded.path, line=self.recorded.header.number) from error
         if self._unreadable is not None:
             raise self._unreadable
         return ended_by

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import attrs
 
 from ..core.checks import is_whole
-from .checks import count, finite
+from .checks import count, finite, takes
 
 
 @attrs.frozen(repr=False)
@@ -102,6 +102,22 @@ class Schedule(ABC):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def _is_tuple(value: object) -> bool:
+    return isinstance(value, tuple)
+
+
+def _is_stage(stage: object) -> bool:
+    match stage:
+        case (Schedule(), length):
+            return is_whole(length, least=1)
+    return False
+
+
+_are_stages = takes("stages, each with its length", _is_tuple, lambda stages: all(map(_is_stage, stages)))
+_is_schedule = takes("a schedule", lambda value: isinstance(value, Schedule), lambda _: True)
+_are_schedules = takes("schedules", _is_tuple, lambda parts: all(isinstance(part, Schedule) for part in parts))
+
+
 @attrs.frozen(repr=False)
 class Chain(Schedule):
     """One schedule after the other, as `then` makes it.
@@ -116,8 +132,8 @@ class Chain(Schedule):
         last: the last one, which has no length of its own.
     """
 
-    stages: tuple[tuple[Schedule, int], ...]
-    last: Schedule
+    stages: tuple[tuple[Schedule, int], ...] = attrs.field(validator=_are_stages)
+    last: Schedule = attrs.field(validator=_is_schedule)
 
     @property
     def length(self) -> int | None:
@@ -170,7 +186,7 @@ class Product(Schedule):
     """
 
     number: float = attrs.field(validator=finite)
-    factors: tuple[Schedule, ...]
+    factors: tuple[Schedule, ...] = attrs.field(validator=_are_schedules)
 
     @property
     def length(self) -> int | None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..core.arguments import kind_of
+from ..core.checks import NO_TEXT, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import check_loss
 
@@ -102,12 +103,15 @@ def check_named(argument: str, given: Any, example: str, *parameters: str) -> No
 
     Raises:
         TypeError: with what to write instead.
+        ValueError: a name is no valid text.
     """
     if not isinstance(given, Mapping):
         raise TypeError(f"{argument} is {kind_of(given)}: give a mapping from names, {argument}={{{example}}}")
     for name, thing in given.items():
         if not isinstance(name, str):
             raise TypeError(f"{argument} has the key {name!r}: names are strings, {argument}={{{example}}}")
+        if not is_text(name):
+            raise ValueError(f"{argument} has the name {name!r}: {NO_TEXT}")
         if isinstance(thing, type):
             raise TypeError(
                 f"{argument}={{{name!r}: …}} is the class {thing.__name__}: give an instance, {thing.__name__}(…)"

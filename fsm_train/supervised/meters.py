@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from ..core.arguments import kind_of
+from ..core.checks import NO_TEXT, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import in_words
 from ..data.generators import Generators
 from ..data.sources import own_state
 from .arguments import check_named
 from .object_state import Restorer, Saver
+from .real_numbers import as_float, is_real_scalar
 
 NOT_SHARED: Mapping[int, object] = MappingProxyType({})
 
@@ -120,20 +122,22 @@ class FunctionMetric:
     """The mean over samples of a function of (output, target).
 
     Attributes:
+        name: of the metric, for errors.
         function: returns the mean over one batch, a number or a scalar tensor.
         mean: over the batches so far, weighted by their samples.
     """
 
-    def __init__(self, function: Measure) -> None:
+    def __init__(self, name: str, function: Measure) -> None:
+        self.name = name
         self.function = function
         self.mean = Mean()
 
     def add(self, output: Any, target: Any, samples: float) -> None:
         value = self.function(output, target)
-        if value.dim() != 0 if isinstance(value, torch.Tensor) else not _is_scalar(value):
+        if getattr(value, "dim", int)() != 0 or not is_real_scalar(value):
             raise WorkloadError(
-                f"the metric returned {in_words(value)}: return a number or a scalar tensor, such as the mean over "
-                "the batch"
+                f"the metric {self.name!r} returned {in_words(value)}: return a real number or a scalar tensor, such "
+                "as the mean over the batch"
             )
         self.mean.add(value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value), samples)
 
@@ -160,13 +164,17 @@ class ObjectMetric:
     """A metric with update, compute and reset. If it computes a mapping, each key is a metric of its own.
 
     Attributes:
+        name: of the metric, for errors.
         metric: a copy of the user's, since train and valid data have one each.
         shared: by id, what it may hold and is not its own, such as the model: not copied, and not saved with it.
         updated: whether it got a batch since the last reset.
         checked: whether what it computes was looked at.
     """
 
-    def __init__(self, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED) -> None:
+    def __init__(
+        self, name: str, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED
+    ) -> None:
+        self.name = name
         self.metric = _copy_of(metric, shared)
         self.shared = shared
         self.device = device
@@ -201,17 +209,26 @@ class ObjectMetric:
             return  # one batch is too little for it
         finally:
             before.put_back()
-        for value in computed.values() if isinstance(computed, Mapping) else (computed,):
-            _as_float(value)
+        list(self._numbers(self.name, computed))
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
-        if not self.updated:
-            return
-        computed = self.metric.compute()
+        if self.updated:
+            yield from self._numbers(name, self.metric.compute())
+
+    def _numbers(self, name: str, computed: Any) -> Iterator[tuple[str, float]]:
         if isinstance(computed, Mapping):
-            yield from ((f"{name}_{key}", _as_float(value)) for key, value in computed.items())
+            parts = {f"{name}_{key}": value for key, value in computed.items()}
         else:
-            yield name, _as_float(computed)
+            parts = {name: computed}
+        for part, value in parts.items():
+            if not is_text(part):
+                raise WorkloadError(f"compute() of the metric {self.name!r} returned the name {part!r}: {NO_TEXT}")
+            if not is_real_scalar(value):
+                raise WorkloadError(
+                    f"compute() of the metric {self.name!r} returned {in_words(value)} for {part!r}: let it return a "
+                    "real number, such as the mean over the classes, or a mapping from names to numbers"
+                )
+            yield part, as_float(value)
 
     def reset(self) -> None:
         self.metric.reset()
@@ -261,21 +278,6 @@ def _copy_of(metric: Metric, shared: Mapping[int, object]) -> Metric:
         ) from error
 
 
-def _is_scalar(value: Any) -> bool:
-    """Whether it is a single number: of Python, NumPy or torch."""
-    size = getattr(value, "size", 1)  # of a tensor a method, of an array a number
-    return hasattr(value, "__float__") and (value.numel() if callable(size) else size) == 1
-
-
-def _as_float(computed: Any) -> float:
-    if not _is_scalar(computed):
-        raise WorkloadError(
-            f"compute() returned {in_words(computed)}: let it return a number, such as the mean over the classes, or a "
-            "mapping from names to numbers"
-        )
-    return float(computed)
-
-
 class Meters:
     """The loss and the metrics of train or valid data.
 
@@ -295,7 +297,9 @@ class Meters:
         self.split = split
         self.loss = Mean()
         self.metrics: dict[str, FunctionMetric | ObjectMetric] = {
-            name: ObjectMetric(metric, device, shared) if isinstance(metric, Metric) else FunctionMetric(metric)
+            name: ObjectMetric(name, metric, device, shared)
+            if isinstance(metric, Metric)
+            else FunctionMetric(name, metric)
             for name, metric in metrics.items()
         }
 

@@ -12,6 +12,7 @@ from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 from ..data.batches import in_words
 from .arguments import check_named
+from .real_numbers import is_real_scalar
 
 S = TypeVar("S", bound=Callable[..., Any])
 
@@ -26,7 +27,7 @@ def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[s
     if floating and len({value.device for value in on_device.values()}) == 1 < len(on_device):
         values = torch.stack([value.detach() for value in on_device.values()]).tolist()
     else:
-        values = [value.item() for value in on_device.values()]
+        values = [value.item() + 0 for value in on_device.values()]  # the sum of a bool is a number
     return {
         **{n: float(v) for n, v in facts.items() if n not in on_device},
         **dict(zip(on_device, values, strict=True)),
@@ -45,18 +46,14 @@ def measure(work: Any, sensors: Mapping[str, Callable[[Any], Any]], names: Itera
     try:
         for name in names:
             value = facts[name] = sensors[name](work)
-            if value.numel() != 1 if isinstance(value, torch.Tensor) else not _is_number(value):
+            if not is_real_scalar(value):
                 raise WorkloadError(
-                    f"the sensor {name!r} returned {in_words(value)}: return a number or a scalar tensor"
+                    f"the sensor {name!r} returned {in_words(value)}: return a real number or a scalar tensor"
                 )
     except Exception as error:
         error.add_note(f"Raised by the sensor {name!r}.")
         raise
     return facts
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) or (hasattr(value, "__float__") and not isinstance(value, str))
 
 
 def check_sensors(sensors: Mapping[str, S]) -> Mapping[str, S]:

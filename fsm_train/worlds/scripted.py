@@ -7,9 +7,10 @@ a function of the state.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence, Set
 
-from ..core.checks import as_count, check_not_misspelt
+from ..core.checks import NO_TEXT, as_count, check_not_misspelt, is_exact_number, is_text
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 from ..core.phase import Operation
@@ -40,6 +41,10 @@ class _Reader:
         self.taken = 0
         if isinstance(script, str) or (not isinstance(script, (int, float, Sequence)) and not callable(script)):
             raise TypeError(f"{name}={script!r}: give a number, a sequence of numbers, or a function of the state")
+        if not is_text(name):
+            raise ValueError(f"the name {name!r}: {NO_TEXT}")
+        if isinstance(script, (int, float)):
+            self.script = self._measured(script)
 
     def next(self, state: State | None) -> float:
         """The next measurement, in this state.
@@ -51,14 +56,26 @@ class _Reader:
             return self.script
         assert state is not None, "a script that is no number makes its operation an informed one"
         if callable(self.script):
-            return self.script(state)
+            return self._measured(self.script(state))
         if self.taken == len(self.script):
             raise WorkloadError(
                 f"the script of {self.name} has {self.taken} values, but a further one is asked for at "
                 f"{state.phase.value} of epoch {state.epoch}: give more, or fewer epochs"
             )
         self.taken += 1
-        return self.script[self.taken - 1]
+        return self._measured(self.script[self.taken - 1])
+
+    def _measured(self, value: float) -> float:
+        """The value as a plain number; True is 1.
+
+        Raises:
+            WorkloadError: it is no real number, or beyond those of a float.
+        """
+        with contextlib.suppress(OverflowError):
+            if isinstance(value, bool) or is_exact_number(value):
+                as_float = float(value)
+                return value if type(value) is int else as_float
+        raise WorkloadError(f"the script of {self.name} gives {value!r:.60}: give real numbers that fit a float")
 
     def coming(self) -> float:
         """What `next` will be; 0 if that is not known: a function is called once per measurement."""
@@ -86,7 +103,8 @@ class Scripted(Workload):
 
     Raises:
         TypeError: something is no number, sequence or function, or a name is likely a misspelt one.
-        WorkloadError: while it runs, when a sequence is exhausted.
+        ValueError: a name is no valid text.
+        WorkloadError: while it runs, when a sequence is exhausted, or what it gives is no real number.
     """
 
     def __init__(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -182,3 +183,46 @@ def test_a_manifest_that_may_not_be_read_is_damage(
     monkeypatch.setattr(Path, "read_bytes", fails)
     assert main(["checkpoints", str(three)]) == 1
     assert "its manifest cannot be read (Input/output error)" in capsys.readouterr().out
+
+
+def test_names_that_are_no_text_are_escaped_in_json(three: Path, capsys: Captured) -> None:
+    """The bytes of a name need not be valid UTF-8."""
+    odd = Path(os.fsdecode(os.fsencode(three) + b"/epoch-\xff\xfe"))
+    _checkpoint(odd, 9)
+
+    assert main(["checkpoints", str(three), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["checkpoints"][0]["name"] == found["newest_good"] == "epoch-\\udcff\\udcfe"
+    (odd / STATE).unlink()
+    assert main(["checkpoints", str(odd), "--json"]) == 1
+    assert "epoch-\\udcff\\udcfe" in json.loads(capsys.readouterr().out)["checkpoints"][0]["trouble"]
+    assert main(["checkpoints", str(three)]) == 1
+
+
+@pytest.mark.parametrize(
+    "value", [2**63, 2**64, 10**400, -1, 1.0, "1", None, True, [1]], ids=lambda value: f"{value!r:.9}"
+)
+@pytest.mark.parametrize("key", ["step", "iteration", "number", "format", "written", "size", "score"])
+def test_a_manifest_with_a_number_that_none_counts_to_is_damaged(
+    key: str, value: object, three: Path, capsys: Captured
+) -> None:
+    """Also where its checksum fits. The others are still listed."""
+    manifest = three / "epoch-00001" / MANIFEST
+    body = json.loads(manifest.read_bytes().partition(b"\n")[2])
+    if key == "score":
+        body["place"]["score"] = {"monitor": "valid_loss", "mode": "min", "weights": "model", "value": value}
+    elif key == "size":
+        body["files"][STATE][0] = value
+    else:
+        (body if key in body else body["place"])[key] = value
+    text = json.dumps(body).encode()
+    manifest.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+    status = main(["checkpoints", str(three), "--json"])
+
+    found = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert len(found) == 3
+    assert status == (0 if all(item["good"] for item in found) else 1)
+    if key not in ("written", "score"):
+        assert (status, found[-1]["good"], found[-1]["step"]) == (1, False, None)
+    assert main(["checkpoints", str(three)]) == status

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 
 from fsm_train import Flag, Phase, State, Transition, on, run, start
-from fsm_train.cli import COMMANDS, main
+from fsm_train.cli import COMMANDS, main, show
+from fsm_train.cli.output import write_json
 
-from ..eventlog.log_files import workload
+from ..eventlog.log_files import forged, workload
 from .logs import three_epochs
 
 Captured = pytest.CaptureFixture[str]
@@ -112,3 +115,48 @@ def test_show_imports_nothing_of_other_commands(log: str) -> None:
 
     heavy = {"torch", "numpy", "rich", "structlog", "matplotlib", "importlib.metadata", "fsm_train.eventlog.replayer"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_a_terminal_that_knows_few_characters_gets_what_it_can(log: str) -> None:
+    """Bars of a curve are escaped, and JSON uses its own escapes, so that it is still JSON."""
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    forged(Path(log), lambda lines: lines[-1].update(reason="zu spät"))
+
+    page = _shell("show", log, env=environment)
+    data = _shell("show", "--json", log, env=environment)
+
+    assert (page.returncode, page.stderr, "\\u2588" in page.stdout) == (0, "", True)
+    assert (data.returncode, json.loads(data.stdout)["reason"]) == (0, "zu spät")
+
+
+def test_what_json_has_no_form_for_is_written_all_the_same(log: str, capsys: Captured) -> None:
+    """Whole numbers beyond 64 bits as a log has them, half a pair of UTF-16 escaped; in keys too."""
+    write_json({"seed": 2**70, "name": "a\udcff", "more": [(-(2**63) - 1, "é")], "k\udcff": None})
+    assert json.loads(capsys.readouterr().out) == {
+        "seed": {"$int": str(2**70)},
+        "name": "a\\udcff",
+        "more": [[{"$int": str(-(2**63) - 1)}, "é"]],
+        "k\\udcff": None,
+    }
+
+    def odd(lines: list[dict[str, Any]]) -> None:
+        lines[0]["start"]["plan"]["seed"] = {"$int": str(2**70)}
+        lines[-1]["reason"] = {"$str": "\\udcff"}
+
+    forged(Path(log), odd)
+    assert main(["show", "--json", log]) == 0
+    assert json.loads(capsys.readouterr().out)["reason"] == "\\udcff"
+    assert main(["show", log]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"plan       epochs 20, seed {2**70}"
+
+
+def test_too_little_memory_is_a_sentence(log: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As anything else that keeps a log from being read."""
+
+    def too_little(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(show, "summarize", too_little)
+
+    assert main(["show", log]) == 2
+    assert capsys.readouterr().err == "fsm-train: there is too little memory for it\n"

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fsm_train.cli import main
+from fsm_train.cli import main, tail
+from fsm_train.eventlog.entries import MAX_LINE_BYTES
 
-from ..eventlog.log_files import forged
+from ..eventlog.log_files import forged, logged
 
 Captured = pytest.CaptureFixture[str]
 
@@ -70,3 +74,105 @@ def test_ctrl_c_ends_a_tail(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", interrupted)
 
     assert main(["tail", log]) == 130
+
+
+# ------------------------------------------------------------------------------ a log begun anew
+
+
+def _short(path: Path) -> bytes:
+    """A training of three epochs in a file of its own, as bytes."""
+    logged(path, [], epochs=3)
+    return path.read_bytes()
+
+
+def _unlink(live: Path, new: bytes) -> None:
+    live.unlink()
+    live.write_bytes(new)
+
+
+def _replace(live: Path, new: bytes) -> None:
+    live.with_name("new").write_bytes(new)
+    live.with_name("new").replace(live)
+
+
+def _empty(live: Path, new: bytes) -> None:
+    live.write_bytes(new)
+
+
+def _overwrite(live: Path, new: bytes) -> None:
+    live.write_bytes(new + b'{"event":"of another program"}\n' * 1000)
+
+
+@pytest.mark.parametrize("begin_anew", [_unlink, _replace, _empty, _overwrite])
+def test_a_log_that_is_begun_anew_is_followed_from_its_beginning(
+    begin_anew: Callable[[Path, bytes], None],
+    log: str,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Deleted, replaced, emptied or written over: it says so, and the new one has its lines."""
+    live, new = tmp_path / "live.jsonl", _short(tmp_path / "short.jsonl")
+    live.write_bytes(Path(log).read_bytes()[:9000])
+    changes = iter([lambda: begin_anew(live, new)])
+    monkeypatch.setattr(time, "sleep", lambda _: next(changes)())
+
+    assert main(["tail", str(live)]) == 0
+
+    told = capsys.readouterr()
+    assert "live.jsonl: the log was begun anew; what follows is the new one" in told.err
+    assert [line.split()[0] for line in told.out.splitlines()[-4:]] == ["epoch_end"] * 3 + ["done"]
+
+
+def test_a_log_that_is_written_over_while_it_is_read_is_followed_too(
+    log: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line that comes next does not fit, since it is of the new log."""
+    live, new = tmp_path / "live.jsonl", _short(tmp_path / "short.jsonl")
+    live.write_bytes(Path(log).read_bytes())
+    lines = tail.follow(live)
+    for _ in range(60):
+        next(lines)
+    size = live.stat().st_size
+    live.write_bytes(new * (size // len(new) + 2))
+
+    with pytest.raises(tail.BegunAnewError, match="the log was begun anew"):
+        deque(lines)
+
+
+def test_a_log_that_is_damaged_is_not_taken_for_a_new_one(log: str, capsys: Captured) -> None:
+    """It is refused, with the line."""
+    data = Path(log).read_bytes().splitlines(keepends=True)
+    Path(log).write_bytes(b"".join([*data[:40], b"{}x\n", *data[40:]]))
+
+    assert main(["tail", log]) == 2
+    assert "line 41: it is no JSON" in capsys.readouterr().err
+
+
+def test_a_log_that_is_deleted_is_not_waited_for_in_vain(
+    log: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some seconds it says so; one that comes in that time is followed."""
+    new = _short(tmp_path / "short.jsonl")
+    for comes, status, sentence in ((False, 2, "the log was deleted while it was followed"), (True, 0, "begun anew")):
+        live = tmp_path / f"live-{comes}.jsonl"
+        live.write_bytes(Path(log).read_bytes()[:9000])
+        changes = iter([live.unlink, *[lambda: None] * 5, *([lambda: live.write_bytes(new)] if comes else [])])  # noqa: B023
+        monkeypatch.setattr(time, "sleep", lambda _: next(changes, lambda: None)())  # noqa: B023
+
+        assert main(["tail", str(live)]) == status
+        assert sentence in capsys.readouterr().err
+
+
+def test_tail_holds_no_more_than_a_line_may_have(tmp_path: Path, capsys: Captured) -> None:
+    """A line without an end is refused, and not read into memory."""
+    path = tmp_path / "run.jsonl"
+    with path.open("wb") as file:
+        file.truncate(1 << 30)  # a hole: zeros that take no room on the disk
+    tracemalloc.start()
+
+    assert main(["tail", str(path)]) == 2
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "line 1: it is longer than 16 MiB" in capsys.readouterr().err
+    assert peak < 3 * MAX_LINE_BYTES

@@ -40,6 +40,13 @@ def test_what_if_is_a_table(log: str, capsys: Captured) -> None:
         ("nobody.patience=3", "there is no callback 'nobody' in this log: there are accumulate, clip_grad_norm"),
         ("early_stopping.patience=-3", "patience=-3: it is a whole number from 0"),
         ("early_stopping.nonsense=3", "unexpected keyword argument 'nonsense'"),
+        ("early_stopping.patience=1..99999999999", "these are 99999999999 combinations, and a table has 1 to 10000"),
+        ("early_stopping.patience=3..1", "these are 0 combinations"),
+        ("early_stopping.patience=--5..3", "patience='--5..3': it is a whole number from 0"),
+        ("early_stopping.patience=²..3", "patience='²..3': it is a whole number from 0"),
+        ("early_stopping.patience=" + "[" * 500, "it is a whole number from 0"),
+        ("early_stopping.patience=" + "-" * 100_000 + "1", "it is a whole number from 0"),
+        ("early_stopping.monitor=\udcff", "there is no metric '\\udcff' to monitor"),
     ],
 )
 def test_what_cannot_be_asked_says_so(setting: str, sentence: str, log: str, capsys: Captured) -> None:

@@ -242,8 +242,16 @@ DAMAGE: list[tuple[str, Callable[[Lines], object], str]] = [
         "line 4: its history is .*, and not of the form",
     ),
     ("it says nothing", lambda lines: lines[0]["start"].pop("further"), "line 2: .* has no more history than it says"),
-    ("no number", lambda lines: lines[0]["start"].update(further="9"), "line 1: its start is .*, and not of the form"),
-    ("below zero", lambda lines: lines[0]["start"].update(held=-1), "line 1: its start is .*, and not of the form"),
+    (
+        "no number",
+        lambda lines: lines[0]["start"].update(further="9"),
+        "line 1: its start.further is '9', and not of the form",
+    ),
+    (
+        "below zero",
+        lambda lines: lines[0]["start"].update(held=-1),
+        "line 1: its start.held is -1, and not of the form",
+    ),
     (
         "in the middle",
         lambda lines: lines.insert(6, dict(lines[1])),
@@ -279,7 +287,7 @@ def test_a_value_that_is_no_number_is_found(elsewhere: Path) -> None:
     """Where the state is made."""
     forged(elsewhere, lambda lines: lines[2]["history"][0].update(valid_loss="x"))
 
-    with pytest.raises(LogError, match="line 1: its start cannot be made again: 'x' is not a number"):
+    with pytest.raises(LogError, match="line 3: its history is .*'x'.*, and not of the form"):
         replay(elsewhere, [smoothed])
 
 

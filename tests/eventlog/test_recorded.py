@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fsm_train import EventLog, Operation, Phase, Recorded, Scripted, State, on, run, start
+import pytest
+
+from fsm_train import EventLog, LogError, Operation, Phase, Recorded, Scripted, State, on, run, start
+from fsm_train.eventlog.rerun import Rerun
 from fsm_train.eventlog.writer import CourseRecorder
 
-from .log_files import lines_of, workload
+from .log_files import lines_of, logged, workload
 
 STEP = (Operation.BACKWARD, Operation.STEP)
 
@@ -68,3 +71,17 @@ def test_facts_are_read_from_the_line_of_their_phase(tmp_path: Path) -> None:
     run(Recorded(path).start(), [collect])
 
     assert losses == [1.0, 1 / 2, 1 / 3, 1 / 4]
+
+
+class _Refuses(Rerun):
+    def compare(self, state: State, answers: object) -> None:
+        raise LogError("this line cannot be compared")
+
+
+def test_what_is_found_while_lines_are_compared_ends_a_rerun(tmp_path: Path) -> None:
+    """The interpreter switches off a sink that raises, and would go on as if all agreed."""
+    logged(tmp_path / "run.jsonl", [], epochs=1)
+    recorded = Recorded(tmp_path / "run.jsonl")
+
+    with pytest.raises(LogError, match="this line cannot be compared"):
+        _Refuses(recorded, recorded.start(), [Phase.SETUP]).rerun([])

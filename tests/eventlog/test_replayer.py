@@ -408,7 +408,7 @@ def test_a_nan_replaced_by_null_is_found_also_when_digests_fit(tmp_path: Path) -
     logged(path, [smoothed])
     forged(path, _set("batch_end", 7, "facts.loss", None))
 
-    with pytest.raises(LogError, match="None is not a number"):
+    with pytest.raises(LogError, match="its facts is .*None.*, and not of the form that a log has"):
         replay(path, [smoothed])
 
 
@@ -479,9 +479,20 @@ def test_the_last_line_of_a_failed_training_is_checked_in_form(tmp_path: Path) -
         run(start(_Fails("loss", RuntimeError("broken")), epochs=8), [], log=path)
     forged(path, _set("teardown", 1, "samples", None))
 
-    with pytest.raises(LogError, match="samples is None, and not a whole number") as caught:
+    with pytest.raises(LogError, match="its samples is None, and not of the form") as caught:
         replay(path, [])
     assert caught.value.line == len(lines_of(path)) - 1
+
+
+def test_the_last_line_of_a_failed_training_counts_from_zero(tmp_path: Path) -> None:
+    """The state at TEARDOWN is made of it."""
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(RuntimeError):
+        run(start(_Fails("loss", RuntimeError("broken")), epochs=8), [], log=path)
+    forged(path, _set("teardown", 1, "samples", -1))
+
+    with pytest.raises(LogError, match="samples=-1: a state counts from 0"):
+        replay(path, [])
 
 
 class _Interrupted(Scripted):
@@ -799,9 +810,9 @@ def test_replayed_json_is_small(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("samples", None, "samples is None, and not a whole number"),
-        ("resume_at", "nowhere", "resume_at is 'nowhere', and no place of the machine"),
-        ("plan", {}, "its start cannot be made again"),
+        ("samples", None, "its start.samples is None, and not of the form"),
+        ("resume_at", "nowhere", "its start.resume_at is 'nowhere', and not of the form"),
+        ("plan", {}, "its start.plan is {}, and not of the form"),
     ],
 )
 def test_a_start_that_cannot_be_made_again_is_an_error(key: str, value: object, sentence: str, tmp_path: Path) -> None:

@@ -497,7 +497,7 @@ FAILING: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "nothing": ({"metrics": {"hits": lambda output, target: None}}, ("'hits'", "returned None", FIRST)),
     "a text": ({"metrics": {"hits": lambda output, target: "0.5"}}, ("'hits'", "a str")),
     "an array": ({"metrics": {"hits": lambda output, target: np.ones(2)}}, ("'hits'", "shape (2,)")),
-    "an object's vector": ({"metrics": {"hits": Vector()}}, ("'hits'", "compute() returned", AT_BACKWARD + FIRST)),
+    "an object's vector": ({"metrics": {"hits": Vector()}}, ("'hits'", "compute()", "returned", AT_BACKWARD + FIRST)),
     "an object's None": ({"metrics": {"hits": Plain()}}, ("'hits'", "by its compute", "measure, after batch_end")),
     "a metric in validation": (
         {"metrics": {"hits": from_the(5, mse, boom)}, "valid": DATA},

@@ -121,7 +121,7 @@ def test_the_rate_of_a_row_is_that_of_the_last_step_of_its_epoch(
     final = run(start(work, epochs=3), [make(), count], log=log, sinks=sinks)
     run(attrs.evolve(final, plan=attrs.evolve(final.plan, epochs=4)), [make(), count], log=log)
 
-    assert list(summarize(log).rates) == pytest.approx(list(used.values()))
+    assert [epoch.rate for epoch in summarize(log).epochs] == pytest.approx(list(used.values()))
     shown = screen.getvalue().replace("\r", "\n").splitlines()
     rows = [line for line in shown if "/3 " in line and ("epoch" not in line if terminal else "lr" in line)]
     printed = [float(line.split()[-2]) for line in rows]  # the last word is the time
@@ -136,7 +136,7 @@ def test_an_epoch_without_a_step_has_the_rate_that_it_began_with(tmp_path: Path)
     sinks = [progress(console=Console(file=screen, width=100), metrics=[])]
     run(start(work, epochs=2), [skip, reduce_on_plateau(patience=0, factor=0.5)], log=tmp_path / "log", sinks=sinks)
 
-    assert summarize(tmp_path / "log").rates == ((0.1, 0.2), (0.1, 0.2))
+    assert [epoch.rate for epoch in summarize(tmp_path / "log").epochs] == [(0.1, 0.2), (0.1, 0.2)]
     assert screen.getvalue().count("0.1") == 2
 
 
