@@ -86,7 +86,8 @@ class Plan:
             raise ValueError("a plan without an end: give epochs, max_steps, or both")
 
 
-@attrs.define(slots=False, kw_only=True, on_setattr=None)
+# NO_OP: attrs would convert at each assignment, which costs more than all else that the machine does in a batch.
+@attrs.define(slots=False, kw_only=True, on_setattr=attrs.setters.NO_OP)
 class Counters:
     """What a training counts, and what each line of its log says. The fields mean what they mean in `State`."""
 
@@ -103,7 +104,7 @@ class Counters:
 COUNTERS = tuple(field.name for field in attrs.fields(Counters))
 
 
-@attrs.define(slots=False, on_setattr=None)
+@attrs.define(slots=False, on_setattr=attrs.setters.NO_OP)
 class Draft(Counters):
     """A state in the making: the fields of a `State`, which the effects of the table write to.
 

@@ -109,3 +109,8 @@ def test_numbers_beyond_single_precision_are_read_as_they_are() -> None:
 
     assert hyper_read(before, {"lr": 1e299}) == {"lr": 1e299}
     assert hyper_read(before, {"lr": math.inf}) is before
+
+
+def test_writing_to_a_draft_costs_no_more_than_to_any_object() -> None:
+    """No converter runs when an effect of the table assigns: what they assign is of the right type."""
+    assert Draft.__setattr__ is object.__setattr__
