@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -141,6 +142,43 @@ class Average:
         self.own = {kind: copy_of_module(module) for kind, module in self.modules.items()}
         self._write(self.parameters, self._rounded_buffers())
 
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the modules have the average in this context, and what they had before after it, to the last bit.
+
+        Autograd does not notice: a graph of before can be gone backward through after it. Without an update yet, or
+        where the modules have the average since `finish`, they keep what they have in it.
+
+        Raises:
+            WorkloadError: the model has other parameters than the average; afterwards, if one was changed meanwhile.
+        """
+        exchanges = self.started and (self.own is None or not self._is_in_modules())
+        if exchanges:
+            self._follow(self._present())
+        parameters, buffers = [*self._present().values()], [*self._registered_buffers()]
+        own = [parameter.detach().clone() for parameter in parameters]
+        versions = [parameter._version for parameter in parameters]
+        stand_ins = self._buffers_to_lend(exchanges)
+        try:
+            if exchanges:
+                self._write(self.parameters, {})
+            for module, name, buffer in buffers:  # a forward pass may change them in place, where a graph has the own
+                module._buffers[name] = stand_ins[id(buffer)]
+            torch.clear_autocast_cache()  # of what was cast before
+            yield
+            changed = versions != [parameter._version for parameter in parameters]
+        finally:
+            for parameter, before in zip(parameters, own, strict=True):
+                parameter.data.copy_(before)
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer
+            torch.clear_autocast_cache()
+        if changed:
+            raise WorkloadError(
+                f"weights were changed while the model had the average {self.name!r}, by a step of an optimizer, say, "
+                "and what it was is lost: the model has its own weights again. Train outside of such a block"
+            )
+
     def restore_own(self) -> None:
         """Give the modules their own weights back, if they still have the average of `finish`."""
         own, self.own = self.own, None
@@ -238,6 +276,21 @@ class Average:
         """The averages of buffers, in half precision where the modules have them so."""
         half = {name: buffer.dtype for name, buffer in self._present_buffers() if buffer.dtype in _HALF}
         return {name: value.to(half.get(name, value.dtype)) for name, value in self.buffers.items()}
+
+    def _buffers_to_lend(self, averaged: bool) -> dict[int, torch.Tensor]:
+        """By the id of each present buffer, a copy of its average, or of itself."""
+        averages = self._rounded_buffers() if averaged else {}
+        return {
+            id(buffer): averages.get(name, buffer).detach().to(buffer.device, copy=True)
+            for name, buffer in self._present_buffers()
+        }
+
+    def _registered_buffers(self) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
+        """Each buffer, with the module that has it and its name there; one that several modules share comes often."""
+        for part in {part: None for module in self.modules.values() for part in module.modules()}:
+            for name, buffer in part._buffers.items():
+                if buffer is not None and not is_lazy(buffer):
+                    yield part, name, buffer
 
     def _present(self, *, with_lazy: bool = False) -> dict[str, nn.Parameter]:
         parameters = [pair for kind, module in self.modules.items() for pair in module.named_parameters(kind)]
