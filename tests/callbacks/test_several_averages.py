@@ -18,6 +18,7 @@ from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, on, 
 from fsm_train.callbacks import checkpoint, ema, mixed_precision, restore_best, swa
 from fsm_train.core.commands import KeepAverage, UpdateAverage
 from fsm_train.testing import at, check_callback, drive
+from tests.averages_by_hand import By
 from tests.diabetes_training import Trained, batches, looking, net, plain, sgd, trained, weights_of, workload
 from tests.models import same_weights
 
@@ -83,40 +84,6 @@ def test_each_setting_makes_a_callback_of_good_behaviour() -> None:
 
 
 # --------------------------------------------------------------------------- with a real model, by hand
-
-
-@attrs.frozen
-class By:
-    """Settings of an average, and what a loop by hand makes of them."""
-
-    decay: float = 0.8
-    buffers: Any = "copy"
-    every: int = 1
-    start: int = 0
-    warmup: bool = False
-
-    def averaged(self, model: nn.Module) -> Averaged:
-        return Averaged(self, AveragedModel(model, use_buffers=self.buffers == "average"))
-
-
-@attrs.define
-class Averaged:
-    """Torch's AveragedModel, updated by the rule of these settings."""
-
-    by: By
-    torchs: AveragedModel
-
-    def after(self, step: int, model: nn.Module) -> None:
-        by, n = self.by, int(self.torchs.n_averaged)
-        if step < by.start or (step - by.start) % by.every:
-            return
-        decay = min(by.decay, (1 + n) / (10 + n)) if by.warmup else by.decay
-        self.torchs.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-        self.torchs.update_parameters(model)
-        for (name, buffer), (_, own) in zip(self.torchs.module.named_buffers(), model.named_buffers(), strict=True):
-            if not buffer.is_floating_point():  # torch averages counts too, and rounds them
-                assert name.endswith("num_batches_tracked")
-                buffer.copy_(own)
 
 
 SETTINGS = [
