@@ -214,6 +214,21 @@ def outputs_in_autocast(bug: AbstractContextManager[Any] | None = None) -> list[
     return [inside.equal(averaged), after.equal(own)]
 
 
+def test_a_teacher_in_the_loss_is_that_of_a_loop_by_hand() -> None:
+    """The loss asks the average for the inputs at hand, after the forward pass of the model."""
+
+    def loss_fn(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        with weights(work, "ema"):
+            teacher = work.model(work.inputs)
+        return consistency((output, teacher), target)
+
+    model = network()
+    work = Supervised(model, sgd(model), loss_fn, shuffled(digits(160)))
+    run(start(work, epochs=3, seed=0), [ema(0.8, validate=False)])
+
+    assert same_weights(model, by_hand(teacher_first=False, dtype=None))
+
+
 def test_a_cast_that_is_kept_is_noticed() -> None:
     """Were what autocast keeps not cleared, the average of the weights would have no effect."""
     assert outputs_in_autocast(mock.patch.object(torch, "clear_autocast_cache")) == [False, True]
