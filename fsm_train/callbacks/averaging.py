@@ -2,55 +2,90 @@
 
 An average is updated only after a step that was applied. The model has it during each validation and
 at the end of the training. A training that is extended continues from the model's own weights.
+
+One average of a run does so. Others are kept beside the model, and are there by their names: `ema(…, validate=False)`.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count, check_number
+from ..core.checks import check_bool, check_choice, check_count, check_number
 from ..core.commands import FinishAverage, KeepAverage, UpdateAverage, UseAverage
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 
-_COMMANDS = (KeepAverage, UpdateAverage, UseAverage, FinishAverage)
+_KEPT_BESIDE = (KeepAverage, UpdateAverage)
+_COMMANDS = (*_KEPT_BESIDE, UseAverage, FinishAverage)
 
 
 @strict_factory
-def ema(decay: float = 0.999, *, name: str = "ema") -> Callback[int]:
+def ema(
+    decay: float = 0.999,
+    *,
+    buffers: Literal["copy", "average"] = "copy",
+    every: int = 1,
+    start: int = 0,
+    warmup: bool = False,
+    validate: bool = True,
+    name: str = "ema",
+) -> Callback[int]:
     """Keep an exponential moving average of the weights, validate with it, and end with it.
 
     After each applied step (STEP_END): average = decay * average + (1 - decay) * weights; the first
     update copies the weights. The model has the average from VALID_BEGIN to VALID_END (or SUSPEND),
-    and from TRAIN_END on. Averages and buffers are those of torch.optim.swa_utils.AveragedModel, but that weights
-    in half precision are averaged in float32, where small updates are not lost, and rounded when they are used.
-    The parameters of a loss that is a module are averaged too.
+    and from TRAIN_END on; before the first update it has its own weights there. Averages and buffers are those of
+    torch.optim.swa_utils.AveragedModel, but that weights in half precision are averaged in float32, where small
+    updates are not lost, and rounded when they are used. The parameters of a loss that is a module are averaged too.
+
+    Several averages go side by side if one of them validates: `ema(0.9999)` and
+    `ema(0.99, name="fast", validate=False)`. All are saved, resumed and kept by `restore_best`;
+    `with weights(work, "fast"):` gives the model one of them for a while.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
-    >>> ema(0.99)(at(Phase.STEP_END, stepped=1.0)).commands
-    (UpdateAverage(name='ema'),)
+    >>> ema(0.99, every=10, start=100)(at(Phase.STEP_END, step=110, stepped=1.0)).commands
+    (UpdateAverage(name='ema', decay=None),)
 
     Args:
-        decay: how much of the average stays at each step.
+        decay: how much of the average stays at each update.
+        buffers: "copy" gives the average the buffers of the model, such as the statistics of batch norm, as they are at
+            an update; "average" averages those of floating point as it does the weights, and copies the others.
+        every: steps from one update to the next.
+        start: the step of the first update, counted as `state.step` is: start=100 copies the weights that 100 applied
+            steps made. With 0 the first update is after `every` steps.
+        warmup: whether the decay of update n, from 0, is at most (1 + n) / (10 + n), so that a young average soon
+            forgets the first weights: as tf.train.ExponentialMovingAverage with num_updates, torch_ema, and
+            diffusers' EMAModel without its use_ema_warmup, which is another formula.
+        validate: whether the model has the average in validations and at the end. If not, it has its own weights there.
         name: of the callback, and of its average.
     """
     check_number("decay", decay, lambda x: 0 <= x < 1, "it is a number from 0 to below 1")
+    check_choice("buffers", buffers, ("copy", "average"))
+    check_count("every", every, least=1)
+    check_count("start", start)
+    check_bool("warmup", warmup)
+    check_bool("validate", validate)
+    exchanges = (Phase.VALID_BEGIN, Phase.VALID_END, Phase.SUSPEND, Phase.TRAIN_END) if validate else ()
 
     @on(
-        *(Phase.SETUP, Phase.STEP_END, Phase.VALID_BEGIN, Phase.VALID_END, Phase.SUSPEND, Phase.TRAIN_END),
+        *(Phase.SETUP, Phase.STEP_END, *exchanges),
         memory=0,
         needs={"stepped"},
-        commands=_COMMANDS,
+        commands=_COMMANDS if validate else _KEPT_BESIDE,
     )
     def ema(state: State, updates: int) -> Transition | None:
         match state.phase:
             case Phase.SETUP:
-                return Transition(commands=(KeepAverage(name, decay),))
+                return Transition(commands=(KeepAverage(name, decay, buffers),))
             case Phase.STEP_END:
-                if state.facts["stepped"]:
-                    return Transition(commands=(UpdateAverage(name),), memory=updates + 1)
-                return None
+                after_start = state.step - start
+                if not state.facts["stepped"] or after_start < 0 or after_start % every:
+                    return None
+                update = UpdateAverage(name, min(decay, (1 + updates) / (10 + updates)) if warmup else None)
+                return Transition(commands=(update,), memory=updates + 1)
         return _exchange(state, name, updates, batch_norm=False)
 
     return ema
@@ -69,7 +104,7 @@ def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
     >>> swa(start_epoch=2)(at(Phase.EPOCH_END, epoch=3)).commands
-    (UpdateAverage(name='swa'),)
+    (UpdateAverage(name='swa', decay=None),)
 
     Args:
         start_epoch: the first epoch, from 0, whose weights are averaged.

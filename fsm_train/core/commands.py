@@ -20,6 +20,11 @@ LOSS_IS_THERE = (Phase.LOSS_END,)
 BATCH_IS_NEW = (Phase.BATCH_BEGIN, Phase.VALID_BATCH_BEGIN)
 BATCHES_FOLLOW = tuple(p for p in CONSULTED if p not in (Phase.TRAIN_END, Phase.SUSPEND, Phase.TEARDOWN))
 
+_ONE_VALIDATES = (
+    "the model has one average in its validations and at its end. Leave one out, or let it keep its average beside the "
+    "model, as ema(…, validate=False) does"
+)
+
 
 class _LeavesOptimizer(Command):
     """A command that leaves the numbers and the parameters in the groups of the optimizer as they are."""
@@ -221,24 +226,29 @@ class Unfreeze(_LeavesOptimizer):
 class KeepAverage(_LeavesOptimizer):
     """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
 
+    Floating buffers are averaged too with `buffers="average"`; otherwise each update copies the buffers.
+
     >>> KeepAverage("ema", decay=0.999)
-    KeepAverage(name='ema', decay=0.999)
+    KeepAverage(name='ema', decay=0.999, buffers='copy')
     """
 
     name: str
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
-    alone: ClassVar[bool] = True
+    buffers: Literal["copy", "average"] = "copy"
 
 
 @attrs.frozen
 class UpdateAverage(_LeavesOptimizer):
     """Update the average of this name with the current weights; the first update copies them.
 
+    A `decay` is that of this update, in place of the average's own.
+
     >>> UpdateAverage("ema")
-    UpdateAverage(name='ema')
+    UpdateAverage(name='ema', decay=None)
     """
 
     name: str
+    decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
 
 
 @attrs.frozen
@@ -251,6 +261,8 @@ class UseAverage(_LeavesOptimizer):
 
     name: str
     on: bool
+    alone: ClassVar[bool] = True
+    instead: ClassVar[str] = _ONE_VALIDATES
 
 
 @attrs.frozen
@@ -266,6 +278,8 @@ class FinishAverage(_LeavesOptimizer):
     name: str
     batch_norm: bool = False
     last: ClassVar[bool] = True
+    alone: ClassVar[bool] = True
+    instead: ClassVar[str] = _ONE_VALIDATES
 
 
 @attrs.frozen

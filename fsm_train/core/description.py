@@ -57,10 +57,11 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                 "ChainedScheduler does), or give them a different order="
             )
         kinds = (one.commands or frozenset()) & (other.commands or frozenset())
-        if alone := sorted(kind.__name__ for kind in kinds if kind.alone):
+        if alone := {kind.__name__: kind.instead for kind in kinds if kind.alone}:
+            names = sorted(alone)
             raise ConflictError(
-                f"{one.name!r} and {other.name!r} both give the command {' or '.join(alone)}, "
-                "which only one callback of a run may: leave one out"
+                f"{one.name!r} and {other.name!r} both give the command {' or '.join(names)}, "
+                f"which only one callback of a run may: {alone[names[0]]}"
             )
     return checked
 

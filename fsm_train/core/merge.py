@@ -227,7 +227,7 @@ def _check_together(state: State, answers: Sequence[Answer]) -> None:
         if kind.alone and (first := alone.setdefault(kind, name)) != name:
             raise ConflictError(
                 f"at {state.phase.value} {first!r} and {name!r} both give the command {kind.__name__}, "
-                "which only one callback of a run may: leave one out"
+                f"which only one callback of a run may: {kind.instead}"
             )
         if kind.changes_hyper and (first := setting.setdefault(callback.order, name)) != name:
             raise ConflictError(

@@ -31,6 +31,7 @@ class Command:
             which are then read again. None, the default, says that it may. Two callbacks whose commands say True
             are refused at one phase, unless their `order` differs.
         alone: whether only one callback of a run may give commands of this type.
+        instead: what to do where two callbacks give commands of such a type.
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
         whole_steps: whether it has an effect only where no callback looks inside a training step.
@@ -41,6 +42,7 @@ class Command:
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool | None] = None
     alone: ClassVar[bool] = False
+    instead: ClassVar[str] = "leave one out"
     acts_on: ClassVar[str] = ""
     whole_steps: ClassVar[bool] = False
     useful_at: ClassVar[tuple[Phase, ...] | None] = None

@@ -13,8 +13,10 @@ from ..encoding import Json
 
 ADDED: Mapping[str, tuple[str, ...]] = {
     "Freeze": ("train_bn", "temporary"),
+    "KeepAverage": ("buffers",),
     "Kept": ("before",),
     "SaveCheckpoint": ("monitor", "mode", "by"),
+    "UpdateAverage": ("decay",),
 }
 """By the name of a record, the fields that it did not have in its first version."""
 

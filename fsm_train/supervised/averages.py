@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,12 +24,14 @@ class Average:
     """An average of the weights of the model and the loss. While it is in use, they have the average.
 
     The numbers are those of torch.optim.swa_utils.AveragedModel. Parameters in half precision are averaged in
-    float32, where a small update is not lost, and rounded when they are used. Buffers are copied at each update.
+    float32, where a small update is not lost, and rounded when they are used. Buffers are copied at each update, or
+    averaged as parameters are.
 
     Attributes:
         name: of the average.
         modules: whose weights are averaged: the model, and a loss with weights.
         decay: of an exponential average; None for the plain mean.
+        averages_buffers: whether buffers of floating point are averaged; the masks of torch.nn.utils.prune never are.
         n_averaged: the number of updates.
         parameters, buffers: the averages, by the kind of module and the name, such as "model.0.weight".
         in_use: whether the modules have the average now.
@@ -39,6 +42,7 @@ class Average:
         self.name = name
         self.modules = dict(modules)
         self.decay = decay
+        self.averages_buffers = False
         self.n_averaged = 0
         self.parameters: dict[str, torch.Tensor] = {}
         self.buffers: dict[str, torch.Tensor] = {}
@@ -57,45 +61,65 @@ class Average:
         """False until the first update; restoring weights can make it False again."""
         return self.n_averaged > 0
 
-    def update(self) -> None:
+    def update(self, decay: float | None = None) -> None:
         """Take the present weights into the average; the first update copies them.
+
+        Args:
+            decay: of this update; None for the average's own.
 
         Raises:
             WorkloadError: the model has other parameters than before.
         """
         present = self._present()
-        if not self.started:
-            self.parameters = {name: _in_float32(parameter) for name, parameter in present.items()}
-        else:
+        if self.started:
             self._follow(present)
-            self._take_in(present)
-        for name, buffer in self._present_buffers():
+        else:
+            self.parameters, self.buffers = {}, {}
+        buffers = dict(self._present_buffers())
+        averaged = self._averaged_buffers(buffers, present)
+        for name, buffer in buffers.items():
             mean = self.buffers.get(name)
-            if mean is None or mean.shape != buffer.shape or mean.dtype != buffer.dtype:
-                self.buffers[name] = buffer.detach().clone()
-            else:
+            dtype = _dtype_of_average(buffer) if name in averaged else buffer.dtype
+            if mean is None or mean.shape != buffer.shape or mean.dtype != dtype:  # forward may make it anew
+                self.buffers[name] = buffer.detach().to(dtype, copy=True)
+                averaged.pop(name, None)
+            elif name not in averaged:
                 mean.copy_(buffer.detach())
+        self._take_in(present, self.parameters, decay)
+        self._take_in(averaged, self.buffers, decay)
         self._averaged_objects = [*map(id, present.values())]
         self.n_averaged += 1
 
-    def _take_in(self, present: Mapping[str, nn.Parameter]) -> None:
+    def _take_in(
+        self, present: Mapping[str, torch.Tensor], averaged: dict[str, torch.Tensor], decay: float | None
+    ) -> None:
+        decay = self.decay if decay is None else decay
         groups: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = defaultdict(lambda: ([], []))
-        for name, parameter in present.items():
-            mean = self.parameters.get(name)
-            if mean is None:  # a lazy layer has initialized it since
-                self.parameters[name] = _in_float32(parameter)
+        for name, value in present.items():
+            mean = averaged.get(name)
+            if mean is None:  # the first update, or a lazy layer has initialized it since
+                averaged[name] = _in_float32(value)
                 continue
             means, values = groups[mean.device, mean.dtype]
             means.append(mean)
-            values.append(parameter.detach().to(mean.device, mean.dtype))
+            values.append(value.detach().to(mean.device, mean.dtype))
         for (device, _), (means, values) in groups.items():
-            if self.decay is not None:
-                get_ema_multi_avg_fn(self.decay)(means, values, None)  # type: ignore[no-untyped-call]
+            if decay is not None:
+                get_ema_multi_avg_fn(decay)(means, values, None)  # type: ignore[no-untyped-call]
             elif device.type == "cpu":
                 for mean, value in zip(means, values, strict=True):
                     mean.copy_(mean + (value - mean) / (self.n_averaged + 1))
             else:
                 get_swa_multi_avg_fn()(means, values, torch.tensor(self.n_averaged, device=device))  # type: ignore[no-untyped-call]
+
+    def _averaged_buffers(
+        self, buffers: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Those of the present buffers that are averaged."""
+        if not self.averages_buffers:
+            return {}
+        masks = _masks(buffers, parameters)
+        return {name: value for name, value in buffers.items() if value.is_floating_point() and name not in masks}
 
     def use(self, on: bool) -> None:
         """Exchange the values in place: optimizer, wrappers and captured steps reference the tensors."""
@@ -104,7 +128,7 @@ class Average:
         if on:
             self._follow(self._present())
             own = copy_of(dict(self._present())), copy_of(dict(self._present_buffers()))
-            self._write(self.parameters, self.buffers)
+            self._write(self.parameters, self._rounded_buffers())
             self._exchanged = own
         else:
             assert self._exchanged is not None
@@ -116,23 +140,63 @@ class Average:
         self.use(False)
         self._follow(self._present())
         self.own = {kind: copy_of_module(module) for kind, module in self.modules.items()}
-        self._write(self.parameters, self.buffers)
+        self._write(self.parameters, self._rounded_buffers())
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Let the modules have the average in this context, and what they had before after it, to the last bit.
+
+        Autograd does not notice: a graph of before can be gone backward through after it. Without an update yet, or
+        where the modules have the average since `finish`, they keep what they have in it.
+
+        Raises:
+            WorkloadError: the model has other parameters than the average; afterwards, if one was changed meanwhile.
+        """
+        exchanges = self.started and (self.own is None or not self._is_in_modules())
+        if exchanges:
+            self._follow(self._present())
+        parameters, buffers = [*self._present().values()], [*self._registered_buffers()]
+        own = [parameter.detach().clone() for parameter in parameters]
+        versions = [parameter._version for parameter in parameters]
+        stand_ins = self._buffers_to_lend(exchanges)
+        try:
+            if exchanges:
+                self._write(self.parameters, {})
+            for module, name, buffer in buffers:  # a forward pass may change them in place, where a graph has the own
+                module._buffers[name] = stand_ins[id(buffer)]
+            torch.clear_autocast_cache()  # of what was cast before
+            yield
+            changed = versions != [parameter._version for parameter in parameters]
+        finally:
+            for parameter, before in zip(parameters, own, strict=True):
+                parameter.data.copy_(before)
+            for module, name, buffer in buffers:
+                module._buffers[name] = buffer
+            torch.clear_autocast_cache()
+        if changed:
+            raise WorkloadError(
+                f"weights were changed while the model had the average {self.name!r}, by a step of an optimizer, say, "
+                "and what it was is lost: the model has its own weights again. Train outside of such a block"
+            )
 
     def restore_own(self) -> None:
         """Give the modules their own weights back, if they still have the average of `finish`."""
         own, self.own = self.own, None
         if own is None:
             return
+        if self._is_in_modules():
+            for kind, module in self.modules.items():
+                if kind in own:
+                    put_back_module(module, own[kind])
+
+    def _is_in_modules(self) -> bool:
+        """Whether the parameters have the values of the average."""
         present = self._present()
-        same = present.keys() == self.parameters.keys() and all(
+        return present.keys() == self.parameters.keys() and all(
             parameter.shape == self.parameters[name].shape
             and torch.equal(parameter, self.parameters[name].to(parameter.device, parameter.dtype))
             for name, parameter in present.items()
         )
-        if same:
-            for kind, module in self.modules.items():
-                if kind in own:
-                    put_back_module(module, own[kind])
 
     def state(self) -> StateDict:
         """What `load` restores. The tensors are the live ones."""
@@ -201,13 +265,32 @@ class Average:
         self.buffers |= {name: buffers[name].detach().clone() for name in followed.keys() - present.keys()}
 
     def _write(self, parameters: Mapping[str, torch.Tensor], buffers: Mapping[str, torch.Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self._present().items():
-                if name in parameters:
-                    parameter.copy_(parameters[name])
+        for name, parameter in self._present().items():
+            if name in parameters:
+                parameter.data.copy_(parameters[name])  # as data, so that no graph counts it as a change
         for name, buffer in buffers.items():
             kind, _, own = name.partition(".")
             set_buffer(self.modules[kind], own, buffer)
+
+    def _rounded_buffers(self) -> dict[str, torch.Tensor]:
+        """The averages of buffers, in half precision where the modules have them so."""
+        half = {name: buffer.dtype for name, buffer in self._present_buffers() if buffer.dtype in _HALF}
+        return {name: value.to(half.get(name, value.dtype)) for name, value in self.buffers.items()}
+
+    def _buffers_to_lend(self, averaged: bool) -> dict[int, torch.Tensor]:
+        """By the id of each present buffer, a copy of its average, or of itself."""
+        averages = self._rounded_buffers() if averaged else {}
+        return {
+            id(buffer): averages.get(name, buffer).detach().to(buffer.device, copy=True)
+            for name, buffer in self._present_buffers()
+        }
+
+    def _registered_buffers(self) -> Iterator[tuple[nn.Module, str, torch.Tensor]]:
+        """Each buffer, with the module that has it and its name there; one that several modules share comes often."""
+        for part in {part: None for module in self.modules.values() for part in module.modules()}:
+            for name, buffer in part._buffers.items():
+                if buffer is not None and not is_lazy(buffer):
+                    yield part, name, buffer
 
     def _present(self, *, with_lazy: bool = False) -> dict[str, nn.Parameter]:
         parameters = [pair for kind, module in self.modules.items() for pair in module.named_parameters(kind)]
@@ -228,9 +311,13 @@ def _masks(buffers: Mapping[str, torch.Tensor], parameters: Mapping[str, torch.T
     return {name: value for name, value in buffers.items() if f"{name.removesuffix('_mask')}_orig" in parameters}
 
 
+def _dtype_of_average(value: torch.Tensor) -> torch.dtype:
+    return torch.float32 if value.dtype in _HALF else value.dtype
+
+
 def _in_float32(value: torch.Tensor, device: torch.device | None = None) -> torch.Tensor:
     """A copy, in float32 if the value is in half precision."""
-    return value.detach().to(device, torch.float32 if value.dtype in _HALF else value.dtype, copy=True)
+    return value.detach().to(device, _dtype_of_average(value), copy=True)
 
 
 def refit_batch_norm(model: nn.Module, call: Callable[[Any], Any], inputs: Iterable[Any]) -> None:

@@ -142,20 +142,24 @@ def keep_average(work: Training, command: c.KeepAverage) -> None:
         average = work.carried_over.averages[command.name] = Average(command.name, work.modules, command.decay)
         if saved := work.carried_over.saved_averages.pop(command.name, None):
             average.load(saved)
+    average.decay, average.averages_buffers = command.decay, command.buffers == "average"
     average.restore_own()
     work.undo_at_finish(lambda: average.use(False))
 
 
 @carries_out_by_default(c.UpdateAverage)
 def update_average(work: Training, command: c.UpdateAverage) -> None:
-    work.carried_over.averages[command.name].update()
+    work.carried_over.averages[command.name].update(command.decay)
 
 
 @carries_out_by_default(c.UseAverage)
 def use_average(work: Training, command: c.UseAverage) -> None:
     for name, other in work.carried_over.averages.items():
         if command.on and other.in_use and name != command.name:
-            raise WorkloadError(f"{name!r} and {command.name!r} both validate with their average: leave one out")
+            raise WorkloadError(
+                f"{name!r} and {command.name!r} both validate with their average: leave one out, or let it keep its "
+                "average beside the model, as ema(…, validate=False) does"
+            )
     work.carried_over.averages[command.name].use(command.on)
 
 

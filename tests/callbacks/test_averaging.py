@@ -104,6 +104,12 @@ def test_swa_takes_in_each_epoch_once() -> None:
         (lambda: ema(1.0), "decay=1.0: it is a number from 0 to below 1"),
         (lambda: ema(-0.1), "decay=-0.1"),
         (lambda: ema(float("nan")), "decay=nan"),
+        (lambda: ema(buffers="mean"), "buffers='mean': 'copy' or 'average'"),  # type: ignore[arg-type]
+        (lambda: ema(every=0), "every=0: it is a whole number from 1"),
+        (lambda: ema(start=-1), "start=-1: it is a whole number from 0"),
+        (lambda: ema(start=1.5), "start=1.5: it is a whole number from 0"),  # type: ignore[arg-type]
+        (lambda: ema(warmup=2), "warmup=2: True or False"),  # type: ignore[arg-type]
+        (lambda: ema(validate="no"), "validate='no': True or False"),  # type: ignore[arg-type]
         (lambda: swa(-1), "start_epoch=-1: it is a whole number from 0"),
     ],
 )
@@ -117,15 +123,24 @@ def test_settings_are_recorded() -> None:
     """The name is that of the average, too."""
     slow, late = ema(0.5, name="slow"), swa(3)
 
-    assert (slow.name, slow.params) == ("slow", {"decay": 0.5})
+    others = {"buffers": "copy", "every": 1, "start": 0, "warmup": False, "validate": True}
+    assert (slow.name, slow.params) == ("slow", {"decay": 0.5, **others})
     assert commands(slow, [at(Phase.SETUP)]) == [(KeepAverage("slow", 0.5),)]
     assert (late.name, late.params) == ("swa", {"start_epoch": 3})
 
 
-def test_two_averages_are_a_conflict() -> None:
-    """There is one model to validate with; known before anything runs."""
-    with pytest.raises(ConflictError, match="'ema' and 'swa' both give the command KeepAverage"):
-        run(start(workload(), epochs=1), [ema(), swa(0)])
+@pytest.mark.parametrize("other", [swa(0), ema(0.5, name="other")])
+def test_two_averages_that_validate_are_a_conflict(other: Any) -> None:
+    """There is one model to validate with; known before anything runs, with what to write instead."""
+    work = workload()
+    before = weights_of(work.model)
+    sentence = "only one callback of a run may: the model has one average .* as ema.…, validate=False. does"
+    with pytest.raises(
+        ConflictError, match=f"'ema' and '{other.name}' both give the command .*UseAverage, .*{sentence}"
+    ):
+        run(start(work, epochs=1), [ema(), other])
+
+    assert weights_of(work.model).equal(before)
 
 
 def test_two_averages_that_do_not_say_so_are_refused() -> None:
@@ -136,7 +151,7 @@ def test_two_averages_that_do_not_say_so_are_refused() -> None:
         command = KeepAverage("mine") if state.phase is Phase.SETUP else UseAverage("mine", on=True)
         return Transition(commands=(command,))
 
-    with pytest.raises(ConflictError, match="'ema' and 'mine' both give the command KeepAverage"):
+    with pytest.raises(ConflictError, match="'ema' and 'mine' both give the command UseAverage"):
         trained([ema(), mine], DATA, valid=VALID)
 
 

@@ -199,6 +199,7 @@ def _everything() -> list[Callback[Any]]:
     return [
         c.accumulate(3),
         c.ema(0.8),
+        c.ema(0.9, buffers="average", every=2, start=2, warmup=True, validate=False, name="slow"),
         c.mixup(0.4),
         c.clip_grad_norm(1.0),
         c.grad_noise(0.01),

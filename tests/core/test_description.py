@@ -171,7 +171,7 @@ def test_whole_library_fits_together() -> None:
             ConflictError,
             "'reduce_on_plateau' and 'b' both set lr at epoch_end",
         ),
-        ([ema(), swa(0)], ConflictError, "'ema' and 'swa' both give the command KeepAverage, which only one"),
+        ([ema(), swa(0)], ConflictError, "one average in its validations and at its end"),
         ([mixup(), cutmix()], ConflictError, "'mixup' and 'cutmix' both give the command CutMix or MixUp"),
         ([mixed_precision(), mixed_precision(name="b")], ConflictError, "both give the command UseMixedPrecision"),
         ([parallel(), parallel(name="b")], ConflictError, "both give the command UseParallel"),

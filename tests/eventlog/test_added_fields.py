@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fsm_train import replay, run, start, what_if
-from fsm_train.callbacks import checkpoint, freeze
+from fsm_train.callbacks import checkpoint, ema, freeze
 from fsm_train.eventlog import lines
 from fsm_train.eventlog.added_fields import ADDED, without_added_fields
 from fsm_train.worlds.scripted import Scripted
@@ -45,7 +45,7 @@ def test_only_fields_that_the_log_lacks_are_left_out(decided: Any, recorded: Any
 def test_log_of_an_earlier_version_replays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With commands that had fewer fields then: replay and what_if find no difference."""
     log = tmp_path / "run.jsonl"
-    callbacks = [checkpoint("folder", monitor="valid_loss", last=0), freeze("0.*", until_epoch=1)]
+    callbacks = [checkpoint("folder", monitor="valid_loss", last=0), freeze("0.*", until_epoch=1), ema(0.9)]
 
     def encoded_then(value: object) -> Any:
         body = lines_encode(value)
@@ -57,6 +57,8 @@ def test_log_of_an_earlier_version_replays(tmp_path: Path, monkeypatch: pytest.M
         patched.setattr(lines, "encode", encoded_then)
         run(start(Scripted(valid_loss=[2.0, 1.0]), epochs=2), callbacks, log=log)
 
+    assert "UpdateAverage" in log.read_text()
+    assert '"decay":null' not in log.read_text().replace(" ", "")
     assert "monitor" not in log.read_text().partition("\n")[2]
     assert replay(log, callbacks).ok
     assert what_if(log, callbacks).verdict == "exact"
