@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from fsm_train import Phase, Supervised, WorkloadError, evaluate, iterate, run, start
-from fsm_train.callbacks import ema
+from fsm_train import Phase, Supervised, WorkloadError, evaluate, iterate, predict, restore, run, start
+from fsm_train.callbacks import checkpoint, ema
 from fsm_train.worlds.scripted import Scripted
 
 INPUTS = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
@@ -225,3 +226,25 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         evaluate(Scripted(valid_loss=1.0), [1])
     with pytest.raises(ValueError, match=r"or other data here: evaluate\(work, data\)"):
         evaluate(work())
+
+
+def test_a_training_that_was_asked_resumes_as_one_that_was_not(tmp_path: Path) -> None:
+    """Suspended in the middle of an epoch, after an evaluation and a prediction at each batch: to the last bit."""
+
+    def fresh() -> Supervised:
+        return work(DataLoader(Noisy(), batch_size=10, shuffle=True), [(INPUTS, TARGET)])
+
+    alone, asked = fresh(), fresh()
+    final = run(start(alone, epochs=3, seed=0), [ema(0.9)])
+    callbacks = [ema(0.9), checkpoint(tmp_path, every_steps=1)]
+    for state in iterate(start(asked, epochs=3, seed=0), callbacks, at=[Phase.BATCH_BEGIN]):
+        if state.phase is Phase.BATCH_BEGIN:
+            evaluate(asked, DataLoader(Noisy(), batch_size=20, shuffle=True))
+            assert predict(asked, asked.train).shape == (50, 2)
+            if state.iteration == 8:  # as if it were killed here
+                break
+
+    resumed = fresh()
+    state = run(restore(tmp_path, resumed), callbacks)
+    assert state.history == final.history
+    assert everything(resumed) == everything(alone)
