@@ -59,6 +59,7 @@ __all__ = [
     "iterate",
     "load_weights",
     "on",
+    "predict",
     "replay",
     "restore",
     "run",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from .checkpoints.api import restore
     from .eventlog import EventLog, LogError, replay, what_if
     from .supervised.exchanged import weights
+    from .supervised.prediction import predict
     from .supervised.weights import load_weights
     from .supervised.workload import Supervised
     from .worlds.registry import carries_out
@@ -114,6 +116,7 @@ else:
             ".lr_finder": ("LrFound", "find_lr"),
             ".worlds.registry": ("carries_out",),
             ".supervised.exchanged": ("weights",),
+            ".supervised.prediction": ("predict",),
             ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fsm_train import Flag, Phase, State, Transition, callbacks, evaluate, extend, find_lr, iterate, run
+from fsm_train import Flag, Phase, State, Supervised, Transition, callbacks, evaluate, extend, find_lr, iterate, run
 from fsm_train.ablation import ablate
 from fsm_train.callbacks import early_stopping
 from fsm_train.core import checks
@@ -41,6 +41,12 @@ def ready() -> State:
     return start(Scripted(valid_loss=1.0), epochs=1)
 
 
+def trained() -> Supervised:
+    model = nn.Linear(1, 1)
+    batches = [(torch.zeros(2, 1), torch.zeros(2, 1))]
+    return Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), batches)
+
+
 def make_state(seed: int) -> State:
     return ready()
 
@@ -57,6 +63,8 @@ ENTRIES: Mapping[tuple[str, str], tuple[Callable[[Any], object], str]] = {
     ("start", "max_steps"): (lambda value: start(Scripted(), max_steps=value), "max_steps"),
     ("start", "seed"): (lambda value: start(Scripted(), epochs=1, seed=value), "seed"),
     ("evaluate", "workload"): (evaluate, "workload"),
+    ("evaluate", "data"): (lambda value: evaluate(trained(), [] if value is None else value), "batch"),
+    ("evaluate", "prefix"): (lambda value: evaluate(Scripted(valid_loss=1.0), prefix=value), "prefix"),
     ("extend", "state"): (lambda value: extend(value, epochs=1), "state"),
     ("find_lr", "state"): (find_lr, "state"),
     ("find_lr", "low"): (lambda value: find_lr(ready(), low=value), "low"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..core.errors import CheckpointError, NoCheckpointError
@@ -61,4 +62,20 @@ def _ranked(where: Path, scored: list[tuple[Score, Checkpoint]], problems: list[
             f"no checkpoint in {where} has a score{also}: checkpoint(folder, monitor='valid_loss') records one. "
             'which="last" is the newest'
         )
+    return _sorted(measured)
+
+
+def _sorted(measured: list[tuple[Score, Checkpoint]]) -> list[Checkpoint]:
     return [checkpoint for _, checkpoint in sorted(measured, key=lambda pair: (-pair[0].rank, pair[1].number))]
+
+
+def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
+    """The best by score, of equal ones the earliest; None if none has a score, or they were chosen by several metrics.
+
+    It is the one that `which="best"` means.
+    """
+    scored = [(score, checkpoint) for checkpoint in checkpoints if (score := checkpoint.save_point.score) is not None]
+    measured = [(score, checkpoint) for score, checkpoint in scored if score.value is not None]
+    if not measured or len({(score.monitor, score.mode) for score, _ in scored}) > 1:
+        return None
+    return _sorted(measured)[0]

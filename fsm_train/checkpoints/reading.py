@@ -13,9 +13,8 @@ import torch
 
 from ..core.errors import CheckpointError
 from .manifest import STATE, TENSORS, Checkpoint, verified
+from .state_json import LARGEST_JSON
 from .writing import Parts
-
-LARGEST_JSON = 256 * 2**20  # bytes; a state is some kilobytes, its history some megabytes at most
 
 
 def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:

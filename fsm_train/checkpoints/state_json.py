@@ -19,6 +19,7 @@ from ..core.values import NO_FACTS, FrozenMap, Metrics, SavedMemory
 from ..encoding import CannotDecodeError, decode, encode
 from .manifest import whole_number
 
+LARGEST_JSON = 256 * 2**20  # bytes; a state is some kilobytes, its history some megabytes at most
 _COUNTERS = (*COUNTERS, "fetched")
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "diff": "Show the first difference of two trainings, and of what kind it is.",
     "tail": "Follow a training that is under way.",
     "checkpoints": "List the checkpoints in a folder, and verify each byte of them.",
+    "weights": "Write the weights of a checkpoint to a file, for others (needs torch).",
     "plot": "Draw the metrics of trainings over the epochs (needs the extra: plot).",
     "graph": "Draw the machine.",
 }
@@ -60,7 +61,7 @@ def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
     """The parser of all commands; only modules of commands that are among the arguments are imported."""
     parser = argparse.ArgumentParser(
         prog="fsm-train",
-        description="Look at, replay, vary and compare the logs of trainings, and verify their checkpoints.",
+        description="Look at, replay, vary and compare the logs of trainings; verify checkpoints, and write weights.",
         epilog="Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ..checkpoints.manifest import Verification, verify_all
+import attrs
+
+from ..checkpoints.choice import best_of
+from ..checkpoints.manifest import Checkpoint, Score, Verification, looks_like_checkpoint, verify_all
+from ..checkpoints.summary import epoch_of
 from ..core.errors import NoCheckpointError
 from ..encoding import Json
-from ..wording import escaped
+from ..wording import aligned_number, escaped
 from .output import write_json
 from .status import AGREES, DIFFERS
 
@@ -19,43 +24,77 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    checkpoints = verify_all(Path(options.folder))
-    if not checkpoints:
+    folder = Path(options.folder)
+    verifications = verify_all(folder)
+    if not verifications:
         raise NoCheckpointError(f"there is no checkpoint in {options.folder}")
-    newest_good = next((checkpoint for checkpoint in checkpoints if not checkpoint.trouble), None)
+    good = [item.checkpoint for item in verifications if item.checkpoint is not None and not item.trouble]
+    # A training resumes from the newest good one, also where a newer one is damaged.
+    newest = good[0] if good else None
+    best = None if looks_like_checkpoint(folder) else best_of(good)  # of one alone it would say nothing
     if options.json:
-        newest_name = None if newest_good is None else newest_good.path.name
-        write_json({"checkpoints": list(map(as_json, checkpoints)), "newest_good": newest_name})
+        listed = [as_json(item) for item in verifications]
+        write_json({"checkpoints": listed, "newest_good": _name(newest), "best": _name(best)})
     else:
-        width = max(len(escaped(checkpoint.path.name)) for checkpoint in checkpoints)
-        for checkpoint in checkpoints:
-            # A training resumes from the newest good one, also where a newer one is damaged.
-            mark = "  newest good" if checkpoint is newest_good else ""
-            print(f"{escaped(checkpoint.path.name):<{width}}  {as_text(checkpoint)}{mark}")
-            if checkpoint.trouble:
-                print(f"  {escaped(checkpoint.trouble)}")
-    return DIFFERS if any(checkpoint.trouble for checkpoint in checkpoints) else AGREES
+        for item, line in zip(verifications, as_lines(verifications), strict=True):
+            marks = [text for text, one in (("newest good", newest), ("best", best)) if one and one is item.checkpoint]
+            print("  ".join([line, *([", ".join(marks)] if marks else [])]))
+            if item.trouble:
+                print(f"  {escaped(item.trouble)}")
+    return DIFFERS if any(item.trouble for item in verifications) else AGREES
+
+
+def _name(checkpoint: Checkpoint | None) -> str | None:
+    return None if checkpoint is None else checkpoint.path.name
 
 
 def as_json(item: Verification) -> dict[str, Json]:
-    """A checkpoint as data; what stands in its manifest is null where that cannot be read."""
+    """A checkpoint as data; what is not known is null."""
     checkpoint = item.checkpoint
+    point = None if checkpoint is None else checkpoint.save_point
     return {
         "name": item.path.name,
         "good": not item.trouble,
         "trouble": item.trouble,
-        "iteration": None if checkpoint is None else checkpoint.save_point.iteration,
-        "step": None if checkpoint is None else checkpoint.save_point.step,
-        "written": None if checkpoint is None else checkpoint.save_point.written,
+        "iteration": None if point is None else point.iteration,
+        "step": None if point is None else point.step,
+        "epoch": None if checkpoint is None else epoch_of(checkpoint),
+        "score": None if point is None or point.score is None else attrs.asdict(point.score),
+        "written": None if point is None else point.written,
         "bytes": None if checkpoint is None else checkpoint.size,
     }
 
 
-def as_text(item: Verification) -> str:
-    """A checkpoint as one line without its name: step, time, size, and whether it is good."""
-    if item.checkpoint is None:
-        return "damaged"
-    place = item.checkpoint.save_point
-    written = datetime.fromtimestamp(place.written, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    text = f"step {place.step:>8}  {written}  {item.checkpoint.size / 1e6:10.1f} MB"
-    return f"{text}  {'damaged' if item.trouble else 'good'}"
+def as_lines(items: Sequence[Verification]) -> list[str]:
+    """The checkpoints as lines: name, step, epoch, metric, time, size, and whether it is good.
+
+    The columns of epoch and metric are there if they are known of one of them.
+    """
+    known = [(item, item.checkpoint) for item in items]
+    names = _column([escaped(item.path.name) for item, _ in known])
+    numbers = [None if checkpoint is None else epoch_of(checkpoint) for _, checkpoint in known]
+    epochs = _column(["" if number is None else f"epoch {number:>5}" for number in numbers])
+    scores = _column([_score(checkpoint.save_point.score) if checkpoint else "" for _, checkpoint in known])
+    lines = []
+    for (item, checkpoint), name, *columns in zip(known, names, epochs, scores, strict=True):
+        if checkpoint is None:
+            lines.append(f"{name}  damaged")
+            continue
+        point = checkpoint.save_point
+        written = datetime.fromtimestamp(point.written, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        size, state = f"{checkpoint.size / 1e6:10.1f} MB", "damaged" if item.trouble else "good"
+        lines.append("  ".join([name, f"step {point.step:>8}", *filter(None, columns), written, size, state]))
+    return lines
+
+
+def _column(texts: Sequence[str]) -> list[str]:
+    """The texts, all as wide as the widest."""
+    width = max(map(len, texts))
+    return [f"{text:<{width}}" for text in texts]
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return ""
+    value = "not measured" if score.value is None else aligned_number(float(score.value))
+    return escaped(f"{score.monitor} {value}{'' if score.weights == 'model' else f' ({score.weights})'}")

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from .arguments import check_state
+from .arguments import check_state, kind_of
+from .errors import WorkloadError
 from .phase import Operation
 from .state import Hyper, State
 from .table import Outcome
@@ -143,6 +144,16 @@ class Workload(Protocol):
 
     def set_aside(self) -> AbstractContextManager[None]:
         """Keep the batch under way, and give it back when this context ends: for an evaluation in the middle of it."""
+        return nullcontext()
+
+    def evaluate_on(self, data: Any) -> AbstractContextManager[None]:
+        """Let a validation use these data until this context ends, or its own with None, and change nothing else.
+
+        Raises:
+            WorkloadError: they are no batches; by default, any are given.
+        """
+        if data is not None:
+            raise WorkloadError(f"{kind_of(self)} measures its own data alone: write evaluate(work), without data")
         return nullcontext()
 
     def undisturbed(self) -> AbstractContextManager[None]:

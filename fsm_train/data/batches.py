@@ -57,7 +57,7 @@ def _gives_samples(loader: object, which: str) -> str | None:
             f"{which} is a {kind}, which gives its keys and not batches: "
             f"pass DataLoader(…, batch_size=32{shuffle}), or a list of batches"
         )
-    if _is_map_style(loader):
+    if is_map_style(loader):
         return (
             f"{which} is a dataset ({kind}), which gives one sample at a time, but batches are to come from it: pass "
             f"DataLoader({which}_data, batch_size=32{shuffle}), or DataLoader({which}_data, batch_size=None) if each "
@@ -66,7 +66,7 @@ def _gives_samples(loader: object, which: str) -> str | None:
     return None
 
 
-def _is_map_style(loader: object) -> bool:
+def is_map_style(loader: object) -> bool:
     """Whether it is a dataset read by index: one of torch, one with `__getitems__`, or one without `__iter__`."""
     if isinstance(loader, IterableDataset):
         return False

@@ -86,11 +86,16 @@ def set_persistent_workers(loader: object, running: bool | None) -> None:
                 start_pass(loader)
 
 
-def own_pass(train: object, valid: Iterable[Any] | None) -> Iterable[Any] | None:
+def own_pass(train: object, valid: Iterable[Any] | None, name: str = "valid") -> Iterable[Any] | None:
     """The validation data, so that a pass over them does not end the pass over the training data.
 
     A DataLoader with persistent workers has one pass at a time. Where it is given for both, its copy is
     returned, which has the same dataset, order and settings and workers of its own.
+
+    Args:
+        train: the training data.
+        valid: the validation data.
+        name: what the validation data are called in an error.
 
     Raises:
         WorkloadError: both share something that has one pass at a time and cannot be copied.
@@ -99,16 +104,16 @@ def own_pass(train: object, valid: Iterable[Any] | None) -> Iterable[Any] | None
         return None
     if train is valid and hasattr(train, "state_dict") and hasattr(train, "load_state_dict"):
         raise WorkloadError(
-            f"train and valid are one {type(train).__name__}, which saves its place: a validation would move the place "
-            "in the training data. Give valid a loader of its own"
+            f"train and {name} are one {type(train).__name__}, which saves its place: a validation would move the "
+            f"place in the training data. Give {name} a loader of its own"
         )
     for part in ("dataset", "sampler", "batch_sampler"):
         shared = getattr(train, part, None)
         in_workers = part == "dataset" and all(getattr(loader, "num_workers", None) for loader in (train, valid))
         if isinstance(shared, Iterator) and shared is getattr(valid, part, None) and not in_workers:
             raise WorkloadError(
-                f"the loaders train and valid share a {part} ({type(shared).__name__}) that is an iterator: a "
-                f"validation would take the training's batches. Give valid a {part} of its own"
+                f"the loaders train and {name} share a {part} ({type(shared).__name__}) that is an iterator: a "
+                f"validation would take the training's batches. Give {name} a {part} of its own"
             )
     if train is valid and isinstance(valid, DataLoader) and valid.persistent_workers:
         valid = copy.copy(valid)

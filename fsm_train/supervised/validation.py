@@ -6,6 +6,7 @@ Rule of this file: a validation changes nothing of the training but the metrics.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ..data.counting import count
 from ..data.first_look import first_look
 from ..data.loaders import set_persistent_workers, start_pass
 from ..data.prefetch import prefetched
+from .other_data import evaluate_on
 from .snapshot import ValidationGuard
 from .training import Training
 
@@ -110,6 +112,9 @@ class Validating(Training):
         """Abandon the validation that is under way, if one is."""
         if self._validation_guard is not None:
             self.abandon(state)
+
+    def evaluate_on(self, data: Any) -> AbstractContextManager[None]:
+        return evaluate_on(self, data)
 
     def end_validation(self) -> None:
         """Restore modes and generators, so that validating does not change the training."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -23,6 +24,8 @@ from ..core.state import State
 from ..core.values import FrozenMap
 from .averages import Average
 from .modules import check_dtypes, put_back_module
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("fsm_train")
 
@@ -69,10 +72,58 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
             f"load_weights loads into a torch.nn.Module, and not into a {type(model).__name__}: give work.model for a "
             "workload"
         )
-    chosen, problems = candidates(Path(where), which)
-    checkpoint, state, parts = _first_good(chosen, problems)
+    _, measured = choose(where, which, partial(_give, model))
+    return measured
+
+
+def choose(
+    where: str | PathLike[str], which: str, take: Callable[[Path, Parts, str], T]
+) -> tuple[T, Mapping[str, Any]]:
+    """Take the weights of the checkpoint that `which` means, verified: those that were measured.
+
+    Args:
+        where: a folder of checkpoints, or one checkpoint.
+        which: as for `load_weights`.
+        take: of the path, the parts, and which weights of them these are: "model", or the name of an average. If it
+            raises a CheckpointError, the next checkpoint is taken.
+
+    Returns:
+        What `take` returned, and what `load_weights` returns.
+
+    Raises:
+        NoCheckpointError: there is no checkpoint, or none of that name.
+        CheckpointError: the named one is damaged or there is no good one; for "best", no checkpoint has a score.
+    """
+    found, problems = candidates(Path(where), which)
+    for checkpoint in found:
+        try:
+            state, parts = read(checkpoint)
+            weights = _weights_of(checkpoint, parts)
+            taken = take(checkpoint.path, parts, weights)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            warnings.warn(f"{'; '.join(problems)}: loading {checkpoint.path}", RuntimeWarning, stacklevel=3)
+        return taken, _measured(checkpoint.path, state, parts, weights)
+    raise CheckpointError("; ".join(problems))
+
+
+def _weights_of(checkpoint: Checkpoint, parts: Parts) -> str:
+    """Which of its weights have its metrics: "model", or the name of an average.
+
+    Raises:
+        CheckpointError: it does not hold them.
+    """
     score, path = checkpoint.save_point.score, checkpoint.path
-    weights = score.weights if score is not None else parts.get("measured_with", "model")
+    weights: str = score.weights if score is not None else parts.get("measured_with", "model")
+    if weights != "model" and weights not in parts["averages"]:
+        raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
+    return weights
+
+
+def _measured(path: Path, state: State, parts: Parts, weights: str) -> Mapping[str, Any]:
+    """What `load_weights` returns."""
     if "measured_with" not in parts and parts["averages"]:
         _logger.warning(
             "%s is of an earlier version, which did not record whether its metrics are those of the model or of an "
@@ -80,13 +131,6 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
             path,
             ", ".join(sorted(parts["averages"])),
         )
-    if weights != "model" and weights not in parts["averages"]:
-        raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
-    _load(model, parts["modules"]["model"], path)
-    if weights != "model":
-        average = Average(weights, {"model": model}, None)
-        average.load({"average": _of_the_model(parts["averages"][weights]["average"]), "own": None})
-        average.use(True)  # and it stays so
     left_out = tuple(name for name, module in parts["modules"].items() if name != "model" and module["values"])
     if left_out:
         _logger.warning("%s holds weights of the loss too: load_weights loads those of the model alone", path)
@@ -97,17 +141,13 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
     return FrozenMap({"name": path.name, **measured, "weights": weights, "left_out": left_out})
 
 
-def _first_good(chosen: list[Checkpoint], problems: list[str]) -> tuple[Checkpoint, State, Parts]:
-    for checkpoint in chosen:
-        try:
-            state, parts = read(checkpoint)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
-        if problems:
-            warnings.warn(f"{'; '.join(problems)}: loading {checkpoint.path}", RuntimeWarning, stacklevel=3)
-        return checkpoint, state, parts
-    raise CheckpointError("; ".join(problems))
+def _give(model: nn.Module, path: Path, parts: Parts, weights: str) -> None:
+    """Load the weights, or the average of this name, into the model."""
+    _load(model, parts["modules"]["model"], path)
+    if weights != "model":
+        average = Average(weights, {"model": model}, None)
+        average.load({"average": of_the_model(parts["averages"][weights]["average"]), "own": None})
+        average.use(True)  # and it stays so
 
 
 def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
@@ -131,7 +171,7 @@ def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
     put_back_module(model, saved)
 
 
-def _of_the_model(average: Mapping[str, Any]) -> dict[str, Any]:
+def of_the_model(average: Mapping[str, Any]) -> dict[str, Any]:
     """The average without that of the loss."""
     return {
         part: {name: value for name, value in values.items() if not name.startswith("loss")}

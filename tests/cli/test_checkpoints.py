@@ -5,12 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from fsm_train import CheckpointError, Supervised, load_weights, run, start
+from fsm_train.callbacks import checkpoint, ema
+from fsm_train.checkpoints import summary
 from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS
 from fsm_train.cli import main
 
@@ -86,12 +93,103 @@ def test_checkpoints_as_json(three: Path, capsys: Captured) -> None:
         "trouble": "",
         "iteration": 20,
         "step": 10,
+        "epoch": None,
+        "score": None,
         "written": 86400.0,
         "bytes": 1_500_002,
     }
     assert (newest["name"], newest["good"], newest["step"]) == ("step-00000030", False, 30)
     assert (unknown["name"], unknown["good"], unknown["step"]) == ("epoch-00002", False, None)
     assert "does not match its own checksum" in unknown["trouble"]
+
+
+def _trained(folder: Path, epochs: int, *more: Any, **settings: Any) -> None:
+    """The checkpoints of a training whose valid_loss falls and then rises."""
+    torch.manual_seed(0)
+    model = nn.Linear(1, 1)
+    losses = iter([3.0, 0.25, 2.0] * epochs)
+    work = Supervised(
+        *(model, torch.optim.SGD(model.parameters(), lr=0.0)),
+        lambda output, target: output.sum() * 0 + (1.0 if model.training else next(losses)),
+        *([(torch.ones(2, 1), torch.ones(2, 1))] * 2, [(torch.ones(2, 1), torch.ones(2, 1))]),
+    )
+    run(start(work, epochs=epochs), [*more, checkpoint(folder, **settings)])
+
+
+def test_each_has_its_epoch_and_score_and_the_best_is_marked(tmp_path: Path, capsys: Captured) -> None:
+    """The one that `load_weights` and `fsm-train weights` mean with "best"."""
+    _trained(tmp_path, 4, ema(0.5), monitor="valid_loss", keep=4)
+
+    assert main(["checkpoints", str(tmp_path)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [re.sub(r"\d{4}-\d\d-\d\d .* MB ", "", line) for line in lines] == [
+        "epoch-00004 step 8 epoch 4 valid_loss 3.000 (ema) good newest good",
+        "epoch-00003 step 6 epoch 3 valid_loss 2.000 (ema) good",
+        "epoch-00002 step 4 epoch 2 valid_loss 0.2500 (ema) good best",
+        "epoch-00001 step 2 epoch 1 valid_loss 3.000 (ema) good",
+    ]
+    assert main(["checkpoints", str(tmp_path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["best"], found["newest_good"]) == ("epoch-00002", "epoch-00004")
+    assert [item["epoch"] for item in found["checkpoints"]] == [4, 3, 2, 1]
+    assert found["checkpoints"][2]["score"] == {
+        "monitor": "valid_loss",
+        "mode": "min",
+        "value": 0.25,
+        "weights": "ema",
+    }
+    assert load_weights(tmp_path, nn.Linear(1, 1))["name"] == found["best"]
+    assert main(["checkpoints", str(tmp_path / "epoch-00002"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["best"] is None  # of one alone it would say nothing
+
+
+def test_a_damaged_best_is_not_the_best(tmp_path: Path, capsys: Captured) -> None:
+    """It keeps what is known of it, and the next best is marked."""
+    _trained(tmp_path, 3, monitor="valid_loss", keep=3)
+    (tmp_path / "epoch-00002" / TENSORS).write_bytes(b"")
+
+    assert main(["checkpoints", str(tmp_path), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["best"] == "epoch-00003"
+    assert [item["epoch"] for item in found["checkpoints"]] == [3, 2, 1]
+    for path in tmp_path.glob("*/state.json"):
+        path.write_bytes(b"{}")
+    assert main(["checkpoints", str(tmp_path), "--json"]) == 1
+    assert [item["epoch"] for item in json.loads(capsys.readouterr().out)["checkpoints"]] == [None] * 3
+
+
+def test_without_one_metric_for_all_none_is_the_best(tmp_path: Path, capsys: Captured) -> None:
+    """Of two metrics, or where none was measured: then `which="best"` is refused too."""
+    _trained(tmp_path / "two", 2, monitor="valid_loss", keep=2)
+    _trained(tmp_path / "two", 1, monitor="train_loss", keep=1, name="other")
+    _trained(tmp_path / "none", 1, monitor="valid_loss", keep=1)
+    unmeasured = tmp_path / "none" / "epoch-00001" / MANIFEST
+    body = json.loads(unmeasured.read_bytes().partition(b"\n")[2])
+    body["place"]["score"]["value"] = None
+    text = json.dumps(body).encode()
+    unmeasured.write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+    for folder in ("two", "none"):
+        assert main(["checkpoints", str(tmp_path / folder), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["best"] is None
+        with pytest.raises(CheckpointError):
+            load_weights(tmp_path / folder, nn.Linear(1, 1))
+    assert main(["checkpoints", str(tmp_path / "none")]) == 0
+    assert "valid_loss not measured" in capsys.readouterr().out
+
+
+def test_epoch_of_a_long_training_and_within_one(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the history is in files of its own; one whose state is too large to be one has none."""
+    _trained(tmp_path, 300, every_epochs=300, every_steps=451)
+
+    assert main(["checkpoints", str(tmp_path), "--json"]) == 0
+    items = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(item["step"], item["epoch"]) for item in items] == [(600, 300), (451, 225)]
+    monkeypatch.setattr(summary, "LARGEST_JSON", 10)
+    assert main(["checkpoints", str(tmp_path), "--json"]) == 0
+    assert [item["epoch"] for item in json.loads(capsys.readouterr().out)["checkpoints"]] == [None, None]
 
 
 def test_where_nothing_is_good_there_is_nothing_to_go_on_from(three: Path, capsys: Captured) -> None:

@@ -1,0 +1,83 @@
+"""Data that are not the training's: batches to evaluate or to predict.
+
+Rule of this file: nothing of the training is different afterwards. An error shows the call to write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.arguments import is_iterable
+from ..core.errors import WorkloadError
+from ..data.batches import in_words, is_map_style, number_of_batches
+from ..data.loaders import own_pass
+from ..data.sources import Sources
+from .training import Training
+
+
+@contextlib.contextmanager
+def evaluate_on(work: Training, data: Any) -> Iterator[None]:
+    """Let these be the validation data until this context ends; None for the training's own.
+
+    What a layer of the training data has in common with them, such as a sampler that counts, is put back.
+
+    Raises:
+        WorkloadError: the data are no batches.
+    """
+    measured_with = work.carried_over.measured_with
+    if data is None:
+        try:
+            yield
+        finally:
+            work.carried_over.measured_with = measured_with
+        return
+    batches = own_pass(work.train, check_batches(data, "evaluate(work, {})", "inputs, target"), "data")
+    valid, sources = work.valid, Sources.now(work.train)
+    work.valid = batches
+    try:
+        yield
+    finally:
+        work.valid = valid
+        sources.put_back(work.train)
+        work.carried_over.measured_with = measured_with
+
+
+def check_batches(data: Any, call: str, columns: str) -> Iterable[Any]:
+    """The data, if batches come from it. It is not iterated: that may draw random numbers.
+
+    Args:
+        data: what was given.
+        call: how the call is written, with {} where the data stand.
+        columns: the tensors of a batch, as they are written there.
+
+    Raises:
+        WorkloadError: with the call to write.
+    """
+    found, loader = in_words(data), call.format("DataLoader(data, batch_size=32)")
+    rows = f"DataLoader(TensorDataset({columns}), batch_size=32)"
+    pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, torch.Tensor) for part in data)
+    if pair or isinstance(data, torch.Tensor) or (hasattr(data, "shape") and hasattr(data, "dtype")):
+        of_two = " of two tensors" * pair
+        raise WorkloadError(
+            f"data is {'a tuple' if pair else found}{of_two}, but batches are to come from it: write "
+            f"{call.format(rows)}, or a list of one batch: {call.format('[batch]')}"
+        )
+    if isinstance(data, Mapping):
+        raise WorkloadError(
+            f"data is {found}, which gives its keys and not batches: write {call.format('data[…]')} for each of "
+            f"several loaders, or {call.format('[data]')} if it is one batch"
+        )
+    if is_map_style(data):
+        raise WorkloadError(f"data is a dataset ({type(data).__name__}), which gives samples: write {loader}")
+    if not is_iterable(data) or isinstance(data, (str, bytes, nn.Module)):
+        raise WorkloadError(f"data is {found}, but batches are to come from it: write {loader}, or a list of batches")
+    if number_of_batches(data) == 0:
+        raise WorkloadError(
+            f"data has no batches: is the dataset empty, or smaller than one batch with drop_last=True? Write {loader}"
+        )
+    return data
