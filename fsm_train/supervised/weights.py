@@ -22,7 +22,8 @@ from ..core.runs import epochs_trained
 from ..core.state import State
 from ..core.values import FrozenMap
 from .averages import Average
-from .modules import check_dtypes, put_back_module
+from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, put_back_module
+from .saved_shape import check_shape_of_weights
 
 _logger = logging.getLogger("fsm_train")
 
@@ -70,9 +71,8 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
             "workload"
         )
     chosen, problems = candidates(Path(where), which)
-    checkpoint, state, parts = _first_good(chosen, problems)
-    score, path = checkpoint.save_point.score, checkpoint.path
-    weights = score.weights if score is not None else parts.get("measured_with", "model")
+    checkpoint, state, parts, weights = _first_good(chosen, problems, model)
+    path = checkpoint.path
     if "measured_with" not in parts and parts["averages"]:
         _logger.warning(
             "%s is of an earlier version, which did not record whether its metrics are those of the model or of an "
@@ -80,13 +80,6 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
             path,
             ", ".join(sorted(parts["averages"])),
         )
-    if weights != "model" and weights not in parts["averages"]:
-        raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
-    _load(model, parts["modules"]["model"], path)
-    if weights != "model":
-        average = Average(weights, {"model": model}, None)
-        average.load({"average": _of_the_model(parts["averages"][weights]["average"]), "own": None})
-        average.use(True)  # and it stays so
     left_out = tuple(name for name, module in parts["modules"].items() if name != "model" and module["values"])
     if left_out:
         _logger.warning("%s holds weights of the loss too: load_weights loads those of the model alone", path)
@@ -97,21 +90,58 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
     return FrozenMap({"name": path.name, **measured, "weights": weights, "left_out": left_out})
 
 
-def _first_good(chosen: list[Checkpoint], problems: list[str]) -> tuple[Checkpoint, State, Parts]:
+def _first_good(
+    chosen: list[Checkpoint], problems: list[str], model: nn.Module
+) -> tuple[Checkpoint, State, Parts, str]:
+    """The first checkpoint that is as it was written, and whose weights the model has now: of itself or an average."""
     for checkpoint in chosen:
         try:
             state, parts = read(checkpoint)
+            weights = _loaded(model, parts, checkpoint)
         except CheckpointError as error:
             problems.append(str(error))
             continue
         if problems:
             warnings.warn(f"{'; '.join(problems)}: loading {checkpoint.path}", RuntimeWarning, stacklevel=3)
-        return checkpoint, state, parts
+        return checkpoint, state, parts, weights
     raise CheckpointError("; ".join(problems))
 
 
+def _loaded(model: nn.Module, parts: Parts, checkpoint: Checkpoint) -> str:
+    """Load the weights that the score was measured with, all or none; "model", or the name of the average.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold them.
+        WorkloadError: the model is another one.
+    """
+    path, score = checkpoint.path, checkpoint.save_point.score
+    try:
+        check_shape_of_weights(parts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    weights: str = score.weights if score is not None else parts.get("measured_with", "model")
+    if weights != "model" and weights not in parts["averages"]:
+        raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
+    saved = parts["modules"]["model"]
+    fits = weights == "model" and saved["buffers"] is not None and fits_module(model, saved)
+    before = None if fits else copy_of_module(model)  # which takes memory
+    try:
+        _load(model, saved, path)
+        if weights != "model":
+            average = Average(weights, {"model": model}, None)
+            average.load({"average": _of_the_model(parts["averages"][weights]["average"]), "own": None})
+            average.use(True)  # and it stays so
+    except BaseException as error:
+        if before is not None:
+            put_back_module(model, before)
+        if isinstance(error, WorkloadError) or not isinstance(error, Exception):
+            raise
+        raise CheckpointError(f"{path} does not hold the weights of a training: {error}") from error
+    return weights
+
+
 def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
-    """Load values and buffers, after a look at all of them, so that a model that does not fit stays as it is."""
+    """Load values and buffers, after a look at all of them, so that a model that does not fit is named."""
     ours, theirs = model.state_dict(), saved["values"]
     new, gone = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if new or gone:
@@ -120,6 +150,7 @@ def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
             f"{path} holds another model, and names are not matched by guess: only {', and only '.join(clauses)}. "
             "Give the model in the wrapper in which it was trained, such as DataParallel, or without one"
         )
+    check_tensors(model, saved)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in ours.items():
         if name in parameters and not is_lazy(value) and value.shape != theirs[name].shape:
