@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _PATIENCE = 0.3  # seconds; one that ends meanwhile was not in the way
+_BEGINS = b'{"who":'
 _NOT_SUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 _logger = logging.getLogger("fsm_train")
@@ -41,11 +42,29 @@ class Lock:
 
     path: Path
     _lock: BaseFileLock
+    _is_ours: bool  # what is in the file
+    _pid: int = attrs.field(factory=os.getpid)
+    _mark: tuple[int, int] | None = attrs.field()
+
+    @_mark.default
+    def _mark_of_file(self) -> tuple[int, int] | None:
+        return _mark(self.path)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether others meet it: the folder that it is in may have been removed or replaced meanwhile."""
+        return _mark(self.path) == self._mark is not None
 
     def release(self) -> None:
-        """Let others have it. A process that waits for the old file sees that it has no name any more."""
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+        """Let others have it. A process that waits for the old file sees that it has no name any more.
+
+        It stays with the process that took it: in one that was forked meanwhile, this does nothing.
+        """
+        if os.getpid() != self._pid:
+            return
+        if self._is_ours and self.in_place:
+            with contextlib.suppress(OSError):
+                self.path.unlink(missing_ok=True)
         self._lock.release()
 
 
@@ -64,6 +83,8 @@ def take(path: Path, who: str = "a run") -> Lock | None:
     """
     from filelock import FileLock, Timeout  # late: it takes longer to import than all of this package
 
+    path = path.absolute()  # the program may go to another folder
+    is_ours = _is_ours(path)
     lock = FileLock(path, timeout=_PATIENCE, thread_local=False)
     try:
         lock.acquire()
@@ -77,9 +98,31 @@ def take(path: Path, who: str = "a run") -> Lock | None:
         )
         return None
     text = json.dumps({"who": who, "pid": os.getpid(), "host": platform.node(), "since": time.time()})
-    with contextlib.suppress(OSError):  # a full disk: it is locked all the same
-        path.write_text(text, encoding="utf-8")
-    return Lock(path, lock)
+    if is_ours:
+        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+            path.write_text(text, encoding="utf-8")
+    return Lock(path, lock, is_ours)
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Which file it is; None if it is not there."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nothing is lost with the lock file: it is not there, or has what `take` wrote, or a part of that."""
+    if not path.is_file():
+        return True
+    try:
+        with path.open("rb") as file:
+            content = file.read(64).strip(b"\0")
+    except OSError:
+        return True
+    return content[:7] == _BEGINS[: len(content)]
 
 
 def _holder(path: Path) -> str:

@@ -8,6 +8,7 @@ what is in it. What is there is read once, so that a save costs the same however
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import uuid
 from collections.abc import Mapping
@@ -53,22 +54,43 @@ class Folder:
         self._numbers: dict[str, int] | None = None  # by name, those of the complete checkpoints; None before a save
         self._last = 0  # the highest number that there ever was
         self._history = HistoryFiles()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock: Lock | None = take(path / LOCK)
-        except HeldError as error:
-            raise CheckpointError(
-                f"{error} writes its checkpoints to {path}, and a folder takes those of one run at a time: let it end "
-                "first, or give another folder"
-            ) from None
-        except OSError as error:
-            raise CheckpointError(f"no checkpoint can be written to {path}: {error.strerror}") from error
+        self._pid = os.getpid()
+        self._lock: Lock | None = None
+        self._hold()
 
     def close(self) -> None:
         """Let other runs write to it."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
+
+    def _hold(self) -> None:
+        self._is_held = False
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = take(self.path / LOCK)
+        except HeldError as error:
+            raise CheckpointError(
+                f"{error} writes its checkpoints to {self.path}, and a folder takes those of one run at a time: let it "
+                "end first, or give another folder"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"no checkpoint can be written to {self.path}: {error.strerror}") from error
+        self._is_held = True
+
+    def _hold_again(self) -> None:
+        """Make and lock the folder again if it was removed or replaced meanwhile.
+
+        Raises:
+            CheckpointError: it cannot be made or written to, another run writes to it, or this process was forked.
+        """
+        if os.getpid() != self._pid:
+            raise CheckpointError("this process was forked from the one that writes its checkpoints there")
+        if self._is_held and (self.path.is_dir() if self._lock is None else self._lock.in_place):
+            return
+        self.close()
+        self._numbers = None
+        self._hold()
 
     def write(
         self,
@@ -89,7 +111,9 @@ class Folder:
 
         Raises:
             OSError, RuntimeError: the disk, a device or a thread refuses. The other checkpoints are untouched.
+            CheckpointError: the folder was removed or replaced meanwhile, and cannot be made or locked again.
         """
+        self._hold_again()
         numbers = self._tidied() if self._numbers is None else self._numbers
         path = self.path / name
         if (path.exists() or path.is_symlink()) and not is_ours(path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .folder import Folder
@@ -26,6 +26,8 @@ class Saves:
         self._unsaid = 0  # how many more failed
         self._open = False
         self._folders: dict[str, Folder] = {}  # by their real paths
+        self._by_path: dict[str, str] = {}  # the real paths of these
+        self._begun_in = Path()  # the folder that relative paths begin in, wherever the program goes meanwhile
 
     @contextmanager
     def of(self, folders: Iterable[str]) -> Iterator[None]:
@@ -35,6 +37,8 @@ class Saves:
             CheckpointError: one cannot be written to, or another run writes to it.
         """
         self._open = True
+        with suppress(OSError):  # the present folder may have been removed
+            self._begun_in = Path().absolute()
         try:
             for path in sorted(folders):
                 self._held(Path(path))
@@ -44,6 +48,7 @@ class Saves:
             for folder in self._folders.values():
                 folder.close()
             self._folders.clear()
+            self._by_path.clear()
 
     @contextmanager
     def folder(self, path: Path) -> Iterator[Folder]:
@@ -71,7 +76,10 @@ class Saves:
             self.notes[_NOTES:] = [f"{self._unsaid} further checkpoints could not be written"]
 
     def _held(self, path: Path) -> Folder:
-        key = os.path.realpath(path)
-        if key not in self._folders:
-            self._folders[key] = Folder(path)
-        return self._folders[key]
+        key = str(self._begun_in / path)
+        if key not in self._by_path:
+            self._by_path[key] = os.path.realpath(key)  # once: it may be a link, and removed meanwhile
+        real = self._by_path[key]
+        if real not in self._folders:
+            self._folders[real] = Folder(Path(key))
+        return self._folders[real]

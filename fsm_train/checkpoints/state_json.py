@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import orjson
 
+from ..core.checks import is_number
 from ..core.errors import CheckpointError
 from ..core.history import NO_EPOCHS, History
 from ..core.phase import Flag, Phase
@@ -85,6 +86,18 @@ def _counter(name: str, value: Any) -> float:
     return value if counts_samples else whole_number(value)
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
+        raise CannotDecodeError(f"{value!r:.60} are no notes")
+    return value
+
+
+def _seconds(value: Any) -> float:
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise CannotDecodeError(f"{value!r:.60} is no time")
+    return value
+
+
 def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS) -> State:
     """The state that `control_of` encoded, as one between two runs; its history begins with what is in files.
 
@@ -105,7 +118,7 @@ def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS)
             Phase.DONE if resume_at is None else Phase.SUSPENDED,
             Plan(**fields["plan"]),
             **counters,
-            reason=decode(fields["reason"]),
+            reason=str(decode(fields["reason"])),
             flags=Flag(fields["flags"]),
             facts=NO_FACTS,
             metrics=FrozenMap(decode(fields["metrics"])),
@@ -116,8 +129,8 @@ def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS)
             has_valid=bool(fields["has_valid"]),
             batches_over=bool(fields["batches_over"]),
             resume_at=resume_at,
-            elapsed=decode(fields["elapsed"]),
-            notes=decode(fields["notes"]),
+            elapsed=_seconds(decode(fields["elapsed"])),
+            notes=_texts(decode(fields["notes"])),
             settings=FrozenMap({name: FrozenMap(own) for name, own in fields.get("settings", {}).items()}),
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

@@ -6,6 +6,7 @@ have equal logs. A log that cannot be written is one warning and a note on the l
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -72,7 +73,7 @@ class EventLog(Recorder):
 
     Raises:
         TypeError: `to` is neither a path nor a logger.
-        LogError: when a run begins: the file cannot be written, or another run is writing it.
+        LogError: the file cannot be looked at; when a run begins: it cannot be written, or another run is writing it.
         ValueError: a bound key is a key of the log, or the path is a folder or ends in .gz.
 
     Attributes:
@@ -92,7 +93,7 @@ class EventLog(Recorder):
         self.path = Path(to) if isinstance(to, (str, PathLike)) else None
         if self.path is None and not callable(getattr(to, "info", None)):
             raise TypeError(f"log={to!r:.80}: give a path, or a logger of structlog, structlog.get_logger()")
-        if self.path is not None and self.path.is_dir():
+        if self.path is not None and _is_folder(self.path):
             raise ValueError(
                 f"log={str(to)!r} is a folder: name a file in it, such as {str(self.path / 'run.jsonl')!r}"
             )
@@ -125,6 +126,7 @@ class EventLog(Recorder):
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         self._refuse_second_run()
         _in_use[self._key] = self
+        self._pid = os.getpid()
         before = self._continuation
         self._seq, self._digest, self._flushed = before.seq, before.digest, before.seq
         self._facts_at = {
@@ -149,6 +151,8 @@ class EventLog(Recorder):
             raise self._incomplete_log(error) from error
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        if os.getpid() != self._pid:
+            raise LogError("this process was forked from the one that writes the log", path=str(self.path or ""))
         line = line_of(state, answers)
         facts: Mapping[str, float] = state.facts
         logged = self._facts_at[state.phase]
@@ -203,7 +207,8 @@ class EventLog(Recorder):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.open("ab").close()
-            self._lock = take(self.path.with_name(f".{self.path.name}.lock"))
+            real = Path(os.path.realpath(self.path))
+            self._lock = take(real.with_name(f".{real.name}.lock"))
         except HeldError as error:
             raise LogError(f"{error} is writing this log, {_ONE_RUN}", path=str(self.path)) from None
         except OSError as error:
@@ -222,6 +227,7 @@ class EventLog(Recorder):
     def _open_file(self, before: Continuation) -> Any:
         assert self.path is not None
         self._file = self.path.open("ab", buffering=1 << 16)
+        self._has_name = os.fstat(self._file.fileno()).st_nlink > 0  # what a shell gives as /dev/stdout may have none
         if before.torn:
             self._file.truncate(before.size)
         if before.missing_newline:
@@ -238,13 +244,38 @@ class EventLog(Recorder):
     def _flush(self, *, sync: bool = False) -> None:
         if self._file is not None:
             self._file.flush()
-            if sync and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # and no pipe
+            there = os.fstat(self._file.fileno())
+            if self._has_name and not there.st_nlink:
+                raise FileNotFoundError(errno.ENOENT, "it was removed while it was written")
+            if sync and stat.S_ISREG(there.st_mode):  # and no pipe
                 os.fsync(self._file.fileno())
         self._flushed = self._seq
+
+    def leave_to_parent(self) -> None:
+        """In a process that was forked: the lines that wait to be written are those of the other process."""
+        if self._file is not None:
+            os.dup2(nowhere := os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+            os.close(nowhere)
 
     def _incomplete_log(self, error: OSError) -> LogError:
         written = f"its first {self._flushed} lines are written" if self._flushed else "nothing is written"
         return LogError(f"the log is incomplete, {written} ({error.strerror or error})", path=str(self.path))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise LogError(f"the log cannot be written ({error.strerror})", path=str(path)) from error
+
+
+def _leave_to_parent() -> None:
+    for log in _in_use.values():
+        log.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows forks nothing
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 class CourseRecorder(WorkloadProxy):

@@ -138,7 +138,7 @@ def copy_of(state: StateDict) -> StateDict:
 
 
 def fits_module(module: nn.Module, saved: Mapping[str, Any]) -> bool:
-    """Whether the module has the names, shapes and dtypes that were saved, so that `load_module` succeeds."""
+    """Whether the module has the names, shapes, dtypes and layouts that were saved, so that `load_module` succeeds."""
     kinds = (module.state_dict(), saved["values"]), (dict(module.named_buffers()), saved["buffers"])
     return all(
         ours.keys() == theirs.keys() and all(_alike(value, theirs[name]) for name, value in ours.items())
@@ -149,7 +149,8 @@ def fits_module(module: nn.Module, saved: Mapping[str, Any]) -> bool:
 def _alike(one: Any, other: Any) -> bool:
     if not isinstance(one, torch.Tensor) or not isinstance(other, torch.Tensor) or is_lazy(one):
         return False
-    return one.shape == other.shape and one.dtype == other.dtype
+    kinds = [(tensor.shape, tensor.dtype, tensor.layout) for tensor in (one, other)]
+    return kinds[0] == kinds[1] and not other.is_meta
 
 
 def load_module(module: nn.Module, saved: Mapping[str, Any]) -> None:

@@ -27,6 +27,7 @@ from .inventory import Found, inventory, notes_of
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
 from .optimizer_state import load_exactly
+from .own_states import states_loaded
 from .param_groups import Members
 from .saved_shape import check_shape
 from .training import Training
@@ -120,10 +121,8 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     """
     check_shape(parts)
     suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
-    _load_optimizer_and_modules(work, parts)
-    for i, parameter in enumerate(work.parameters):
-        gradient = parts["gradients"].get(i)
-        parameter.grad = None if gradient is None else gradient.to(parameter.device)
+    with states_loaded(_stateful_objects(work, parts)):
+        _load_optimizer_and_modules(work, parts)
     work.window.load(parts["window"])
     other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
@@ -133,26 +132,33 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         saved_averages=parts["averages"],
         saved_schedulers=parts["schedulers"],
     )
-    for name in work.extra.keys() & parts["extra"].keys():
-        work.extra[name].load_state_dict(parts["extra"][name])
-    if parts.get("loss") is not None and _loss_has_state(work):
-        work.loss_fn.load_state_dict(parts["loss"])  # type: ignore[attr-defined]
     work.suspended_at, work.epoch_start = suspended_at, epoch_start
     return (*notes, *(f"the metric {what}" for what in other_metrics))
 
 
+def _stateful_objects(work: Training, parts: Parts) -> Iterator[tuple[str, Any, Any]]:
+    """The objects beside the model that load a state of their own, each with its name and what was saved of it."""
+    for name in sorted(work.extra.keys() & parts["extra"].keys()):
+        yield f"extra {name!r}", work.extra[name], parts["extra"][name]
+    if parts.get("loss") is not None and _loss_has_state(work):
+        yield "the loss", work.loss_fn, parts["loss"]
+
+
 def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
-    """Load them all, or none: what does not fit raises, and the others are put back.
+    """Load them and the gradients all, or none: what does not fit raises, and the others are put back.
 
     Raises:
         CheckpointError: no training has saved them.
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
     members, before = Members.of(work.optimizer), work.optimizer.state_dict()
+    parameters = chain(work.parameters, *(module.parameters() for module in work.modules.values()))
+    gradients = [(parameter, parameter.grad) for parameter in parameters]
     saved = parts["modules"]
     # Copies of all weights would take much memory: they are made only where something will likely not fit.
     fit = all(name in saved and fits_module(module, saved[name]) for name, module in work.modules.items())
     copies = {} if fit else {name: copy_of_module(module) for name, module in work.modules.items()}
+    is_another_model = False
     try:
         _add_saved_groups(work, parts["optimizer_of"])
         if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
@@ -160,30 +166,38 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
         load_exactly(work.optimizer, parts["optimizer"])
         work.read_parameters()
         if fit:
-            _check_gradients(work, parts["gradients"])
+            _load_gradients(work, parts["gradients"])
         for name, module in work.modules.items():
             if name in saved:
                 check_tensors(module, saved[name])
+                is_another_model = True  # if torch refuses what comes now
                 load_module(module, saved[name])
+                is_another_model = False
             elif isinstance(work.loss_fn, nn.Module):
                 raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
             # else saved before modules were found in functions; a note says so
-        _check_gradients(work, parts["gradients"])
+        if not fit:
+            _load_gradients(work, parts["gradients"])
     except BaseException as error:
         members.put_back(work.optimizer)
         load_exactly(work.optimizer, before)
         work.read_parameters()
         for name, copied in copies.items():
             put_back_module(work.modules[name], copied)
-        if isinstance(error, (RuntimeError, FsmTrainError)) or not isinstance(error, Exception):
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        if is_another_model or isinstance(error, FsmTrainError) or not isinstance(error, Exception):
             raise
         raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
 
 
-def _check_gradients(work: Training, gradients: Mapping[int, torch.Tensor]) -> None:
+def _load_gradients(work: Training, gradients: Mapping[int, torch.Tensor]) -> None:
     for i, gradient in gradients.items():
         if gradient.shape != work.parameters[i].shape:
             raise CheckpointError(f"its gradient {i} is of the shape {tuple(gradient.shape)}")
+    for i, parameter in enumerate(work.parameters):
+        saved = gradients.get(i)
+        parameter.grad = None if saved is None else saved.to(parameter.device)
 
 
 def _in_memory(

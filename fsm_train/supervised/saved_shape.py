@@ -150,7 +150,20 @@ def check_shape(parts: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: with the name of the part.
     """
-    for name, fits in {**_SHAPES, **_LATER}.items():
+    _check({**_SHAPES, **_LATER}, parts)
+
+
+def check_shape_of_weights(parts: Mapping[str, Any]) -> None:
+    """As `check_shape`, of the parts that weights are loaded from.
+
+    Raises:
+        CheckpointError: with the name of the part.
+    """
+    _check({name: {**_SHAPES, **_LATER}[name] for name in ("modules", "averages", "measured_with")}, parts)
+
+
+def _check(shapes: Mapping[str, Fits], parts: Mapping[str, Any]) -> None:
+    for name, fits in shapes.items():
         if name in _SHAPES and name not in parts:
             raise CheckpointError(f"it has no part {name!r}, which each training saves")
         if name in parts and not fits(parts[name]):

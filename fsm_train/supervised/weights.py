@@ -23,7 +23,8 @@ from ..core.runs import epochs_trained
 from ..core.state import State
 from ..core.values import FrozenMap
 from .averages import Average
-from .modules import check_dtypes, put_back_module
+from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, put_back_module
+from .saved_shape import check_shape_of_weights
 
 T = TypeVar("T")
 
@@ -116,6 +117,10 @@ def _weights_of(checkpoint: Checkpoint, parts: Parts) -> str:
         CheckpointError: it does not hold them.
     """
     score, path = checkpoint.save_point.score, checkpoint.path
+    try:
+        check_shape_of_weights(parts)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     weights: str = score.weights if score is not None else parts.get("measured_with", "model")
     if weights != "model" and weights not in parts["averages"]:
         raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
@@ -142,16 +147,31 @@ def _measured(path: Path, state: State, parts: Parts, weights: str) -> Mapping[s
 
 
 def _give(model: nn.Module, path: Path, parts: Parts, weights: str) -> None:
-    """Load the weights, or the average of this name, into the model."""
-    _load(model, parts["modules"]["model"], path)
-    if weights != "model":
-        average = Average(weights, {"model": model}, None)
-        average.load({"average": of_the_model(parts["averages"][weights]["average"]), "own": None})
-        average.use(True)  # and it stays so
+    """Load the weights, or the average of this name, into the model: all or none.
+
+    Raises:
+        CheckpointError: the checkpoint does not hold them.
+        WorkloadError: the model is another one.
+    """
+    saved = parts["modules"]["model"]
+    fits = weights == "model" and saved["buffers"] is not None and fits_module(model, saved)
+    before = None if fits else copy_of_module(model)  # which takes memory
+    try:
+        _load(model, saved, path)
+        if weights != "model":
+            average = Average(weights, {"model": model}, None)
+            average.load({"average": of_the_model(parts["averages"][weights]["average"]), "own": None})
+            average.use(True)  # and it stays so
+    except BaseException as error:
+        if before is not None:
+            put_back_module(model, before)
+        if isinstance(error, WorkloadError) or not isinstance(error, Exception):
+            raise
+        raise CheckpointError(f"{path} does not hold the weights of a training: {error}") from error
 
 
 def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
-    """Load values and buffers, after a look at all of them, so that a model that does not fit stays as it is."""
+    """Load values and buffers, after a look at all of them, so that a model that does not fit is named."""
     ours, theirs = model.state_dict(), saved["values"]
     new, gone = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if new or gone:
@@ -160,6 +180,7 @@ def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
             f"{path} holds another model, and names are not matched by guess: only {', and only '.join(clauses)}. "
             "Give the model in the wrapper in which it was trained, such as DataParallel, or without one"
         )
+    check_tensors(model, saved)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     for name, value in ours.items():
         if name in parameters and not is_lazy(value) and value.shape != theirs[name].shape:

@@ -412,6 +412,8 @@ def _state(**changes: Any) -> Callable[[dict[str, Any]], bytes]:
         _state(resume_at={"$enum": "Operation.STEP"}),
         _state(resume_at={"$": "Popen", "args": "true"}),
         _state(metrics=[1]),
+        *(_state(notes=notes) for notes in (3, None, "text", [3])),
+        *(_state(elapsed=elapsed) for elapsed in ("text", -1, True, {"$float": "nan"})),
         _state(history=json.loads("[" * 300 + "]" * 300)),
         _state(plan={"epochs": 1, "os": "system"}),
         _state(hyper={"$int": "9" * 10**5}),

@@ -23,7 +23,7 @@ def _nested(depth: int, kind: str) -> Any:
     return value
 
 
-def _values(draw: Draw) -> Any:
+def odd_value(draw: Draw) -> Any:
     """A value as no log has it, or only elsewhere."""
     digits = "9" * draw.choice((20, 400, 4000, 5000))
     return draw.choice(
@@ -78,7 +78,7 @@ def _values(draw: Draw) -> Any:
     )
 
 
-def _places(value: Any) -> list[tuple[Any, Any]]:
+def places(value: Any) -> list[tuple[Any, Any]]:
     """Each place in the value: what it is in, and its key or its index."""
     found: list[tuple[Any, Any]] = []
     ahead = [value]
@@ -92,12 +92,12 @@ def _places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _place(lines: Lines, draw: Draw) -> tuple[Any, Any]:
-    return draw.choice(_places(draw.choice(lines)))
+    return draw.choice(places(draw.choice(lines)))
 
 
 def _replace(lines: Lines, draw: Draw) -> None:
     inside, key = _place(lines, draw)
-    inside[key] = _values(draw)
+    inside[key] = odd_value(draw)
 
 
 def _copy(lines: Lines, draw: Draw) -> None:
@@ -112,9 +112,9 @@ def _remove(lines: Lines, draw: Draw) -> None:
 
 
 def _add(lines: Lines, draw: Draw) -> None:
-    insides = [inside for inside, _ in _places(draw.choice(lines)) if isinstance(inside, dict)]
-    draw.choice(insides)[draw.choice(("reason", "error", "resume_at", "facts", "\u202e", "continues", "x"))] = _values(
-        draw
+    insides = [inside for inside, _ in places(draw.choice(lines)) if isinstance(inside, dict)]
+    draw.choice(insides)[draw.choice(("reason", "error", "resume_at", "facts", "\u202e", "continues", "x"))] = (
+        odd_value(draw)
     )
 
 

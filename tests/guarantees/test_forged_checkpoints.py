@@ -16,7 +16,19 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import CheckpointError, Phase, State, Supervised, Transition, WorkloadError, on, restore, run, start
+from fsm_train import (
+    CheckpointError,
+    Phase,
+    State,
+    Supervised,
+    Transition,
+    WorkloadError,
+    load_weights,
+    on,
+    restore,
+    run,
+    start,
+)
 from fsm_train.callbacks import accumulate, checkpoint, ema, restore_best, schedule
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.schedules import cosine
@@ -168,6 +180,86 @@ def test_another_model_is_an_error_that_changes_nothing(source: Path) -> None:
     with pytest.raises((RuntimeError, WorkloadError)):
         restore(source, work)
     assert same(everything(work), before)
+
+
+class Picky:
+    """Loads one state, and refuses any other after it has half loaded it."""
+
+    def __init__(self) -> None:
+        self.counted = 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"counted": self.counted}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.counted = 0
+        self.counted = state["counted"]
+
+
+def with_extras() -> Supervised:
+    work = rich()
+    parts = {"a": Picky(), "b": Picky()}
+    return Supervised(work.model, work.optimizer, work.loss_fn, work.train, work.valid, extra=parts)
+
+
+def test_an_object_that_refuses_its_state_is_named_and_nothing_has_changed(source: Path, tmp_path: Path) -> None:
+    """Neither the model, nor the objects that were loaded before it."""
+    parts = saved(source)
+    parts["extra"] = {"a": {"counted": 7}, "b": {"other": 7}}
+    folder = forged(source, tmp_path / "copy", parts)
+    work = with_extras()
+    before = everything(work)
+    with pytest.raises(WorkloadError, match="extra 'b' is another one than was saved: .*KeyError: 'counted'"):
+        restore(folder / "at-6", work)
+    assert same(everything(work), before)
+    assert [part.counted for part in work.extra.values()] == [1, 1]
+
+    parts["extra"] = {"a": {"counted": 7}, "b": {"counted": 8}}
+    parts["optimizer"] = {"state": {}, "param_groups": []}
+    with pytest.raises(CheckpointError, match="at-6: its parts are not"):
+        restore(forged(source, tmp_path / "other", parts) / "at-6", work)
+    assert same(everything(work), before)
+    assert [part.counted for part in work.extra.values()] == [1, 1]
+
+
+def test_a_gradient_that_a_parameter_cannot_have_changes_nothing(source: Path, tmp_path: Path) -> None:
+    """Gradients that were there stay too."""
+    parts = saved(source)
+    parts["gradients"][0] = parts["gradients"][0].long()
+    work = rich()
+    for parameter in work.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    before = everything(work)
+    with pytest.raises(CheckpointError, match="at-6: its parts are not .*grad"):
+        restore(forged(source, tmp_path / "copy", parts) / "at-6", work)
+    assert same(everything(work), before)
+    assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in work.parameters)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("modules",),
+        ("modules", "model", "values"),
+        ("modules", "model", "values", "2.weight"),
+        ("modules", "model", "buffers", "1.running_mean"),
+        ("averages",),
+        ("averages", "ema", "average"),
+        ("averages", "ema", "average", "parameters"),
+        ("averages", "ema", "average", "parameters", "model.2.weight"),
+    ],
+)
+def test_weights_are_loaded_all_or_none(path: tuple[str, ...], source: Path, tmp_path: Path) -> None:
+    """What is wrong in any of them is a damaged checkpoint; of the folder the one before is loaded, and said."""
+    folder = forged(source, tmp_path / "copy", with_a(saved(source), path, ["x"]))
+    model = rich().model
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match="at-6"):
+        load_weights(folder, model, which="at-6")
+    assert same(model.state_dict(), before)
+    with pytest.warns(RuntimeWarning, match="at-6.*: loading .*at-5"):
+        assert load_weights(folder, model, which="last")["name"] == "at-5"
+    assert not same(model.state_dict(), before)
 
 
 def test_a_checkpoint_whose_state_is_forged_is_passed_over(source: Path, tmp_path: Path) -> None:
