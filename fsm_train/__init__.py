@@ -63,12 +63,14 @@ __all__ = [
     "restore",
     "run",
     "start",
+    "together",
     "what_if",
 ]
 
 if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
+    from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
     from .supervised.weights import load_weights
     from .supervised.workload import Supervised
@@ -99,6 +101,7 @@ else:
             ".commands": (),
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
+            ".data": ("together",),
             ".core.commands": ("ClipGradNorm", "WeighLoss"),
             ".core.phase": ("Operation",),
             ".core.table": ("TABLE", "Edge"),
