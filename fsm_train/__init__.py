@@ -64,6 +64,7 @@ __all__ = [
     "restore",
     "run",
     "start",
+    "together",
     "weights",
     "what_if",
 ]
@@ -71,6 +72,7 @@ __all__ = [
 if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
+    from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
     from .supervised.exchanged import weights
     from .supervised.prediction import predict
@@ -103,6 +105,7 @@ else:
             ".commands": (),
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
+            ".data": ("together",),
             ".core.commands": ("ClipGradNorm", "WeighLoss"),
             ".core.phase": ("Operation",),
             ".core.table": ("TABLE", "Edge"),

@@ -21,6 +21,7 @@ from .regularisation import grad_noise, weight_penalty
 from .scheduling import schedule
 from .stopping import early_stopping
 from .torch_schedulers import torch_scheduler
+from .windows import during
 
 __all__ = [
     "accumulate",
@@ -29,6 +30,7 @@ __all__ = [
     "clip_grad_value",
     "compile_step",
     "cutmix",
+    "during",
     "early_stopping",
     "ema",
     "freeze",

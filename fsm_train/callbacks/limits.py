@@ -7,7 +7,7 @@ import math
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_count, check_number, check_positive_or_inf
 from ..core.facts import KNOWN_AT
-from ..core.phase import Flag, Phase
+from ..core.phase import Flag, Junction, Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .directions import Direction
@@ -89,11 +89,12 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
 
 
 @strict_factory
-def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[float]:
+def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[float | tuple[float, int]]:
     """Suspend the training when this call of `run` has taken `seconds`: for time slices of a job scheduler.
 
-    At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END. A validation
-    that is suspended starts again from its first batch, so `seconds` must be longer than a validation.
+    At SETUP, where the clock of this call starts, and at BATCH_END and VALID_BATCH_END. A validation that is suspended
+    starts again from its first batch. It is suspended once: a call that begins with it lets it finish, so that slices
+    that are shorter than a validation get on, and suspends at the next BATCH_END.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([suspend_after(seconds=60)], batches=9, elapsed=lambda state: 25.0 * state.iteration)
@@ -105,17 +106,21 @@ def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[fl
     """
     check_positive_or_inf("seconds", seconds)
 
+    begins: float | tuple[float, int] = 0.0
+
     @on(
         *(Phase.SETUP, Phase.BATCH_END, Phase.VALID_BATCH_END),
-        memory=0.0,
+        memory=begins,
         needs={"elapsed"},
         raises=Flag.SUSPEND,
     )
-    def suspend_after(state: State, since: float) -> Transition | None:
+    def suspend_after(state: State, clock: float | tuple[float, int]) -> Transition | None:
         elapsed = state.facts["elapsed"]
         if state.phase is Phase.SETUP:
-            return Transition(memory=elapsed)
-        if elapsed - since < seconds:
+            starts_again = state.resume_at is Junction.VALID_ABANDONED
+            return Transition(memory=(elapsed, state.iteration) if starts_again else elapsed)
+        since, to_finish = clock if isinstance(clock, tuple) else (clock, None)
+        if elapsed - since < seconds or (state.phase is Phase.VALID_BATCH_END and state.iteration == to_finish):
             return None
         return Transition(flags=Flag.SUSPEND, reason=f"{short(elapsed - since)} seconds are over")
 

@@ -188,7 +188,7 @@ def memory_classes(callback: Callback[Any]) -> dict[str, type]:
     declared: tuple[type, ...] = ()
     parameters = tuple(inspect.signature(callback.decide).parameters.values())
     if len(parameters) > 1 and parameters[1].annotation is not inspect.Parameter.empty:
-        function = callback.decide
+        function = inspect.unwrap(callback.decide)
         names = dict(getattr(function, "__globals__", {}))
         if inspect.isfunction(function):
             names |= inspect.getclosurevars(function).nonlocals  # a class that is local to the factory

@@ -45,6 +45,8 @@ def planned_length(at: Draft, callbacks: Iterable[Callback[Any]] = ()) -> Planne
     Those are known by the settings in their `params`. What is skipped or stopped on the way is not known before.
     """
     callbacks = tuple(callbacks)
+    if any(map(_changes_for_a_part, callbacks)):
+        return PlannedLength(None, None, None, "")
     epochs, batches = at.plan.epochs, at.batches_per_epoch
     if batches is not None:
         batches = min((batches, *_settings(callbacks, "limit", "batches")))
@@ -82,6 +84,15 @@ def _settings(callbacks: Iterable[Callback[Any]], factory: str, name: str) -> It
         of_library = callback.factory.startswith("fsm_train.callbacks.")
         if of_library and callback.factory.endswith(f".{factory}") and callback.params[name] is not None:
             yield callback.params[name]
+
+
+def _changes_for_a_part(callback: Callback[Any]) -> bool:
+    """Whether it is one of those that change the length, consulted `during` a part of the training."""
+    inner: Any = callback.params.get("callback")
+    factory = str(getattr(inner, "factory", ""))
+    return factory.endswith((".accumulate", ".limit", ".stop_after")) or (
+        factory.endswith(".during") and _changes_for_a_part(inner)
+    )
 
 
 def _stretches(every: int | Mapping[int, int], epochs: int | None) -> Iterator[tuple[float, int]]:

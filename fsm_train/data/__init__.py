@@ -1,5 +1,6 @@
 """Training data: batches, loaders, the position in a pass over them, prefetching, reproducible augmentation."""
 
 from .augmentation import reproducible
+from .lock_step import together
 
-__all__ = ["reproducible"]
+__all__ = ["reproducible", "together"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import attrs
 import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
@@ -99,13 +101,42 @@ def pair(batch: Any) -> tuple[Any, Any]:
     elif isinstance(batch, (tuple, list)):
         found = f"a {type(batch).__name__} of {len(batch)}"
         advice = "split=lambda batch: (batch[:-1], batch[-1])"
+    elif (fields := fields_of(batch)) is not None:
+        found = f"a {type(batch).__name__} with the fields {', '.join(fields)}"
+        advice = "split=lambda batch: (batch.…, batch.…)"
+    elif moves_itself(batch):
+        found, advice = f"a {type(batch).__name__}", "split=lambda batch: (batch, batch.…)"
     else:
         found, advice = f"a {type(batch).__name__}", "split=…"
     raise WorkloadError(f"a batch is to be a pair (inputs, target), but the loader gave {found}: pass {advice}")
 
 
+def fields_of(value: object) -> dict[str, Any] | None:
+    """The fields of an attrs record or a dataclass by name; None of anything else.
+
+    >>> @attrs.frozen
+    ... class Point:
+    ...     x: float
+    >>> fields_of(Point(1.0)), fields_of([1.0])
+    ({'x': 1.0}, None)
+    """
+    kind = type(value)
+    if attrs.has(kind):
+        names = [field.name for field in attrs.fields(kind)]
+    elif dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+    else:
+        return None
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def moves_itself(value: object) -> bool:
+    """Whether it is an object with a `to(device)` of its own, which knows what of it is to be moved."""
+    return not isinstance(value, (torch.Tensor, type)) and callable(getattr(value, "to", None))
+
+
 def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors in nested tuples, lists and mappings."""
+    """The tensors in nested tuples, lists, mappings and records."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -114,14 +145,31 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, (tuple, list)):
         for part in value:
             yield from tensors(part)
+    else:
+        yield from tensors([*(fields_of(value) or {}).values()])
+
+
+def holds_hidden_tensors(value: Any) -> bool:
+    """Whether something in it moves itself, so that not all of its tensors need be among `tensors(value)`."""
+    if isinstance(value, torch.Tensor):
+        return False
+    if moves_itself(value):
+        return True
+    if isinstance(value, Mapping):
+        return any(map(holds_hidden_tensors, value.values()))
+    parts = value if isinstance(value, (tuple, list)) else (fields_of(value) or {}).values()
+    return any(map(holds_hidden_tensors, parts))
 
 
 def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """The value with `change` of each tensor, in nested tuples, lists and mappings; all else is passed on."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
+    """The value with `change` of each tensor, in nested tuples, lists, mappings and records; all else is passed on."""
+    return change(value) if isinstance(value, torch.Tensor) else _with_parts(value, lambda p: map_tensors(p, change))
+
+
+def _with_parts(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A copy of a tuple, list, mapping or record with `change` of each of its parts; any other value itself."""
     if isinstance(value, Mapping):
-        changed = {key: map_tensors(part, change) for key, part in value.items()}
+        changed = {key: change(part) for key, part in value.items()}
         if type(value) is dict or not isinstance(value, MutableMapping):
             return changed
         same = copy.copy(value)  # a model's output, say, that is a mapping and more
@@ -129,10 +177,18 @@ def map_tensors(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
             same[key] = part
         return same
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(part, change) for part in value))
+        return type(value)(*map(change, value))
     if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(part, change) for part in value)
-    return value
+        return type(value)(map(change, value))
+    if (fields := fields_of(value)) is None:
+        return value
+    changed = {name: new for name, part in fields.items() if (new := change(part)) is not part}
+    if not changed:
+        return value
+    same = copy.copy(value)
+    for name, part in changed.items():
+        object.__setattr__(same, name, part)  # a frozen one too: nobody else has this copy yet
+    return same
 
 
 def structure(value: Any) -> Any:
@@ -149,21 +205,47 @@ def structure(value: Any) -> Any:
         return type(value), [structure(part) for part in value]
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value
+    if (fields := fields_of(value)) is not None and not moves_itself(value):
+        return type(value), structure(fields)
     raise TypeError(f"the batch holds a {type(value).__name__}, which may have tensors in it")
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """The value with its tensors on the device. A copy from pinned memory is not waited for."""
-    if hasattr(value, "to") and not isinstance(value, torch.Tensor):
-        return value.to(device)
-    return map_tensors(value, lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+    """The value on the device: its tensors, and what has a `to` of its own, wherever they stand in it.
+
+    They are looked for in tuples, lists, mappings, attrs records and dataclasses. What stands in it twice is moved
+    once, and is one object there too. A copy from pinned memory is not waited for.
+
+    Raises:
+        WorkloadError: an object's `to` returns nothing.
+    """
+    moved: dict[int, tuple[Any, Any]] = {}  # with the part itself, as the id of one that is gone is given again
+
+    def move(part: Any) -> Any:
+        if id(part) not in moved:
+            moved[id(part)] = part, _moved(part)
+        return moved[id(part)][1]
+
+    def _moved(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return part.to(device, non_blocking=part.is_pinned())
+        if not moves_itself(part):
+            return _with_parts(part, move)
+        if (answer := part.to(device)) is None:
+            raise WorkloadError(f"the `to` of a {type(part).__name__} returned None: it is to return what was moved")
+        return answer
+
+    return move(value)
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
-    """The model's output: a tuple or list of inputs is passed by position, a mapping by keyword."""
+    """The model's output: a tuple or list of inputs is passed by position, a mapping by keyword.
+
+    What moves itself and is no mapping is one argument, also if it is a tuple, as a PackedSequence is.
+    """
     if isinstance(inputs, torch.Tensor):
         return model(inputs)
-    if isinstance(inputs, (tuple, list)):
+    if isinstance(inputs, (tuple, list)) and not moves_itself(inputs):
         return model(*inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..core.checks import as_count
 from ..core.errors import WorkloadError
+from .batches import fields_of
 
 Samples = Callable[[Any, Any], "float | torch.Tensor"]
 
@@ -105,7 +106,7 @@ def _common(inputs: Any, target: Any, by_position: bool) -> int:
 
 
 def _parts(value: Any, name: str) -> Iterator[_Found]:
-    """What can say how many samples there are, in nested tuples, lists and mappings."""
+    """What can say how many samples there are, in nested tuples, lists, mappings and records."""
     if isinstance(value, PackedSequence):
         yield f"{name}: a PackedSequence", PACKED
     elif isinstance(value, (str, bytes)) or _is_scalar(value) or value is None:
@@ -116,11 +117,16 @@ def _parts(value: Any, name: str) -> Iterator[_Found]:
     elif isinstance(value, (tuple, list)):
         if value and all(map(_is_one_sample, value)):
             yield f"{name}: a {type(value).__name__} of {len(value)}", len(value)
+        elif value and all(fields_of(part) is not None for part in value):  # samples, or arguments of the model
+            yield f"{name}: a {type(value).__name__} of {len(value)} {type(value[0]).__name__}", None
         else:
             for number, part in enumerate(value):
                 yield from _parts(part, f"{name}[{number}]")
     elif (shape := _shape(value)) is not None:
         yield f"{name} {shape}", shape[0]
+    elif fields := fields_of(value):
+        for field, part in fields.items():
+            yield from _parts(part, f"{name}.{field}")
     else:
         yield f"{name}: a {type(value).__name__}", None
 

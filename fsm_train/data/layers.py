@@ -38,6 +38,29 @@ _FOREIGN = {
 _BY_NAME = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn", "worker_init_fn")
 
 
+class Combined:
+    """A loader made of other loaders. They and its settings are layers; the pass under way, in a `_name`, is none.
+
+    Attributes:
+        loaders: what it reads from.
+    """
+
+    loaders: tuple[Any, ...]
+
+
+def loaders_in(loader: object, path: str = "train") -> dict[str, Any]:
+    """By path, a loader and those that it is made of.
+
+    >>> [*loaders_in([1, 2])]
+    ['train']
+    """
+    found = {path: loader}
+    if isinstance(loader, Combined):
+        for i, inner in enumerate(loader.loaders):
+            found |= loaders_in(inner, f"{path}.loaders[{i}]")
+    return found
+
+
 @attrs.frozen(eq=False)
 class Layer:
     """An object that is reached from a loader.
@@ -126,6 +149,8 @@ def attributes_of(part: object) -> dict[str, Any]:
         own = values.keys() - _of_a_loader()
         first = {name: values[name] for name in _BY_NAME if name in values}
         return first | {name: value for name, value in values.items() if name in own}
+    if isinstance(part, Combined):
+        return {name: value for name, value in values.items() if not name.startswith("_")}
     return values
 
 

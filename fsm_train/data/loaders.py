@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..core.errors import WorkloadError
 from ..signals import block_sigint_for_children
+from .layers import Combined
 
 
 def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
@@ -102,6 +103,9 @@ def own_pass(train: object, valid: Iterable[Any] | None, name: str = "valid") ->
     """
     if valid is None:
         return None
+    if isinstance(train, Combined):
+        for loader in train.loaders:
+            valid = own_pass(loader, valid)
     if train is valid and hasattr(train, "state_dict") and hasattr(train, "load_state_dict"):
         raise WorkloadError(
             f"train and {name} are one {type(train).__name__}, which saves its place: a validation would move the "

@@ -20,6 +20,7 @@ from ..core.errors import WorkloadError
 from ..core.state import State
 from .augmentation import is_reproducible
 from .generators import Generators
+from .layers import Combined
 from .loaders import ordered_by, persistent_workers_running, set_persistent_workers, start_pass
 from .sources import Sources, own_state
 
@@ -43,7 +44,9 @@ def own_place(loader: object) -> tuple[Any, str]:
         )
 
 
-def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators, then: Generators) -> Iterator[Any]:
+def fast_forward(
+    loader: Iterable[Any], batches: int, at_start: Generators, then: Generators, at_first: Generators | None = None
+) -> Iterator[Any]:
     """A pass over the loader without its first batches. It leaves the random generators in no defined state.
 
     Args:
@@ -51,10 +54,11 @@ def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators, then
         batches: how many batches to skip.
         at_start: the generators just before the pass began.
         then: the generators when those batches had been trained.
+        at_first: the generators just before the first batch was asked for, if others drew since the pass began.
     """
     at_start.put_back()
     if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset):
-        return _skip_in_sampler(loader, batches, then)
+        return _skip_in_sampler(loader, batches, then, at_first)
     if isinstance(loader, list):
         return iter(loader[batches:])
     warnings.warn(
@@ -64,6 +68,8 @@ def fast_forward(loader: Iterable[Any], batches: int, at_start: Generators, then
         stacklevel=2,
     )
     batches_left = start_pass(loader)
+    if at_first is not None:
+        at_first.put_back()
     next(batches_left, None)  # draws before the first batch are repeated exactly: the generators are the same
     before = then.again()
     next(islice(batches_left, batches - 1, batches - 1), None)
@@ -82,12 +88,16 @@ def raise_inexact(found: str, others: str) -> None:
     )
 
 
-def _skip_in_sampler(loader: DataLoader[Any], batches: int, then: Generators) -> Iterator[Any]:
+def _skip_in_sampler(
+    loader: DataLoader[Any], batches: int, then: Generators, at_first: Generators | None
+) -> Iterator[Any]:
     """Iterate, skipping the first batches in the sampler, so that no sample is read. RNG draws keep their order."""
     own = loader.sampler if loader.batch_sampler is None else loader.batch_sampler
     sampler = _SkippingSampler(own, batches, then)
     with ordered_by(loader, sampler):
         batches_left = start_pass(loader)
+    if at_first is not None and sampler.after_first is None:  # no worker has asked for an index yet
+        at_first.put_back()
     sampler.skip()
     assert sampler.after_first is not None
     if others := sampler.after_first.shared_draws(then.again(), then):
@@ -250,19 +260,35 @@ def _resume_own_place(
     train: Iterable[Any], start: EpochStart | None, state: State, point: SuspendPoint
 ) -> Iterator[Any]:
     """The rest of a pass over a loader that saves its own place, and starts its workers with it."""
-    if start is not None:
-        start.generators.put_back()  # for a loader that counts its batches, and draws its order again
-    train.load_state_dict(point.place)  # type: ignore[attr-defined]
+    generators = None if start is None else start.generators
+    return own_place_again(train, generators, point.place, point.generators, over=state.batches_over)
+
+
+def own_place_again(
+    train: Iterable[Any], at_start: Generators | None, place: Any, then: Generators, *, over: bool
+) -> Iterator[Any]:
+    """The rest of a pass over a loader from the place that it saved itself.
+
+    Args:
+        train: the loader.
+        at_start: the generators just before the pass began; None if that is not known.
+        place: what the loader saved.
+        then: the generators when it did.
+        over: whether nothing more is read in this pass.
+    """
+    if at_start is not None:
+        at_start.put_back()  # for a loader that counts its batches, and draws its order again
+    train.load_state_dict(place)  # type: ignore[attr-defined]
     rest = start_pass(train)
-    if state.batches_over:
+    if over:
         next(rest, None)  # the loader is to be through with this pass, or would give its rest in the next epoch
         return iter(())
     if not isinstance(rest, GeneratorType):
         return rest
     # A generator function has done nothing yet, and is to do it before the generators are put back.
-    before = point.generators.again()
+    before = then.again()
     first = list(islice(rest, 1))
-    if before.changed(point.generators.again()):
+    if before.changed(then.again()):
         warnings.warn(
             f"the {type(train).__name__} begins its pass with the first batch that it gives: if random numbers are "
             "drawn while samples are read in this process, those of one batch are others",
@@ -280,6 +306,11 @@ def inexact(loader: object, state: State, *, has_place: bool) -> Iterator[str]:
         state: that of the checkpoint.
         has_place: whether the loader saves its own place.
     """
+    if isinstance(loader, Combined):
+        for inner in loader.loaders:
+            place, trouble = own_place(inner)
+            yield from filter(None, (trouble, *inexact(inner, state, has_place=place is not None)))
+        return
     if not isinstance(loader, DataLoader) or loader.num_workers == 0:
         return
     if not getattr(loader, "in_order", True):

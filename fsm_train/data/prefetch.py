@@ -25,7 +25,7 @@ from torch.utils.data import (
 
 from ..core.errors import WorkloadError
 from .augmentation import is_reproducible
-from .batches import Split, pair, tensors, to_device
+from .batches import Split, holds_hidden_tensors, pair, tensors, to_device
 from .generators import order_generators
 from .position import is_stateful
 
@@ -77,6 +77,8 @@ class CudaStreamCopier:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def copy(self, batch: Pair) -> tuple[Pair, bool]:
+        if holds_hidden_tensors(batch):  # which `wait` could not hold on to: copied where they are used
+            return to_device(batch, self.device), False
         if all(tensor.device == self.device for tensor in tensors(batch)):
             return batch, False
         with torch.cuda.stream(self.stream):

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .generators import is_generator
-from .layers import Layer, attributes_of, layers_of
+from .layers import Layer, attributes_of, layers_of, loaders_in
 
 _logger = logging.getLogger("fsm_train")
 
@@ -61,13 +61,12 @@ class Sources:
         own: dict[str, Any] = {}
         attributes: dict[str, dict[str, Any]] = {}
         noticed: dict[str, dict[str, Any]] = {}
-        if type(loader).__module__.partition(".")[0] == "torchdata":
-            return Sources(own, attributes, noticed)  # such a loader saves what is in it
+        loaders = loaders_in(loader)
         for layer in _changing(loader):
-            state = None if layer.part is loader else own_state(layer.part)
+            state = None if layer.path in loaders else own_state(layer.part)
             if state is not None:
                 own[layer.path] = state
-            elif isinstance(layer.part, Sampler) or _is_order(layer):
+            elif isinstance(layer.part, Sampler) or layer.path in loaders or _is_order(layer):
                 attributes[layer.path] = dict(_plain(layer.part, everything=True))
             elif not isinstance(layer.part, DataLoader):
                 noticed[layer.path] = {name: v for name, v in _plain(layer.part) if name not in _TOLD}
@@ -116,9 +115,18 @@ class Sources:
 
 
 def _changing(loader: object) -> Iterator[Layer]:
-    """The layers whose state may change by other means than a generator and `set_epoch`."""
+    """The layers whose state may change by other means than a generator and `set_epoch`.
+
+    A loader of torchdata saves what is in it, and one inside of another loader that saves its place is saved there.
+    """
+    loaders = loaders_in(loader)
+    complete = [path for path, part in loaders.items() if _saves_all(part)]
     for layer in layers_of(train=loader):
         part = layer.part
+        if any(layer.path == path or layer.path.startswith(f"{path}.") for path in complete):
+            continue
+        if layer.path in loaders and part is not loader and hasattr(part, "load_state_dict"):
+            continue
         if isinstance(part, (nn.Module, list, tuple, dict)) or is_generator(part) or not hasattr(part, "__dict__"):
             continue
         if isinstance(part, (FunctionType, MethodType, partial)):
@@ -126,6 +134,10 @@ def _changing(loader: object) -> Iterator[Layer]:
         if isinstance(part, Sampler) and type(part).__module__.startswith("torch.utils.data"):
             continue  # these change nothing but generators
         yield layer
+
+
+def _saves_all(loader: object) -> bool:
+    return type(loader).__module__.partition(".")[0] == "torchdata"
 
 
 def _is_order(layer: Layer) -> bool:

@@ -15,6 +15,7 @@ import attrs
 from .. import callbacks as library
 from .. import schedules
 from ..callbacks.monitoring import monitored
+from ..callbacks.windows import Recipe
 from ..core.callback import Callback
 from ..core.origin import call_factory
 from ..core.phase import Flag, Phase
@@ -52,9 +53,24 @@ def callback_from_spec(spec: Mapping[str, Json], **changes: object) -> Callback[
     factory = FACTORIES.get(spec["factory"])
     if factory is None:
         raise CannotDecodeError("it is not of the library")
-    params = {**{name: decode(value, SCHEDULES) for name, value in spec["params"].items()}, **changes}
-    callback: Callback[Any] = call_factory(factory, params, decode(spec["name"]))
+    classes = {**SCHEDULES, Recipe.__name__: Recipe}
+    params = {name: _of_library(decode(value, classes)) for name, value in spec["params"].items()}
+    callback: Callback[Any] = call_factory(factory, {**params, **changes}, decode(spec["name"]))
     return as_recorded(callback, spec)
+
+
+def _of_library(setting: object) -> object:
+    """The setting, if it is no callback of a factory that is not of the library.
+
+    Raises:
+        CannotDecodeError: it is one; nothing of it was called.
+    """
+    if isinstance(setting, Recipe):
+        if setting.factory not in FACTORIES:
+            raise CannotDecodeError("the callback inside is not of the library")
+        for inner in setting.params.values():
+            _of_library(inner)
+    return setting
 
 
 def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Callback[Any]:

@@ -12,8 +12,9 @@ from ..checkpoints.writing import Parts
 from ..core.failing import Failure
 from ..core.phase import Flag, Phase
 from ..core.state import Hyper, State
+from ..data.plain_generators import plain
 from ..data.sources import same
-from .saved_parts import parts_of, plain
+from .saved_parts import parts_of
 from .validation import Validating
 from .window import Window
 

@@ -5,7 +5,6 @@ The keys of these parts are the format of `tensors.pt` on disk, and stay as they
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator, Mapping
 from itertools import chain, zip_longest
 from typing import Any
@@ -18,8 +17,9 @@ from ..core.errors import CheckpointError, FsmTrainError, WorkloadError
 from ..core.state import State
 from ..data.batches import number_of_batches
 from ..data.fingerprint import differences
-from ..data.generators import Generators, fits, order_generators, plain_state, state_from
+from ..data.generators import Generators, fits, order_generators
 from ..data.loaders import persistent_workers_running
+from ..data.plain_generators import can_import_numpy, generators_of_plain, own_states, plain
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_place
 from ..data.sources import Sources, own_state
 from .carried_over import CarriedOver
@@ -243,7 +243,7 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
     yield from _other_generators(work, parts["generators"]["own"])
     changed = parts.get("sources") or {"attributes": {}}
     yield from differences(work.data_fingerprint, parts.get("data", {}), changed["attributes"])
-    if parts["generators"]["numpy"] is not None and not _can_import_numpy():
+    if parts["generators"]["numpy"] is not None and not can_import_numpy():
         yield "the generator of NumPy: it cannot be imported here"
     devices, here = len(parts["generators"]["cuda"]), torch.cuda.device_count()
     if devices > here:
@@ -307,19 +307,6 @@ def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
     return ""
 
 
-def plain(generators: Generators, paths: Mapping[int, str]) -> Parts:
-    """The states of the generators as tensors and plain values; `paths` are those of its own ones, by id."""
-    version, internal, gauss = generators.python
-    numpy = generators.numpy
-    return {
-        "python": [version, torch.tensor(internal), gauss],
-        "numpy": None if numpy is None else [numpy[0], torch.from_numpy(numpy[1].astype("int64")), *numpy[2:]],
-        "cpu": generators.cpu,
-        "cuda": list(generators.cuda),
-        "own": {paths[id(own)]: plain_state(state) for own, state in generators.own if id(own) in paths},
-    }
-
-
 def _plain_epoch_start(start: EpochStart, sources: Sources, paths: Mapping[int, str]) -> Parts:
     return {
         "generators": plain(start.generators, paths),
@@ -337,35 +324,13 @@ def epoch_start_from(parts: Mapping[str, Any] | None, work: Training) -> EpochSt
     return EpochStart(generators_from(parts["generators"], work), parts["train"], parts["valid"], sources)
 
 
-def _can_import_numpy() -> bool:
-    """Import NumPy, if it can be imported: the training used it, so its generator has to be restored."""
-    try:
-        importlib.import_module("numpy")
-    except ImportError:
-        return False
-    return True
-
-
 def generators_from(parts: Mapping[str, Any], work: Training) -> Generators:
     """The inverse of `plain`, for the generators of this training."""
-    version, internal, gauss = parts["python"]
-    numpy = None
-    if parts["numpy"] is not None and _can_import_numpy():
-        name, keys, *rest = parts["numpy"]
-        numpy = (name, keys.numpy().astype("uint32"), *rest)
-    return Generators(
-        python=(version, tuple(internal.tolist()), gauss),
-        numpy=numpy,
-        cpu=parts["cpu"],
-        cuda=tuple(parts["cuda"][: torch.cuda.device_count()]),
-        own=tuple(_own_states(parts["own"], work)),
-    )
+    return generators_of_plain(parts, _own_states(parts["own"], work))
 
 
 def _own_states(saved: Any, work: Training) -> Iterator[tuple[Any, Any]]:
     if isinstance(saved, list):  # of an earlier version
         yield from zip(_order_generators(work), saved, strict=False)
         return
-    for layer in work.own_generators():
-        if layer.path in saved and fits(layer.part, saved[layer.path]):
-            yield layer.part, state_from(saved[layer.path])
+    yield from own_states(saved, work.own_generators())

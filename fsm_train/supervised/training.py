@@ -318,7 +318,7 @@ class Training:
         # Counted before it moves, so that a count that looks into tensors does not wait for the device.
         size = count(inputs, target, self._samples, by_position=self.custom_forward is None)
         if self._moves:
-            inputs, target = to_device(inputs, self.device), to_device(target, self.device)
+            inputs, target = to_device((inputs, target), self.device)
         self.inputs, self.target, self.mix = inputs, target, None
         self.batch_size = size
         return size

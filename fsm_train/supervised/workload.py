@@ -90,7 +90,7 @@ class Supervised(Validating, Checkpointable):
             and of the batch under way `inputs`, `target` and `output`. Those are None where there is none: the
             output of a batch that was left out before its forward pass, all three after a validation and at
             EPOCH_END. One that draws random numbers changes no training: the generators are put back.
-        device: where to train; the model is moved there. By default, where the model is.
+        device: where to train: the model is moved there, and what in a batch has `to(device)`. By default, where it is.
         forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.

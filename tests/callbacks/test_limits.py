@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from fsm_train import Flag, Phase, State, Transition, extend, on, run
+from fsm_train import Flag, Phase, State, Transition, extend, on, replay, run, start
 from fsm_train.callbacks import accumulate, limit, record, stop_after, stop_at, suspend_after, validate_every
 from fsm_train.testing import at, drive, simulate
+from fsm_train.worlds.scripted import Scripted
 from tests.diabetes_training import batches, looking, trained
 from tests.models import same_weights
 
@@ -265,3 +268,22 @@ def test_settings_are_checked_when_made(make: Callable[[], object], sentence: st
 def test_settings_are_recorded(callback: Any, name: str, params: dict[str, Any]) -> None:
     """What each was made with, and under which name."""
     assert (callback.name, callback.params) == (name, params)
+
+
+def test_slices_shorter_than_a_validation_get_on(tmp_path: Path) -> None:
+    """A validation that was suspended is finished by the next call, which ends at the batch after it; logs replay."""
+    work = Scripted(batches=2, valid_batches=5, valid_loss=[3.0, 2.0, 1.0], elapsed=_ticking())
+    state = start(work, epochs=3)
+    log, calls = tmp_path / "run.jsonl", 0
+    while (state := run(state, [suspend_after(seconds=2.5)], log=log)).phase is Phase.SUSPENDED and calls < 20:
+        calls += 1
+
+    assert state.phase is Phase.DONE
+    assert [metrics["valid_loss"] for metrics in state.history] == [3.0, 2.0, 1.0]
+    assert replay(log).ok
+
+
+def _ticking() -> Callable[[State], float]:
+    """A clock that goes on by a second each time it is read."""
+    ticks = itertools.count()
+    return lambda state: float(next(ticks))

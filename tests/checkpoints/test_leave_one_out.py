@@ -12,8 +12,9 @@ import pytest
 from fsm_train.checkpoints import api as saving
 from fsm_train.core.values import EMPTY
 from fsm_train.data.generators import Generators
+from fsm_train.data.plain_generators import plain
 from fsm_train.supervised import workload as supervised
-from fsm_train.supervised.saved_parts import parts_of, plain
+from fsm_train.supervised.saved_parts import parts_of
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import differences, disturb, resume, suspended_everywhere, train_through
 

@@ -24,6 +24,16 @@ EXAMPLES: Mapping[str, tuple[Callable[[], Callback[Any]], ...]] = {
     "clip_grad_value": (lambda: callbacks.clip_grad_value(0.5),),
     "compile_step": (lambda: callbacks.compile_step(),),
     "cutmix": (lambda: callbacks.cutmix(0.5),),
+    "during": (
+        lambda: callbacks.during(callbacks.accumulate(2), epochs=(0, 1), name="during accumulate"),
+        lambda: callbacks.during(
+            callbacks.schedule(lr=warmup(2).then(cosine(6))), steps=(1, 4), name="during schedule"
+        ),
+        lambda: callbacks.during(callbacks.ema(0.9), epochs=(0, 2), name="during ema"),
+        lambda: callbacks.during(
+            callbacks.during(callbacks.clip_grad_norm(1.0), steps=(1, None)), epochs=(None, 2), name="during during"
+        ),
+    ),
     "early_stopping": (
         lambda: callbacks.early_stopping(patience=2),
         lambda: callbacks.early_stopping(
