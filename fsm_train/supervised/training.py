@@ -25,9 +25,11 @@ from .arguments import check_arguments, check_call, check_data, check_depends, d
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
-from .meters import Measure, Meters, Metric, check_metrics
+from .function_metrics import Measure
+from .meters import Meters, check_metrics
 from .mixing import Mix
-from .modules import modules_of
+from .modules import Modes, modules_of
+from .object_metrics import Metric
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
@@ -195,6 +197,12 @@ class Training:
         self.model.train()
         for part in (*self._eval_parts, *self.frozen_parameters.batch_norms):
             part.training = False
+
+    def begin_modes(self) -> None:
+        """Train in train mode in this call of `run`; a model that was in eval mode is so again when it ends."""
+        if not self.model.training:  # after a prediction, say
+            self.undo_at_finish(Modes.of(self.model).put_back)
+        self.use_training_modes()
 
     def training_modes(self) -> dict[str, bool]:
         """By name, whether each part of the model is in train mode when it is trained."""

@@ -39,8 +39,8 @@ from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .failing import parts_after_failure
-from .meters import Measure, Metric
-from .modules import Modes
+from .function_metrics import Measure
+from .object_metrics import Metric
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -84,8 +84,9 @@ class Supervised(Validating, Checkpointable):
             before the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of
             plain data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first
             validation.
-        metrics: by name, a function of (output, target) that is averaged over the samples, or an
-            object with update, compute and reset (torchmetrics). Measured on train and valid data.
+        metrics: by name, a function of (output, target) that is averaged over the samples, or that gives its own
+            (sum, count), whose sums are divided; or an object with update, compute and reset (torchmetrics). Measured
+            on train and valid data.
         sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
             and of the batch under way `inputs`, `target` and `output`. Those are None where there is none: the
             output of a batch that was left out before its forward pass, all three after a validation and at
@@ -261,7 +262,7 @@ class Supervised(Validating, Checkpointable):
         log_summary_once(self)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
-        self._begin_modes()
+        self.begin_modes()
         if state.iteration == 0 and state.resume_at is None:
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
@@ -284,11 +285,6 @@ class Supervised(Validating, Checkpointable):
             self._batches_fetched = state.batch
         point.generators.put_back()
         self.suspended_at = None
-
-    def _begin_modes(self) -> None:
-        if not self.model.training:  # after a prediction, say: it is so again when this call of run ends
-            self.undo_at_finish(Modes.of(self.model).put_back)
-        self.use_training_modes()
 
     def finish(self, state: State) -> None:
         if self._validation_guard is not None:  # a validation failed
