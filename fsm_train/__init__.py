@@ -59,6 +59,7 @@ __all__ = [
     "iterate",
     "load_weights",
     "on",
+    "over_all",
     "replay",
     "restore",
     "run",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
     from .eventlog import EventLog, LogError, replay, what_if
+    from .supervised.over_all import over_all
     from .supervised.weights import load_weights
     from .supervised.workload import Supervised
     from .worlds.registry import carries_out
@@ -111,6 +113,7 @@ else:
             ".eventlog.recorded": ("Recorded",),
             ".lr_finder": ("LrFound", "find_lr"),
             ".worlds.registry": ("carries_out",),
+            ".supervised.over_all": ("over_all",),
             ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),

@@ -31,6 +31,9 @@ class FunctionMetric:
         sums, counts: those of the batches so far, of a function that returns both.
     """
 
+    when = "by its sums"
+    may_be_several = False
+
     def __init__(self, name: str, function: Measure) -> None:
         self.name = name
         self.function = function

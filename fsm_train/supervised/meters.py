@@ -14,6 +14,9 @@ from .arguments import check_named
 from .function_metrics import FunctionMetric, Measure
 from .means import Mean
 from .object_metrics import NOT_SHARED, Metric, ObjectMetric
+from .over_all import GatheredMetric, OverAll
+
+AnyMetric = Measure | Metric | OverAll
 
 
 class Meters:
@@ -28,18 +31,13 @@ class Meters:
     def __init__(
         self,
         split: str,
-        metrics: Mapping[str, Measure | Metric],
+        metrics: Mapping[str, AnyMetric],
         device: torch.device,
         shared: Mapping[int, object] = NOT_SHARED,
     ) -> None:
         self.split = split
         self.loss = Mean()
-        self.metrics: dict[str, FunctionMetric | ObjectMetric] = {
-            name: ObjectMetric(name, metric, device, shared)
-            if isinstance(metric, Metric)
-            else FunctionMetric(name, metric)
-            for name, metric in metrics.items()
-        }
+        self.metrics = {name: _collector(name, metric, device, shared) for name, metric in metrics.items()}
 
     def add(self, loss: torch.Tensor, output: Any, target: Any, samples: float) -> None:
         self.loss.add(loss, samples)
@@ -65,16 +63,16 @@ class Meters:
             for name, metric in self.metrics.items():
                 results.update(metric.results(f"{self.split}_{name}"))
         except Exception as error:
-            error.add_note(f"Raised by the metric {name!r}, by its compute, on {self.split} data.")
+            error.add_note(f"Raised by the metric {name!r}, {self.metrics[name].when}, on {self.split} data.")
             raise
         return results
 
     def names(self) -> frozenset[str]:
-        """The names that `results` may have. One with an asterisk is that of an object, which may compute a mapping."""
+        """The names that `results` may have. One with an asterisk stands for several, if a mapping is computed."""
         names = {f"{self.split}_loss"}
         for name, metric in self.metrics.items():
             names.add(f"{self.split}_{name}")
-            if isinstance(metric, ObjectMetric):
+            if metric.may_be_several:
                 names.add(f"{self.split}_{name}_*")
         return frozenset(names)
 
@@ -109,7 +107,15 @@ class Meters:
         return different
 
 
-def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measure | Metric]:
+def _collector(
+    name: str, metric: AnyMetric, device: torch.device, shared: Mapping[int, object]
+) -> FunctionMetric | ObjectMetric | GatheredMetric:
+    if isinstance(metric, OverAll):
+        return GatheredMetric(name, metric.function)
+    return ObjectMetric(name, metric, device, shared) if isinstance(metric, Metric) else FunctionMetric(name, metric)
+
+
+def check_metrics(metrics: Mapping[str, AnyMetric]) -> Mapping[str, AnyMetric]:
     """The metrics, if each is one.
 
     Raises:
@@ -118,7 +124,7 @@ def check_metrics(metrics: Mapping[str, Measure | Metric]) -> Mapping[str, Measu
     """
     check_named("metrics", metrics, "'accuracy': accuracy", "output", "target")
     for name, metric in metrics.items():
-        if not isinstance(metric, Metric) and not callable(metric):
+        if not isinstance(metric, (Metric, OverAll)) and not callable(metric):
             raise TypeError(
                 f"the metric {name!r} is {kind_of(metric)}: give a function of (output, target), "
                 "or an object with update, compute and reset"

@@ -14,13 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from ..core.checks import NO_TEXT, is_text
-from ..core.errors import WorkloadError
-from ..data.batches import in_words
 from ..data.generators import Generators
 from ..data.sources import own_state
 from .object_state import Restorer, Saver
-from .real_numbers import as_float, is_real_scalar
+from .real_numbers import named_numbers
 
 NOT_SHARED: Mapping[int, object] = MappingProxyType({})
 
@@ -44,6 +41,9 @@ class ObjectMetric:
         updated: whether it got a batch since the last reset.
         checked: whether what it computes was looked at.
     """
+
+    when = "by its compute"
+    may_be_several = True
 
     def __init__(
         self, name: str, metric: Metric, device: torch.device, shared: Mapping[int, object] = NOT_SHARED
@@ -83,26 +83,11 @@ class ObjectMetric:
             return  # one batch is too little for it
         finally:
             before.put_back()
-        list(self._numbers(self.name, computed))
+        list(named_numbers(self.name, computed, f"compute() of the metric {self.name!r}"))
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         if self.updated:
-            yield from self._numbers(name, self.metric.compute())
-
-    def _numbers(self, name: str, computed: Any) -> Iterator[tuple[str, float]]:
-        if isinstance(computed, Mapping):
-            parts = {f"{name}_{key}": value for key, value in computed.items()}
-        else:
-            parts = {name: computed}
-        for part, value in parts.items():
-            if not is_text(part):
-                raise WorkloadError(f"compute() of the metric {self.name!r} returned the name {part!r}: {NO_TEXT}")
-            if not is_real_scalar(value):
-                raise WorkloadError(
-                    f"compute() of the metric {self.name!r} returned {in_words(value)} for {part!r}: let it return a "
-                    "real number, such as the mean over the classes, or a mapping from names to numbers"
-                )
-            yield part, as_float(value)
+            yield from named_numbers(name, self.metric.compute(), f"compute() of the metric {self.name!r}")
 
     def reset(self) -> None:
         self.metric.reset()

@@ -25,11 +25,9 @@ from .arguments import check_arguments, check_call, check_data, check_depends, d
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
-from .function_metrics import Measure
-from .meters import Meters, check_metrics
+from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
 from .modules import Modes, modules_of
-from .object_metrics import Metric
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
@@ -113,7 +111,7 @@ class Training:
         train: Iterable[Any],
         valid: Iterable[Any] | None,
         *,
-        metrics: Mapping[str, Measure | Metric] | None,
+        metrics: Mapping[str, AnyMetric] | None,
         device: torch.device | str | None,
         forward: Forward | None,
         split: Split | None,

@@ -39,8 +39,7 @@ from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .failing import parts_after_failure
-from .function_metrics import Measure
-from .object_metrics import Metric
+from .meters import AnyMetric
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -85,8 +84,8 @@ class Supervised(Validating, Checkpointable):
             plain data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first
             validation.
         metrics: by name, a function of (output, target) that is averaged over the samples, or that gives its own
-            (sum, count), whose sums are divided; or an object with update, compute and reset (torchmetrics). Measured
-            on train and valid data.
+            (sum, count), whose sums are divided; `over_all` of a function, which gets all outputs and targets at once;
+            or an object with update, compute and reset (torchmetrics). Measured on train and valid data.
         sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
             and of the batch under way `inputs`, `target` and `output`. Those are None where there is none: the
             output of a batch that was left out before its forward pass, all three after a validation and at
@@ -117,7 +116,7 @@ class Supervised(Validating, Checkpointable):
         train: Iterable[Any],
         valid: Iterable[Any] | None = None,
         *,
-        metrics: Mapping[str, Measure | Metric] | None = None,
+        metrics: Mapping[str, AnyMetric] | None = None,
         sensors: Mapping[str, Sensor] | None = None,
         device: torch.device | str | None = None,
         forward: Forward | None = None,
