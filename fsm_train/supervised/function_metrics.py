@@ -14,7 +14,7 @@ import torch
 from ..core.errors import WorkloadError
 from ..data.batches import in_words
 from .means import Mean, ratio
-from .real_numbers import is_real_scalar
+from .real_numbers import as_tensor, is_real_scalar
 
 Number = torch.Tensor | float
 Measure = Callable[[Any, Any], "Number | tuple[Number, Number]"]
@@ -70,7 +70,7 @@ class FunctionMetric:
                 f"the metric {self.name!r} {returned} {in_words(value)}: return a real number or a scalar tensor, such "
                 "as the mean over the batch, or a pair of them, (sum, count)"
             )
-        return value.detach() if isinstance(value, torch.Tensor) else _as_tensor(value)
+        return value.detach() if isinstance(value, torch.Tensor) else as_tensor(value)
 
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         result = self.mean.result() if self.sums.is_empty else self._ratio()
@@ -109,7 +109,3 @@ class FunctionMetric:
             self.counts.load_state(state["counts"])
         else:
             raise WorkloadError("it was an object when it was saved, and is a function now")
-
-
-def _as_tensor(number: float) -> torch.Tensor:
-    return torch.tensor(float(number), dtype=torch.float64, device="cpu")  # not each device has float64

@@ -25,6 +25,7 @@ class Meters:
     Attributes:
         split: "train" or "valid", the prefix of the names.
         loss: the mean over samples.
+        parts: of a loss by parts, the same means by name.
         metrics: by name without the prefix.
     """
 
@@ -37,6 +38,7 @@ class Meters:
     ) -> None:
         self.split = split
         self.loss = Mean()
+        self.parts: dict[str, Mean] = {}
         self.metrics = {name: _collector(name, metric, device, shared) for name, metric in metrics.items()}
 
     def add(self, loss: torch.Tensor, output: Any, target: Any, samples: float) -> None:
@@ -54,10 +56,27 @@ class Meters:
                 )
                 raise
 
+    def add_parts(self, parts: Mapping[str, torch.Tensor], samples: float) -> None:
+        """Add the parts of a batch's loss: scalars, by name.
+
+        Raises:
+            WorkloadError: one has the name of a metric.
+        """
+        for name, value in parts.items():
+            if name not in self.parts:
+                if name in self.metrics:
+                    raise WorkloadError(
+                        f"loss_fn returned a part {name!r}, and a metric has this name: rename one of them"
+                    )
+                self.parts[name] = Mean()
+            self.parts[name].add(value, samples)
+
     def results(self) -> dict[str, float]:
         """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
         results = {} if loss is None else {f"{self.split}_loss": loss}
+        parts = {f"{self.split}_{name}": part.result() for name, part in self.parts.items()}
+        results |= {name: mean for name, mean in parts.items() if mean is not None}
         name = ""
         try:
             for name, metric in self.metrics.items():
@@ -67,9 +86,13 @@ class Meters:
             raise
         return results
 
-    def names(self) -> frozenset[str]:
-        """The names that `results` may have. One with an asterisk stands for several, if a mapping is computed."""
-        names = {f"{self.split}_loss"}
+    def names(self, *, parts: bool) -> frozenset[str]:
+        """The names that `results` may have. One with an asterisk stands for several, if a mapping is computed.
+
+        Args:
+            parts: whether the loss may have parts, which can have any name.
+        """
+        names = {f"{self.split}_loss", *([f"{self.split}_*"] if parts else [])}
         for name, metric in self.metrics.items():
             names.add(f"{self.split}_{name}")
             if metric.may_be_several:
@@ -78,6 +101,7 @@ class Meters:
 
     def reset(self) -> None:
         self.loss.reset()
+        self.parts.clear()
         for metric in self.metrics.values():
             metric.reset()
 
@@ -90,11 +114,15 @@ class Meters:
             if isinstance(state, dict)
             for what in state.pop("unsaved", ())
         ]
-        return {"loss": self.loss.state(), "metrics": states}, unsaved
+        parts = {name: part.state() for name, part in self.parts.items()}
+        return {"loss": self.loss.state(), "parts": parts, "metrics": states}, unsaved
 
     def load_state(self, state: Mapping[str, Any]) -> list[str]:
         """Restore what was collected. What differs, each with the metric's name."""
         self.loss.load_state(state["loss"])
+        self.parts = {name: Mean() for name in state.get("parts", {})}
+        for name, part in self.parts.items():
+            part.load_state(state["parts"][name])
         different = []
         for name, metric in self.metrics.items():
             if name not in state["metrics"]:

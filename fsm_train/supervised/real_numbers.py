@@ -39,6 +39,11 @@ def as_float(value: Any) -> float:
     return float(value.item() if isinstance(value, torch.Tensor) else value)
 
 
+def as_tensor(number: Any) -> torch.Tensor:
+    """A single real number as a tensor that holds all of it."""
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")  # not each device has float64
+
+
 def named_numbers(name: str, value: Any, source: str) -> Iterator[tuple[str, float]]:
     """The number that was measured under this name, or of a mapping each under `name_key`.
 
