@@ -12,6 +12,7 @@ import torch
 
 from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
+from ..data.loaders import workers_aside
 from ..data.sources import Sources
 from .arguments import check_named
 from .real_numbers import named_numbers
@@ -55,7 +56,7 @@ def take(work: Training, measures: Mapping[str, Taken]) -> dict[str, float]:
         for name, measure in measures.items():
             for module in work.modules.values():
                 module.eval()
-            with torch.no_grad(), undisturbed(work):
+            with torch.no_grad(), undisturbed(work), workers_aside(work.train, work.valid):
                 value = measure(work)
             results.update(named_numbers(f"valid_{name}", value, f"the measure {name!r}"))
     except Exception as error:

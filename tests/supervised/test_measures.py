@@ -28,7 +28,7 @@ from fsm_train import (
 )
 from fsm_train.callbacks import early_stopping, ema, validate_every
 from tests.killed import killed_and_resumed
-from tests.models import digits, same_weights
+from tests.models import Noisy, digits, same_weights
 
 DATA = digits(200)
 KNOWN, ASKED = TensorDataset(*DATA[:140]), TensorDataset(*DATA[140:])
@@ -105,6 +105,29 @@ def test_a_measure_changes_nothing_of_the_training(callbacks: list[Callback[Any]
     assert same_weights(ours.model, theirs.model)
     assert {name: final.metrics[name] for name in plain.metrics} == plain.metrics
     assert final.metrics["valid_one"] == final.metrics["valid_other"]
+
+
+def test_a_measure_reads_loaders_with_persistent_workers() -> None:
+    """By workers of its own: those of the training stay in their pass, and draw what they would have drawn."""
+
+    def read(work: Supervised) -> float:
+        for loader in (work.train, work.valid):
+            assert loader is not None
+            for _ in loader:
+                pass
+        return 0.0
+
+    def trained(**settings: Any) -> nn.Module:
+        torch.manual_seed(1)
+        model = nn.Linear(64, 10)
+        workers = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": "fork"}
+        train, valid = (DataLoader(Noisy(digits(48)), batch_size=8, **workers) for _ in range(2))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        work = Supervised(model, optimizer, nn.CrossEntropyLoss(), train, valid, **settings)
+        run(start(work, epochs=2, seed=0), [validate_every(steps=4)])
+        return model
+
+    assert same_weights(trained(measures={"read": read}), trained())
 
 
 def test_a_measure_sees_the_average_that_is_validated() -> None:
