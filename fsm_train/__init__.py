@@ -59,6 +59,7 @@ __all__ = [
     "iterate",
     "load_weights",
     "on",
+    "over_all",
     "predict",
     "replay",
     "restore",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
     from .supervised.exchanged import weights
+    from .supervised.over_all import over_all
     from .supervised.prediction import predict
     from .supervised.weights import load_weights
     from .supervised.workload import Supervised
@@ -120,6 +122,7 @@ else:
             ".worlds.registry": ("carries_out",),
             ".supervised.exchanged": ("weights",),
             ".supervised.prediction": ("predict",),
+            ".supervised.over_all": ("over_all",),
             ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),

@@ -20,8 +20,8 @@ from fsm_train import Flag, Phase, State, Supervised, Transition, extend, on, re
 from fsm_train.callbacks import checkpoint, schedule
 from fsm_train.core.state import hyper_read
 from fsm_train.schedules import constant
-from fsm_train.supervised import meters
-from fsm_train.supervised.meters import Mean
+from fsm_train.supervised import means
+from fsm_train.supervised.means import Mean
 from fsm_train.supervised.param_groups import write_groups
 
 
@@ -151,10 +151,10 @@ def test_a_mean_is_one_pass_over_all_samples(batches: list[tuple[float, int]]) -
 def test_a_mean_that_rounds_on_the_way_is_caught(monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
     """Planted bugs: products are rounded before they are added; values are rounded to single precision."""
     if planted == "rounded products":
-        monkeypatch.setattr(meters, "_halves", lambda number: (number,))
+        monkeypatch.setattr(means, "_halves", lambda number: (number,))
     else:
-        right = meters._on_cpu
-        monkeypatch.setattr(meters, "_on_cpu", lambda blocks: right([block.float() for block in blocks]))
+        right = means._on_cpu
+        monkeypatch.setattr(means, "_on_cpu", lambda blocks: right([block.float() for block in blocks]))
     with pytest.raises(AssertionError):
         test_a_mean_is_one_pass_over_all_samples()
 

@@ -16,7 +16,7 @@ from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
 
 Split = Callable[[Any], tuple[Any, Any]]
-Forward = Callable[[nn.Module, Any], Any]
+Forward = Callable[..., Any]
 
 
 def check_loader(loader: object, which: str) -> Iterable[Any]:

@@ -87,6 +87,23 @@ def set_persistent_workers(loader: object, running: bool | None) -> None:
                 start_pass(loader)
 
 
+@contextlib.contextmanager
+def workers_aside(*loaders: object) -> Iterator[None]:
+    """Keep the persistent workers of these loaders, and the pass that they are in, from what reads the loaders now.
+
+    It gets workers of its own, which end with this context.
+    """
+    persistent: list[Any] = [loader for loader in loaders if persistent_workers_running(loader) is not None]
+    kept = [loader._iterator for loader in persistent]
+    for loader in persistent:
+        loader._iterator = None
+    try:
+        yield
+    finally:
+        for loader, iterator in zip(persistent, kept, strict=True):
+            loader._iterator = iterator
+
+
 def own_pass(train: object, valid: Iterable[Any] | None, name: str = "valid") -> Iterable[Any] | None:
     """The validation data, so that a pass over them does not end the pass over the training data.
 

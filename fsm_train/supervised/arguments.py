@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -141,6 +141,21 @@ def check_call(argument: str, function: object, *parameters: str) -> None:
             f"{argument} is called with ({', '.join(parameters)}), but {kind_of(plain)} takes ({shown}): {error}. "
             f"Wrap it in a lambda, lambda {', '.join(parameters)}: …"
         ) from None
+
+
+def takes_target(forward: Callable[..., Any]) -> bool:
+    """Whether a `forward` is called with (model, inputs, target): it needs a third argument, or calls one `target`.
+
+    >>> takes_target(lambda model, inputs, target: None), takes_target(lambda model, inputs, scale=1.0: None)
+    (True, False)
+    """
+    try:
+        signature = inspect.signature(forward)
+    except (TypeError, ValueError):
+        return False  # of an extension module, say
+    positional = [p for p in signature.parameters.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    third = positional[2] if len(positional) > 2 else None
+    return third is not None and (third.default is third.empty or third.name == "target")
 
 
 def device_of(device: torch.device | str | int) -> torch.device:

@@ -19,6 +19,7 @@ import torch
 
 from ..core.errors import WorkloadError
 from ..data.batches import map_tensors, structure, tensors
+from .loss_parts import NO_PARTS, Parts
 from .training import Training
 from .whole_step import train_batch, zero
 
@@ -95,10 +96,10 @@ class CudaGraph:
         self.graph.replay()
 
 
-def forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+def forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, Any]:
     """Forward and loss in the precision of the training: what is compiled or captured."""
     with contextlib.nullcontext() if work.precision is None else work.precision.compute():
-        output = work.call(inputs)
+        output = work.call(inputs, target)
         return output, work.loss_fn(output, target)
 
 
@@ -161,7 +162,7 @@ class CapturedStep(_FastStep):
         structure: nesting, shapes and types of the first batch; only such batches are replayed.
         captured_constants: what Python decided in the capture; None without a capture.
         batch: the tensors of the graph that a batch is copied into, nested as the batch.
-        output, loss: the tensors that a replay writes to.
+        output, loss, loss_parts: the tensors that a replay writes to.
     """
 
     def __init__(self, work: Training, graph: Graph) -> None:
@@ -175,6 +176,7 @@ class CapturedStep(_FastStep):
         self.batch: Any = None
         self.output: Any = None
         self.loss: torch.Tensor | None = None
+        self.loss_parts: Parts = NO_PARTS
 
     def obstacle(self) -> tuple[str, str] | None:
         work = self.work
@@ -224,6 +226,7 @@ class CapturedStep(_FastStep):
         self.replays += 1
         # A metric may return a part of the output, which the next replay overwrites.
         work.output = map_tensors(self.output, torch.clone) if work.train_meters.metrics else self.output
+        work.loss_parts = map_tensors(self.loss_parts, torch.clone)
         return self.loss.clone()
 
     def _warm_up(self) -> torch.Tensor:
@@ -239,13 +242,13 @@ class CapturedStep(_FastStep):
         self.output = self.loss = None
         work.drop_autograd_graph()
 
-        def train() -> tuple[Any, torch.Tensor]:
+        def train() -> tuple[Any, torch.Tensor, Parts]:
             inputs, target = self.batch
             output, loss = train_batch(work, inputs, target, forward_and_loss, work.optimizer.step)
-            return map_tensors(output, torch.Tensor.detach), loss.detach()
+            return map_tensors(output, torch.Tensor.detach), loss.detach(), work.loss_parts
 
         try:
-            self.output, self.loss = self.graph.capture(train)
+            self.output, self.loss, self.loss_parts = self.graph.capture(train)
         except Exception as error:
             # What failed first. The end of the capture fails after it.
             first = error.__context__ if isinstance(error.__context__, Exception) else error
@@ -303,6 +306,7 @@ class CompiledStep(_FastStep):
         loss = loss.detach()
         if self.in_graphs:
             output, loss = map_tensors(output, torch.clone), loss.clone()
+            work.loss_parts = map_tensors(work.loss_parts, torch.clone)
         work.output = output
         return loss
 

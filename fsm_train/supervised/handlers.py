@@ -174,7 +174,7 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         modes = Modes.of(work.model)
         work.use_training_modes()
         try:
-            refit_batch_norm(work.model, work.call, work.training_inputs())
+            refit_batch_norm(work.model, lambda inputs: work.call(inputs, work.target), work.training_inputs())
         finally:  # a training that fails here can be gone on with
             modes.put_back()
             before.put_back()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -11,6 +10,7 @@ import torch
 from ..core.commands import CutMix, MixUp
 from ..core.errors import WorkloadError
 from ..data.batches import map_tensors, tensors
+from .loss_parts import LossFn, mixed
 
 
 @attrs.frozen
@@ -25,9 +25,10 @@ class Mix:
     weight: float
     partners: torch.Tensor
 
-    def loss(self, loss_fn: Callable[[Any, Any], torch.Tensor], output: Any, target: Any) -> torch.Tensor:
+    def loss(self, loss_fn: LossFn, output: Any, target: Any) -> Any:
+        """The loss of the mixed batch; of a loss by parts each part."""
         others = map_tensors(target, lambda tensor: tensor[self.partners])
-        return self.weight * loss_fn(output, target) + (1 - self.weight) * loss_fn(output, others)
+        return mixed(self.weight, loss_fn(output, target), loss_fn(output, others))
 
 
 def _partners(inputs: Any, seed: int, device: torch.device) -> torch.Tensor:

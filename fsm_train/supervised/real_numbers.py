@@ -7,9 +7,14 @@ to another meaning.
 from __future__ import annotations
 
 import numbers
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+
+from ..core.checks import NO_TEXT, is_text
+from ..core.errors import WorkloadError
+from ..data.batches import in_words
 
 
 def is_real_scalar(value: Any) -> bool:
@@ -32,3 +37,29 @@ def is_real_scalar(value: Any) -> bool:
 def as_float(value: Any) -> float:
     """A single real number as a float."""
     return float(value.item() if isinstance(value, torch.Tensor) else value)
+
+
+def as_tensor(number: Any) -> torch.Tensor:
+    """A single real number as a tensor that holds all of it."""
+    return torch.tensor(float(number), dtype=torch.float64, device="cpu")  # not each device has float64
+
+
+def named_numbers(name: str, value: Any, source: str) -> Iterator[tuple[str, float]]:
+    """The number that was measured under this name, or of a mapping each under `name_key`.
+
+    Args:
+        source: who gave the value, for the message.
+
+    Raises:
+        WorkloadError: one is no real number, or has a name that is no text.
+    """
+    parts = {f"{name}_{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
+    for part_name, part in parts.items():
+        if not is_text(part_name):
+            raise WorkloadError(f"{source} returned the name {part_name!r}: {NO_TEXT}")
+        if not is_real_scalar(part):
+            raise WorkloadError(
+                f"{source} returned {in_words(part)} for {part_name!r}: let it return a real number, such as the mean "
+                "over the classes, or a mapping from names to numbers"
+            )
+        yield part_name, as_float(part)

@@ -12,18 +12,18 @@ from .advice import sizes
 from .training import Training
 
 
-def as_text(work: Training, sensors: Iterable[str]) -> str:
-    return properties(type(work).__name__, _parts(work, sensors))
+def as_text(work: Training, measures: Iterable[str], sensors: Iterable[str]) -> str:
+    return properties(type(work).__name__, _parts(work, measures, sensors))
 
 
-def as_html(work: Training, sensors: Iterable[str]) -> str:
-    return html_table(type(work).__name__, _parts(work, sensors))
+def as_html(work: Training, measures: Iterable[str], sensors: Iterable[str]) -> str:
+    return html_table(type(work).__name__, _parts(work, measures, sensors))
 
 
-def _parts(work: Training, sensors: Iterable[str]) -> list[tuple[str, str]]:
+def _parts(work: Training, measures: Iterable[str], sensors: Iterable[str]) -> list[tuple[str, str]]:
     """What the training consists of, by the names of the settings; those that were left out are left out."""
     hyper = ", ".join(f"{name} {_number(value)}" for name, value in work.hyper().items())
-    named = {"metrics": work.train_meters.metrics, "sensors": sensors, "extra": work.extra}
+    named = {"metrics": work.train_meters.metrics, "measures": measures, "sensors": sensors, "extra": work.extra}
     return [
         ("model", f"{type(work.model).__name__} of {sizes(work)}"),
         ("optimizer", f"{type(work.optimizer).__name__}, {hyper}"),

@@ -112,6 +112,7 @@ _MODULE = _record(
 )
 _SOURCES = _optional(_record({"own": _mapping(_anything), "attributes": _mapping(_mapping(_anything))}))
 _GROUP = _record({"params": _list(_is(int, str))})
+_MEAN = _items(_optional(_tensor), _list(_tensor), _list(is_number))
 _SHAPES: Mapping[str, Fits] = {
     "modules": _both(_record({"model": _MODULE}), _mapping(_MODULE)),
     "optimizer": _record({}, state=_is(Mapping), param_groups=_list(_GROUP)),
@@ -130,9 +131,7 @@ _SHAPES: Mapping[str, Fits] = {
     ),
     "loader": _anything,
     "batches": _optional(_is(int)),
-    "meters": _record(
-        {"loss": _items(_optional(_tensor), _list(_tensor), _list(is_number)), "metrics": _mapping(_anything)}
-    ),
+    "meters": _record({"loss": _MEAN, "metrics": _mapping(_anything)}, parts=_mapping(_MEAN)),
     "extra": _mapping(_anything),
 }
 _LATER: Mapping[str, Fits] = {

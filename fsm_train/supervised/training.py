@@ -21,13 +21,14 @@ from ..data.loaders import own_pass
 from ..data.position import BatchStart, EpochStart, SuspendPoint
 from ..data.prefetch import copier_for
 from ..data.sources import Sources
-from .arguments import check_arguments, check_call, check_data, check_depends, device_of
+from .arguments import check_arguments, check_call, check_data, check_depends, device_of, takes_target
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .freezing import FrozenParameters
-from .meters import Measure, Meters, Metric, check_metrics
+from .loss_parts import NO_PARTS, LossFn, Parts
+from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
-from .modules import modules_of
+from .modules import Modes, modules_of
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
@@ -61,11 +62,11 @@ class Training:
         wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
         wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
         optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
-        loss_fn: of (output, target), a scalar tensor: the mean over the batch.
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch; or a mapping with it as "loss".
         train: the training data, an iterable of batches.
         valid: the validation data, or None.
         device: of the model and of every batch.
-        custom_forward: the user's function of (model, inputs), or None.
+        custom_forward: the user's function of (model, inputs) or of (model, inputs, target), or None.
         extra: by name, further parts that belong in a checkpoint.
         parameters: those of the optimizer: the model's in the model's order, then the loss's. Read anew when a call of
             `run` or an epoch begins, and after each command that `changes_hyper`.
@@ -75,6 +76,7 @@ class Training:
         inputs: of the batch under way, as the data gives them. Commands may replace them before forward.
         target: of the batch under way. Commands may replace it before the loss.
         output: of the model for `inputs`, set by forward.
+        loss_parts: what the loss of the batch under way gave beside "loss", by name, detached scalars.
         batch_size: what the batch under way counts: its samples, or what `samples` gives.
         mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
@@ -107,11 +109,11 @@ class Training:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss_fn: Callable[[Any, Any], torch.Tensor],
+        loss_fn: LossFn,
         train: Iterable[Any],
         valid: Iterable[Any] | None,
         *,
-        metrics: Mapping[str, Measure | Metric] | None,
+        metrics: Mapping[str, AnyMetric] | None,
         device: torch.device | str | None,
         forward: Forward | None,
         split: Split | None,
@@ -123,7 +125,9 @@ class Training:
         for name, batches in (("train", train), ("valid", valid)):
             check_data(name, batches, tensors=split is not None)
         check_parameters(model, optimizer, loss_fn)
-        for name, function, parameters in (("forward", forward, ("model", "inputs")), ("split", split, ("batch",))):
+        self._forward_takes_target = forward is not None and takes_target(forward)
+        forward_takes = ("model", "inputs", "target") if self._forward_takes_target else ("model", "inputs")
+        for name, function, parameters in (("forward", forward, forward_takes), ("split", split, ("batch",))):
             if function is not None:
                 check_call(name, function, *parameters)
         if device is not None:
@@ -154,6 +158,7 @@ class Training:
         self.output: Any = None
         self.batch_size: float = 0
         self.mix: Mix | None = None
+        self.loss_parts: Parts = NO_PARTS
         self._loss: torch.Tensor | None = None  # detached, for facts and meters
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
         self.window = Window()
@@ -196,6 +201,12 @@ class Training:
         for part in (*self._eval_parts, *self.frozen_parameters.batch_norms):
             part.training = False
 
+    def begin_modes(self) -> None:
+        """Train in train mode in this call of `run`; a model that was in eval mode is so again when it ends."""
+        if not self.model.training:  # after a prediction, say
+            self.undo_at_finish(Modes.of(self.model).put_back)
+        self.use_training_modes()
+
     def training_modes(self) -> dict[str, bool]:
         """By name, whether each part of the model is in train mode when it is trained."""
         if self.model.training:
@@ -229,10 +240,15 @@ class Training:
         if self.whole_step is not None:
             self.whole_step.mark_stale()
 
-    def call(self, inputs: Any) -> Any:
-        """The output of the model, called as in this training: through the wrapper and the user's `forward`."""
+    def call(self, inputs: Any, target: Any = None) -> Any:
+        """The output of the model, called as in this training: through the wrapper and the user's `forward`.
+
+        The target is for a `forward` that takes one.
+        """
         if self.custom_forward is None:
             return call(self.wrapped_model, inputs)
+        if self._forward_takes_target:
+            return self.custom_forward(self.wrapped_model, inputs, target)
         return self.custom_forward(self.wrapped_model, inputs)
 
     def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
@@ -280,10 +296,16 @@ class Training:
         self._loss, self.stepped = loss, True
         self.gradients.changed()
         try:
-            self.train_meters.add(loss, self.output, self.target, self.batch_size)
+            self.meter(self.train_meters, loss)
         except Exception:
             self.doing = Operation.BACKWARD  # whose part the metrics are
             raise
+
+    def meter(self, meters: Meters, loss: torch.Tensor) -> None:
+        """Add the batch under way to these meters, with its detached loss, a scalar."""
+        meters.add(loss, self.output, self.target, self.batch_size)
+        if self.loss_parts:
+            meters.add_parts(self.loss_parts, self.batch_size)
 
     def drop_autograd_graph(self) -> None:
         """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
@@ -319,6 +341,6 @@ class Training:
         size = count(inputs, target, self._samples, by_position=self.custom_forward is None)
         if self._moves:
             inputs, target = to_device((inputs, target), self.device)
-        self.inputs, self.target, self.mix = inputs, target, None
+        self.inputs, self.target, self.mix, self.loss_parts = inputs, target, None, NO_PARTS
         self.batch_size = size
         return size

@@ -5,8 +5,9 @@ Rule of this file: a validation changes nothing of the training but the metrics.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,6 +20,8 @@ from ..data.counting import count
 from ..data.first_look import first_look
 from ..data.loaders import set_persistent_workers, start_pass
 from ..data.prefetch import prefetched
+from .loss_parts import may_have_parts, separate
+from .measures import Taken, take
 from .other_data import evaluate_on
 from .snapshot import ValidationGuard
 from .training import Training
@@ -32,27 +35,36 @@ class Validating(Training):
     _valid_batches: Iterator[Any] = iter(())  # the pass over valid that is under way
     _validation_guard: ValidationGuard | None = None  # of the validation that is under way
 
+    _measures: Mapping[str, Taken] = MappingProxyType({})
+
+    def _metric_names(self) -> Set[str]:
+        """The names of all metrics; one with an asterisk stands for all that begin like it."""
+        parts = may_have_parts(self.loss_fn)
+        names = self.train_meters.names(parts=parts)
+        if self.valid is None:
+            return names
+        measures = {f"valid_{name}{more}" for name in self._measures for more in ("", "_*")}
+        return names | self._valid_meters.names(parts=parts) | measures
+
     def forward(self) -> None:
         """Set `output`. In training, the buffers are kept in case the batch is left out."""
         if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
             self._buffers.keep()
         if self.precision is None:
-            self.output = self.call(self.inputs)
+            self.output = self.call(self.inputs, self.target)
         else:
             with self.precision.compute():
-                self.output = self.call(self.inputs)
+                self.output = self.call(self.inputs, self.target)
 
     def compute_loss(self) -> torch.Tensor:
-        """The loss of the batch under way, with its graph, in the precision of the training."""
-        if self.precision is not None:
-            with self.precision.compute():
-                return self._mixed_loss()
-        return self._mixed_loss()
-
-    def _mixed_loss(self) -> torch.Tensor:
-        if self.mix is not None:
-            return self.mix.loss(self.loss_fn, self.output, self.target)
-        return self.loss_fn(self.output, self.target)
+        """The loss of the batch under way, with its graph, in the precision of the training; sets `loss_parts`."""
+        with nullcontext() if self.precision is None else self.precision.compute():
+            if self.mix is not None:
+                loss = self.mix.loss(self.loss_fn, self.output, self.target)
+            else:
+                loss = self.loss_fn(self.output, self.target)
+        separated, self.loss_parts = separate(loss)
+        return separated  # type: ignore[no-any-return]  # the user's: what it is is looked at by who computes it
 
     def look_at_valid(self) -> None:
         """Refuse validation batches that cannot be used, where one can be looked at."""
@@ -88,10 +100,12 @@ class Validating(Training):
             if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
                 check_scalar(loss)
             self._loss = loss.detach()
-            self._valid_meters.add(self._loss, self.output, self.target, self.batch_size)
+            self.meter(self._valid_meters, self._loss)
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
         metrics = self._valid_meters.results()
+        if metrics and self._measures:
+            metrics |= take(self, self._measures)
         self.end_validation()
         self.carried_over.note_measured()
         if not metrics and not stopped_at_its_begin(state):

@@ -13,10 +13,11 @@ import torch
 
 from ..core.phase import Operation
 from .arguments import explain_loss
+from .loss_parts import separate
 from .training import Training
 
-Compute = Callable[[Training, Any, Any], tuple[Any, torch.Tensor]]
-"""Forward and loss: of (training, inputs, target), the output and the loss."""
+Compute = Callable[[Training, Any, Any], tuple[Any, Any]]
+"""Forward and loss: of (training, inputs, target), the output, and the loss as `loss_fn` returns it."""
 
 WHOLE_STEP = (
     Operation.FORWARD,
@@ -36,6 +37,8 @@ def train_batch(
 ) -> tuple[Any, torch.Tensor]:
     """Forward, loss, backward and step, but not zero. The output and the loss, both with their graph.
 
+    The parts of the loss are in `loss_parts` afterwards.
+
     Args:
         inputs, target: the batch.
         compute: forward and loss.
@@ -44,11 +47,13 @@ def train_batch(
     work.doing = FORWARD
     output, loss = compute(work, inputs, target)
     work.doing = LOSS
+    if type(loss) is not torch.Tensor:
+        loss, work.loss_parts = separate(loss)
     if not work.loss_checked:
         work.check_first_loss(loss)
     work.doing = BACKWARD
     try:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     except (AttributeError, RuntimeError) as error:
         if not isinstance(loss, torch.Tensor):
             work.doing = LOSS
@@ -74,10 +79,10 @@ def plain_step(work: Training) -> torch.Tensor:
     return loss.detach()
 
 
-def _forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+def _forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, Any]:
     if type(inputs) is torch.Tensor and work.custom_forward is None:
         output = work.wrapped_model(inputs)
     else:
-        output = work.call(inputs)
+        output = work.call(inputs, target)
     work.doing = LOSS
     return output, work.loss_fn(output, target)

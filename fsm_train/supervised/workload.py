@@ -39,8 +39,9 @@ from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .failing import parts_after_failure
-from .meters import Measure, Metric
-from .modules import Modes
+from .loss_parts import LossFn
+from .measures import Taken, check_measures
+from .meters import AnyMetric
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -75,7 +76,8 @@ class Supervised(Validating, Checkpointable):
     Args:
         model: its parameters are what the optimizer changes.
         optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
-        loss_fn: of (output, target), a scalar tensor: the mean over the batch. A module is a part of what is
+        loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
+            that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
             holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
@@ -84,14 +86,17 @@ class Supervised(Validating, Checkpointable):
             before the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of
             plain data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first
             validation.
-        metrics: by name, a function of (output, target) that is averaged over the samples, or an
-            object with update, compute and reset (torchmetrics). Measured on train and valid data.
-        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
-            and of the batch under way `inputs`, `target` and `output`. Those are None where there is none: the
-            output of a batch that was left out before its forward pass, all three after a validation and at
-            EPOCH_END. One that draws random numbers changes no training: the generators are put back.
+        metrics: by name, a function of (output, target) that is averaged over the samples, or that gives its own
+            (sum, count), whose sums are divided; `over_all` of a function, which gets all outputs and targets at once;
+            or an object with update, compute and reset (torchmetrics). Measured on train and valid data.
+        measures: by name, a function of this workload, a number or a mapping of them: `{"knn": f}` is the metric
+            valid_knn. Taken at the end of a validation, in eval mode, without gradients; generators are put back.
+        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, and of the
+            batch under way `inputs`, `target` and `output`: None where there is none, as the output of a batch that was
+            left out before its forward pass, and all three after a validation. Generators are put back.
         device: where to train: the model is moved there, and what in a batch has `to(device)`. By default, where it is.
-        forward: of (model, inputs), the output. By default inputs in a tuple or list are passed by
+        forward: of (model, inputs), or of (model, inputs, target) if its third parameter has no default or is called
+            target: the output, in training and validation. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
         split: of a batch, its (inputs, target). By default a batch is that pair.
         samples: of (inputs, target), what the batch counts: a number from 0, of samples, tokens or graphs. It is the
@@ -104,7 +109,7 @@ class Supervised(Validating, Checkpointable):
 
     Raises:
         WorkloadError: the parts do not fit together, or one of them is of another kind.
-        TypeError: metrics or sensors are no mapping from names, or one of them is a class.
+        TypeError: metrics, measures or sensors are no mapping from names, or one of them is a class.
     """
 
     @takes_by_name
@@ -112,11 +117,12 @@ class Supervised(Validating, Checkpointable):
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        loss_fn: Callable[[Any, Any], torch.Tensor],
+        loss_fn: LossFn,
         train: Iterable[Any],
         valid: Iterable[Any] | None = None,
         *,
-        metrics: Mapping[str, Measure | Metric] | None = None,
+        metrics: Mapping[str, AnyMetric] | None = None,
+        measures: Mapping[str, Taken] | None = None,
         sensors: Mapping[str, Sensor] | None = None,
         device: torch.device | str | None = None,
         forward: Forward | None = None,
@@ -136,6 +142,7 @@ class Supervised(Validating, Checkpointable):
             ahead=ahead,
         )
         warn_of_sum(loss_fn)
+        self._measures = check_measures(measures or {}, self.train_meters.metrics, has_valid=self.has_valid)
         self._sensors = check_sensors(sensors or {})
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
@@ -143,10 +150,10 @@ class Supervised(Validating, Checkpointable):
         self._since = time.perf_counter()  # when this call of run started
 
     def __repr__(self) -> str:
-        return as_text(self, self.sensors)
+        return as_text(self, self._measures, self.sensors)
 
     def _repr_html_(self) -> str:
-        return as_html(self, self.sensors)
+        return as_html(self, self._measures, self.sensors)
 
     # ---------------------------------------------------------------- what the interpreter asks
 
@@ -161,10 +168,9 @@ class Supervised(Validating, Checkpointable):
     @property
     def metric_names(self) -> Set[str] | None:
         """None for a subclass that measures in its own way."""
-        overridden = any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid"))
-        if overridden:
+        if any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid")):
             return None
-        return self.train_meters.names() | (self._valid_meters.names() if self.has_valid else frozenset())
+        return self._metric_names()
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -261,7 +267,7 @@ class Supervised(Validating, Checkpointable):
         log_summary_once(self)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
-        self._begin_modes()
+        self.begin_modes()
         if state.iteration == 0 and state.resume_at is None:
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
@@ -284,11 +290,6 @@ class Supervised(Validating, Checkpointable):
             self._batches_fetched = state.batch
         point.generators.put_back()
         self.suspended_at = None
-
-    def _begin_modes(self) -> None:
-        if not self.model.training:  # after a prediction, say: it is so again when this call of run ends
-            self.undo_at_finish(Modes.of(self.model).put_back)
-        self.use_training_modes()
 
     def finish(self, state: State) -> None:
         if self._validation_guard is not None:  # a validation failed
@@ -366,7 +367,7 @@ class Supervised(Validating, Checkpointable):
             raise
         self._for_backward = None
         assert self._loss is not None
-        self.train_meters.add(self._loss, self.output, self.target, self.batch_size)
+        self.meter(self.train_meters, self._loss)
         self.window.add()
         self.gradients.changed()
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, on, restore, run, start
 from fsm_train.callbacks import checkpoint, early_stopping
-from fsm_train.supervised.meters import Mean, weighted_mean
+from fsm_train.supervised.means import Mean, weighted_mean
 
 
 class Falling(nn.Module):

@@ -19,6 +19,7 @@ import torch
 from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, WorkloadError, on, run, start
 from fsm_train.callbacks import compile_step, freeze, mixed_precision, mixup, parallel, schedule, torch_scheduler
 from fsm_train.core.commands import UseCompiledStep
+from fsm_train.data.batches import tensors
 from fsm_train.schedules import time_decay
 from fsm_train.supervised import handlers
 from fsm_train.supervised.compilation import (
@@ -65,9 +66,8 @@ class PretendedGraph:
         self._set(self.baked)
         for parameter in self.work.parameters:
             parameter.grad = None
-        output, loss = self.train()
-        self.statics[0].copy_(output)
-        self.statics[1].copy_(loss)
+        for static, new in zip(tensors(self.statics), tensors(self.train()), strict=True):
+            static.copy_(new)
         self._set(now)
         for parameter, gradient in zip(self.work.parameters, gradients, strict=True):
             parameter.grad = gradient  # a replay writes to tensors of its own

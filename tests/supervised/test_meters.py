@@ -11,7 +11,8 @@ import torchmetrics
 from torch import nn
 
 from fsm_train import WorkloadError
-from fsm_train.supervised.meters import Mean, Meters
+from fsm_train.supervised.means import Mean
+from fsm_train.supervised.meters import Meters
 from fsm_train.supervised.modules import load_module, state_of_module
 from tests.models import accuracy
 
