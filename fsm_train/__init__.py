@@ -35,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "Command",
     "ConflictError",
+    "Evaluation",
     "EventLog",
     "FactError",
     "Flag",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
     from .eventlog import EventLog, LogError, replay, what_if
+    from .supervised.evaluations import Evaluation
     from .supervised.weights import load_weights
     from .supervised.workload import Supervised
     from .worlds.registry import carries_out
@@ -111,6 +113,7 @@ else:
             ".eventlog.recorded": ("Recorded",),
             ".lr_finder": ("LrFound", "find_lr"),
             ".worlds.registry": ("carries_out",),
+            ".supervised.evaluations": ("Evaluation",),
             ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),

@@ -161,7 +161,7 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
 
     Args:
         batches: training batches per epoch.
-        valid_batches: batches per validation.
+        valid_batches: batches per validation. Of several evaluations it ends all that are still to come in it.
     """
     for setting, most in (("batches", batches), ("valid_batches", valid_batches)):
         if most is not None:

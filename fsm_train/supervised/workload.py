@@ -38,6 +38,7 @@ from .advice import log_summary_once, warn_of_sum
 from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
+from .evaluations import Valid, check_averages
 from .failing import parts_after_failure
 from .meters import Measure, Metric
 from .modules import Modes
@@ -79,11 +80,11 @@ class Supervised(Validating, Checkpointable):
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
             holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
-        valid: the same for validation; None for a training without. It can be the same loader: a DataLoader with
-            persistent workers is copied then, as it has one pass at a time. The form of its first batch is looked at
-            before the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of
-            plain data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first
-            validation.
+        valid: the same for validation, or an `Evaluation` of it, or a mapping from names to several of them; None for a
+            training without. It can be the same loader: a DataLoader with persistent workers is copied then, as it
+            has one pass at a time. The form of its first batch is looked at before the training begins, if it is a
+            list, a tuple, or a DataLoader without workers over a dataset of plain data: nothing is drawn by that.
+            In another loader, a batch of a wrong form is found at the first validation.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
             object with update, compute and reset (torchmetrics). Measured on train and valid data.
         sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
@@ -114,7 +115,7 @@ class Supervised(Validating, Checkpointable):
         optimizer: torch.optim.Optimizer,
         loss_fn: Callable[[Any, Any], torch.Tensor],
         train: Iterable[Any],
-        valid: Iterable[Any] | None = None,
+        valid: Valid | None = None,
         *,
         metrics: Mapping[str, Measure | Metric] | None = None,
         sensors: Mapping[str, Sensor] | None = None,
@@ -164,7 +165,7 @@ class Supervised(Validating, Checkpointable):
         overridden = any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid"))
         if overridden:
             return None
-        return self.train_meters.names() | (self._valid_meters.names() if self.has_valid else frozenset())
+        return self.train_meters.names().union(*(each.names() for each in self.evaluations))
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -291,8 +292,7 @@ class Supervised(Validating, Checkpointable):
         self.use_training_modes()
 
     def finish(self, state: State) -> None:
-        if self._validation_guard is not None:  # a validation failed
-            self.end_validation()
+        self.end_validation()  # of one that failed
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
@@ -309,6 +309,7 @@ class Supervised(Validating, Checkpointable):
         self._batches_fetched = 0
         self.use_training_modes()
         self.carried_over.check_kept(self.modules)
+        check_averages(self.evaluations, self.carried_over.averages)
         self._buffers = Buffers(self.modules.values())
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
