@@ -58,12 +58,15 @@ class Validation:
 class Validating(Training):
     """A training that can be validated: what `Supervised` does between VALID_BEGIN and VALID_END."""
 
+    grad_in_valid: bool = False  # whether gradients are on in validations
     _validation: Validation | None = None  # the one under way
     _validation_guard: ValidationGuard | None = None  # of the same
 
     def forward(self) -> None:
         """Set `output`. In training, the buffers are kept in case the batch is left out."""
-        if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
+        if (
+            self.doing is None and self._evaluation is None and torch.is_grad_enabled()
+        ):  # in a whole step nothing can leave the batch out
             self._buffers.keep()
         if self.precision is None:
             self.output = self.call(self.inputs)
@@ -181,7 +184,7 @@ class Validating(Training):
     def evaluate(self) -> None:
         evaluation = self._evaluation
         assert evaluation is not None
-        with torch.no_grad():
+        with torch.set_grad_enabled(self.grad_in_valid):
             self.forward()
             if evaluation.has_loss:
                 loss = self.compute_loss()

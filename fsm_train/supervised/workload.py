@@ -18,6 +18,7 @@ from ..checkpoints.api import Checkpointable
 from ..checkpoints.saves import Saves
 from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
+from ..core.checks import check_bool
 from ..core.errors import WorkloadError
 from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES, Operation
@@ -60,10 +61,9 @@ _END = object()
 class Supervised(Validating, Checkpointable):
     """Trains `model` to minimize `loss_fn(model(inputs), target)` over batches of (inputs, target).
 
-    What commands and sensors use of it is documented in `Training`.
-
     The model is trained in train mode. A part of it that is in eval mode when `run` begins stays so, as a frozen
     batch norm does. After a validation, and when a run ends or fails, each module is in the mode that it was in.
+    What commands and sensors use of the workload is documented in `Training`.
 
     >>> from fsm_train import run, start
     >>> model = nn.Linear(3, 1)
@@ -82,9 +82,8 @@ class Supervised(Validating, Checkpointable):
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
         valid: the same for validation, or an `Evaluation` of it, or a mapping from names to several of them; None for a
             training without. It can be the same loader: a DataLoader with persistent workers is copied then, as it
-            has one pass at a time. The form of its first batch is looked at before the training begins, if it is a
-            list, a tuple, or a DataLoader without workers over a dataset of plain data: nothing is drawn by that.
-            In another loader, a batch of a wrong form is found at the first validation.
+            has one pass at a time. The form of its first batch is looked at before the training begins where nothing is
+            drawn by that: in a list, a tuple, or a DataLoader without workers over plain data.
         metrics: by name, a function of (output, target) that is averaged over the samples, or an
             object with update, compute and reset (torchmetrics). Measured on train and valid data.
         sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`,
@@ -102,6 +101,7 @@ class Supervised(Validating, Checkpointable):
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
         ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained.
             By default on CUDA, from a list or a DataLoader with workers; False never does.
+        grad_in_valid: whether gradients are on in validations, for forces and others by torch.autograd.grad.
 
     Raises:
         WorkloadError: the parts do not fit together, or one of them is of another kind.
@@ -125,6 +125,7 @@ class Supervised(Validating, Checkpointable):
         samples: Samples | None = None,
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
+        grad_in_valid: bool = False,
     ) -> None:
         super().__init__(
             *(model, optimizer, loss_fn, train, valid),
@@ -137,11 +138,12 @@ class Supervised(Validating, Checkpointable):
             ahead=ahead,
         )
         warn_of_sum(loss_fn)
+        check_bool("grad_in_valid", grad_in_valid)
+        self.grad_in_valid = grad_in_valid
         self._sensors = check_sensors(sensors or {})
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
-        self._elapsed_before = 0.0  # seconds of training before this call of run
-        self._since = time.perf_counter()  # when this call of run started
+        self._elapsed_before, self._since = 0.0, time.perf_counter()  # seconds before this call of run, and its start
 
     def __repr__(self) -> str:
         return as_text(self, self.sensors)
@@ -163,9 +165,7 @@ class Supervised(Validating, Checkpointable):
     def metric_names(self) -> Set[str] | None:
         """None for a subclass that measures in its own way."""
         overridden = any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid"))
-        if overridden:
-            return None
-        return self.train_meters.names().union(*(each.names() for each in self.evaluations))
+        return None if overridden else self.train_meters.names().union(*(each.names() for each in self.evaluations))
 
     @property
     def batches_per_epoch(self) -> int | None:

@@ -196,6 +196,50 @@ def accuracy_of_lengths(output: torch.Tensor, target: torch.Tensor) -> torch.Ten
     return (output == target).float().mean()
 
 
+def test_gradients_in_validation() -> None:
+    """With grad_in_valid a derivative of the output can be measured; the weights are those of a plain loop.
+
+    Energies and their forces, the derivatives by the inputs, are both trained, as for molecules.
+    """
+    inputs = torch.linspace(-1, 1, 32).unsqueeze(1)
+    batches = [
+        (inputs[::2], (inputs[::2] ** 2, -2 * inputs[::2])),
+        (inputs[1::2], (inputs[1::2] ** 2, -2 * inputs[1::2])),
+    ]
+
+    def forward(model: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        positions = inputs.detach().requires_grad_()
+        energy = model(positions)
+        (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=model.training)
+        return energy, -gradient
+
+    def loss_fn(output: tuple[torch.Tensor, ...], target: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        return sum(((ours - theirs) ** 2).mean() for ours, theirs in zip(output, target, strict=True))  # type: ignore[return-value]
+
+    def made() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+        return model, sgd(model)
+
+    (ours, optimizer), (theirs, their_optimizer) = made(), made()
+    work = Supervised(ours, optimizer, loss_fn, batches, batches, forward=forward, grad_in_valid=True)
+    final = run(start(work, epochs=3))
+    for _ in range(3):
+        theirs.train()
+        for each, target in batches:
+            loss_fn(forward(theirs, each), target).backward()
+            their_optimizer.step()
+            their_optimizer.zero_grad()
+
+    assert same_weights(ours, theirs)
+    theirs.eval()
+    expected = sum(loss_fn(forward(theirs, each), target).item() for each, target in batches) / 2
+    assert final.metrics["valid_loss"] == pytest.approx(expected, rel=1e-6)
+    without = Supervised(*made(), loss_fn, batches, batches, forward=forward)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        run(start(without, epochs=1))
+
+
 # ------------------------------------------------------------------------------- weights
 
 
@@ -477,6 +521,7 @@ def test_persistent_workers_of_several_loaders(tmp_path: Path) -> None:
         (lambda: Evaluation(OTHER, loss_fn=nn.MSELoss), WorkloadError, "loss_fn is the class MSELoss"),
         (lambda: Evaluation(OTHER, forward=lambda model: model), WorkloadError, "forward is called with"),
         (lambda: Evaluation(OTHER, metrics={"a": 3}), TypeError, "the metric 'a' is"),  # type: ignore[dict-item]
+        (lambda: _work(OTHER, grad_in_valid=1), ValueError, "grad_in_valid=1: True or False"),
         (lambda: _work({}), WorkloadError, "valid is a mapping without evaluations"),
         (lambda: _work({1: OTHER}), TypeError, "valid has the key 1"),
         (lambda: _work({"": OTHER}), ValueError, "valid has the name ''"),
