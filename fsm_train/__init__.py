@@ -35,6 +35,7 @@ __all__ = [
     "CheckpointError",
     "Command",
     "ConflictError",
+    "Evaluation",
     "EventLog",
     "FactError",
     "Flag",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     from .checkpoints.api import restore
     from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
+    from .supervised.evaluations import Evaluation
     from .supervised.exchanged import weights
     from .supervised.over_all import over_all
     from .supervised.prediction import predict
@@ -123,6 +125,7 @@ else:
             ".supervised.exchanged": ("weights",),
             ".supervised.prediction": ("predict",),
             ".supervised.over_all": ("over_all",),
+            ".supervised.evaluations": ("Evaluation",),
             ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),

@@ -79,12 +79,20 @@ def pluralize(count: int, noun: str) -> str:
 
 
 def losses_first(names: Iterable[str]) -> list[str]:
-    """The names of metrics, each once: the losses, then the others in their order.
+    """The names of metrics, each once: the losses, those of several evaluations too, then the others in their order.
 
     >>> losses_first(["valid_accuracy", "valid_loss", "valid_accuracy"])
     ['valid_loss', 'valid_accuracy']
+    >>> losses_first(["valid_noisy_accuracy", "valid_noisy_loss", "train_loss"])
+    ['train_loss', 'valid_noisy_loss', 'valid_noisy_accuracy']
     """
-    return sorted(dict.fromkeys(names), key=lambda name: LOSSES.index(name) if name in LOSSES else len(LOSSES))
+
+    def rank(name: str) -> int:
+        if name in LOSSES:
+            return LOSSES.index(name)
+        return len(LOSSES) + (not (name.startswith("valid_") and name.endswith("_loss")))
+
+    return sorted(dict.fromkeys(names), key=rank)
 
 
 def reached_limit(plan: Plan, epoch: int, step: int) -> str:

@@ -21,13 +21,13 @@ from fsm_train.core.table import READABLE, TABLE, Edge, Effect, Outcome, effects
 
 BATCH_SIZE, VALID_BATCH_SIZE = 2, 5
 BRACKETS = {
-    Phase.TRAIN_BEGIN: ((), "train"),
-    Phase.EPOCH_BEGIN: (("train",), "epoch"),
-    Phase.BATCH_BEGIN: (("train", "epoch"), "batch"),
-    Phase.VALID_BEGIN: (("train", "epoch"), "valid"),
-    Phase.VALID_BATCH_BEGIN: (("train", "epoch", "valid"), "valid_batch"),
+    Phase.TRAIN_BEGIN: ([()], "train"),
+    Phase.EPOCH_BEGIN: ([("train",)], "epoch"),
+    Phase.BATCH_BEGIN: ([("train", "epoch")], "batch"),
+    Phase.VALID_BEGIN: ([("train", "epoch"), ("train",)], "valid"),
+    Phase.VALID_BATCH_BEGIN: ([("train", "epoch", "valid"), ("train", "valid")], "valid_batch"),
 }
-"""What is open where a bracket opens, and its name."""
+"""What may be open where a bracket opens, and its name."""
 CLOSES = {
     Phase.TRAIN_END: "train",
     Phase.EPOCH_END: "epoch",
@@ -288,7 +288,7 @@ def _arriving(seen: Seen, place: Place) -> Seen:
     elif place in CLOSES:
         seen = seen._replace(open=seen.open[:-1])
     match place:
-        case Phase.EPOCH_BEGIN:
+        case Phase.EPOCH_BEGIN | Junction.NO_EPOCH:
             return seen._replace(batches=0)
         case Phase.BATCH_END:
             return seen._replace(

@@ -139,6 +139,16 @@ MUTANTS: dict[str, tuple[Machine, Bounds, Callable[[Exploration], None]]] = {
         VALIDATED,
         test_table.check_validations,
     ),
+    "epoch that did not begin goes on": (
+        without(row(P.VALID_END, P.EPOCH_BEGIN)),
+        VALIDATED,
+        test_table.check_brackets,
+    ),
+    "extended training keeps the last epoch's batches": (
+        affecting(J.NO_EPOCH),
+        attrs.evolve(VALIDATED, epochs=2, batches=1),
+        test_table.check_counters,
+    ),
     "validation left open": (doing(row(P.VALID_BATCH_END, P.SUSPEND)), VALIDATED, test_table.check_brackets),
     "suspended within a batch": (
         with_row(Edge(P.LOSS_END, (F.SUSPEND,), (), P.SUSPEND)),

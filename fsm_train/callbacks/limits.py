@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..core.callback import Callback, on, strict_factory
-from ..core.checks import check_count, check_number, check_positive_or_inf
+from ..core.checks import check_bool, check_count, check_number, check_positive_or_inf
 from ..core.facts import KNOWN_AT
 from ..core.phase import Flag, Junction, Phase
 from ..core.state import State
@@ -128,10 +128,11 @@ def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[fl
 
 
 @strict_factory
-def validate_every(*, steps: int, name: str = "validate_every") -> Callback[int]:
+def validate_every(*, steps: int, first: bool = False, name: str = "validate_every") -> Callback[int]:
     """Validate every `steps` optimizer steps, also in the middle of an epoch.
 
-    At BATCH_END. The validation at the end of an epoch counts too: no weights are validated twice.
+    At BATCH_END, and with `first` at TRAIN_BEGIN. The validation at the end of an epoch counts too: no weights are
+    validated twice.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([validate_every(steps=4)], batches=8, epochs=1, valid_loss=[3.0, 2.0])
@@ -140,11 +141,16 @@ def validate_every(*, steps: int, name: str = "validate_every") -> Callback[int]
 
     Args:
         steps: optimizer steps from one validation to the next.
+        first: whether to validate before the first step too.
     """
     check_count("steps", steps, least=1)
+    check_bool("first", first)
+    begin = (Phase.TRAIN_BEGIN,) if first else ()
 
-    @on(Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE)
+    @on(*begin, Phase.BATCH_END, Phase.VALID_END, memory=0, raises=Flag.VALIDATE)
     def validate_every(state: State, times: int) -> Transition | None:
+        if state.phase is Phase.TRAIN_BEGIN:  # comes again in a training that is extended
+            return Transition(flags=Flag.VALIDATE) if state.iteration == 0 else None
         if state.step // steps <= times:
             return None
         flags = Flag.VALIDATE if state.phase is Phase.BATCH_END else Flag.NONE
@@ -166,7 +172,7 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
 
     Args:
         batches: training batches per epoch.
-        valid_batches: batches per validation.
+        valid_batches: batches per validation. Of several evaluations it ends all that are still to come in it.
     """
     for setting, most in (("batches", batches), ("valid_batches", valid_batches)):
         if most is not None:

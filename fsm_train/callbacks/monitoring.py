@@ -57,13 +57,23 @@ def monitored(state: State, monitor: str) -> float | None:
     if monitor in state.metrics:
         return state.metrics[monitor]
     of_validation = monitor.startswith("valid_")
-    not_validated = of_validation and state.has_valid and not any(name.startswith("valid_") for name in state.metrics)
+    not_validated = of_validation and state.has_valid and _may_be_left_out(state, monitor)
     nothing_measured = not of_validation and state.phase is Phase.EPOCH_END and not _has_training_metrics(state)
     if not_validated or nothing_measured or _measured_before(state, monitor):
         return None
     there_are = ", ".join(state.metrics) or "none"
     advice = "; valid_… metrics need validation data" if of_validation and not state.has_valid else ""
     raise LookupError(f"there is no metric {monitor!r} to monitor: there are {there_are}{advice}")
+
+
+def _may_be_left_out(state: State, monitor: str) -> bool:
+    """Whether this validation may have left out what measures it.
+
+    It has, if it measured nothing. If it is one of several evaluations, all metrics are called valid_NAME_METRIC, and
+    those of one that is not due are not there.
+    """
+    measured = (name for name in state.metrics if name.startswith("valid_"))
+    return all("_" in name.removeprefix("valid_") and "_" in monitor.removeprefix("valid_") for name in measured)
 
 
 def _measured_before(state: State, monitor: str) -> bool:

@@ -92,7 +92,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     notes = (*inexact, *notes)
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes), epochs_in_files(len(state.history)))
-    score = score_of(command, state, str(parts.get("measured_with", "model")))
+    score = score_of(command, state, measured_with(command.monitor or "", parts))
     folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     try:
         with work.saves.folder(folder) as held:
@@ -107,6 +107,14 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         )
     else:
         work.saves.unsaved.discard(command.by)
+
+
+def measured_with(metric: str, parts: Parts) -> str:
+    """The name of the average that a metric of the last validation was measured with, or "model"."""
+    by = {
+        prefix: weights for prefix, weights in parts.get("measured_by", {}).items() if metric.startswith(f"{prefix}_")
+    }
+    return str(by[max(by, key=len)] if by else parts.get("measured_with", "model"))
 
 
 def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score | None:

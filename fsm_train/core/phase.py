@@ -51,6 +51,7 @@ class Phase(enum.Enum):
 class Junction(enum.Enum):
     """A branch of the machine where no callback is consulted."""
 
+    NO_EPOCH = "no_epoch"  # a validation was asked for before the first epoch
     FETCHED = "fetched"  # a training batch was asked for, and came or did not come
     BATCHES_OVER = "batches_over"  # no further training batch in this epoch
     VALID_FETCHED = "valid_fetched"  # the same for a batch of the validation
@@ -128,7 +129,7 @@ class Flag(enum.Flag):
     SKIP_BACKWARD = enum.auto()  # this batch contributes no gradient and is in no metric: on to BATCH_END
     SKIP_STEP = enum.auto()  # no optimizer step
     SKIP_ZERO = enum.auto()  # keep the gradients
-    VALIDATE = enum.auto()  # validate now, in the middle of the epoch
+    VALIDATE = enum.auto()  # validate now, in the middle of the epoch or before the first one
     SKIP_VALID = enum.auto()  # no validation at the end of this epoch
     STOP_VALID = enum.auto()  # no further batch in this validation
     STOP_EPOCH = enum.auto()  # no further batch in this epoch

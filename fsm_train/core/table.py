@@ -5,7 +5,7 @@ The rules of this file:
 - `TABLE` is read from the top: from a place, the first row whose guard holds is the edge. There is
   always one, since the last row of each place has no guard.
 - A guard is a tuple of terms that must all hold. A `Flag` holds if any of its members is raised; a
-  named predicate is a function of the state. "Either … or" is two rows.
+  named predicate is a function of the state, in `guards.py`. "Either … or" is two rows.
 - While an edge is crossed its operations happen, in order. What they do to the state is in `AFTER`,
   what arriving at a place does in `ON_ENTRY`, and which flags fall in `FALLS_ON_LEAVING`,
   `FALLS_ON_ENTRY` and `FALLS_AFTER`. A fifth column is the flag that the machine raises itself.
@@ -22,6 +22,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
+from .guards import batches_over as batches_over  # as before: imported from here too
+from .guards import before_an_epoch, continuing, exhausted, failed_before, has_valid, leftover, resuming, validated
+from .guards import epochs_reached as epochs_reached
+from .guards import steps_reached as steps_reached
+from .guards import weighs_nothing as weighs_nothing
 from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
 from .phase import place_name as place_name  # as before: imported from here too
 from .phase import term_name as term_name
@@ -33,53 +38,6 @@ Term = Flag | Predicate
 Effect = Callable[[Draft, "Outcome"], None]
 Outcome = object
 """What an operation answers: a fetch the weight or None, a step whether it was taken, others metrics or numbers."""
-
-
-# ---------------------------------------------------------------------------------------- guards
-
-
-def resuming(at: Draft) -> bool:
-    return at.resume_at is not None
-
-
-def continuing(at: Draft) -> bool:
-    return at.iteration > 0
-
-
-def failed_before(at: Draft) -> bool:
-    return at.error != ""
-
-
-def epochs_reached(at: Draft) -> bool:
-    return at.plan.epochs is not None and at.epoch >= at.plan.epochs
-
-
-def steps_reached(at: Draft) -> bool:
-    return at.plan.max_steps is not None and at.step >= at.plan.max_steps
-
-
-def exhausted(at: Draft) -> bool:
-    return at.exhausted
-
-
-def weighs_nothing(at: Draft) -> bool:
-    return at.fetched == 0
-
-
-def batches_over(at: Draft) -> bool:
-    return at.batches_over
-
-
-def leftover(at: Draft) -> bool:
-    return at.pending > 0
-
-
-def has_valid(at: Draft) -> bool:
-    return at.has_valid
-
-
-def validated(at: Draft) -> bool:
-    return at.validated_at == at.iteration
 
 
 # ------------------------------------------------------------------------------------- the table
@@ -113,7 +71,9 @@ def _table() -> tuple[Edge, ...]:
         (P.TRAIN_BEGIN, (F.STOP_TRAINING,), (), P.TRAIN_END),
         (P.TRAIN_BEGIN, (epochs_reached,), (), P.TRAIN_END),
         (P.TRAIN_BEGIN, (steps_reached,), (), P.TRAIN_END),
+        (P.TRAIN_BEGIN, (F.VALIDATE, has_valid), (), J.NO_EPOCH),
         (P.TRAIN_BEGIN, (), (), P.EPOCH_BEGIN),
+        (J.NO_EPOCH, (), (O.OPEN_VALID,), P.VALID_BEGIN),
         (P.EPOCH_BEGIN, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
         (P.EPOCH_BEGIN, (), (O.OPEN, O.FETCH), J.FETCHED),
         # A batch, which is the five-line loop when no flag is raised.
@@ -147,7 +107,7 @@ def _table() -> tuple[Edge, ...]:
         (J.BATCHES_OVER, (validated,), (O.MEASURE,), P.EPOCH_END),
         (J.BATCHES_OVER, (has_valid,), (O.OPEN_VALID,), P.VALID_BEGIN),
         (J.BATCHES_OVER, (), (O.MEASURE,), P.EPOCH_END),
-        # A validation, at the end of an epoch or in the middle of it.
+        # A validation: at the end of an epoch, in the middle of it, or before the first one of this training.
         (P.VALID_BEGIN, (F.STOP_VALID,), (O.MEASURE_VALID,), P.VALID_END),
         (P.VALID_BEGIN, (), (O.FETCH_VALID,), J.VALID_FETCHED),
         (J.VALID_FETCHED, (exhausted,), (O.MEASURE_VALID,), P.VALID_END),
@@ -159,6 +119,8 @@ def _table() -> tuple[Edge, ...]:
         (P.VALID_BATCH_END, (), (O.FETCH_VALID,), J.VALID_FETCHED),
         (J.VALID_ABANDONED, (), (O.OPEN_VALID,), P.VALID_BEGIN),
         (P.VALID_END, (F.SUSPEND,), (), P.SUSPEND),
+        (P.VALID_END, (before_an_epoch, F.STOP_TRAINING), (), P.TRAIN_END),
+        (P.VALID_END, (before_an_epoch,), (), P.EPOCH_BEGIN),
         (P.VALID_END, (batches_over,), (O.MEASURE,), P.EPOCH_END),
         (P.VALID_END, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
         (P.VALID_END, (steps_reached,), (), J.BATCHES_OVER),
@@ -186,6 +148,7 @@ ROWS: Mapping[Place, tuple[Edge, ...]] = {
 """The rows of each place, in the order in which they are tried. The final phases and RESUMED have none."""
 
 SETTLED: Mapping[Place, Mapping[Term, bool]] = {
+    Junction.NO_EPOCH: {batches_over: False},
     Phase.EPOCH_BEGIN: {batches_over: False},
     Phase.BATCH_BEGIN: {batches_over: False},
     Phase.LOSS_BEGIN: {batches_over: False},
@@ -298,6 +261,7 @@ def _resumed(at: Draft, _: Outcome) -> None:
 
 
 ON_ENTRY: Mapping[Place, Effect] = {
+    Junction.NO_EPOCH: _epoch_begins,  # a training that is extended has the counters of the last epoch still
     Phase.EPOCH_BEGIN: _epoch_begins,
     Phase.BATCH_END: _batch_ends,
     Junction.BATCHES_OVER: _batches_are_over,
@@ -352,7 +316,7 @@ def effects(edge: Edge) -> Iterator[tuple[Operation | None, Effect | None]]:
 FALLS_ON_LEAVING: Mapping[Place, Flag] = {Phase.BATCH_END: BATCH_FLAGS}
 FALLS_ON_ENTRY: Mapping[Place, Flag] = {
     Junction.BATCHES_OVER: BATCH_FLAGS,  # one raised for a leftover window does not reach into the next epoch
-    Phase.EPOCH_BEGIN: EPOCH_FLAGS,
+    **dict.fromkeys((Phase.EPOCH_BEGIN, Junction.NO_EPOCH), EPOCH_FLAGS),
     Phase.VALID_END: VALID_FLAGS,
 }
 FALLS_AFTER: Mapping[Operation, Flag] = {

@@ -99,6 +99,18 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def seed_own(generators: Iterable[Any], seed: int) -> None:
+    """Bring these generators, of torch, `random` or NumPy, to states that follow from the seed alone."""
+    for generator in generators:
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+        elif isinstance(generator, random.Random):
+            generator.seed(seed)
+        else:
+            bits = getattr(generator, "bit_generator", getattr(generator, "_bit_generator", generator))
+            bits.state = type(bits)(seed).state
+
+
 def is_generator(value: object) -> bool:
     """Whether this is a random number generator whose state can be read and set: of torch, `random` or NumPy."""
     if isinstance(value, torch.Generator):

@@ -9,7 +9,7 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -68,18 +68,30 @@ def _device_garbage_kept() -> Iterator[None]:
         gc.unfreeze()
 
 
-def persistent_workers_running(loader: object) -> bool | None:
-    """Whether the persistent workers of the loader run; None for a loader without persistent workers."""
+Running = bool | None | Mapping[str, bool | None]
+"""Whether persistent workers run; None for a loader without such workers, by name of several loaders."""
+
+
+def persistent_workers_running(loaders: object) -> Running:
+    """Whether the persistent workers of the loader run, or of each in a mapping of loaders."""
+    return {n: _running(each) for n, each in loaders.items()} if isinstance(loaders, Mapping) else _running(loaders)
+
+
+def _running(loader: object) -> bool | None:
     return loader._iterator is not None if isinstance(loader, DataLoader) and loader.persistent_workers else None
 
 
-def set_persistent_workers(loader: object, running: bool | None) -> None:
+def set_persistent_workers(loader: object, running: Running) -> None:
     """Start or stop the persistent workers, so that `persistent_workers_running` gives `running` again.
 
     A DataLoader draws a base seed when it starts workers. With persistent workers it does so in its
     first pass only, so their presence changes the random numbers of the training. This function itself
     may draw: restore the generators after it.
     """
+    if isinstance(loader, Mapping):
+        for name, each in loader.items():
+            set_persistent_workers(each, running.get(name) if isinstance(running, Mapping) else None)
+        return
     if isinstance(loader, DataLoader) and None is not running is not persistent_workers_running(loader):
         loader._iterator = None
         if running:

@@ -17,7 +17,7 @@ from ..core.errors import WorkloadError
 from .batches import check_loader, number_of_batches
 from .generators import Generators, generators_of
 from .layers import Combined
-from .loaders import persistent_workers_running, set_persistent_workers, start_pass
+from .loaders import Running, persistent_workers_running, set_persistent_workers, start_pass
 from .plain_generators import generators_of_plain, own_states, plain
 from .position import fast_forward, is_stateful, own_place, own_place_again
 from .sources import Sources
@@ -186,7 +186,7 @@ class _Inner:
     ended: bool = False
     at_start: Generators | None = None
     at_first: Generators | None = None
-    workers: bool | None = None
+    workers: Running = None
     sources: Sources | None = None
 
     def own(self) -> list[Any]:

@@ -21,7 +21,7 @@ from ..core.state import State
 from .augmentation import is_reproducible
 from .generators import Generators
 from .layers import Combined
-from .loaders import ordered_by, persistent_workers_running, set_persistent_workers, start_pass
+from .loaders import Running, ordered_by, persistent_workers_running, set_persistent_workers, start_pass
 from .sources import Sources, own_state
 
 
@@ -149,8 +149,8 @@ class EpochStart:
     """
 
     generators: Generators
-    train: bool | None
-    valid: bool | None
+    train: Running
+    valid: Running
     sources: Sources | None = None
 
     def as_of(self, train: object, valid: object, state: State) -> EpochStart:

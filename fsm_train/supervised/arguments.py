@@ -31,6 +31,15 @@ def check_arguments(model: object, optimizer: object, loss_fn: object) -> None:
     if not isinstance(model, nn.Module):
         raise WorkloadError(f"model is {kind_of(model)}, not a torch.nn.Module")
     _check_optimizer(optimizer)
+    check_loss_fn(loss_fn)
+
+
+def check_loss_fn(loss_fn: object) -> None:
+    """Refuse a loss of another kind than is needed.
+
+    Raises:
+        WorkloadError: with what to write instead.
+    """
     if isinstance(loss_fn, type):
         raise WorkloadError(f"loss_fn is the class {loss_fn.__name__}: give an instance, {loss_fn.__name__}()")
     if not callable(loss_fn):

@@ -22,6 +22,8 @@ class CarriedOver:
         averages: of the weights, by name.
         weights: by name, copies of the weights to restore, with copies of the averages.
         measured_with: the name of the average that the last validation was measured with, or "model".
+        measured_by: by the prefix of their metrics, the same of evaluations that say with which weights they are.
+        validations: the number of the last one that was carried out to its end, from 1, and the iteration then.
         schedulers: torch's own, by name.
         saved_averages, saved_schedulers: states from a checkpoint, until a command asks for their owners.
     """
@@ -30,6 +32,8 @@ class CarriedOver:
     averages: dict[str, Average] = attrs.field(factory=dict)
     weights: dict[str, KeptWeights] = attrs.field(factory=dict)
     measured_with: str = "model"
+    measured_by: dict[str, str] = attrs.field(factory=dict)
+    validations: tuple[int, int] = (0, -1)
     schedulers: dict[str, Any] = attrs.field(factory=dict)
     saved_averages: dict[str, StateDict] = attrs.field(factory=dict)
     saved_schedulers: dict[str, StateDict] = attrs.field(factory=dict)
@@ -43,10 +47,13 @@ class CarriedOver:
         for name, kept in self.weights.items():
             kept.check(name, modules)
 
-    def note_measured(self) -> None:
-        """Note the weights that a validation was measured with, which is over now."""
-        in_use = (name for name, average in self.averages.items() if average.in_use)
-        self.measured_with = next(in_use, "model")
+    def weights_in_use(self) -> str:
+        """The name of the average that the model has now, or "model"."""
+        return next((name for name, average in self.averages.items() if average.in_use), "model")
+
+    def note_measured(self, by: Mapping[str, str]) -> None:
+        """Note the weights that a validation, and each evaluation in it, was measured with, which is over now."""
+        self.measured_with, self.measured_by = self.weights_in_use(), dict(by)
 
 
 @runtime_checkable

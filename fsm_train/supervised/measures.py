@@ -56,7 +56,11 @@ def take(work: Training, measures: Mapping[str, Taken]) -> dict[str, float]:
         for name, measure in measures.items():
             for module in work.modules.values():
                 module.eval()
-            with torch.no_grad(), undisturbed(work), workers_aside(work.train, work.valid):
+            with (
+                torch.no_grad(),
+                undisturbed(work),
+                workers_aside(work.train, *(each.loader for each in work.evaluations)),
+            ):
                 value = measure(work)
             results.update(named_numbers(f"valid_{name}", value, f"the measure {name!r}"))
     except Exception as error:

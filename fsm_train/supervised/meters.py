@@ -41,8 +41,9 @@ class Meters:
         self.parts: dict[str, Mean] = {}
         self.metrics = {name: _collector(name, metric, device, shared) for name, metric in metrics.items()}
 
-    def add(self, loss: torch.Tensor, output: Any, target: Any, samples: float) -> None:
-        self.loss.add(loss, samples)
+    def add(self, loss: torch.Tensor | None, output: Any, target: Any, samples: float) -> None:
+        if loss is not None:
+            self.loss.add(loss, samples)
         if self.metrics:
             name = ""
             try:

@@ -17,6 +17,8 @@ from ..core.errors import WorkloadError
 from ..data.batches import in_words, is_map_style, number_of_batches
 from ..data.loaders import own_pass
 from ..data.sources import Sources
+from .evaluations import AS_IN_TRAINING, BoundEvaluation, Evaluation
+from .meters import Meters, check_metrics
 from .training import Training
 
 
@@ -29,22 +31,30 @@ def evaluate_on(work: Training, data: Any) -> Iterator[None]:
     Raises:
         WorkloadError: the data are no batches.
     """
-    measured_with = work.carried_over.measured_with
-    if data is None:
-        try:
-            yield
-        finally:
-            work.carried_over.measured_with = measured_with
-        return
-    batches = own_pass(work.train, check_batches(data, "evaluate(work, {})", "inputs, target"), "data")
-    valid, sources = work.valid, Sources.now(work.train)
-    work.valid = batches
+    carried, before = work.carried_over, (work.valid, work.evaluations)
+    measured = carried.measured_with, carried.measured_by
+    sources = None if data is None else Sources.now(work.train)
     try:
+        if data is not None:
+            work.evaluations = (_bound(work, data),)
+            work.valid = work.evaluations[0].loader
         yield
     finally:
-        work.valid = valid
-        sources.put_back(work.train)
-        work.carried_over.measured_with = measured_with
+        work.valid, work.evaluations = before
+        if sources is not None:
+            sources.put_back(work.train)
+        carried.measured_with, carried.measured_by = measured
+
+
+def _bound(work: Training, data: Any) -> BoundEvaluation:
+    """The data, or the evaluation of them, as the one evaluation of a validation."""
+    given = isinstance(data, Evaluation)
+    record: Evaluation = data if given else Evaluation(data)
+    loader = own_pass(work.train, check_batches(record.data, "evaluate(work, {})", "inputs, target"), "data")
+    assert loader is not None
+    metrics = work._metrics if record.metrics is AS_IN_TRAINING else check_metrics(record.metrics)
+    meters = Meters("valid", metrics, work.device, work._shared())
+    return BoundEvaluation("valid", "data", loader, record, record.weights if given else None, meters)
 
 
 def check_batches(data: Any, call: str, columns: str) -> Iterable[Any]:

@@ -71,21 +71,22 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
         try:
             return joined(_outputs(workload, inputs_only))
         finally:
+            workload._evaluation = None
             guard.put_back()
 
 
 def _outputs(work: Supervised, inputs_only: bool) -> list[Any]:
     """The output for each batch of the data, on the CPU."""
-    assert work.valid is not None
+    (work._evaluation,) = work.evaluations  # it is no batch of the training
     for module in work.modules.values():
         module.eval()
     outputs: list[Any] = []
     try:
-        for batch in start_pass(work.valid):
+        for batch in start_pass(work._evaluation.loader):
             inputs, target = _parts(work, batch, inputs_only)
             work.inputs, work.target = to_device(inputs, work.device), to_device(target, work.device)
             work.mix = None
-            with torch.no_grad():
+            with torch.set_grad_enabled(work.grad_in_valid):
                 work.forward()
             outputs.append(_on_cpu(work.output))
     except Exception as error:

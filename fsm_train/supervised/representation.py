@@ -29,7 +29,7 @@ def _parts(work: Training, measures: Iterable[str], sensors: Iterable[str]) -> l
         ("optimizer", f"{type(work.optimizer).__name__}, {hyper}"),
         ("loss_fn", getattr(work.loss_fn, "__name__", type(work.loss_fn).__name__)),
         ("train", _loader(work.train)),
-        *([("valid", _loader(work.valid))] if work.valid is not None else []),
+        *((each.argument, _loader(each.loader)) for each in work.evaluations),
         *((setting, ", ".join(names)) for setting, names in named.items() if names),
         ("device", str(work.device)),
     ]

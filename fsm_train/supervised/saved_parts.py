@@ -73,6 +73,8 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "averages": {**carried.saved_averages, **{name: a.state() for name, a in carried.averages.items()}},
         "weights": {name: kept.state() for name, kept in carried.weights.items()},
         "measured_with": carried.measured_with,
+        "measured_by": carried.measured_by,
+        "validations": list(carried.validations),
         "schedulers": {**carried.saved_schedulers, **{n: s.state_dict() for n, s in carried.schedulers.items()}},
         "generators": plain(Generators.now(layer.part for layer in generators), paths),
         "beginning": _plain_epoch_start(start, sources_at_start, paths) if start else None,
@@ -129,6 +131,8 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         scaler=parts["scaler"],
         weights=weights,
         measured_with=parts.get("measured_with", "model"),
+        measured_by=dict(parts.get("measured_by", {})),
+        validations=tuple(parts.get("validations", (0, -1))),
         saved_averages=parts["averages"],
         saved_schedulers=parts["schedulers"],
     )
@@ -265,7 +269,8 @@ def _other_generators(work: Training, saved: Any) -> Iterator[str]:
 
 def _order_generators(work: Training) -> list[torch.Generator]:
     """The generators that earlier versions saved, in their order."""
-    return list(dict.fromkeys((*order_generators(work.train), *order_generators(work.valid))))
+    loaders = (work.train, *(each.loader for each in work.evaluations))
+    return list(dict.fromkeys(generator for loader in loaders for generator in order_generators(loader)))
 
 
 def _optimizer_of(work: Training) -> list[Any]:

@@ -111,6 +111,7 @@ _MODULE = _record(
     {"values": _mapping(_anything), "buffers": _mapping(_tensor), "modes": _mapping(_is(bool))},
 )
 _SOURCES = _optional(_record({"own": _mapping(_anything), "attributes": _mapping(_mapping(_anything))}))
+_WORKERS = _optional(_is(bool))
 _GROUP = _record({"params": _list(_is(int, str))})
 _MEAN = _items(_optional(_tensor), _list(_tensor), _list(is_number))
 _SHAPES: Mapping[str, Fits] = {
@@ -126,7 +127,8 @@ _SHAPES: Mapping[str, Fits] = {
     "generators": _GENERATORS,
     "beginning": _optional(
         _record(
-            {"generators": _GENERATORS, "train": _optional(_is(bool)), "valid": _optional(_is(bool))}, sources=_SOURCES
+            {"generators": _GENERATORS, "train": _optional(_is(bool)), "valid": _either(_WORKERS, _mapping(_WORKERS))},
+            sources=_SOURCES,
         )
     ),
     "loader": _anything,
@@ -136,6 +138,8 @@ _SHAPES: Mapping[str, Fits] = {
 }
 _LATER: Mapping[str, Fits] = {
     "measured_with": _is(str),
+    "measured_by": _mapping(_text),
+    "validations": _items(_number, _number),
     "sources": _SOURCES,
     "data": _is(Mapping),
     "loss": _anything,

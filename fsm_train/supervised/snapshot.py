@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ..core.errors import WorkloadError
 from ..data.generators import Generators
-from ..data.loaders import persistent_workers_running, set_persistent_workers
+from ..data.loaders import Running, persistent_workers_running, set_persistent_workers
 from ..data.position import EpochStart, SuspendPoint, is_stateful, own_place
 from ..data.sources import Sources
 from .carried_over import CarriedOver
@@ -35,7 +35,7 @@ class ValidationGuard:
 
     modes: Modes
     generators: Generators
-    workers: bool | None
+    workers: Running
 
     @staticmethod
     def of(modules: Mapping[str, nn.Module], own: Iterable[torch.Generator], valid: object = None) -> ValidationGuard:
@@ -77,7 +77,7 @@ class Snapshot:
     generators: Generators
     carried_over: CarriedOver
     sources: Sources
-    workers: tuple[bool | None, bool | None]
+    workers: tuple[Running, Running]
     suspended_at: SuspendPoint | None
     epoch_start: EpochStart | None
     meters: dict[str, Any] | None

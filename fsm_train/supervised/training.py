@@ -17,13 +17,13 @@ from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
 from ..data.layers import Layer
-from ..data.loaders import own_pass
 from ..data.position import BatchStart, EpochStart, SuspendPoint
 from ..data.prefetch import copier_for
 from ..data.sources import Sources
 from .arguments import check_arguments, check_call, check_data, check_depends, device_of, takes_target
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
+from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, own_parts, records_of
 from .freezing import FrozenParameters
 from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
@@ -64,7 +64,8 @@ class Training:
         optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or a mapping with it as "loss".
         train: the training data, an iterable of batches.
-        valid: the validation data, or None.
+        valid: the validation data; a mapping from names where there are several evaluations; or None.
+        evaluations: what a validation measures.
         device: of the model and of every batch.
         custom_forward: the user's function of (model, inputs) or of (model, inputs, target), or None.
         extra: by name, further parts that belong in a checkpoint.
@@ -104,6 +105,7 @@ class Training:
     """
 
     doing: Operation | None = None
+    _evaluation: BoundEvaluation | None = None  # the one under way
 
     def __init__(
         self,
@@ -111,7 +113,7 @@ class Training:
         optimizer: torch.optim.Optimizer,
         loss_fn: LossFn,
         train: Iterable[Any],
-        valid: Iterable[Any] | None,
+        valid: Valid | None,
         *,
         metrics: Mapping[str, AnyMetric] | None,
         device: torch.device | str | None,
@@ -122,8 +124,7 @@ class Training:
         ahead: bool | None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
-        for name, batches in (("train", train), ("valid", valid)):
-            check_data(name, batches, tensors=split is not None)
+        check_data("train", train, tensors=split is not None)
         check_parameters(model, optimizer, loss_fn)
         self._forward_takes_target = forward is not None and takes_target(forward)
         forward_takes = ("model", "inputs", "target") if self._forward_takes_target else ("model", "inputs")
@@ -138,7 +139,9 @@ class Training:
         self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
-        self.valid = None if valid is None else own_pass(self.train, check_loader(valid, "valid"))
+        records = records_of(valid)
+        loaders = loaders_of(records, self.train, tensors=split is not None)
+        self.valid = as_given(loaders)
         self.device = next(model.parameters()).device
         self.whole_step: WholeStep | None = None
         self.parameters: list[nn.Parameter] = []
@@ -165,9 +168,10 @@ class Training:
         self.stepped = False
 
         checked, shared = check_metrics(metrics or {}), self._shared()
+        self._metrics = checked
         self.train_meters = Meters("train", checked, self.device, shared)
-        self._valid_meters = Meters("valid", checked, self.device, shared)
-        self.data_fingerprint = fingerprint(train=self.train, valid=self.valid)
+        self.evaluations = bind(records, loaders, checked, self.device, shared)
+        self.data_fingerprint = fingerprint(**self._roots())
         self.sources_when_made = Sources.now(self.train)
         self.epoch_start: EpochStart | None = None
         self.epoch_began = -1  # the iteration in which it was noted
@@ -245,11 +249,18 @@ class Training:
 
         The target is for a `forward` that takes one.
         """
-        if self.custom_forward is None:
+        if (forward := self._forward_in_use) is None:
             return call(self.wrapped_model, inputs)
-        if self._forward_takes_target:
-            return self.custom_forward(self.wrapped_model, inputs, target)
-        return self.custom_forward(self.wrapped_model, inputs)
+        own = self._evaluation is not None and self._evaluation.settings.forward is not None
+        if self._evaluation.forward_takes_target if own and self._evaluation else self._forward_takes_target:
+            return forward(self.wrapped_model, inputs, target)
+        return forward(self.wrapped_model, inputs)
+
+    @property
+    def _forward_in_use(self) -> Forward | None:
+        """The user's function for the batch under way: that of the evaluation, or of the training."""
+        own = None if self._evaluation is None else self._evaluation.settings.forward
+        return self.custom_forward if own is None else own
 
     def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
         """Call the model through this wrapper from now on, or directly with None. `model` itself stays."""
@@ -301,8 +312,8 @@ class Training:
             self.doing = Operation.BACKWARD  # whose part the metrics are
             raise
 
-    def meter(self, meters: Meters, loss: torch.Tensor) -> None:
-        """Add the batch under way to these meters, with its detached loss, a scalar."""
+    def meter(self, meters: Meters, loss: torch.Tensor | None) -> None:
+        """Add the batch under way to these meters, with its detached loss, a scalar; None without one."""
         meters.add(loss, self.output, self.target, self.batch_size)
         if self.loss_parts:
             meters.add_parts(self.loss_parts, self.batch_size)
@@ -314,7 +325,11 @@ class Training:
     def own_generators(self) -> list[Layer]:
         """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
         functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
-        return generators_of(train=self.train, valid=self.valid, **functions, model=self.model)
+        return generators_of(**self._roots(), **functions, model=self.model, **dict(own_parts(self.evaluations)))
+
+    def _roots(self) -> dict[str, object]:
+        """The data, by the beginnings of the paths of what they hold."""
+        return {"train": self.train, **{each.argument: each.loader for each in self.evaluations}}
 
     def loader_generators(self) -> list[Any]:
         """The generators of `own_generators`, without their paths."""
@@ -324,7 +339,7 @@ class Training:
         """By id, what a metric may hold and is not the metric's own: the model, the loss, the optimizer, the data."""
         modules = [m for part in (self.model, self.loss_fn) if isinstance(part, nn.Module) for m in part.modules()]
         tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
-        loaders = [loader for loader in (self.train, self.valid) if loader is not None]
+        loaders = [self.train, *(self.valid.values() if isinstance(self.valid, Mapping) else [self.valid])]
         datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]
         return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer)}
 
@@ -338,7 +353,7 @@ class Training:
         """Make this the batch under way; what it counts."""
         inputs, target = pair(batch) if self._split is None else apply_split(batch, self._split)
         # Counted before it moves, so that a count that looks into tensors does not wait for the device.
-        size = count(inputs, target, self._samples, by_position=self.custom_forward is None)
+        size = count(inputs, target, self._samples, by_position=self._forward_in_use is None)
         if self._moves:
             inputs, target = to_device((inputs, target), self.device)
         self.inputs, self.target, self.mix, self.loss_parts = inputs, target, None, NO_PARTS

@@ -5,23 +5,31 @@ Rule of this file: a validation changes nothing of the training but the metrics.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Set
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 import torch
+from torch import nn
 
 from ..core.errors import WorkloadError
+from ..core.phase import Phase
 from ..core.runs import stopped_at_its_begin
 from ..core.state import State
 from ..data.batches import apply_split, check_scalar, pair
 from ..data.counting import count
 from ..data.first_look import first_look
+from ..data.generators import seed_all, seed_own
 from ..data.loaders import set_persistent_workers, start_pass
 from ..data.prefetch import prefetched
+from .averages import Average
+from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
 from .loss_parts import may_have_parts, separate
 from .measures import Taken, take
+from .modules import modules_of
 from .other_data import evaluate_on
 from .snapshot import ValidationGuard
 from .training import Training
@@ -29,26 +37,49 @@ from .training import Training
 _END = object()
 
 
+@attrs.define(eq=False)
+class Validation:
+    """A validation that is under way.
+
+    Attributes:
+        due: the evaluations that are still to come in it.
+        number: which one of the training it is, from 1; None for one outside of it, as by `evaluate`.
+        metrics: of the evaluations that are over.
+        measured_by: by their prefixes, the weights of those that say which.
+        batches: the pass of the evaluation under way; None before the first one.
+        counted: how many of its batches count.
+        exchanged: the averages that the model had before it got the weights of this evaluation; None before that.
+    """
+
+    due: deque[BoundEvaluation]
+    number: int | None
+    metrics: dict[str, float] = attrs.field(factory=dict)
+    measured_by: dict[str, str] = attrs.field(factory=dict)
+    batches: Iterator[Any] | None = None
+    counted: int = 0
+    exchanged: list[Average] | None = None
+
+
 class Validating(Training):
     """A training that can be validated: what `Supervised` does between VALID_BEGIN and VALID_END."""
 
-    _valid_batches: Iterator[Any] = iter(())  # the pass over valid that is under way
-    _validation_guard: ValidationGuard | None = None  # of the validation that is under way
+    grad_in_valid: bool = False  # whether gradients are on in validations
+    _validation: Validation | None = None  # the one under way
+    _validation_guard: ValidationGuard | None = None  # of the same
 
     _measures: Mapping[str, Taken] = MappingProxyType({})
 
     def _metric_names(self) -> Set[str]:
         """The names of all metrics; one with an asterisk stands for all that begin like it."""
-        parts = may_have_parts(self.loss_fn)
-        names = self.train_meters.names(parts=parts)
-        if self.valid is None:
-            return names
+        names = self.train_meters.names(parts=may_have_parts(self.loss_fn))
         measures = {f"valid_{name}{more}" for name in self._measures for more in ("", "_*")}
-        return names | self._valid_meters.names(parts=parts) | measures
+        return names.union(measures, *(each.names(self.loss_fn) for each in self.evaluations))
 
     def forward(self) -> None:
         """Set `output`. In training, the buffers are kept in case the batch is left out."""
-        if self.doing is None and torch.is_grad_enabled():  # in a whole step nothing can leave the batch out
+        if (
+            self.doing is None and self._evaluation is None and torch.is_grad_enabled()
+        ):  # in a whole step nothing can leave the batch out
             self._buffers.keep()
         if self.precision is None:
             self.output = self.call(self.inputs, self.target)
@@ -62,58 +93,149 @@ class Validating(Training):
             if self.mix is not None:
                 loss = self.mix.loss(self.loss_fn, self.output, self.target)
             else:
-                loss = self.loss_fn(self.output, self.target)
+                loss_fn = self.loss_fn if self._evaluation is None else self._evaluation.loss_fn(self.loss_fn)
+                loss = loss_fn(self.output, self.target)
         separated, self.loss_parts = separate(loss)
         return separated  # type: ignore[no-any-return]  # the user's: what it is is looked at by who computes it
 
     def look_at_valid(self) -> None:
         """Refuse validation batches that cannot be used, where one can be looked at."""
-        with first_look(self.valid) as batch:
-            if batch is None:
-                return
-            try:
-                parts = pair(batch) if self._split is None else apply_split(batch, self._split)
-                if self._samples is None:
-                    count(*parts, by_position=self.custom_forward is None)
-            except WorkloadError as error:
-                raise WorkloadError(f"valid: {error}") from error
+        for each in self.evaluations:
+            by_position = self.custom_forward is None and each.settings.forward is None
+            with first_look(each.loader) as batch:
+                if batch is None:
+                    continue
+                try:
+                    parts = pair(batch) if self._split is None else apply_split(batch, self._split)
+                    if self._samples is None:
+                        count(*parts, by_position=by_position)
+                except WorkloadError as error:
+                    raise WorkloadError(f"{each.argument}: {error}") from error
 
     def open_valid(self, state: State) -> None:
-        assert self.valid is not None
-        modules = self.modules
-        self.carried_over.check_kept(modules)
+        """Begin a validation, with the first of the evaluations that are due in it."""
+        check_averages(self.evaluations, self.carried_over.averages)
+        self.carried_over.check_kept(self.modules)
+        modules = {**self.modules, **self._modules_of_evaluations()}
         self._validation_guard = ValidationGuard.of(modules, self.loader_generators(), self.valid)
-        self._valid_meters.reset()
+        number = self._number_of_validation(state)
+        due = (each for each in self.evaluations if number is None or each.is_due(number))
+        self._validation = Validation(due=deque(due), number=number)
         for module in modules.values():
             module.eval()
-        self._valid_batches = prefetched(self._copier, self.valid, start_pass(self.valid))
+        self._open_evaluation()
+
+    def _number_of_validation(self, state: State) -> int | None:
+        """Which validation of the training begins, from 1; None for one by `evaluate`, which carries out all.
+
+        A second one after the same batch has the number of the first: it is there only if that one measured nothing,
+        or for the step of the leftover window.
+        """
+        if state.phase is Phase.VALID_BEGIN:  # the machine opens a validation on the way to this phase
+            return None
+        number, iteration = self.carried_over.validations
+        return number if iteration == state.iteration else number + 1
+
+    def _modules_of_evaluations(self) -> Mapping[str, nn.Module]:
+        """The modules of losses that evaluations have of their own."""
+        losses = [function for name, function in own_parts(self.evaluations) if name.endswith(".loss_fn")]
+        modules = modules_of(self.model, losses)
+        return {f"valid {name}": module for name, module in modules.items() if name != "model"}
+
+    def _open_evaluation(self) -> None:
+        """Begin the next evaluation that is due. It draws what it would draw if it were alone."""
+        validation = self._validation
+        assert validation is not None
+        assert self._validation_guard is not None
+        self._evaluation = each = validation.due.popleft() if validation.due else None
+        if each is None:
+            return
+        if validation.batches is not None:
+            self._validation_guard.generators.put_back()
+        if each.settings.seed is not None:
+            seed_all(each.settings.seed)
+            seed_own(self.loader_generators(), each.settings.seed)
+        each.meters.reset()
+        validation.batches = prefetched(self._copier, each.loader, start_pass(each.loader))
+        validation.counted = 0
 
     def fetch_valid(self) -> float | None:
         self.output = self._loss = None
-        batch = next(self._valid_batches, _END)
-        return None if batch is _END else self._take(batch)
+        validation = self._validation
+        assert validation is not None
+        while self._evaluation is not None:
+            self._use_weights(self._evaluation, validation)
+            batch = next(validation.batches or iter(()), _END)
+            if batch is not _END:
+                size = self._take(batch)
+                validation.counted += size > 0
+                return size
+            if not validation.due:
+                return None  # `measure_valid` ends the last one
+            self._close_evaluation(validation, stopped=False)
+            self._open_evaluation()
+        return None
+
+    def _use_weights(self, evaluation: BoundEvaluation, validation: Validation) -> None:
+        """Give the model the weights of the evaluation. Callbacks have exchanged them by then, at VALID_BEGIN."""
+        if evaluation.weights is not None and validation.exchanged is None:
+            validation.exchanged = use_weights(self.carried_over.averages, evaluation.weights)
+            self._mark_stale()
+
+    def _put_weights_back(self) -> None:
+        if self._validation is not None and self._validation.exchanged is not None:
+            use_again(self.carried_over.averages, self._validation.exchanged)
+            self._validation.exchanged = None
+            self._mark_stale()
+
+    def _mark_stale(self) -> None:
+        if self.whole_step is not None:
+            self.whole_step.mark_stale()
 
     def evaluate(self) -> None:
-        with torch.no_grad():
+        evaluation = self._evaluation
+        assert evaluation is not None
+        with torch.set_grad_enabled(self.grad_in_valid):
             self.forward()
-            loss = self.compute_loss()
-            if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
-                check_scalar(loss)
-            self._loss = loss.detach()
-            self.meter(self._valid_meters, self._loss)
+            if evaluation.has_loss:
+                loss = self.compute_loss()
+                if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
+                    check_scalar(loss)
+                self._loss = loss.detach()
+            self.meter(evaluation.meters, self._loss)
+
+    def _close_evaluation(self, validation: Validation, *, stopped: bool) -> None:
+        """Measure the evaluation under way, and give the model its weights back.
+
+        Raises:
+            WorkloadError: it had no batch, and was not stopped before it could have one.
+        """
+        evaluation = self._evaluation
+        if evaluation is None:
+            return
+        validation.metrics |= evaluation.meters.results()
+        if not validation.counted and not stopped:
+            raise WorkloadError(
+                f"{evaluation.argument} gave no batch that counts: it is empty, its __iter__ starts no new pass each "
+                "time, or samples= counts 0 for each of its batches"
+            )
+        if evaluation.weights is not None:
+            validation.measured_by[evaluation.prefix] = self.carried_over.weights_in_use()
+        evaluation.meters.reset()
+        self._evaluation = None
+        self._put_weights_back()
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
-        metrics = self._valid_meters.results()
-        if metrics and self._measures:
-            metrics |= take(self, self._measures)
+        validation = self._validation
+        assert validation is not None
+        self._close_evaluation(validation, stopped=stopped_at_its_begin(state))
+        if validation.metrics and self._measures:
+            validation.metrics |= take(self, self._measures)
         self.end_validation()
-        self.carried_over.note_measured()
-        if not metrics and not stopped_at_its_begin(state):
-            raise WorkloadError(
-                "valid gave no batch that counts: it is empty, its __iter__ starts no new pass each time, "
-                "or samples= counts 0 for each of its batches"
-            )
-        return metrics
+        self.carried_over.note_measured(validation.measured_by)
+        if validation.number is not None:
+            self.carried_over.validations = validation.number, state.iteration
+        return validation.metrics
 
     def abandon(self, state: State) -> None:
         """Restore everything as if this validation had not started."""
@@ -131,9 +253,11 @@ class Validating(Training):
         return evaluate_on(self, data)
 
     def end_validation(self) -> None:
-        """Restore modes and generators, so that validating does not change the training."""
-        self._valid_meters.reset()
-        self._valid_batches = iter(())
+        """Restore weights, modes and generators, so that validating does not change the training."""
+        self._put_weights_back()
+        for each in self.evaluations:
+            each.meters.reset()
+        self._validation = self._evaluation = None
         self._loss = self.inputs = self.target = self.output = None
         if self._validation_guard is not None:
             self._validation_guard.put_back()

@@ -18,6 +18,7 @@ from ..checkpoints.api import Checkpointable
 from ..checkpoints.saves import Saves
 from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
+from ..core.checks import check_bool
 from ..core.errors import WorkloadError
 from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES, Operation
@@ -38,6 +39,7 @@ from .advice import log_summary_once, warn_of_sum
 from .arguments import explain_loss
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
+from .evaluations import Valid, check_averages
 from .failing import parts_after_failure
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
@@ -60,10 +62,9 @@ _END = object()
 class Supervised(Validating, Checkpointable):
     """Trains `model` to minimize `loss_fn(model(inputs), target)` over batches of (inputs, target).
 
-    What commands and sensors use of it is documented in `Training`.
-
     The model is trained in train mode. A part of it that is in eval mode when `run` begins stays so, as a frozen
     batch norm does. After a validation, and when a run ends or fails, each module is in the mode that it was in.
+    What commands and sensors use of the workload is documented in `Training`.
 
     >>> from fsm_train import run, start
     >>> model = nn.Linear(3, 1)
@@ -81,19 +82,16 @@ class Supervised(Validating, Checkpointable):
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
             holds: in a partial, a bound method, an attribute, a closure or a global that it names.
         train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
-        valid: the same for validation; None for a training without. It can be the same loader: a DataLoader with
-            persistent workers is copied then, as it has one pass at a time. The form of its first batch is looked at
-            before the training begins, if it is a list, a tuple, or a DataLoader without workers over a dataset of
-            plain data: nothing is drawn by that. In another loader, a batch of a wrong form is found at the first
-            validation.
+        valid: the same for validation, or an `Evaluation` of it, or a mapping from names to several of them. It can be
+            the same loader: a DataLoader with persistent workers is copied then. The form of the first batch is looked
+            at before the training begins where that draws nothing: in a list, or a DataLoader over plain data.
         metrics: by name, a function of (output, target) that is averaged over the samples, or that gives its own
             (sum, count), whose sums are divided; `over_all` of a function, which gets all outputs and targets at once;
             or an object with update, compute and reset (torchmetrics). Measured on train and valid data.
         measures: by name, a function of this workload, a number or a mapping of them: `{"knn": f}` is the metric
             valid_knn. Taken at the end of a validation, in eval mode, without gradients; generators are put back.
-        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, and of the
-            batch under way `inputs`, `target` and `output`: None where there is none, as the output of a batch that was
-            left out before its forward pass, and all three after a validation. Generators are put back.
+        sensors: by name, a function of this workload that measures a fact; `inputs`, `target` and `output` of the batch
+            under way are None where there is none. Generators are put back.
         device: where to train: the model is moved there, and what in a batch has `to(device)`. By default, where it is.
         forward: of (model, inputs), or of (model, inputs, target) if its third parameter has no default or is called
             target: the output, in training and validation. By default inputs in a tuple or list are passed by
@@ -104,8 +102,8 @@ class Supervised(Validating, Checkpointable):
             count; a batch that counts 0 is left out. By default it is the first dimension that all tensors of the
             batch have in common. A batch whose tensors disagree, as with time first, is refused.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
-        ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained.
-            By default on CUDA, from a list or a DataLoader with workers; False never does.
+        ahead: whether to fetch and copy a batch while the one before it is trained; by default on CUDA, from workers.
+        grad_in_valid: whether gradients are on in validations, for forces by torch.autograd.grad.
 
     Raises:
         WorkloadError: the parts do not fit together, or one of them is of another kind.
@@ -119,7 +117,7 @@ class Supervised(Validating, Checkpointable):
         optimizer: torch.optim.Optimizer,
         loss_fn: LossFn,
         train: Iterable[Any],
-        valid: Iterable[Any] | None = None,
+        valid: Valid | None = None,
         *,
         metrics: Mapping[str, AnyMetric] | None = None,
         measures: Mapping[str, Taken] | None = None,
@@ -130,6 +128,7 @@ class Supervised(Validating, Checkpointable):
         samples: Samples | None = None,
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
+        grad_in_valid: bool = False,
     ) -> None:
         super().__init__(
             *(model, optimizer, loss_fn, train, valid),
@@ -142,12 +141,13 @@ class Supervised(Validating, Checkpointable):
             ahead=ahead,
         )
         warn_of_sum(loss_fn)
+        check_bool("grad_in_valid", grad_in_valid)
+        self.grad_in_valid = grad_in_valid
         self._measures = check_measures(measures or {}, self.train_meters.metrics, has_valid=self.has_valid)
         self._sensors = check_sensors(sensors or {})
         self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
         self._batches_fetched = 0  # of that pass
-        self._elapsed_before = 0.0  # seconds of training before this call of run
-        self._since = time.perf_counter()  # when this call of run started
+        self._elapsed_before, self._since = 0.0, time.perf_counter()  # seconds before this call of run, and its start
 
     def __repr__(self) -> str:
         return as_text(self, self._measures, self.sensors)
@@ -292,8 +292,7 @@ class Supervised(Validating, Checkpointable):
         self.suspended_at = None
 
     def finish(self, state: State) -> None:
-        if self._validation_guard is not None:  # a validation failed
-            self.end_validation()
+        self.end_validation()  # of one that failed
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
@@ -310,6 +309,7 @@ class Supervised(Validating, Checkpointable):
         self._batches_fetched = 0
         self.use_training_modes()
         self.carried_over.check_kept(self.modules)
+        check_averages(self.evaluations, self.carried_over.averages)
         self._buffers = Buffers(self.modules.values())
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),

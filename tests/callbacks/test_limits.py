@@ -153,6 +153,14 @@ def test_validation_each_so_many_steps(steps: int, batches: int, callbacks: list
     assert validated_at([validate_every(steps=steps), *callbacks], batches=batches, epochs=2) == at_steps
 
 
+def test_first_validation_is_before_the_first_step() -> None:
+    """With first=True there is one at step 0, once in a training: one that is extended begins with no other."""
+    assert validated_at([validate_every(steps=4, first=True)], batches=8, epochs=1) == [0, 4, 8]
+    callback = validate_every(steps=4, first=True)
+    assert callback(at(Phase.TRAIN_BEGIN)) == Transition(flags=Flag.VALIDATE)
+    assert callback(at(Phase.TRAIN_BEGIN, iteration=8)) is None
+
+
 def test_validating_in_between_changes_nothing() -> None:
     """The weights are those without it, and the metric at the end is of the end."""
     often = trained([validate_every(steps=1)], valid=batches(5, 5, skip=30), epochs=2)
@@ -237,6 +245,7 @@ def test_recorded_facts_are_measured() -> None:
         (lambda: suspend_after(seconds=NAN), "seconds=nan"),
         (lambda: suspend_after(seconds=True), "seconds=True"),
         (lambda: validate_every(steps=0), "steps=0"),
+        (lambda: validate_every(steps=1, first=1), "first=1"),  # type: ignore[arg-type]
         (lambda: limit(), "limit what"),
         (lambda: limit(batches=0), "batches=0: it is a whole number from 1"),
         (lambda: limit(valid_batches=-1), "valid_batches=-1"),
@@ -260,7 +269,7 @@ def test_settings_are_checked_when_made(make: Callable[[], object], sentence: st
         ),
         (stop_after(steps=3), "stop_after", {"steps": 3, "seconds": None}),
         (suspend_after(seconds=3.5), "suspend_after", {"seconds": 3.5}),
-        (validate_every(steps=3, name="often"), "often", {"steps": 3}),
+        (validate_every(steps=3, name="often"), "often", {"steps": 3, "first": False}),
         (limit(batches=3), "limit", {"batches": 3, "valid_batches": None}),
         (record("loss", "stepped"), "record", {"facts": ("loss", "stepped"), "every": 1}),
     ],

@@ -102,6 +102,21 @@ def test_epoch_without_validation_is_no_check() -> None:
     assert [sorted(metrics) for metrics in final.history[:2]] == [["train_loss", "valid_loss"], ["train_loss"]]
 
 
+def test_evaluation_that_is_not_due_is_no_check() -> None:
+    """Where all metrics are those of several evaluations, one that is not there was left out, and is waited for."""
+    left_out = at(Phase.VALID_END, metrics={"valid_clean_loss": 1.0})
+    measured = at(Phase.VALID_END, metrics={"valid_clean_loss": 1.0, "valid_rare_loss": 2.0})
+    callback = early_stopping("valid_rare_loss", patience=1)
+
+    answers = drive(callback, [left_out, measured, left_out, left_out, measured])
+
+    assert [Flag.STOP_TRAINING in answer.flags for answer in answers] == [False, False, False, False, True]
+    with pytest.raises(LookupError, match="no metric 'valid_rare_loss'"):
+        callback(at(Phase.VALID_END, metrics={"valid_loss": 1.0}))
+    with pytest.raises(LookupError, match="no metric 'valid_loss'"):
+        early_stopping("valid_loss")(left_out)
+
+
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
