@@ -32,6 +32,7 @@ from .measures import Taken, take
 from .modules import modules_of
 from .other_data import evaluate_on
 from .snapshot import ValidationGuard
+from .so_far import results_so_far
 from .training import Training
 
 _END = object()
@@ -226,6 +227,7 @@ class Validating(Training):
         self._put_weights_back()
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
+        """The metrics of the validation; in the middle of an epoch also those of its training batches so far."""
         validation = self._validation
         assert validation is not None
         self._close_evaluation(validation, stopped=stopped_at_its_begin(state))
@@ -235,7 +237,9 @@ class Validating(Training):
         self.carried_over.note_measured(validation.measured_by)
         if validation.number is not None:
             self.carried_over.validations = validation.number, state.iteration
-        return validation.metrics
+        in_the_middle = state.batch > 0 and not state.batches_over
+        so_far = results_so_far(self.train_meters) if in_the_middle else {}
+        return {**so_far, **validation.metrics}
 
     def abandon(self, state: State) -> None:
         """Restore everything as if this validation had not started."""

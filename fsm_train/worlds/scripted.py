@@ -264,10 +264,18 @@ class Scripted(Workload):
     def measure_valid(self, state: State) -> Mapping[str, float]:
         self._loss = None
         if stopped_at_its_begin(state):
-            return {}
+            return self._so_far(state)
         if not self._valid_fetched_any:
             raise WorkloadError("valid gave no batch: the script of valid_batches says 0")
-        return {name: reader.next(state) for name, reader in self._valid.items()}
+        return {**self._so_far(state), **{name: reader.next(state) for name, reader in self._valid.items()}}
+
+    def _so_far(self, state: State) -> Mapping[str, float]:
+        """In the middle of an epoch the mean loss so far, and the coming values of scripted metrics."""
+        if state.batch == 0 or state.batches_over or not self._losses_added:
+            return {}
+        mean = {"train_loss": self._total / self._weight} if self._weight and "train_loss" not in self._train else {}
+        known = {name: reader.coming() for name, reader in self._train.items() if not callable(reader.script)}
+        return {**mean, **known}
 
     def abandon(self, state: State) -> None:
         self._loss = None
