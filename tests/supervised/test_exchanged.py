@@ -321,12 +321,13 @@ def test_buffers_and_modes_are_as_before() -> None:
 
 
 class Remade(nn.Module):
-    """Its running mean is another tensor after each forward in train mode; two layers share their table."""
+    """Forward makes its running mean anew in train mode; two layers share their table, and one buffer is None."""
 
     def __init__(self) -> None:
         super().__init__()
         self.linear, self.other = nn.Linear(10, 10), nn.Linear(10, 1)
         self.register_buffer("mean", torch.ones(10))
+        self.register_buffer("nothing", None)
         table = torch.ones(10)
         self.linear.register_buffer("table", table)
         self.other.register_buffer("table", table)
