@@ -71,7 +71,12 @@ def inventory(found: Found) -> tuple[Item, ...]:
         *(Item("the place in the training data", "", note) for note in found.inexact),
         *(Item(f"the metric {name}", "meters") for name in found.metrics),
         *(
-            Item(f"the metric {what}", "", f"the metric {what}: it cannot be saved; give the metric a state_dict")
+            Item(
+                f"the metric {what}",
+                "",
+                f"the metric {what}: it cannot be saved; give the metric a state_dict, or let it gather tensors and "
+                "plain values",
+            )
             for what in found.unsaved_metrics
         ),
         *(

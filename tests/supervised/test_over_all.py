@@ -13,8 +13,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fsm_train import Supervised, WorkloadError, over_all, run, start
-from fsm_train.callbacks import early_stopping
+from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, on, over_all, restore, run, start
+from fsm_train.callbacks import checkpoint, early_stopping
 from fsm_train.supervised.meters import Meters
 from fsm_train.supervised.over_all import join
 from tests.killed import killed_and_resumed
@@ -226,3 +226,33 @@ def test_what_is_no_number_is_refused() -> None:
 
     with pytest.raises(WorkloadError, match="the metric 'all' returned a str for 'train_all_auc'"):
         meters.results()
+
+
+def test_a_training_resumes_with_a_note_where_what_was_gathered_cannot_be_saved(tmp_path: Path) -> None:
+    """When it was saved, and in the state that goes on; the training itself is as it would have been."""
+
+    def make() -> Supervised:
+        torch.manual_seed(1)
+        model = nn.Linear(1, 1)
+        batches = [(torch.full((2, 1), float(i)), torch.zeros(2, 1)) for i in range(4)]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        return Supervised(
+            *(model, optimizer, lambda output, target: output[0].mean(), batches),
+            forward=lambda model, inputs: (model(inputs), Graph()),
+            samples=lambda inputs, target: len(inputs),
+            metrics={"all": over_all(lambda output, target: len(output[1]))},
+        )
+
+    @on(Phase.BATCH_END)
+    def leave(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == 2 else None
+
+    whole, work = make(), make()
+    run(start(whole, epochs=1))
+    run(start(make(), epochs=1), [checkpoint(tmp_path), leave])
+    final = run(restore(tmp_path, work), [checkpoint(tmp_path)])
+
+    assert "let it gather tensors and plain values" in " ".join(final.notes)
+    assert "the metric all: what it had gathered was not saved" in final.notes
+    assert final.metrics["train_all"] == 2.0
+    assert same_weights(work.model, whole.model)
