@@ -56,6 +56,7 @@ ENTRIES: Mapping[tuple[str, str], tuple[Callable[[Any], object], str]] = {
     ("start", "epochs"): (lambda value: start(Scripted(), epochs=value), "epochs"),
     ("start", "max_steps"): (lambda value: start(Scripted(), max_steps=value), "max_steps"),
     ("start", "seed"): (lambda value: start(Scripted(), epochs=1, seed=value), "seed"),
+    ("start", "seconds"): (lambda value: start(Scripted(), epochs=1, seconds=value), "seconds"),
     ("evaluate", "workload"): (evaluate, "workload"),
     ("extend", "state"): (lambda value: extend(value, epochs=1), "state"),
     ("find_lr", "state"): (find_lr, "state"),
