@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from .callbacks.time_limit import with_time_limit
 from .core.arguments import check_workload, takes_by_name
 from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
@@ -43,30 +44,33 @@ _logger = logging.getLogger("fsm_train")
 
 @takes_by_name
 def start(
-    workload: Workload, *, epochs: int | None = None, max_steps: int | None = None, seed: int | None = None
+    workload: Workload,
+    *,
+    epochs: int | None = None,
+    max_steps: int | None = None,
+    seed: int | None = None,
+    seconds: float | None = None,
 ) -> State:
     """The state of a training that has not begun.
 
     >>> from fsm_train.worlds.scripted import Scripted
-    >>> state = start(Scripted(), epochs=3, seed=0)
-    >>> state.phase, state.plan
-    (<Phase.READY: 'ready'>, Plan(epochs=3, max_steps=None, seed=0))
+    >>> start(Scripted(), epochs=3, seed=0).plan
+    Plan(epochs=3, max_steps=None, seed=0)
 
     Args:
         workload: what is to be trained.
         epochs: passes over the training data.
-        max_steps: optimizer steps; the training ends with whichever of the two is reached first.
-        seed: seeds the generators of Python, NumPy and torch when the training begins; None
-            leaves them as they are.
+        max_steps: optimizer steps; the training ends with whichever limit is reached first.
+        seed: seeds the generators of Python, NumPy and torch at its begin; None leaves them as they are.
+        seconds: of training, added up over calls of `run`; the batch under way is finished, and the epoch validated.
 
     Raises:
-        TypeError: it is no workload, or a number is no whole number.
-        ValueError: neither epochs nor max_steps is given, or one of the numbers makes no sense.
+        TypeError, ValueError: it is no workload, no limit is given, or one of the numbers makes no sense.
     """
     check_workload(workload, "start({}, epochs=…)")
     return State(
         Phase.READY,
-        Plan(epochs, max_steps, seed),
+        Plan(epochs, max_steps, seed, seconds),
         hyper=workload.hyper(),
         has_valid=workload.has_valid,
         workload=workload,
@@ -128,7 +132,7 @@ def iterate(
     sinks: Iterable[Sink] = (),
     at: Iterable[Phase] = (),
 ) -> Iterator[State]:
-    """Train step by step: yield the state at each phase where a callback was consulted, and the last one.
+    """Train step by step: yield the state where a callback was consulted, at the phases in `at`, and the last one.
 
     What `run` does, for a notebook or a loop of one's own, without touching signal handlers.
     Leaving the loop early ends the training as a failure does: TEARDOWN is consulted and what was
@@ -141,9 +145,6 @@ def iterate(
     epoch_end 1
     epoch_end 2
     done 2
-
-    Args:
-        at: further phases to yield the state at.
     """
     refuse_if_in_use(work := workload_of(state, "iterate"))
     try:
@@ -169,7 +170,8 @@ def _train(
     at: Iterable[Phase],
 ) -> Iterator[State]:
     """What `iterate` says, with an interrupt left where it is if nothing could act on it."""
-    watch = Watch(check_callbacks(callbacks), (*check_sinks(sinks), *event_log(log)), as_phases(at), work)
+    callbacks = with_time_limit(check_callbacks(callbacks), state.plan)
+    watch = Watch(callbacks, (*check_sinks(sinks), *event_log(log)), as_phases(at), work)
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, work.hyper(), watch.callbacks)
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
@@ -362,9 +364,8 @@ class _Cursor:
             facts = NO_FACTS if phase in FINAL else batch_size_alone(self.draft.fetched)
             return self.draft.state(phase, self.flags, facts)
         state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
-        dict.update(
-            facts, self.work.read(needs, state)
-        )  # no one else has them yet, and a second state would cost a microsecond
+        # No one else has them yet, and a second state would cost a microsecond.
+        dict.update(facts, self.work.read(needs, state))
         return state
 
     def fail(self, error: BaseException) -> None:

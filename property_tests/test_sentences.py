@@ -62,6 +62,7 @@ ENTRIES: Mapping[tuple[str, str], tuple[Callable[[Any], object], str]] = {
     ("start", "epochs"): (lambda value: start(Scripted(), epochs=value), "epochs"),
     ("start", "max_steps"): (lambda value: start(Scripted(), max_steps=value), "max_steps"),
     ("start", "seed"): (lambda value: start(Scripted(), epochs=1, seed=value), "seed"),
+    ("start", "seconds"): (lambda value: start(Scripted(), epochs=1, seconds=value), "seconds"),
     ("evaluate", "workload"): (evaluate, "workload"),
     ("evaluate", "data"): (lambda value: evaluate(trained(), [] if value is None else value), "batch"),
     ("evaluate", "prefix"): (lambda value: evaluate(Scripted(valid_loss=1.0), prefix=value), "prefix"),

@@ -474,7 +474,7 @@ def test_leaving_the_loop_early_tears_down() -> None:
 @pytest.mark.parametrize(
     ("plan", "sentence"),
     [
-        ({}, "a plan without an end: give epochs, max_steps, or both"),
+        ({}, "a plan without an end: give epochs, max_steps or seconds"),
         ({"epochs": -1}, "epochs=-1: a training cannot have a negative number"),
         ({"epochs": 1.5}, "epochs is a whole number, not 1.5"),
         ({"max_steps": True}, "max_steps is a whole number, not True"),

@@ -55,7 +55,8 @@ def schedule(
             plan, whatever its length: `cosine(1)` and `cosine(1000)` are the same, and in
             `warmup(1).then(cosine(9))` a tenth is the warm-up. A function that has no length is given the
             finished share of the plan, from 0 to 1. The share is exact, with accumulation, with max_steps, and
-            after a resume. A plan that `extend` made longer is stretched over as a whole, so the share, and
+            after a resume; of a plan with `seconds` it is that of the time, where this is the only limit or the
+            nearest. A plan that `extend` made longer is stretched over as a whole, so the share, and
             with it the rate, goes back to where that plan has it.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
 
@@ -142,9 +143,9 @@ def _scheduled(key: str, function: Callable[..., float], progress: float, base: 
 
 
 def finished_share(state: State) -> Share:
-    """The share of the plan that is finished where the step under way began: batches of epochs, or steps.
+    """The share of the plan that is finished where the step under way began: batches of epochs, steps, or milliseconds.
 
-    Of a plan with both, whichever is further. Batches whose gradients wait for a step are not finished.
+    Of a plan with several limits, whichever is further. Batches whose gradients wait for a step are not finished.
 
     >>> from fsm_train.testing import at
     >>> from fsm_train import Plan
@@ -152,7 +153,7 @@ def finished_share(state: State) -> Share:
     (9, 20)
 
     Raises:
-        LookupError: neither the number of steps nor that of batches is known.
+        LookupError: neither the number of steps, nor that of batches, nor a time limit is known.
     """
     plan, batches = state.plan, state.batches_per_epoch
     shares: list[Share] = []
@@ -162,6 +163,9 @@ def finished_share(state: State) -> Share:
         begun = 0 if state.draining or state.phase is not Phase.STEP_BEGIN else 1  # the batch of this step
         in_epoch = min(max(state.batch + begun - state.pending, 0), batches) if state.phase in BATCH_PHASES else 0
         shares.append((min(state.epoch * batches + in_epoch, plan.epochs * batches), plan.epochs * batches))
+    if plan.seconds:
+        whole = max(round(1000 * plan.seconds), 1)
+        shares.append((min(round(1000 * state.facts.get("elapsed", state.elapsed)), whole), whole))
     if not shares:
         raise LookupError(
             "schedule(…, by='training') stretches over the whole plan, but its length is not known: train has no "

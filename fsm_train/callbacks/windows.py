@@ -62,6 +62,8 @@ def _as_recorded(make: Callable[..., Callback[Any]]) -> Callable[..., Callback[A
     def made(callback: Callback[Any] | Recipe, **settings: Any) -> Callback[Any]:
         if not isinstance(callback, (Callback, Recipe)):
             raise TypeError(no_callback(callback))
+        if not isinstance(settings.get("name"), (str, type(None))):
+            raise TypeError(f"name={settings['name']!r}: the name of a callback is a text")
         for name in ("epochs", "steps"):
             if isinstance(settings.get(name), list):
                 settings[name] = tuple(settings[name])

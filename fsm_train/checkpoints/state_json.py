@@ -57,7 +57,7 @@ def control_of(state: State, in_files: int = 0) -> bytes:
         {
             **{name: getattr(state, name) for name in _COUNTERS},
             "reason": encode(state.reason),
-            "plan": attrs.asdict(state.plan),
+            "plan": attrs.asdict(state.plan, filter=lambda field, value: field.name != "seconds" or value is not None),
             "flags": state.flags.value,
             "metrics": encode(dict(state.metrics)),
             "history": encode(tuple(dict(metrics) for metrics in state.history[in_files:])),

@@ -33,6 +33,7 @@ _FIELDS = {
     "n_epoch": "plan.epochs",
     "epochs": "plan.epochs",
     "max_steps": "plan.max_steps",
+    "seconds": "plan.seconds",
     "seed": "plan.seed",
     "logs": "metrics",
     "callback_metrics": "metrics",

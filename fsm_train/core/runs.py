@@ -6,17 +6,20 @@ Rule of this file: pure functions of a state. None of them is on the path of a b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from .arguments import check_state
 from .callback import Callback, memory_classes
+from .checks import check_not_negative
 from .failing import Failure
 from .phase import Flag, Phase, Place
 from .state import Hyper, State, hyper_read
 from .table import RESUMES_AT
 from .values import NO_FACTS, FrozenMap, SavedMemory
+
+N = TypeVar("N", int, float)
 
 SAVED_AT = (Phase.BATCH_END, Phase.VALID_END, Phase.EPOCH_END, Phase.TRAIN_END, Phase.SUSPEND)
 """The phases at which a training can be saved: those where it is whole, with no validation under way."""
@@ -192,8 +195,10 @@ def failed(state: State, error: BaseException, failure: Failure | None = None) -
     )
 
 
-def extend(state: State, *, epochs: int | None = None, max_steps: int | None = None) -> State:
-    """The state with a larger plan: `epochs` more of them, `max_steps` more.
+def extend(
+    state: State, *, epochs: int | None = None, max_steps: int | None = None, seconds: float | None = None
+) -> State:
+    """The state with a larger plan: `epochs` more of them, `max_steps` more, `seconds` more.
 
     Counters, memories and history stay as they are, so that `run(extend(final, epochs=5), …)`
     continues a finished training. A limit that is not named stays where it is, but a limit that
@@ -212,23 +217,28 @@ def extend(state: State, *, epochs: int | None = None, max_steps: int | None = N
     for name, more in (("epochs", epochs), ("max_steps", max_steps)):
         if more is not None and (isinstance(more, bool) or not hasattr(more, "__index__") or more < 0):
             raise ValueError(f"{name}={more!r}: extend adds this number to the plan, and it is a whole number from 1")
+    if seconds is not None:
+        check_not_negative("seconds", seconds)
     if state.phase not in (Phase.SUSPENDED, Phase.READY, Phase.DONE):
         raise ValueError(f"only a training between two runs can be extended, not one at {state.phase.value}")
-    if not epochs and not max_steps:
-        raise ValueError("extend by what? give epochs=, max_steps=, or both")
+    if not epochs and not max_steps and not seconds:
+        raise ValueError("extend by what? give epochs=, max_steps= or seconds=, or several of them")
     plan = attrs.evolve(
         state.plan,
         epochs=_larger(state.plan.epochs, epochs, state.epoch),
         max_steps=_larger(state.plan.max_steps, max_steps, state.step),
+        seconds=_larger(state.plan.seconds, seconds, state.elapsed),
     )
     if plan.epochs is not None and state.epoch >= plan.epochs:
         raise ValueError(f"all {plan.epochs} epochs of the plan are done: extend with epochs= as well")
     if plan.max_steps is not None and state.step >= plan.max_steps:
         raise ValueError(f"all {plan.max_steps} steps of the plan are done: extend with max_steps= as well")
+    if plan.seconds is not None and state.elapsed >= plan.seconds:
+        raise ValueError(f"all {plan.seconds:g} seconds of the plan are over: extend with seconds= as well")
     return attrs.evolve(state, plan=plan)
 
 
-def _larger(limit: int | None, more: int | None, so_far: int) -> int | None:
+def _larger(limit: N | None, more: N | None, so_far: N) -> N | None:
     if more is None:
         return limit
     return (so_far if limit is None else limit) + more

@@ -20,10 +20,11 @@ from typing import Any, Never
 
 import attrs
 
-from .checks import is_exact_number, is_whole
+from .checks import is_exact_number
 from .hints import assigned_attribute, missing_attribute
 from .history import History, as_history
 from .phase import Flag, Phase, Place
+from .plan import Plan as Plan  # imported from here too
 from .representation import cut, html_table
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
 
@@ -31,59 +32,6 @@ Hyper = float | tuple[float, ...]
 """The value of a hyper-parameter: one for all parameter groups, or a tuple with one per group."""
 
 NEVER = -1
-
-
-def _count_or_none(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
-    if value is None:
-        return
-    if not is_whole(value):
-        whole: object = value
-        advice = f": write {attribute.name}={whole:.0f}" if isinstance(whole, float) and whole.is_integer() else ""
-        raise TypeError(f"{attribute.name} is a whole number, not {value!r}{advice}")
-    if value < 0:
-        raise ValueError(
-            f"{attribute.name}={value}: a training cannot have a negative number of them. Leave {attribute.name} out "
-            "for no limit"
-        )
-
-
-def _seed(plan: Plan, attribute: attrs.Attribute[int | None], value: int | None) -> None:
-    if value is not None and not is_whole(value, 0):
-        raise ValueError(
-            f"seed={value!r}: a seed is a whole number from 0, or None to leave the generators as they are"
-        )
-
-
-def _plain(value: Any) -> Any:
-    """A whole number of NumPy or torch as an int; anything else as it is."""
-    if type(value) is int or isinstance(value, bool):
-        return value
-    try:
-        return operator.index(value)
-    except TypeError:
-        return value
-
-
-@attrs.frozen
-class Plan:
-    """How long to train: whichever of `epochs` and `max_steps` is reached first ends the training.
-
-    >>> Plan(epochs=10, max_steps=5_000)
-    Plan(epochs=10, max_steps=5000, seed=None)
-
-    Attributes:
-        epochs: passes over the training data.
-        max_steps: optimizer steps that were applied.
-        seed: seeds all generators when the training begins; None leaves them as they are.
-    """
-
-    epochs: int | None = attrs.field(default=None, converter=_plain, validator=_count_or_none)
-    max_steps: int | None = attrs.field(default=None, converter=_plain, validator=_count_or_none)
-    seed: int | None = attrs.field(default=None, converter=_plain, validator=_seed)
-
-    def __attrs_post_init__(self) -> None:
-        if self.epochs is None and self.max_steps is None:
-            raise ValueError("a plan without an end: give epochs, max_steps, or both")
 
 
 # NO_OP: attrs would convert at each assignment, which costs more than all else that the machine does in a batch.

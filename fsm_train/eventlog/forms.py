@@ -237,8 +237,10 @@ def _sentence(key: str, value: Json) -> str:
 def _is_plan(plan: Json) -> bool:
     if type(plan) is not dict or not {"epochs", "max_steps", "seed"} <= plan.keys():
         return False
-    limits, seed = (plan["epochs"], plan["max_steps"]), plan["seed"]
-    if not all(limit is None or is_count(limit) for limit in limits) or limits == (None, None):
+    limits, seed, seconds = (plan["epochs"], plan["max_steps"]), plan["seed"], plan.get("seconds")
+    if not all(limit is None or is_count(limit) for limit in limits) or (*limits, seconds) == (None, None, None):
+        return False
+    if seconds is not None and not (type(seconds) in (int, float) and seconds > 0):
         return False
     try:
         return seed is None or is_count(decode(seed))

@@ -15,6 +15,7 @@ import attrs
 from .. import callbacks as library
 from .. import schedules
 from ..callbacks.monitoring import monitored
+from ..callbacks.time_limit import time_limit
 from ..callbacks.windows import Recipe
 from ..core.callback import Callback
 from ..core.origin import call_factory
@@ -27,7 +28,7 @@ from .errors import LogError
 
 FACTORIES: Mapping[str, Any] = {
     f"{factory.__module__}.{factory.__qualname__}": factory
-    for factory in (getattr(library, name) for name in library.__all__)
+    for factory in (*(getattr(library, name) for name in library.__all__), time_limit)
 }
 SCHEDULES: Mapping[str, type] = {
     name: kind for name in schedules.__all__ if attrs.has(kind := getattr(schedules, name)) and isinstance(kind, type)

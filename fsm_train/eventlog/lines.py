@@ -139,11 +139,16 @@ class AnswerCache:
         return entry[1]
 
 
+def _plan_of(plan: Plan) -> dict[str, Json]:
+    seconds = {} if plan.seconds is None else {"seconds": plan.seconds}
+    return {"epochs": plan.epochs, "max_steps": plan.max_steps, "seed": encode(plan.seed), **seconds}
+
+
 def start_of(state: State, held: int = 0) -> dict[str, Json]:
     """The control state at the start of a call of `run`; of its history what comes after `held` epochs."""
     return {
         **line_of(state, {}),
-        "plan": {"epochs": state.plan.epochs, "max_steps": state.plan.max_steps, "seed": encode(state.plan.seed)},
+        "plan": _plan_of(state.plan),
         "has_valid": state.has_valid,
         "fetched": state.fetched,
         **({} if state.batches_per_epoch is None else {"batches_per_epoch": state.batches_per_epoch}),
@@ -199,7 +204,7 @@ def header_of(
 def decode_plan(start: Mapping[str, Json]) -> Plan:
     """The plan of a start."""
     plan = start["plan"]
-    return Plan(plan["epochs"], plan["max_steps"], decode(plan["seed"]))
+    return Plan(plan["epochs"], plan["max_steps"], decode(plan["seed"]), plan.get("seconds"))
 
 
 def decode_hyper(value: Mapping[str, Json]) -> FrozenMap[str, Any]:

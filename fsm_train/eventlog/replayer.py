@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, cast
 
 import attrs
 
+from ..callbacks.time_limit import with_time_limit
 from ..core.arguments import check_path
 from ..core.callback import Callback, check_names, memory_classes
 from ..core.errors import CallbackError
@@ -131,6 +132,7 @@ def replay(log: str | PathLike[str], callbacks: Iterable[Callback[Any]] | None =
             else tuple(as_recorded(callback, specs.get(callback.name)) for callback in given)
         )
         state = recorded.start(last, {callback.name: memory_classes(callback) for callback in used})
+        used = with_time_limit(used, state.plan)
         if last is not None and (change := _changed_between_calls(last, header)) is not None:
             return Replayed(False, last, _divergence(header, change), lines)
         call = _Replay(recorded, state, used)

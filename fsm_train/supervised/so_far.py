@@ -10,13 +10,16 @@ import warnings
 from collections.abc import Mapping
 
 from ..data.generators import Generators
-from .meters import Meters, ObjectMetric
+from .meters import Meters
+from .object_metrics import ObjectMetric
 
 
 def results_so_far(meters: Meters) -> Mapping[str, float]:
     """The metrics of the batches so far, by name. One that cannot be computed of so few batches is left out."""
     loss = meters.loss.result()
     results = {} if loss is None else {f"{meters.split}_loss": loss}
+    parts = {f"{meters.split}_{name}": part.result() for name, part in meters.parts.items()}
+    results |= {name: mean for name, mean in parts.items() if mean is not None}
     before = Generators.now(())  # some metrics draw samples
     try:
         for name, metric in meters.metrics.items():

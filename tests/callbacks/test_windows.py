@@ -230,6 +230,7 @@ def test_length_of_the_plan_is_not_guessed_where_it_changes_for_a_part() -> None
         (lambda: during(clip_grad_norm(1.0), epochs=(None, 0)), ValueError, "is empty"),
         (lambda: during(clip_grad_norm(1.0), epochs=(-1, 2)), ValueError, "the first of epochs"),
         (lambda: during(clip_grad_norm(1.0), steps=(1, 2.5)), (TypeError, ValueError), "the end of steps"),
+        (lambda: during(clip_grad_norm(1.0), epochs=(0, 1), name=torch.zeros(2)), TypeError, "name="),
         (lambda: during(clip_grad_norm, epochs=(0, 1)), TypeError, "clip_grad_norm"),
         (lambda: during(mixed_precision("float16"), epochs=(0, 1)), ValueError, "consulted at setup only"),
         (lambda: during(freeze("a.*"), epochs=(0, 1)), ValueError, "consulted at setup only"),

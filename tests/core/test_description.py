@@ -34,6 +34,7 @@ from fsm_train.callbacks import (
     clip_grad_value,
     compile_step,
     cutmix,
+    during,
     early_stopping,
     ema,
     freeze,
@@ -142,10 +143,11 @@ def test_callback_that_does_not_say_is_said_to() -> None:
 
 def test_whole_library_declares_itself() -> None:
     """Each callback of the library says what it may do, and each of its factories is in this file."""
-    made = {callback.factory.rpartition(".")[2] for callback in [*ONE_OF_EACH, mixup(), swa(0)]}
+    others = [mixup(), swa(0), during(record("loss"), epochs=(0, 1), name="record early")]
+    made = {callback.factory.rpartition(".")[2] for callback in [*ONE_OF_EACH, *others]}
 
     assert made == set(library.__all__)
-    for callback in [*ONE_OF_EACH, mixup(), swa(0)]:
+    for callback in [*ONE_OF_EACH, *others]:
         assert None not in (callback.raises, callback.sets, callback.commands), callback.name
         assert describe([callback])
 
