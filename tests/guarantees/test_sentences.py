@@ -162,7 +162,7 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "start(work, 5, 100)": (lambda: start(Scripted(), 5, 100), ("write start(work, epochs=5, max_steps=100)",)),
     "start(work, 5, seed=1)": (lambda: start(Scripted(), 5, seed=1), ("start(work, epochs=5, seed=…)",)),
     "start(work, 5, epochs=5)": (lambda: start(Scripted(), 5, epochs=3), ("start(work, max_steps=5, epochs=…)",)),
-    "start(work, 1, 2, 3, 4)": (lambda: start(Scripted(), 1, 2, 3, 4), ("seed=3), and 1 more fits nowhere",)),
+    "start(work, 1, 2, 3, 4, 5)": (lambda: start(Scripted(), 1, 2, 3, 4, 5), ("seconds=4), and 1 more fits nowhere",)),
     "run(state, […], 'log')": (lambda: run(scripted(), [], "run.jsonl"), ("run(state, callbacks, log='run.jsonl')",)),
     "iterate(state, […], sink)": (lambda: iterate(scripted(), [], progress()), ("iterate(state, callbacks, log=…)",)),
     "find_lr(state, 1e-5)": (lambda: find_lr(scripted(), 1e-5), ("write find_lr(state, low=1e-05)",)),
@@ -201,7 +201,7 @@ def test_an_entry_point_shows_the_call_to_write(written: str) -> None:
 def test_what_is_given_by_position_is_given_as_before() -> None:
     """Any number of facts to record, and a function with the signature that it had."""
     assert record("loss", "grad_norm").params["facts"] == ("loss", "grad_norm")
-    assert [*inspect.signature(start).parameters] == ["workload", "epochs", "max_steps", "seed"]
+    assert [*inspect.signature(start).parameters] == ["workload", "epochs", "max_steps", "seed", "seconds"]
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
