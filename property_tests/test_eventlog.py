@@ -35,7 +35,7 @@ from fsm_train import (
     what_if,
 )
 from fsm_train.callbacks import accumulate, early_stopping, reduce_on_plateau, stop_at
-from fsm_train.commands import KeepWeights, UseAverage
+from fsm_train.commands import KeepWeights, RestoreWeights
 from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
 from fsm_train.core.table import READABLE
@@ -76,7 +76,7 @@ def random_callback(seed: int, name: str, *, sets_lr: bool) -> Callback[Any]:
             flags=flags,
             hyper={"lr": chance.random()} if sets_lr and chance.random() < 0.5 else {},
             memory=Seen(seen.times + 1, last, (*seen.names[-2:], state.phase.value)),
-            commands=(KeepWeights("w"), UseAverage(name, on=chance.random() < 0.5))[: chance.randint(0, 2)],
+            commands=(KeepWeights("w"), RestoreWeights(f"{name} {chance.random() < 0.5}"))[: chance.randint(0, 2)],
             reason=chance.choice(("", "no reason", "pâte à modeler \x1b[2J")),
         )
 

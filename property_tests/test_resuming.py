@@ -58,9 +58,9 @@ def _torch_only(**roots: object) -> list[Any]:
 def _never(*_: object, **__: object) -> None: ...
 
 
-def _at_the_end(loader: Any, batches: int, at_start: Any, then: Any) -> Iterator[Any]:
+def _at_the_end(loader: Any, batches: int, at_start: Any, then: Any, at_first: Any = None) -> Iterator[Any]:
     then.put_back()
-    return position._skip_in_sampler(loader, batches, then)
+    return position._skip_in_sampler(loader, batches, then, at_first)
 
 
 BUGS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {

@@ -101,7 +101,8 @@ TRAININGS = st.builds(
     st.sampled_from(sorted(WAYS)),
     st.integers(1, 2),
     st.integers(1, 2),
-    st.frozensets(st.integers(0, 3 * BATCHES - 1), max_size=5),
+    # The first batch is trained: torch warns of a scheduler that steps before its optimizer has.
+    st.frozensets(st.integers(1, 3 * BATCHES - 1), max_size=5),
     st.none() | st.integers(1, 3 * BATCHES - 1),
 )
 

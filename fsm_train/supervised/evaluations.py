@@ -108,6 +108,7 @@ class BoundEvaluation:
     """An evaluation of one training, with what it measures into.
 
     Attributes:
+        name: in the mapping; "" of one alone.
         prefix: of the names of its metrics: "valid", or "valid_" with its name in the mapping.
         argument: how it was given, for errors: "valid", or "valid['noisy']".
         loader: its data.
@@ -116,6 +117,7 @@ class BoundEvaluation:
         meters: its loss and its metrics.
     """
 
+    name: str
     prefix: str
     argument: str
     loader: Iterable[Any]
@@ -210,7 +212,7 @@ def bind(
         own = metrics if record.metrics is AS_IN_TRAINING else check_metrics(record.metrics)
         prefix = f"valid_{name}" if name else "valid"
         meters = Meters(prefix, own, device, shared)
-        bound.append(BoundEvaluation(prefix, _argument(name), loaders[name], record, weights, meters))
+        bound.append(BoundEvaluation(name, prefix, _argument(name), loaders[name], record, weights, meters))
         for other in bound[:-1]:
             for twice in sorted(other.names() & bound[-1].names()):
                 raise WorkloadError(

@@ -31,16 +31,15 @@ def evaluate_on(work: Training, data: Any) -> Iterator[None]:
     Raises:
         WorkloadError: the data are no batches.
     """
-    carried, before = work.carried_over, (work.valid, work.evaluations)
+    carried, before = work.carried_over, work.evaluations
     measured = carried.measured_with, carried.measured_by
     sources = None if data is None else Sources.now(work.train)
     try:
         if data is not None:
             work.evaluations = (_bound(work, data),)
-            work.valid = work.evaluations[0].loader
         yield
     finally:
-        work.valid, work.evaluations = before
+        work.evaluations = before
         if sources is not None:
             sources.put_back(work.train)
         carried.measured_with, carried.measured_by = measured
@@ -54,7 +53,7 @@ def _bound(work: Training, data: Any) -> BoundEvaluation:
     assert loader is not None
     metrics = work._metrics if record.metrics is AS_IN_TRAINING else check_metrics(record.metrics)
     meters = Meters("valid", metrics, work.device, work._shared())
-    return BoundEvaluation("valid", "data", loader, record, record.weights if given else None, meters)
+    return BoundEvaluation("", "valid", "data", loader, record, record.weights if given else None, meters)
 
 
 def check_batches(data: Any, call: str, columns: str) -> Iterable[Any]:

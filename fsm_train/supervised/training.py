@@ -105,6 +105,7 @@ class Training:
     """
 
     doing: Operation | None = None
+    evaluations: tuple[BoundEvaluation, ...] = ()
     _evaluation: BoundEvaluation | None = None  # the one under way
 
     def __init__(
@@ -139,9 +140,6 @@ class Training:
         self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
-        records = records_of(valid)
-        loaders = loaders_of(records, self.train, tensors=split is not None)
-        self.valid = as_given(loaders)
         self.device = next(model.parameters()).device
         self.whole_step: WholeStep | None = None
         self.parameters: list[nn.Parameter] = []
@@ -170,7 +168,7 @@ class Training:
         checked, shared = check_metrics(metrics or {}), self._shared()
         self._metrics = checked
         self.train_meters = Meters("train", checked, self.device, shared)
-        self.evaluations = bind(records, loaders, checked, self.device, shared)
+        self.valid = valid
         self.data_fingerprint = fingerprint(**self._roots())
         self.sources_when_made = Sources.now(self.train)
         self.epoch_start: EpochStart | None = None
@@ -190,6 +188,17 @@ class Training:
         self.interrupt: str | None = None
         self.saves = Saves()
         self.summary_logged = False
+
+    @property
+    def valid(self) -> Valid | None:
+        """The validation data; a mapping from names where there are several evaluations; or None."""
+        return as_given({each.name: each.loader for each in self.evaluations})
+
+    @valid.setter
+    def valid(self, valid: Valid | None) -> None:
+        records = records_of(valid)
+        loaders = loaders_of(records, self.train, tensors=self._split is not None)
+        self.evaluations = bind(records, loaders, self._metrics, self.device, self._shared())
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

@@ -46,7 +46,7 @@ def test_show_as_json(log: str, capsys: Captured) -> None:
     assert main(["show", log, "--json"]) == 0
 
     found = json.loads(capsys.readouterr().out)
-    assert found["plan"] == {"epochs": 20, "max_steps": None, "seed": 0}
+    assert found["plan"] == {"epochs": 20, "max_steps": None, "seed": 0, "seconds": None}
     assert [row["valid_loss"] for row in found["epochs"]] == [3.0, 2.0, 2.5, 2.4, 1.0, 1.1, 1.2, 1.3]
     assert (found["phase"], found["lines"]) == ("done", 76)
 
