@@ -85,7 +85,7 @@ def second_is_refused_and_first_is_whole(attempts: Sequence[Attempt]) -> None:
     assert same_weights(work.model, alone.model)
 
 
-@settings(max_examples=12)  # each refusal collects garbage, which takes its time
+@settings(max_examples=6)  # each refusal collects garbage, which takes its time
 @given(ATTEMPTS)
 def test_a_second_run_is_refused_and_the_first_is_as_if_alone(attempts: Sequence[Attempt]) -> None:
     """Wherever it is tried, however often, whatever begins it, also through another workload with the same model."""

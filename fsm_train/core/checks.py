@@ -185,12 +185,9 @@ def check_folder(setting: str, value: str | os.PathLike[str]) -> str:
     """The path of a folder as a text.
 
     Raises:
-        TypeError: it is no path.
         ValueError: no folder can be called like this.
     """
     path = os.fspath(value)
-    if not isinstance(path, str):
-        raise TypeError(f"{setting}={path!r}: give the path as a text")
     if not path or "\0" in path:
         raise ValueError(f"{setting}={path!r}: no folder can have this path; give one such as 'checkpoints'")
     return path

@@ -57,16 +57,14 @@ def find_continuation(path: Path, state: State) -> Continuation:
 
     Raises:
         LogError: the file is no log, or the log is damaged.
+        OSError: the file cannot be read.
     """
-    try:
-        if not path.is_file() or path.stat().st_size == 0:
-            return Continuation()
-        size, torn, missing_newline = tail_of(path)
-        if size == 0:
-            raise LogError("it is no log, and will not be written over: give another path", path=str(path))
-        found = _search(path, state)
-    except OSError:
-        return Continuation()  # opening the log raises the same error
+    if not path.is_file() or path.stat().st_size == 0:
+        return Continuation()
+    size, torn, missing_newline = tail_of(path)
+    if size == 0:
+        raise LogError("it is no log, and will not be written over: give another path", path=str(path))
+    found = _search(path, state)
     return attrs.evolve(found, size=size, torn=torn, missing_newline=missing_newline)
 
 
