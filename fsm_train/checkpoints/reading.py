@@ -7,6 +7,7 @@ replaces the checkpoint meanwhile cannot mix two of them. Whatever is wrong is a
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from typing import BinaryIO
 
 import torch
@@ -15,6 +16,8 @@ from ..core.errors import CheckpointError
 from .manifest import STATE, TENSORS, Checkpoint, verified
 from .state_json import LARGEST_JSON
 from .writing import Parts
+
+_EXPANDED = 2**28  # bytes
 
 
 def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
@@ -33,6 +36,7 @@ def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
             _check_archive(file)
             file.seek(0)
             parts = torch.load(file, weights_only=True, map_location="cpu")
+            _check_tensors(parts, checkpoint.files[TENSORS][0])
         except Exception as error:  # a manipulated file can raise anything
             why = " ".join(str(error).split())
             raise CheckpointError(
@@ -53,3 +57,23 @@ def _check_archive(file: BinaryIO) -> None:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or ".." in entry.filename or entry.filename[0] in "/\\":
                 raise ValueError(f"the archive has a strange entry, {entry.filename!r:.60}")
+
+
+def _check_tensors(inside: object, size: int) -> None:
+    """Refuse tensors that stand for more bytes than the file has room for, or have no values at all.
+
+    A buffer may be expanded from a few values, which a file keeps as they are; `_EXPANDED` is what it may stand for.
+
+    Raises:
+        ValueError: reading the values of such a tensor would take any amount of memory, or fail.
+    """
+    waiting = [inside]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            if value.is_meta or value.numel() * value.element_size() > max(size, _EXPANDED):
+                raise ValueError(f"the values of a tensor of {value.numel()} elements are not in it")
+        elif isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, (list, tuple)):
+            waiting += value

@@ -166,5 +166,5 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
     optimizer.load_state_dict(saved)
     for group, device_of in zip(optimizer.param_groups, devices, strict=True):
         for name, device in device_of.items():
-            if isinstance(group[name], torch.Tensor):
+            if isinstance(group.get(name), torch.Tensor):
                 group[name] = group[name].to(device)

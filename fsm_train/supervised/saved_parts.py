@@ -169,6 +169,7 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
             raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
         load_exactly(work.optimizer, parts["optimizer"])
         work.read_parameters()
+        work.hyper()  # raises if what it holds now can't be read
         if fit:
             _load_gradients(work, parts["gradients"])
         for name, module in work.modules.items():
