@@ -14,7 +14,7 @@ from ..core.state import State
 from ..core.table import Outcome
 from ..data.generators import Generators
 from ..data.layers import set_epoch
-from ..data.loaders import persistent_workers_running, start_pass
+from ..data.loaders import persistent_workers_running, start_pass, with_inner
 from ..data.position import BatchStart, EpochStart
 from ..data.prefetch import prefetched
 from ..data.sources import Sources
@@ -42,7 +42,7 @@ class Stepping(Validating):
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
-            valid=persistent_workers_running(self.valid),
+            valid=persistent_workers_running(with_inner(self.valid)),
             sources=Sources.now(self.train),
         )
         self.epoch_began = state.iteration
