@@ -312,6 +312,36 @@ def test_losses_and_metrics_of_captured_steps(replays: list[int]) -> None:
     assert replays == [1, 17]
 
 
+def by_parts(output: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    size = output.square().mean()
+    entropy = nn.functional.cross_entropy(output, target)
+    return {"loss": entropy + 0.01 * size, "size": size, "entropy": entropy}
+
+
+def test_loss_by_parts_of_captured_steps(replays: list[int]) -> None:
+    """Weights and means of the parts are those of the eager way, though each replay writes over the last one's."""
+
+    def parts_with(*callbacks: Callback[Any]) -> tuple[nn.Module, list[float], State]:
+        look, seen = looking(Phase.BATCH_END, lambda state: state.facts["loss"], needs={"loss"})
+        model = network().to(GPU)
+        work = Supervised(model, sgd(model), by_parts, ready(), ready(32, 32, skip=32))
+        return model, seen, run(start(work, epochs=2, seed=0), [*callbacks, look])
+
+    ours, losses, final = parts_with(compile_step("graph"))
+    theirs, expected, plain = parts_with()
+
+    assert replays == [1, 17]
+    assert same_weights(ours, theirs)
+    assert losses == expected
+    assert final.history == plain.history
+    assert plain.metrics.keys() == {
+        f"{split}_{part}" for split in ("train", "valid") for part in ("loss", "size", "entropy")
+    }
+    assert final.metrics["train_loss"] == pytest.approx(
+        final.metrics["train_entropy"] + 0.01 * final.metrics["train_size"], rel=1e-5
+    )
+
+
 @pytest.mark.parametrize(
     ("callbacks", "optimizer", "captures"),
     [

@@ -13,7 +13,19 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
-from fsm_train import Phase, Supervised, WorkloadError, evaluate, iterate, predict, restore, run, start
+from fsm_train import (
+    Evaluation,
+    Phase,
+    Supervised,
+    WorkloadError,
+    evaluate,
+    iterate,
+    predict,
+    restore,
+    run,
+    start,
+    weights,
+)
 from fsm_train.callbacks import checkpoint, ema
 from fsm_train.worlds.scripted import Scripted
 
@@ -242,6 +254,99 @@ def test_a_training_that_was_asked_resumes_as_one_that_was_not(tmp_path: Path) -
             evaluate(asked, DataLoader(Noisy(), batch_size=20, shuffle=True))
             assert predict(asked, asked.train).shape == (50, 2)
             if state.iteration == 8:  # as if it were killed here
+                break
+
+    resumed = fresh()
+    state = run(restore(tmp_path, resumed), callbacks)
+    assert state.history == final.history
+    assert everything(resumed) == everything(alone)
+
+
+# ------------------------------------------------------------------------------- an evaluation as data
+
+OTHERS = [(INPUTS[:16], TARGET[:16]), (INPUTS[16:50], TARGET[16:50])]
+
+
+def in_a_loop(model: nn.Module, measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> float:
+    """The mean over the samples of `OTHERS`, of a plain loop in eval mode."""
+    model.eval()
+    with torch.no_grad():
+        values = [(measure(model(inputs), target).double(), len(target)) for inputs, target in OTHERS]
+    model.train()
+    return sum(value.item() * size for value, size in values) / len(INPUTS)
+
+
+def test_an_evaluation_has_its_own_loss_metrics_and_forward() -> None:
+    """In the place of the training's, for this once; without a loss there is none."""
+    training = work(metrics={"accuracy": accuracy}, valid=[(INPUTS, TARGET)])
+    run(start(training, epochs=1, seed=0))
+    own = Evaluation(
+        OTHERS,
+        loss_fn=nn.MultiMarginLoss(),
+        metrics={"positive": lambda output, target: (output > 0).float().mean()},
+        forward=lambda model, inputs: 2 * model(inputs),
+    )
+
+    metrics = evaluate(training, own, prefix="twice")
+
+    assert metrics == {
+        "twice_loss": pytest.approx(in_a_loop(training.model, lambda o, t: nn.MultiMarginLoss()(2 * o, t)), rel=1e-6),
+        "twice_positive": pytest.approx(in_a_loop(training.model, lambda o, t: (o > 0).float().mean()), rel=1e-6),
+    }
+    assert evaluate(training, Evaluation(OTHERS, loss_fn=None)).keys() == {"test_accuracy"}
+    assert evaluate(training).keys() == {"valid_loss", "valid_accuracy"}
+
+
+def test_an_evaluation_has_the_weights_that_it_names() -> None:
+    """Those of the average in a loop over `iterate`, at each step; the own ones also where a run validates with it."""
+    training = work(valid=OTHERS)
+    seen: list[tuple[float, float]] = []
+    for state in iterate(start(training, epochs=1, seed=0), [ema(0.8)], at=[Phase.BATCH_END]):
+        if state.phase is Phase.BATCH_END:
+            average, own = (evaluate(training, Evaluation(OTHERS, weights=name)) for name in ("ema", "own"))
+            seen.append((average["test_loss"], own["test_loss"]))
+            assert seen[-1][1] == pytest.approx(in_a_loop(training.model, nn.CrossEntropyLoss()), rel=1e-6)
+            with weights(training, "ema"):
+                assert seen[-1][0] == pytest.approx(in_a_loop(training.model, nn.CrossEntropyLoss()), rel=1e-6)
+
+    assert len({loss for pair in seen for loss in pair}) == 9  # the first update is a copy
+    assert state.metrics["valid_loss"] == seen[-1][0]  # after the end the model has the average
+    assert evaluate(training, OTHERS)["test_loss"] == seen[-1][0]
+    assert evaluate(training, Evaluation(OTHERS))["test_loss"] == seen[-1][0]  # what the training ended with
+    with pytest.raises(WorkloadError, match=r"data is with weights='slow', .* there are 'ema'\. "):
+        evaluate(training, Evaluation(OTHERS, weights="slow"))
+
+
+def test_an_evaluation_with_a_seed_draws_the_same_each_time() -> None:
+    """From data and model, whatever was drawn before; and `every` counts only the validations of a run."""
+    training = work(valid=OTHERS)
+    noisy = Evaluation(DataLoader(Noisy(), batch_size=10, shuffle=True), seed=3, every=5)
+
+    first = evaluate(training, noisy)
+    torch.rand(7), random.random()
+    before = torch.random.get_rng_state()
+
+    assert evaluate(training, noisy) == first
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert evaluate(training, Evaluation(noisy.data)) != first
+
+
+def test_a_training_is_as_without_evaluations_of_other_weights(tmp_path: Path) -> None:
+    """Left in mid-epoch and resumed, with evaluations of each kind between the steps: to the last bit."""
+    noisy = DataLoader(Noisy(), batch_size=20, shuffle=True)
+    kinds = [Evaluation(noisy, seed=1), Evaluation(noisy, weights="ema"), Evaluation(OTHERS, loss_fn=None, metrics={})]
+
+    def fresh() -> Supervised:
+        return work(DataLoader(Noisy(), batch_size=10, shuffle=True), OTHERS)
+
+    alone, asked = fresh(), fresh()
+    final = run(start(alone, epochs=2, seed=0), [ema(0.8)])
+    callbacks = [ema(0.8), checkpoint(tmp_path, every_steps=1)]
+    for state in iterate(start(asked, epochs=2, seed=0), callbacks, at=[Phase.BATCH_END]):
+        if state.phase is Phase.BATCH_END:
+            for kind in kinds:
+                evaluate(asked, kind)
+            if state.iteration == 7:  # as if it were killed here
                 break
 
     resumed = fresh()

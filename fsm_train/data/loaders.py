@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from ..core.errors import WorkloadError
 from ..signals import block_sigint_for_children
-from .layers import Combined
+from .layers import Combined, loaders_in
 
 
 def settings_of(loader: DataLoader[Any]) -> dict[str, Any]:
@@ -77,6 +77,18 @@ def persistent_workers_running(loaders: object) -> Running:
     return {n: _running(each) for n, each in loaders.items()} if isinstance(loaders, Mapping) else _running(loaders)
 
 
+def with_inner(loaders: object) -> object:
+    """The loader, or the mapping of them; by path with all that they are made of, where one is made of others.
+
+    >>> with_inner([1, 2])
+    [1, 2]
+    """
+    named = loaders if isinstance(loaders, Mapping) else {"": loaders}
+    if not any(isinstance(each, Combined) for each in named.values()):
+        return loaders
+    return {path: inner for name, each in named.items() for path, inner in loaders_in(each, name).items()}
+
+
 def _running(loader: object) -> bool | None:
     return loader._iterator is not None if isinstance(loader, DataLoader) and loader.persistent_workers else None
 
@@ -103,9 +115,12 @@ def set_persistent_workers(loader: object, running: Running) -> None:
 def workers_aside(*loaders: object) -> Iterator[None]:
     """Keep the persistent workers of these loaders, and the pass that they are in, from what reads the loaders now.
 
+    Those of the loaders that one is made of too.
+
     It gets workers of its own, which end with this context.
     """
-    persistent: list[Any] = [loader for loader in loaders if persistent_workers_running(loader) is not None]
+    each = (inner for loader in loaders for inner in loaders_in(loader).values())
+    persistent: list[Any] = [loader for loader in each if persistent_workers_running(loader) is not None]
     kept = [loader._iterator for loader in persistent]
     for loader in persistent:
         loader._iterator = None

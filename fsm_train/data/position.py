@@ -21,7 +21,7 @@ from ..core.state import State
 from .augmentation import is_reproducible
 from .generators import Generators
 from .layers import Combined
-from .loaders import Running, ordered_by, persistent_workers_running, set_persistent_workers, start_pass
+from .loaders import Running, ordered_by, persistent_workers_running, set_persistent_workers, start_pass, with_inner
 from .sources import Sources, own_state
 
 
@@ -164,7 +164,7 @@ class EpochStart:
             state: that of the checkpoint.
         """
         now = persistent_workers_running(train) if state.batches_over else self.train
-        return attrs.evolve(self, train=now, valid=persistent_workers_running(valid))
+        return attrs.evolve(self, train=now, valid=persistent_workers_running(with_inner(valid)))
 
 
 @attrs.frozen
@@ -242,7 +242,7 @@ def resume_iterator(
     stateful = point.place is not None and is_stateful(train)
     if start is not None:
         set_persistent_workers(train, None if stateful else start.train)
-        set_persistent_workers(valid, start.valid)
+        set_persistent_workers(with_inner(valid), start.valid)
         if start.sources is not None and not state.batches_over:
             start.sources.put_back(train)
     if stateful:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from ..data.generators import Generators
-from ..data.loaders import persistent_workers_running, set_persistent_workers
+from ..data.loaders import persistent_workers_running, set_persistent_workers, with_inner
 from .training import Training
 
 NOT_KEPT = frozenset({"interrupt"})
@@ -21,13 +21,13 @@ def set_aside(work: Training) -> Iterator[None]:
     starts them, and the training's own validation is to draw as without the evaluation.
     """
     before = {name: value for name, value in vars(work).items() if name not in NOT_KEPT}
-    workers = persistent_workers_running(work.valid)
+    workers = persistent_workers_running(with_inner(work.valid))
     generators = Generators.now(work.loader_generators())
     try:
         yield
     finally:
         vars(work).update(before)
-        set_persistent_workers(work.valid, workers)
+        set_persistent_workers(with_inner(work.valid), workers)
         generators.put_back()
 
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from ..core.errors import WorkloadError
 from ..data.generators import Generators
-from ..data.loaders import Running, persistent_workers_running, set_persistent_workers
+from ..data.loaders import Running, persistent_workers_running, set_persistent_workers, with_inner
 from ..data.position import EpochStart, SuspendPoint, is_stateful, own_place
 from ..data.sources import Sources
 from .carried_over import CarriedOver
@@ -40,7 +40,9 @@ class ValidationGuard:
     @staticmethod
     def of(modules: Mapping[str, nn.Module], own: Iterable[torch.Generator], valid: object = None) -> ValidationGuard:
         """The guard for a validation that starts now; `own` are the generators of the loaders."""
-        return ValidationGuard(Modes.of(*modules.values()), Generators.now(own), persistent_workers_running(valid))
+        return ValidationGuard(
+            Modes.of(*modules.values()), Generators.now(own), persistent_workers_running(with_inner(valid))
+        )
 
     def put_back(self) -> None:
         """Restore modes and generators."""
@@ -77,7 +79,7 @@ class Snapshot:
     generators: Generators
     carried_over: CarriedOver
     sources: Sources
-    workers: tuple[Running, Running]
+    workers: tuple[Running, ...]
     suspended_at: SuspendPoint | None
     epoch_start: EpochStart | None
     meters: dict[str, Any] | None
@@ -101,7 +103,7 @@ class Snapshot:
             generators=Generators.now(work.loader_generators()),
             carried_over=work.carried_over,
             sources=Sources.now(work.train),
-            workers=(persistent_workers_running(work.train), persistent_workers_running(work.valid)),
+            workers=tuple(persistent_workers_running(with_inner(loader)) for loader in (work.train, work.valid)),
             suspended_at=_found_again(work),
             epoch_start=work.epoch_start,
             meters=copy.deepcopy(work.train_meters.state()[0]) if work.suspended_at else None,
@@ -123,7 +125,7 @@ class Snapshot:
         for name, part in work.extra.items():
             part.load_state_dict(copy.deepcopy(self.extra[name]))
         for loader, running in zip((work.train, work.valid), self.workers, strict=True):
-            set_persistent_workers(loader, running)
+            set_persistent_workers(with_inner(loader), running)
         self.sources.put_back(work.train)
         self.generators.put_back()
         work.carried_over = self.carried_over

@@ -23,7 +23,7 @@ from ..data.batches import apply_split, check_scalar, pair
 from ..data.counting import count
 from ..data.first_look import first_look
 from ..data.generators import seed_all, seed_own
-from ..data.loaders import set_persistent_workers, start_pass
+from ..data.loaders import set_persistent_workers, start_pass, with_inner
 from ..data.prefetch import prefetched
 from .averages import Average
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
@@ -246,7 +246,7 @@ class Validating(Training):
         guard = self._validation_guard
         self.end_validation()
         if guard is not None:
-            set_persistent_workers(self.valid, guard.workers)
+            set_persistent_workers(with_inner(self.valid), guard.workers)
 
     def abandon_validation(self, state: State) -> None:
         """Abandon the validation that is under way, if one is."""

@@ -32,6 +32,7 @@ from fsm_train.callbacks import (
     checkpoint,
     clip_grad_norm,
     during,
+    early_stopping,
     freeze,
     limit,
     mixed_precision,
@@ -43,8 +44,10 @@ from fsm_train.callbacks.windows import Recipe
 from fsm_train.core.planned import planned_length
 from fsm_train.encoding import CannotDecodeError, encode
 from fsm_train.eventlog.from_header import callback_from_spec
+from fsm_train.eventlog.sweeps import sweep
 from fsm_train.schedules import absolute, cosine
 from fsm_train.testing import at, simulate
+from fsm_train.worlds.scripted import Scripted
 
 
 @attrs.frozen
@@ -194,6 +197,39 @@ def test_another_window_is_asked_of_a_log(tmp_path: Path) -> None:
 
     assert what_if(log, [during(limit(batches=2), epochs=(0, 1))]).state.iteration == 10
     assert what_if(log, [during(limit(batches=2), epochs=(1, 2))]).state.iteration < 10
+
+
+def test_other_settings_of_the_callback_inside_are_asked_of_a_log(tmp_path: Path) -> None:
+    """What it would have decided in its window; and a replay names the first decision that the log has otherwise."""
+    log = tmp_path / "run.jsonl"
+    losses = [1.0, 2.0, 3.0, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+    def patient(patience: int) -> Callback[Any]:
+        return during(early_stopping("valid_loss", patience=patience), epochs=(2, None))
+
+    run(start(Scripted(valid_loss=losses), epochs=8), [patient(9)], log=log)
+
+    for patience in (1, 2, 3):
+        alone = simulate([patient(patience)], valid_loss=losses, epochs=8)
+        answer = what_if(log, [patient(patience)])
+        assert (answer.verdict, answer.stopped_at) == ("exact", alone.epoch)
+        assert answer.state.reason == alone.reason
+    assert [answer.stopped_at for _, answer in sweep(log, patient, patience=[1, 2, 3, 9])] == [5, 6, 7, 8]
+    assert replay(log).ok
+    assert replay(log, [patient(9)]).ok
+    assert replay(log, [patient(2)]).divergence.epoch == 5  # type: ignore[union-attr]
+
+
+def test_other_settings_inside_that_change_the_weights_are_refused(tmp_path: Path) -> None:
+    """From the first step at which the window has another effect; outside of it nothing differs."""
+    log = tmp_path / "run.jsonl"
+    _, begin = training()
+    run(begin, [during(clip_grad_norm(1.0), epochs=(1, 2))], log=log)
+
+    answer = what_if(log, [during(clip_grad_norm(0.5), epochs=(1, 2))])
+
+    assert (answer.verdict, answer.state.epoch, answer.state.batch) == ("refused", 1, 0)
+    assert what_if(log, [during(clip_grad_norm(1.0), epochs=(1, 2))]).verdict == "exact"
 
 
 def test_only_factories_of_the_library_are_called_for_a_log() -> None:

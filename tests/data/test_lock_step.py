@@ -12,7 +12,20 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
 
-from fsm_train import State, Supervised, WorkloadError, find_lr, on, replay, restore, run, start, together
+from fsm_train import (
+    State,
+    Supervised,
+    WorkloadError,
+    evaluate,
+    find_lr,
+    iterate,
+    on,
+    replay,
+    restore,
+    run,
+    start,
+    together,
+)
 from fsm_train.callbacks import checkpoint, schedule, suspend_after
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.core.phase import Flag, Phase
@@ -96,6 +109,10 @@ LOADERS: dict[str, Loaders] = {
     "workers that stay": lambda: (
         DataLoader(rows(6), 2, shuffle=True, num_workers=1, persistent_workers=True),
         DataLoader(rows(12, 100), 2, shuffle=True),
+    ),
+    "both with workers that stay": lambda: (
+        DataLoader(rows(12), 2, shuffle=True, num_workers=1, persistent_workers=True),
+        DataLoader(rows(6, 100), 2, shuffle=True, num_workers=1, persistent_workers=True),
     ),
     "of torchdata": lambda: (stateful(12, shuffle=True), DataLoader(rows(6, 100), 2, shuffle=True)),
     "of torchdata, the shorter": lambda: (DataLoader(rows(12, 100), 2, shuffle=True), stateful(6, shuffle=True)),
@@ -280,12 +297,14 @@ def test_every_loader_is_told_the_epoch() -> None:
     assert told == [0, 0, 1, 1]
 
 
-def test_learning_rate_test_before_changes_nothing() -> None:
+@pytest.mark.parametrize("name", ["shuffled", "samples that draw", "workers that stay", "both with workers that stay"])
+@pytest.mark.parametrize("until", ["shortest", "longest"])
+def test_learning_rate_test_before_changes_nothing(name: str, until: str) -> None:
     """find_lr reads batches of its own, and the training begins as if it had not."""
     whole: list[Any] = []
     seen: list[Any] = []
-    run(start(workload(LOADERS["shuffled"], whole), epochs=2, seed=0))
-    work = workload(LOADERS["shuffled"], seen)
+    run(start(workload(LOADERS[name], whole, until), epochs=2, seed=0))
+    work = workload(LOADERS[name], seen, until)
     find_lr(start(work, epochs=1), steps=4)
     seen.clear()
     run(start(work, epochs=2, seed=0))
@@ -302,6 +321,64 @@ def test_validation_beside_it_changes_nothing() -> None:
     )
     assert seen == whole
     assert "valid_loss" in final.metrics
+
+
+@pytest.mark.parametrize("name", ["shuffled", "both with workers that stay"])
+def test_suspended_training_goes_on_after_a_learning_rate_test(name: str, tmp_path: Path) -> None:
+    """The rest of its epoch is read as if nothing had been tried in between."""
+    whole: list[Any] = []
+    seen: list[Any] = []
+    run(start(workload(LOADERS[name], whole), epochs=2, seed=0))
+    work = workload(LOADERS[name], seen)
+    state = run(start(work, epochs=2, seed=0), [leave_at(2, tmp_path)])
+    assert state.phase is Phase.SUSPENDED
+    before = len(seen)
+    find_lr(start(work, epochs=1), steps=4)
+    del seen[before:]
+    run(state)
+    assert seen == whole
+
+
+def validated(**settings: Any) -> Supervised:
+    """Validation data together, with workers that stay; each validation draws for their order and for dropout."""
+
+    def forward(model: nn.Module, batch: Any) -> torch.Tensor:
+        return loss_of(model, batch) + torch.rand(())
+
+    return Supervised(
+        *make_model(),
+        *(lambda output, target: output, [torch.ones(2, 1)] * 4, together(*LOADERS["both with workers that stay"]())),
+        forward=forward,
+        split=lambda batch: (batch, None),
+        samples=lambda inputs, target: len(flat(inputs)),
+        **settings,
+    )
+
+
+def test_validation_together_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    """Whether the workers of each loader inside ran is a part of a checkpoint."""
+    whole = run(start(validated(), epochs=3, seed=0))
+    run(start(validated(), epochs=3, seed=0), [leave_at(6, tmp_path)])
+    torch.manual_seed(99)
+    resumed = run(restore(tmp_path / "left", validated()))
+
+    assert resumed.notes == ()
+    assert resumed.history == whole.history
+
+
+def test_validation_together_is_the_same_beside_evaluations_and_measures() -> None:
+    """They read the same loaders, by workers of their own."""
+
+    def read(work: Supervised) -> float:
+        return float(sum(len(flat(batch)) for batch in work.valid or ()))
+
+    whole = run(start(validated(), epochs=3, seed=0))
+    work = validated(measures={"read": read})
+    for state in iterate(start(work, epochs=3, seed=0), at=[Phase.BATCH_END]):
+        if state.phase is Phase.BATCH_END and state.batch == 2:
+            evaluate(work)
+
+    assert [{**metrics, "valid_read": 12.0} for metrics in whole.history] == [*state.history]
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital'")
