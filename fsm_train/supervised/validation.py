@@ -31,6 +31,7 @@ from .loss_parts import may_have_parts, separate
 from .measures import Taken, take
 from .modules import modules_of
 from .other_data import evaluate_on
+from .real_numbers import add_new
 from .snapshot import ValidationGuard
 from .so_far import results_so_far
 from .training import Training
@@ -214,7 +215,7 @@ class Validating(Training):
         evaluation = self._evaluation
         if evaluation is None:
             return
-        validation.metrics |= evaluation.meters.results()
+        add_new(validation.metrics, evaluation.meters.results().items(), evaluation.argument)
         if not validation.counted and not stopped:
             raise WorkloadError(
                 f"{evaluation.argument} gave no batch that counts: it is empty, its __iter__ starts no new pass each "
@@ -232,7 +233,7 @@ class Validating(Training):
         assert validation is not None
         self._close_evaluation(validation, stopped=stopped_at_its_begin(state))
         if validation.metrics and self._measures:
-            validation.metrics |= take(self, self._measures)
+            take(self, self._measures, validation.metrics)
         self.end_validation()
         self.carried_over.note_measured(validation.measured_by)
         if validation.number is not None:
