@@ -361,6 +361,14 @@ def test_evaluation_with_a_seed_draws_the_same_each_time() -> None:
     assert torch.equal(own.get_state(), torch.Generator().manual_seed(1).get_state())
 
 
+def test_any_whole_number_is_a_seed() -> None:
+    """Also one that is larger than the seeds of torch, as of a training."""
+    valid = Evaluation(shuffled(Noisy(digits(64))), seed=2**70 + 1)
+    metrics = [run(start(_work(valid), epochs=1, seed=2**70)).metrics for _ in range(2)]
+
+    assert metrics[0] == metrics[1]
+
+
 # ------------------------------------------------------------------- one validation of the machine
 
 
@@ -522,6 +530,13 @@ def test_persistent_workers_of_several_loaders(tmp_path: Path) -> None:
         (lambda: Evaluation(OTHER, forward=lambda model: model), WorkloadError, "forward is called with"),
         (lambda: Evaluation(OTHER, metrics={"a": 3}), TypeError, "the metric 'a' is"),  # type: ignore[dict-item]
         (lambda: _work(OTHER, grad_in_valid=1), ValueError, "grad_in_valid=1: True or False"),
+        (lambda: Evaluation(OTHER, weights="model"), ValueError, "weights='model': write weights='own'"),
+        (lambda: _work([Evaluation(OTHER)]), WorkloadError, "valid is a list of evaluations, .* valid={'clean': …"),
+        (
+            lambda: _work((shuffled(digits()),) * 2),
+            WorkloadError,
+            "valid is a tuple of evaluations",
+        ),
         (lambda: _work({}), WorkloadError, "valid is a mapping without evaluations"),
         (lambda: _work({1: OTHER}), TypeError, "valid has the key 1"),
         (lambda: _work({"": OTHER}), ValueError, "valid has the name ''"),
