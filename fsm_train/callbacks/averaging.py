@@ -60,7 +60,10 @@ def ema(
             forgets the first weights: as tf.train.ExponentialMovingAverage with num_updates, torch_ema, and
             diffusers' EMAModel without its use_ema_warmup, which is another formula.
         validate: whether the model has the average in validations and at the end. If not, it has its own weights there.
-        name: of the callback, and of its average.
+        name: of the callback, and of its average. "own" and "model" are what the weights without it are called.
+
+    Raises:
+        ValueError: a setting is no such value.
     """
     _check_name(name)
     check_number("decay", decay, lambda x: 0 <= x < 1, "it is a number from 0 to below 1")

@@ -62,8 +62,8 @@ class Evaluation:
             the own weights are those that the training ended with.
         every: it is carried out at each so-many-th validation of the training, the first at number `every`. At
             others it measures nothing, and its metrics are not there. `evaluate` carries it out each time.
-        seed: of all random generators when it begins: the same draws in each validation. None goes on from where the
-            training is.
+        seed: of all random generators when it begins: the same draws in each validation, also by workers: where those
+            of a loader are persistent, others are started for it. None goes on from where the training is.
 
     Raises:
         WorkloadError: the loss or forward is of another kind.

@@ -23,7 +23,7 @@ from ..data.batches import apply_split, check_scalar, pair
 from ..data.counting import count
 from ..data.first_look import first_look
 from ..data.generators import seed_all, seed_own
-from ..data.loaders import set_persistent_workers, start_pass, with_inner
+from ..data.loaders import set_persistent_workers, start_pass, with_inner, with_new_workers
 from ..data.prefetch import prefetched
 from .averages import Average
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
@@ -154,11 +154,13 @@ class Validating(Training):
             return
         if validation.batches is not None:
             self._validation_guard.generators.put_back()
+        loader = each.loader
         if each.settings.seed is not None:
+            loader = with_new_workers(loader)
             seed_all(each.settings.seed)
             seed_own(self.loader_generators(), each.settings.seed)
         each.meters.reset()
-        validation.batches = prefetched(self._copier, each.loader, start_pass(each.loader))
+        validation.batches = prefetched(self._copier, loader, start_pass(loader))
         validation.counted = 0
 
     def fetch_valid(self) -> float | None:

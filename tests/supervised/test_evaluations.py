@@ -30,6 +30,7 @@ from fsm_train import (
     restore,
     run,
     start,
+    together,
     what_if,
 )
 from fsm_train.callbacks import checkpoint, early_stopping, ema, limit, validate_every
@@ -359,6 +360,39 @@ def test_evaluation_with_a_seed_draws_the_same_each_time() -> None:
     assert others[0].random() == random.Random(1).random()
     assert others[2].random() == np.random.RandomState(1).random()
     assert torch.equal(own.get_state(), torch.Generator().manual_seed(1).get_state())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_evaluation_with_a_seed_draws_the_same_in_workers(persistent: bool, joined: bool) -> None:
+    """Also in workers that stay; another evaluation of the same loader has these, as if it were alone."""
+
+    def trained(seeded: bool) -> tuple[list[list[float]], list[float], list[float]]:
+        workers = {"num_workers": 1, "persistent_workers": persistent, "multiprocessing_context": "fork"}
+        loader: Any = DataLoader(Noisy(digits(64)), batch_size=32, shuffle=True, **workers)
+        if joined:
+            loader = together(loader, [0, 0])
+        seen: list[float] = []
+
+        def forward(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs.sum().item())
+            output: torch.Tensor = model(inputs)
+            return output
+
+        same = {"same": Evaluation(loader, seed=7, forward=forward)} if seeded else {}
+        split = lambda batch: tuple(batch[0] if isinstance(batch[0], (tuple, list)) else batch)
+        work = _work({**same, "other": loader}, split=split)
+        final = run(start(work, epochs=3, seed=0))
+        again = evaluate(work, same["same"]).values() if seeded else []
+        other = [metrics["valid_other_loss"] for metrics in final.history]
+        return [seen[i : i + 2] for i in range(0, len(seen), 2)], other, [*again]
+
+    draws, beside, again = trained(seeded=True)
+
+    assert len(draws) == 4
+    assert all(each == draws[0] for each in draws)
+    assert beside == trained(seeded=False)[1]
+    assert len(again) == 1
 
 
 def test_any_whole_number_is_a_seed() -> None:
