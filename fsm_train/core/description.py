@@ -110,11 +110,13 @@ def check_monitors(callback: Callback[Any], names: Set[str] | None, has_valid: b
 def _closest(monitor: str, names: Iterable[str]) -> str:
     """The name that is most like the monitor, compared without train_ and valid_; "" if none is."""
 
-    def likeness(name: str) -> tuple[float, bool]:
-        return SequenceMatcher(None, _stem(name), _stem(monitor)).ratio(), name[:2] == monitor[:2]
+    def likeness(name: str) -> tuple[bool, float, bool]:
+        of_one = name[:2] == monitor[:2] == "va" and name.endswith(f"_{_stem(monitor)}")  # of several evaluations
+        return of_one, SequenceMatcher(None, _stem(name), _stem(monitor)).ratio(), name[:2] == monitor[:2]
 
     closest = max(sorted(names), key=likeness, default="")
-    return closest if likeness(closest)[0] >= 0.5 else ""
+    of_one, ratio, _ = likeness(closest)
+    return closest if of_one or ratio >= 0.5 else ""
 
 
 def _stem(name: str) -> str:

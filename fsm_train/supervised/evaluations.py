@@ -18,7 +18,7 @@ from ..core.checks import NO_TEXT, check_count, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import Forward, check_loader
 from ..data.loaders import own_pass
-from .arguments import check_call, check_data, check_loss_fn, takes_target
+from .arguments import check_data, check_function, check_loss_fn, takes_target
 from .averages import Average
 from .loss_parts import LossFn, may_have_parts
 from .meters import AnyMetric, Meters, check_metrics
@@ -88,7 +88,7 @@ class Evaluation:
         if self.forward is not None:
             takes_target_too = takes_target(self.forward)
             object.__setattr__(self, "forward_takes_target", takes_target_too)
-            check_call("forward", self.forward, "model", "inputs", *(["target"] if takes_target_too else []))
+            check_function("forward", self.forward, "model", "inputs", *(["target"] if takes_target_too else []))
         if not isinstance(self.weights, str) or not self.weights:
             raise ValueError(f"weights={self.weights!r}: 'own', or the name of an average, such as 'ema'")
         if self.weights == "model":

@@ -34,6 +34,7 @@ from fsm_train import (
     what_if,
 )
 from fsm_train.callbacks import checkpoint, early_stopping, ema, limit, validate_every
+from fsm_train.cli import main
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.sinks import progress
 from tests.models import Noisy, accuracy, digits, network, same_weights, sgd, shuffled
@@ -530,6 +531,23 @@ def test_progress_shows_each_evaluation(capsys: pytest.CaptureFixture[str]) -> N
     assert "valid_b_loss" in shown.out + shown.err
 
 
+def test_monitor_that_means_one_of_several_gets_the_name_of_one() -> None:
+    """What monitors valid_loss by default is told how it is called here, and not of train_loss."""
+    with pytest.raises(LookupError, match="'valid_loss', .* Is 'valid_clean_loss' meant?"):
+        run(start(_work({"clean": OTHER, "noisy": OTHER}), epochs=1), [early_stopping()])
+
+
+def test_plot_has_a_curve_of_each_evaluation(tmp_path: Path) -> None:
+    """With its own name in the legend, also of one that is not there each time."""
+    log, picture = tmp_path / "run.jsonl", tmp_path / "curves.svg"
+    valid = {"clean": OTHER, "noisy": Evaluation(OTHER, every=2)}
+    run(start(_work(valid, measures={"one": lambda work: {"a": 1.0}}), epochs=4, seed=0), log=log)
+
+    assert main(["plot", str(log), "-o", str(picture)]) == 0
+    drawn = picture.read_text()
+    assert all(name in drawn for name in ("valid_clean_loss", "valid_noisy_loss", "valid_one_a"))
+
+
 def test_persistent_workers_of_several_loaders(tmp_path: Path) -> None:
     """Whether the workers of each loader ran is saved and restored, so that a resumed training draws the same."""
 
@@ -561,6 +579,7 @@ def test_persistent_workers_of_several_loaders(tmp_path: Path) -> None:
         (lambda: Evaluation(OTHER, weights=""), ValueError, "weights='': 'own', or the name of an average"),
         (lambda: Evaluation(OTHER, weights=None), ValueError, "weights=None"),  # type: ignore[arg-type]
         (lambda: Evaluation(OTHER, loss_fn=nn.MSELoss), WorkloadError, "loss_fn is the class MSELoss"),
+        (lambda: Evaluation(OTHER, forward=3), WorkloadError, "forward is an int: give a function"),  # type: ignore[arg-type]
         (lambda: Evaluation(OTHER, forward=lambda model: model), WorkloadError, "forward is called with"),
         (lambda: Evaluation(OTHER, metrics={"a": 3}), TypeError, "the metric 'a' is"),  # type: ignore[dict-item]
         (lambda: _work(OTHER, grad_in_valid=1), ValueError, "grad_in_valid=1: True or False"),
