@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any
 
+from .arguments import kind_of
 from .callback import Callback, check_names
 from .errors import ConflictError
 from .facts import known_at
@@ -230,6 +231,11 @@ def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> 
         TypeError, ValueError, ConflictError: as a run with these callbacks would.
     """
     checked = check_callbacks(callbacks)
+    if state is not None and not isinstance(state, State):
+        raise TypeError(
+            f"describe takes a state beside the callbacks, but was given {kind_of(state)}: write "
+            "describe(callbacks, start(work, epochs=…))"
+        )
     lines: list[str] = []
     for phase in CONSULTED:
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)

@@ -145,6 +145,10 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "what_if(log, callback)": (lambda: what_if("none", early_stopping()), ("[early_stopping()]",)),
     "what_if(log, [factory])": (lambda: what_if("none", [early_stopping]), ("call it",)),
     "simulate(callback)": (lambda: simulate(early_stopping()), ("[early_stopping()]",)),
+    "describe(callbacks, work)": (
+        lambda: describe([early_stopping()], supervised()),  # type: ignore[arg-type]
+        ("describe takes a state", "but was given a Supervised", "describe(callbacks, start(work, epochs=…))"),
+    ),
     "describe(callback)": (lambda: describe(early_stopping()), ("[early_stopping()]",)),
     "drive([callback], …)": (lambda: drive([early_stopping()], []), ("a list is no callback",)),
     "epochs='3'": (lambda: start(Scripted(), epochs="3"), ("epochs", "'3'")),

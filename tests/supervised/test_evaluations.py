@@ -24,6 +24,7 @@ from fsm_train import (
     Transition,
     WorkloadError,
     evaluate,
+    find_lr,
     load_weights,
     on,
     replay,
@@ -292,6 +293,18 @@ def test_average_that_nobody_keeps_is_refused_before_the_first_step() -> None:
         run(start(work, epochs=1), [ema()])
 
     assert same_weights(before, work.model)
+
+
+def test_learning_rate_test_needs_no_average_and_counts_no_validation() -> None:
+    """It validates nothing; the training after it is as without it, also with an evaluation at each second one."""
+    valid = {"often": OTHER, "rare": Evaluation(OTHER, weights="ema", every=2)}
+    alone, work = _work(valid), _work(valid)
+    expected = run(start(alone, epochs=3, seed=0), [ema(0.9)])
+    found = find_lr(start(work, epochs=1), steps=5)
+
+    assert len(found.losses) == 5
+    assert run(start(work, epochs=3, seed=0), [ema(0.9)]).history == expected.history
+    assert same_weights(work.model, alone.model)
 
 
 def test_score_of_an_evaluation_is_that_of_its_weights(tmp_path: Path) -> None:
