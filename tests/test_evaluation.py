@@ -191,6 +191,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "two tensors": ((INPUTS, TARGET), "a tuple of two tensors, but batches are to come from it"),
     "a dataset": (ROWS, "write evaluate(work, DataLoader(data, batch_size=32))"),
     "a mapping": ({"clean": [(INPUTS, TARGET)]}, "write evaluate(work, data[…])"),
+    "an evaluation of one": (Evaluation(Evaluation([])), "write evaluate(work, evaluation.data) for its data"),
     "a text": ("test.csv", "data is a str"),
     "a number": (3, "write evaluate(work, DataLoader(data, batch_size=32))"),
     "layers": (nn.Sequential(nn.Linear(4, 2)), "data is a Sequential"),

@@ -60,8 +60,12 @@ def ema(
             forgets the first weights: as tf.train.ExponentialMovingAverage with num_updates, torch_ema, and
             diffusers' EMAModel without its use_ema_warmup, which is another formula.
         validate: whether the model has the average in validations and at the end. If not, it has its own weights there.
-        name: of the callback, and of its average.
+        name: of the callback, and of its average. "own" and "model" are what the weights without it are called.
+
+    Raises:
+        ValueError: a setting is no such value.
     """
+    _check_name(name)
     check_number("decay", decay, lambda x: 0 <= x < 1, "it is a number from 0 to below 1")
     check_choice("buffers", buffers, ("copy", "average"))
     check_count("every", every, least=1)
@@ -110,6 +114,7 @@ def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
         start_epoch: the first epoch, from 0, whose weights are averaged.
         name: of the callback, and of its average.
     """
+    _check_name(name)
     check_count("start_epoch", start_epoch)
 
     @on(
@@ -130,6 +135,16 @@ def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
         return _exchange(state, name, updated_at, batch_norm=True)
 
     return swa
+
+
+def _check_name(name: str) -> None:
+    """Refuse a name by which something else is meant where an average is named.
+
+    Raises:
+        ValueError: with another name to write.
+    """
+    if name in ("own", "model"):
+        raise ValueError(f"name={name!r}: so the model's own weights are called; write name='average', or another name")
 
 
 def _exchange(state: State, name: str, updates: int, *, batch_norm: bool) -> Transition | None:

@@ -7,6 +7,7 @@ from difflib import SequenceMatcher
 from itertools import combinations
 from typing import Any
 
+from .arguments import kind_of
 from .callback import Callback, check_names
 from .errors import ConflictError
 from .facts import known_at
@@ -110,11 +111,13 @@ def check_monitors(callback: Callback[Any], names: Set[str] | None, has_valid: b
 def _closest(monitor: str, names: Iterable[str]) -> str:
     """The name that is most like the monitor, compared without train_ and valid_; "" if none is."""
 
-    def likeness(name: str) -> tuple[float, bool]:
-        return SequenceMatcher(None, _stem(name), _stem(monitor)).ratio(), name[:2] == monitor[:2]
+    def likeness(name: str) -> tuple[bool, float, bool]:
+        of_one = name[:2] == monitor[:2] == "va" and name.endswith(f"_{_stem(monitor)}")  # of several evaluations
+        return of_one, SequenceMatcher(None, _stem(name), _stem(monitor)).ratio(), name[:2] == monitor[:2]
 
     closest = max(sorted(names), key=likeness, default="")
-    return closest if likeness(closest)[0] >= 0.5 else ""
+    of_one, ratio, _ = likeness(closest)
+    return closest if of_one or ratio >= 0.5 else ""
 
 
 def _stem(name: str) -> str:
@@ -228,6 +231,11 @@ def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> 
         TypeError, ValueError, ConflictError: as a run with these callbacks would.
     """
     checked = check_callbacks(callbacks)
+    if state is not None and not isinstance(state, State):
+        raise TypeError(
+            f"describe takes a state beside the callbacks, but was given {kind_of(state)}: write "
+            "describe(callbacks, start(work, epochs=…))"
+        )
     lines: list[str] = []
     for phase in CONSULTED:
         here = sorted((c for c in checked if phase in c.at), key=lambda c: c.order)

@@ -96,14 +96,14 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     if numpy := sys.modules.get("numpy"):
         numpy.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**64)
 
 
 def seed_own(generators: Iterable[Any], seed: int) -> None:
     """Bring these generators, of torch, `random` or NumPy, to states that follow from the seed alone."""
     for generator in generators:
         if isinstance(generator, torch.Generator):
-            generator.manual_seed(seed)
+            generator.manual_seed(seed % 2**64)
         elif isinstance(generator, random.Random):
             generator.seed(seed)
         else:

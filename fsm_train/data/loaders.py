@@ -131,6 +131,24 @@ def workers_aside(*loaders: object) -> Iterator[None]:
             loader._iterator = iterator
 
 
+def with_new_workers(loader: Iterable[Any]) -> Iterable[Any]:
+    """The loader, for a pass whose workers start and end with it: a copy of one whose workers stay.
+
+    What is drawn in a worker that stays follows from all passes before, and so does what the loader draws when it
+    begins a pass.
+    """
+    if isinstance(loader, Combined):
+        combined = copy.copy(loader)
+        combined.loaders = tuple(map(with_new_workers, loader.loaders))
+        return combined
+    if persistent_workers_running(loader) is None:
+        return loader
+    same: Any = copy.copy(loader)
+    same._iterator = None
+    object.__setattr__(same, "persistent_workers", False)  # a DataLoader refuses to have it set
+    return same  # type: ignore[no-any-return]
+
+
 def own_pass(train: object, valid: Iterable[Any] | None, name: str = "valid") -> Iterable[Any] | None:
     """The validation data, so that a pass over them does not end the pass over the training data.
 

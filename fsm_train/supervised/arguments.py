@@ -152,6 +152,17 @@ def check_call(argument: str, function: object, *parameters: str) -> None:
         ) from None
 
 
+def check_function(argument: str, function: object, *parameters: str) -> None:
+    """Refuse what is no function, or one that cannot be called with these parameters by position.
+
+    Raises:
+        WorkloadError: with what it is, or what it takes.
+    """
+    if not callable(function):
+        raise WorkloadError(f"{argument} is {kind_of(function)}: give a function of ({', '.join(parameters)})")
+    check_call(argument, function, *parameters)
+
+
 def takes_target(forward: Callable[..., Any]) -> bool:
     """Whether a `forward` is called with (model, inputs, target): it needs a third argument, or calls one `target`.
 

@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 
 import attrs
 import torch
+from torch.utils.data import DataLoader
 
 from ..core.checks import NO_TEXT, check_count, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import Forward, check_loader
 from ..data.loaders import own_pass
-from .arguments import check_call, check_data, check_loss_fn, takes_target
+from .arguments import check_data, check_function, check_loss_fn, takes_target
 from .averages import Average
 from .loss_parts import LossFn, may_have_parts
 from .meters import AnyMetric, Meters, check_metrics
@@ -61,8 +62,8 @@ class Evaluation:
             the own weights are those that the training ended with.
         every: it is carried out at each so-many-th validation of the training, the first at number `every`. At
             others it measures nothing, and its metrics are not there. `evaluate` carries it out each time.
-        seed: of all random generators when it begins: the same draws in each validation. None goes on from where the
-            training is.
+        seed: of all random generators when it begins: the same draws in each validation, also by workers: where those
+            of a loader are persistent, others are started for it. None goes on from where the training is.
 
     Raises:
         WorkloadError: the loss or forward is of another kind.
@@ -87,9 +88,11 @@ class Evaluation:
         if self.forward is not None:
             takes_target_too = takes_target(self.forward)
             object.__setattr__(self, "forward_takes_target", takes_target_too)
-            check_call("forward", self.forward, "model", "inputs", *(["target"] if takes_target_too else []))
+            check_function("forward", self.forward, "model", "inputs", *(["target"] if takes_target_too else []))
         if not isinstance(self.weights, str) or not self.weights:
             raise ValueError(f"weights={self.weights!r}: 'own', or the name of an average, such as 'ema'")
+        if self.weights == "model":
+            raise ValueError("weights='model': write weights='own' for the model's own weights")
         check_count("every", self.every, least=1)
         if self.seed is not None:
             check_count("seed", self.seed)
@@ -156,11 +159,16 @@ def records_of(valid: Valid | None) -> dict[str, tuple[Evaluation, str | None]]:
     evaluation that names an average, it is the one with the own weights.
 
     Raises:
-        WorkloadError: a mapping is empty.
+        WorkloadError: a mapping is empty, or several evaluations are in a list.
         TypeError, ValueError: a name is no text.
     """
     if valid is None:
         return {}
+    if _is_list_of_evaluations(valid):
+        raise WorkloadError(
+            f"valid is a {type(valid).__name__} of evaluations, and not of batches: name them in a mapping, "
+            "valid={'clean': …, 'noisy': …}"
+        )
     if not isinstance(valid, Mapping):
         return {"": (valid, valid.weights) if isinstance(valid, Evaluation) else (Evaluation(valid), None)}
     if not valid:
@@ -176,6 +184,12 @@ def records_of(valid: Valid | None) -> dict[str, tuple[Evaluation, str | None]]:
         name: (given, given.weights) if isinstance(given, Evaluation) else (Evaluation(given), of_loaders)
         for name, given in valid.items()
     }
+
+
+def _is_list_of_evaluations(valid: object) -> bool:
+    if not isinstance(valid, (list, tuple)) or type(valid) not in (list, tuple):
+        return False  # the __iter__ of a subclass may do anything
+    return any(isinstance(each, (Evaluation, DataLoader)) for each in valid)
 
 
 def loaders_of(

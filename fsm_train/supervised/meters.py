@@ -15,6 +15,7 @@ from .function_metrics import FunctionMetric, Measure
 from .means import Mean
 from .object_metrics import NOT_SHARED, Metric, ObjectMetric
 from .over_all import GatheredMetric, OverAll
+from .real_numbers import add_new
 
 AnyMetric = Measure | Metric | OverAll
 
@@ -81,7 +82,7 @@ class Meters:
         name = ""
         try:
             for name, metric in self.metrics.items():
-                results.update(metric.results(f"{self.split}_{name}"))
+                add_new(results, metric.results(f"{self.split}_{name}"), f"the metric {name!r}")
         except Exception as error:
             error.add_note(f"Raised by the metric {name!r}, {self.metrics[name].when}, on {self.split} data.")
             raise

@@ -67,6 +67,9 @@ def check_batches(data: Any, call: str, columns: str) -> Iterable[Any]:
     Raises:
         WorkloadError: with the call to write.
     """
+    if isinstance(data, Evaluation):
+        write = call.format("evaluation.data")
+        raise WorkloadError(f"data is an Evaluation, which says what is measured: write {write} for its data")
     found, loader = in_words(data), call.format("DataLoader(data, batch_size=32)")
     rows = f"DataLoader(TensorDataset({columns}), batch_size=32)"
     pair = isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, torch.Tensor) for part in data)

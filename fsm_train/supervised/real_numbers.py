@@ -7,7 +7,7 @@ to another meaning.
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -63,3 +63,20 @@ def named_numbers(name: str, value: Any, source: str) -> Iterator[tuple[str, flo
                 "over the classes, or a mapping from names to numbers"
             )
         yield part_name, as_float(part)
+
+
+def add_new(metrics: dict[str, float], measured: Iterable[tuple[str, float]], source: str) -> None:
+    """Add what was measured, by name, if nothing else was measured under this name.
+
+    Args:
+        metrics: what was measured before; it gets the others.
+        measured: the names and values to add.
+        source: who measured them, for the message.
+
+    Raises:
+        WorkloadError: there is one of this name.
+    """
+    for name, value in measured:
+        if name in metrics:
+            raise WorkloadError(f"{source} gives {name}, which something else measures too: rename one of them")
+        metrics[name] = value

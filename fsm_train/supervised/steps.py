@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..core.errors import WorkloadError
-from ..core.phase import Operation
+from ..core.phase import Flag, Operation
 from ..core.state import State
 from ..core.table import Outcome
 from ..data.generators import Generators
@@ -37,7 +37,8 @@ class Stepping(Validating):
         self._batches_fetched = 0
         self.use_training_modes()
         self.carried_over.check_kept(self.modules)
-        check_averages(self.evaluations, self.carried_over.averages)
+        if Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
+            check_averages(self.evaluations, self.carried_over.averages)
         self._buffers = Buffers(self.modules.values())
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),

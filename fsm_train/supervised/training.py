@@ -20,7 +20,7 @@ from ..data.layers import Layer
 from ..data.position import BatchStart, EpochStart, SuspendPoint
 from ..data.prefetch import copier_for
 from ..data.sources import Sources
-from .arguments import check_arguments, check_call, check_data, check_depends, device_of, takes_target
+from .arguments import check_arguments, check_data, check_depends, check_function, device_of, takes_target
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, own_parts, records_of
@@ -129,9 +129,12 @@ class Training:
         check_parameters(model, optimizer, loss_fn)
         self._forward_takes_target = forward is not None and takes_target(forward)
         forward_takes = ("model", "inputs", "target") if self._forward_takes_target else ("model", "inputs")
-        for name, function, parameters in (("forward", forward, forward_takes), ("split", split, ("batch",))):
+        for name, function, parameters in (
+            *(("forward", forward, forward_takes), ("split", split, ("batch",))),
+            ("samples", samples, ("inputs", "target")),
+        ):
             if function is not None:
-                check_call(name, function, *parameters)
+                check_function(name, function, *parameters)
         if device is not None:
             model.to(device_of(device))
         self.model = model

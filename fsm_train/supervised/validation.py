@@ -23,7 +23,7 @@ from ..data.batches import apply_split, check_scalar, pair
 from ..data.counting import count
 from ..data.first_look import first_look
 from ..data.generators import seed_all, seed_own
-from ..data.loaders import set_persistent_workers, start_pass, with_inner
+from ..data.loaders import set_persistent_workers, start_pass, with_inner, with_new_workers
 from ..data.prefetch import prefetched
 from .averages import Average
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
@@ -31,6 +31,7 @@ from .loss_parts import may_have_parts, separate
 from .measures import Taken, take
 from .modules import modules_of
 from .other_data import evaluate_on
+from .real_numbers import add_new
 from .snapshot import ValidationGuard
 from .so_far import results_so_far
 from .training import Training
@@ -153,11 +154,13 @@ class Validating(Training):
             return
         if validation.batches is not None:
             self._validation_guard.generators.put_back()
+        loader = each.loader
         if each.settings.seed is not None:
+            loader = with_new_workers(loader)
             seed_all(each.settings.seed)
             seed_own(self.loader_generators(), each.settings.seed)
         each.meters.reset()
-        validation.batches = prefetched(self._copier, each.loader, start_pass(each.loader))
+        validation.batches = prefetched(self._copier, loader, start_pass(loader))
         validation.counted = 0
 
     def fetch_valid(self) -> float | None:
@@ -214,7 +217,7 @@ class Validating(Training):
         evaluation = self._evaluation
         if evaluation is None:
             return
-        validation.metrics |= evaluation.meters.results()
+        add_new(validation.metrics, evaluation.meters.results().items(), evaluation.argument)
         if not validation.counted and not stopped:
             raise WorkloadError(
                 f"{evaluation.argument} gave no batch that counts: it is empty, its __iter__ starts no new pass each "
@@ -232,7 +235,7 @@ class Validating(Training):
         assert validation is not None
         self._close_evaluation(validation, stopped=stopped_at_its_begin(state))
         if validation.metrics and self._measures:
-            validation.metrics |= take(self, self._measures)
+            take(self, self._measures, validation.metrics)
         self.end_validation()
         self.carried_over.note_measured(validation.measured_by)
         if validation.number is not None:

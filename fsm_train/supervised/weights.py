@@ -66,6 +66,7 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
     Raises:
         NoCheckpointError: there is no checkpoint, or none of that name.
         CheckpointError: the named one is damaged or there is no good one; for "best", no checkpoint has a score.
+        TypeError: `which` is no text.
         WorkloadError: the model has other parameters or buffers, of other shapes or dtypes. It is unchanged then.
     """
     if not isinstance(model, nn.Module):
@@ -73,6 +74,8 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
             f"load_weights loads into a torch.nn.Module, and not into a {type(model).__name__}: give work.model for a "
             "workload"
         )
+    if not isinstance(which, str):
+        raise TypeError(f"which={which!r}: write 'best', 'last' or the name of a checkpoint")
     _, measured = choose(where, which, partial(_give, model))
     return measured
 

@@ -156,7 +156,7 @@ class Supervised(Stepping, Checkpointable):
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
         self.grad_in_valid = grad_in_valid
-        self._measures = check_measures(measures or {}, self.train_meters.metrics, has_valid=self.has_valid)
+        self._measures = check_measures(measures or {}, self.train_meters.metrics, self.evaluations)
         self._sensors = check_sensors(sensors or {})
         self._elapsed_before, self._since = 0.0, time.perf_counter()  # seconds before this call of run, and its start
 

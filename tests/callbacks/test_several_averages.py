@@ -54,6 +54,14 @@ def test_updates_are_every_so_many_steps_from_start(settings: dict[str, int], st
     assert updated_at(ema(0.9, **settings), step_ends(*range(1, 10))) == steps  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["own", "model"])
+def test_an_average_is_not_called_as_the_weights_of_the_model_are(name: str) -> None:
+    """By these names an evaluation asks for the own weights, and a checkpoint says that it was measured with them."""
+    for make in (lambda: ema(name=name), lambda: swa(1, name=name)):
+        with pytest.raises(ValueError, match=f"name='{name}': so the model's own weights are called; write name="):
+            make()
+
+
 def test_a_step_that_was_held_back_is_no_update() -> None:
     """The same number of steps is seen again then, and is counted once."""
     states = [*step_ends(2), *step_ends(2, applied=False), *step_ends(3, 4)]

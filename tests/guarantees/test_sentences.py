@@ -145,6 +145,10 @@ ENTRY_POINTS: Mapping[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "what_if(log, callback)": (lambda: what_if("none", early_stopping()), ("[early_stopping()]",)),
     "what_if(log, [factory])": (lambda: what_if("none", [early_stopping]), ("call it",)),
     "simulate(callback)": (lambda: simulate(early_stopping()), ("[early_stopping()]",)),
+    "describe(callbacks, work)": (
+        lambda: describe([early_stopping()], supervised()),  # type: ignore[arg-type]
+        ("describe takes a state", "but was given a Supervised", "describe(callbacks, start(work, epochs=…))"),
+    ),
     "describe(callback)": (lambda: describe(early_stopping()), ("[early_stopping()]",)),
     "drive([callback], …)": (lambda: drive([early_stopping()], []), ("a list is no callback",)),
     "epochs='3'": (lambda: start(Scripted(), epochs="3"), ("epochs", "'3'")),
@@ -424,6 +428,10 @@ PARTS: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "sensors in a list": ({"sensors": [one_parameter]}, ("sensors is a list", "sensors={")),
     "a sensor of two": ({"sensors": {"depth": lambda work, state: 0.0}}, ("'depth'", "(work)")),
     "a forward of the inputs": ({"forward": lambda inputs: inputs}, ("forward is called with (model, inputs)",)),
+    "a forward that is none": ({"forward": 3}, ("forward is an int: give a function of (model, inputs)",)),
+    "a split by name": ({"split": "images"}, ("split is a str: give a function of (batch)",)),
+    "samples as a number": ({"samples": 32}, ("samples is an int: give a function of (inputs, target)",)),
+    "samples of the inputs": ({"samples": lambda inputs: 1}, ("samples is called with (inputs, target)",)),
     "a split of two": ({"split": lambda inputs, target: (inputs, target)}, ("split is called with (batch)",)),
     "gpu": ({"device": "gpu"}, ("device='gpu'", "device='cuda'")),
     "no such device": ({"device": "cuda:99"}, ("device='cuda:99'", "device='cpu'")),

@@ -252,6 +252,12 @@ def test_model_that_does_not_fit_is_refused_and_unchanged(model: Any, sentence: 
     assert not before or all(torch.equal(a, b) for a, b in zip(before, given.parameters(), strict=True))
 
 
+def test_which_is_a_text(tmp_path: Path) -> None:
+    """Anything else is refused before the folder is looked at."""
+    with pytest.raises(TypeError, match="which=3: write 'best', 'last' or the name of a checkpoint"):
+        load_weights(tmp_path, Net(), which=3)  # type: ignore[arg-type]
+
+
 def _wider(model: Net) -> Net:
     model.body[4] = nn.Linear(32, 3)
     return model

@@ -24,15 +24,18 @@ from fsm_train import (
     Transition,
     WorkloadError,
     evaluate,
+    find_lr,
     load_weights,
     on,
     replay,
     restore,
     run,
     start,
+    together,
     what_if,
 )
 from fsm_train.callbacks import checkpoint, early_stopping, ema, limit, validate_every
+from fsm_train.cli import main
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.sinks import progress
 from tests.models import Noisy, accuracy, digits, network, same_weights, sgd, shuffled
@@ -292,6 +295,18 @@ def test_average_that_nobody_keeps_is_refused_before_the_first_step() -> None:
     assert same_weights(before, work.model)
 
 
+def test_learning_rate_test_needs_no_average_and_counts_no_validation() -> None:
+    """It validates nothing; the training after it is as without it, also with an evaluation at each second one."""
+    valid = {"often": OTHER, "rare": Evaluation(OTHER, weights="ema", every=2)}
+    alone, work = _work(valid), _work(valid)
+    expected = run(start(alone, epochs=3, seed=0), [ema(0.9)])
+    found = find_lr(start(work, epochs=1), steps=5)
+
+    assert len(found.losses) == 5
+    assert run(start(work, epochs=3, seed=0), [ema(0.9)]).history == expected.history
+    assert same_weights(work.model, alone.model)
+
+
 def test_score_of_an_evaluation_is_that_of_its_weights(tmp_path: Path) -> None:
     """load_weights gives the weights that the monitored evaluation had, whatever the others were measured with."""
     valid = {"own": Evaluation(OTHER), "ema": Evaluation(OTHER, weights="ema")}
@@ -359,6 +374,47 @@ def test_evaluation_with_a_seed_draws_the_same_each_time() -> None:
     assert others[0].random() == random.Random(1).random()
     assert others[2].random() == np.random.RandomState(1).random()
     assert torch.equal(own.get_state(), torch.Generator().manual_seed(1).get_state())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("persistent", [False, True])
+def test_evaluation_with_a_seed_draws_the_same_in_workers(persistent: bool, joined: bool) -> None:
+    """Also in workers that stay; another evaluation of the same loader has these, as if it were alone."""
+
+    def trained(seeded: bool) -> tuple[list[list[float]], list[float], list[float]]:
+        workers = {"num_workers": 1, "persistent_workers": persistent, "multiprocessing_context": "fork"}
+        loader: Any = DataLoader(Noisy(digits(64)), batch_size=32, shuffle=True, **workers)
+        if joined:
+            loader = together(loader, [0, 0])
+        seen: list[float] = []
+
+        def forward(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+            seen.append(inputs.sum().item())
+            output: torch.Tensor = model(inputs)
+            return output
+
+        same = {"same": Evaluation(loader, seed=7, forward=forward)} if seeded else {}
+        split = lambda batch: tuple(batch[0] if isinstance(batch[0], (tuple, list)) else batch)
+        work = _work({**same, "other": loader}, split=split)
+        final = run(start(work, epochs=3, seed=0))
+        again = evaluate(work, same["same"]).values() if seeded else []
+        other = [metrics["valid_other_loss"] for metrics in final.history]
+        return [seen[i : i + 2] for i in range(0, len(seen), 2)], other, [*again]
+
+    draws, beside, again = trained(seeded=True)
+
+    assert len(draws) == 4
+    assert all(each == draws[0] for each in draws)
+    assert beside == trained(seeded=False)[1]
+    assert len(again) == 1
+
+
+def test_any_whole_number_is_a_seed() -> None:
+    """Also one that is larger than the seeds of torch, as of a training."""
+    valid = Evaluation(shuffled(Noisy(digits(64))), seed=2**70 + 1)
+    metrics = [run(start(_work(valid), epochs=1, seed=2**70)).metrics for _ in range(2)]
+
+    assert metrics[0] == metrics[1]
 
 
 # ------------------------------------------------------------------- one validation of the machine
@@ -488,6 +544,23 @@ def test_progress_shows_each_evaluation(capsys: pytest.CaptureFixture[str]) -> N
     assert "valid_b_loss" in shown.out + shown.err
 
 
+def test_monitor_that_means_one_of_several_gets_the_name_of_one() -> None:
+    """What monitors valid_loss by default is told how it is called here, and not of train_loss."""
+    with pytest.raises(LookupError, match="'valid_loss', .* Is 'valid_clean_loss' meant?"):
+        run(start(_work({"clean": OTHER, "noisy": OTHER}), epochs=1), [early_stopping()])
+
+
+def test_plot_has_a_curve_of_each_evaluation(tmp_path: Path) -> None:
+    """With its own name in the legend, also of one that is not there each time."""
+    log, picture = tmp_path / "run.jsonl", tmp_path / "curves.svg"
+    valid = {"clean": OTHER, "noisy": Evaluation(OTHER, every=2)}
+    run(start(_work(valid, measures={"one": lambda work: {"a": 1.0}}), epochs=4, seed=0), log=log)
+
+    assert main(["plot", str(log), "-o", str(picture)]) == 0
+    drawn = picture.read_text()
+    assert all(name in drawn for name in ("valid_clean_loss", "valid_noisy_loss", "valid_one_a"))
+
+
 def test_persistent_workers_of_several_loaders(tmp_path: Path) -> None:
     """Whether the workers of each loader ran is saved and restored, so that a resumed training draws the same."""
 
@@ -519,9 +592,17 @@ def test_persistent_workers_of_several_loaders(tmp_path: Path) -> None:
         (lambda: Evaluation(OTHER, weights=""), ValueError, "weights='': 'own', or the name of an average"),
         (lambda: Evaluation(OTHER, weights=None), ValueError, "weights=None"),  # type: ignore[arg-type]
         (lambda: Evaluation(OTHER, loss_fn=nn.MSELoss), WorkloadError, "loss_fn is the class MSELoss"),
+        (lambda: Evaluation(OTHER, forward=3), WorkloadError, "forward is an int: give a function"),  # type: ignore[arg-type]
         (lambda: Evaluation(OTHER, forward=lambda model: model), WorkloadError, "forward is called with"),
         (lambda: Evaluation(OTHER, metrics={"a": 3}), TypeError, "the metric 'a' is"),  # type: ignore[dict-item]
         (lambda: _work(OTHER, grad_in_valid=1), ValueError, "grad_in_valid=1: True or False"),
+        (lambda: Evaluation(OTHER, weights="model"), ValueError, "weights='model': write weights='own'"),
+        (lambda: _work([Evaluation(OTHER)]), WorkloadError, "valid is a list of evaluations, .* valid={'clean': …"),
+        (
+            lambda: _work((shuffled(digits()),) * 2),
+            WorkloadError,
+            "valid is a tuple of evaluations",
+        ),
         (lambda: _work({}), WorkloadError, "valid is a mapping without evaluations"),
         (lambda: _work({1: OTHER}), TypeError, "valid has the key 1"),
         (lambda: _work({"": OTHER}), ValueError, "valid has the name ''"),

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import (
     Callback,
+    Evaluation,
     Flag,
     Phase,
     State,
@@ -23,6 +24,7 @@ from fsm_train import (
     evaluate,
     iterate,
     on,
+    over_all,
     run,
     start,
 )
@@ -32,6 +34,7 @@ from tests.models import Noisy, digits, same_weights
 
 DATA = digits(200)
 KNOWN, ASKED = TensorDataset(*DATA[:140]), TensorDataset(*DATA[140:])
+KNOWN_PAIR = [(KNOWN.tensors[0], KNOWN.tensors[0])]
 
 
 def _autoencoder(**settings: Any) -> Supervised:
@@ -40,8 +43,8 @@ def _autoencoder(**settings: Any) -> Supervised:
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     images = TensorDataset(KNOWN.tensors[0], KNOWN.tensors[0])
     train = DataLoader(images, batch_size=32, shuffle=True, generator=torch.Generator().manual_seed(3))
-    valid = [(ASKED.tensors[0], ASKED.tensors[0])]
-    return Supervised(model, optimizer, nn.MSELoss(), train, valid, **settings)
+    valid = settings.pop("valid", [(ASKED.tensors[0], ASKED.tensors[0])])
+    return Supervised(model, optimizer, settings.pop("loss_fn", nn.MSELoss()), train, valid, **settings)
 
 
 # ------------------------------------------------------------------------------- nearest neighbours
@@ -211,6 +214,11 @@ def test_a_measure_that_gives_no_number_is_refused(value: Any) -> None:
             ValueError,
             "a measure cannot be called 'knn'",
         ),
+        (
+            {"measures": {"a_loss": _knn}, "valid": {"a": [(ASKED.tensors[0], ASKED.tensors[0])]}},
+            ValueError,
+            "a measure cannot be called 'a_loss': valid_a_loss is measured already",
+        ),
         ({"measures": {"knn": lambda: 1.0}}, WorkloadError, r"measures=\{'knn': …\} is called with \(work\)"),
     ],
 )
@@ -218,6 +226,34 @@ def test_what_is_no_measure_is_refused(settings: Any, error: type[Exception], se
     """Where it is written."""
     with pytest.raises(error, match=sentence):
         _autoencoder(**settings)
+
+
+SAME_NAME: dict[str, dict[str, Any]] = {
+    "the measure 'k_a' gives valid_k_a": {"measures": {"k": lambda work: {"a": 1.0}, "k_a": lambda work: 2.0}},
+    "the measure 'kl' gives valid_kl": {
+        "measures": {"kl": lambda work: 1.0},
+        "loss_fn": lambda output, images: {"loss": nn.functional.mse_loss(output, images), "kl": output.mean()},
+    },
+    "the measure 'a' gives valid_a_loss": {"measures": {"a": lambda work: {"loss": 1.0}}, "valid": {"a": KNOWN_PAIR}},
+    "the metric 'k_a' gives valid_k_a": {
+        "metrics": {"k": over_all(lambda output, target: {"a": 1.0}), "k_a": lambda output, target: 2.0}
+    },
+    "valid['x_k'] gives valid_x_k_loss": {
+        "valid": {
+            "x": Evaluation(KNOWN_PAIR, metrics={"k": over_all(lambda output, target: {"loss": 1.0})}),
+            "x_k": KNOWN_PAIR,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("sentence", SAME_NAME)
+def test_what_something_else_measures_is_not_written_over(sentence: str) -> None:
+    """Where the names of a mapping are known only once it is given."""
+    with pytest.raises(WorkloadError) as caught:
+        run(start(_autoencoder(**SAME_NAME[sentence]), epochs=1))
+
+    assert str(caught.value) == f"{sentence}, which something else measures too: rename one of them"
 
 
 def test_measures_need_a_validation() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from fsm_train import Phase, Supervised, WorkloadError, evaluate, iterate, predict, run, start
+from fsm_train import Evaluation, Phase, Supervised, WorkloadError, evaluate, iterate, predict, run, start
 from fsm_train.callbacks import mixed_precision
 from fsm_train.worlds.scripted import Scripted
 
@@ -234,6 +234,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "a mapping": ({"x": INPUTS}, WorkloadError, "predict(work, [data]) if it is one batch"),
     "a dataset": (ROWS, WorkloadError, "write predict(work, DataLoader(data, batch_size=32))"),
     "a used iterator": (iter([]), WorkloadError, "data gave no batch"),
+    "an evaluation": (Evaluation([INPUTS]), WorkloadError, "write predict(work, evaluation.data) for its data"),
     "None": (None, WorkloadError, "data is None, but batches are to come from it: write predict("),
 }
 
