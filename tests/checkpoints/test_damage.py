@@ -195,6 +195,35 @@ def test_a_replaced_checkpoint_is_there_until_the_new_one_is(tmp_path: Path, mon
     assert [c.path.name for c in find(tmp_path)] == ["b", "a"]
 
 
+@pytest.mark.parametrize("left", [{}, {MANIFEST: b""}, {MANIFEST: bytes(90), STATE: b"{}"}])
+def test_whatever_a_crash_leaves_of_a_save_is_removed(left: dict[str, bytes], tmp_path: Path) -> None:
+    """Also if the disk never had what was written into its first file; under another name it is none of ours."""
+    for name in (".writing-a-00000000", "mine", ".writing-mine"):
+        (tmp_path / name).mkdir()
+        for file, content in left.items():
+            (tmp_path / name / file).write_bytes(content)
+    _write(tmp_path, "b", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-mine", "b", "mine"]
+
+
+def test_what_supersedes_others_may_be_damaged(tmp_path: Path) -> None:
+    """What it would have removed is still there to go on from, until the next one is written."""
+    _write(tmp_path, "a", 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "kept")
+    _write(tmp_path, "b", 2, drop=("a",))
+    (tmp_path / "kept").rename(tmp_path / "a")
+    (tmp_path / "b" / TENSORS).write_bytes(b"damaged")
+
+    with contextlib.closing(Folder(tmp_path)) as held:
+        (tmp_path / "c").write_text("mine")
+        with pytest.raises(FileExistsError):
+            held.write("c", b"{}", {}, SavePoint(3, 3, 0.0))
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a", "b", "c"]
+        (tmp_path / "c").unlink()
+        held.write("c", b"{}", {}, SavePoint(3, 3, 0.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_replaced_checkpoint_is_back_if_the_new_one_fails(
