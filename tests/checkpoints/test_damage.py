@@ -30,6 +30,7 @@ from fsm_train.checkpoints import writing
 from fsm_train.checkpoints.folder import Folder
 from fsm_train.checkpoints.manifest import FORMAT, MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
 from fsm_train.core.commands import SaveCheckpoint
+from tests.checkpoints.faulty_disk import FaultyDisk
 from tests.checkpoints.processes import FRESH, THOROUGH
 from tests.models import diabetes, sgd
 
@@ -246,6 +247,65 @@ def test_a_replaced_checkpoint_is_back_if_the_new_one_fails(
     assert [c.save_point.iteration for c in find(tmp_path)] == [1]
     _write(tmp_path, "a", 3)
     assert [c.save_point.iteration for c in find(tmp_path)] == [3]
+
+
+def _refuse_renames(monkeypatch: pytest.MonkeyPatch, begins: str, becomes: str) -> None:
+    """From now on, nothing whose name begins like this can get a name that begins like that."""
+    rename = Path.rename
+
+    def instead(path: Path, target: Path) -> Path:
+        if path.name.startswith(begins) and Path(target).name.startswith(becomes):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", instead)
+
+
+@pytest.mark.parametrize("refused", ["rename", "unlink", "rmdir"])
+def test_what_the_disk_refuses_to_remove_is_tried_again(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each save, until it works; until then nothing else is wrong."""
+    with contextlib.closing(Folder(tmp_path)) as held, monkeypatch.context() as patched:
+        for i in (1, 2, 3, 4):
+            if i == 2 and refused == "rename":
+                _refuse_renames(patched, "a", ".writing")
+            elif i == 2:
+                FaultyDisk(tmp_path, OSError(errno.EIO, "broken"), patched).refuses = (refused,)
+            if i == 4:
+                patched.undo()
+            held.write(f"a{i}", b"{}", {}, SavePoint(i, i, 0.0, (f"a{i - 1}",)))
+            there = sorted(path.name for path in tmp_path.iterdir())
+            assert len(there) == {1: 2, 2: 3, 3: 4, 4: 2}[i], there
+    assert [path.name for path in tmp_path.iterdir()] == ["a4"]
+
+
+def test_what_was_replaced_goes_when_the_new_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses to flush the folder, and to take the new one away again: both are there till the next save."""
+    with contextlib.closing(Folder(tmp_path)) as held:
+        held.write("a", b"{}", {}, SavePoint(1, 1, 0.0))
+        with monkeypatch.context() as patched:
+            _refuse_renames(patched, "a", ".writing")
+            patched.setattr(folders, "flush_folder", lambda path: os.close(-1))
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                held.write("a", b"{}", {}, SavePoint(2, 2, 0.0))
+        assert [c.save_point.iteration for c in find(tmp_path)] == [2, 1]
+        held.write("b", b"{}", {}, SavePoint(3, 3, 0.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert [c.save_point.iteration for c in find(tmp_path)] == [3, 2]
+
+
+@pytest.mark.parametrize("looks", [("listdir", "scandir"), ("stat",)])
+def test_a_folder_that_cannot_be_read_is_an_error_before_the_first_batch(
+    looks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is let go of."""
+    _write(tmp_path, "a", 1)
+    with monkeypatch.context() as patched:
+        FaultyDisk(tmp_path, OSError(errno.EIO, os.strerror(errno.EIO)), patched).refuses = looks
+        with pytest.raises(CheckpointError, match=f"{tmp_path}.*{os.strerror(errno.EIO)}"):
+            Folder(tmp_path)
+    Folder(tmp_path).close()
 
 
 def find(folder: Path) -> list[Checkpoint]:

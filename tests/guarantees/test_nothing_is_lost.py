@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import errno
 import io
@@ -30,7 +29,6 @@ from fsm_train import (
     State,
     Supervised,
     Transition,
-    extend,
     on,
     replay,
     restore,
@@ -82,121 +80,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------ a disk that fails once
-
-
-class Faulty:
-    """Counts what is done to files below a folder, and lets one of these calls fail.
-
-    Attributes:
-        calls: what was called, by name.
-    """
-
-    def __init__(self, folder: Path, fail_at: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.fail_at, self.error = str(folder), fail_at, error
-        self.calls: list[str] = []
-        self.descriptors: set[int] = set()
-        for name in ("mkdir", "rename", "unlink", "rmdir", "open", "replace", "link"):
-            monkeypatch.setattr(os, name, self._of_a_path(name, getattr(os, name)))
-        monkeypatch.setattr(io, "open", self._opening(io.open))
-        monkeypatch.setattr(builtins, "open", self._opening(builtins.open))
-        monkeypatch.setattr(os, "fsync", self._fsync(os.fsync))
-
-    def _count(self, name: str) -> None:
-        self.calls.append(name)
-        if len(self.calls) == self.fail_at:
-            raise self.error
-
-    def _of_a_path(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(path: Any, *args: Any, **kwargs: Any) -> Any:
-            if str(path).startswith(self.folder):
-                self._count(name)
-            return function(path, *args, **kwargs)
-
-        return instead
-
-    def _fsync(self, function: Callable[[int], None]) -> Callable[[int], None]:
-        def instead(descriptor: int) -> None:
-            if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(self.folder):
-                self._count("fsync")
-            function(descriptor)
-
-        return instead
-
-    def _opening(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if not str(path).startswith(self.folder):
-                return function(path, mode, *args, **kwargs)
-            self._count(f"open {mode}")
-            file = function(path, mode, *args, **kwargs)
-            return file if mode == "rb" else _CountedFile(file, self)
-
-        return instead
-
-
-class _CountedFile:
-    """A file whose writes count."""
-
-    def __init__(self, file: Any, faulty: Faulty) -> None:
-        self._file, self._faulty = file, faulty
-
-    def write(self, data: Any) -> Any:
-        self._faulty._count("write")
-        return self._file.write(data)
-
-    def __enter__(self) -> Any:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> Any:
-        return self._file.__exit__(*exception)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-def _calls_of_a_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    with monkeypatch.context() as patched:
-        faulty = Faulty(folder, 0, NO_SPACE, patched)
-        run(start(counting(), epochs=4, seed=0), [checkpoint(folder, keep=2)], log=folder / "run.jsonl")
-    return faulty.calls
-
-
-@pytest.mark.long
-def test_whatever_fails_once_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each open, write, flush, rename and removal of a training fails, in turn.
-
-    The weights are those of the undisturbed training, there is a checkpoint to resume from that is as it was written,
-    what failed is in the notes, and nothing is left over. Only what is found before the first step is an error.
-    """
-    with quiet():
-        calls = _calls_of_a_training(tmp_path / "undisturbed", monkeypatch)
-        assert {"mkdir", "rename", "unlink", "rmdir", "fsync", "write", "open w+b"} <= {*calls}
-        noted = 0
-        tried = range(1, len(calls) + 1, 1 if THOROUGH else 11)
-        for fail_at in tried:
-            folder, work = tmp_path / str(fail_at), counting()
-            where = f"{fail_at}: {calls[fail_at - 1]}"
-            with monkeypatch.context() as patched:
-                faulty = Faulty(folder, fail_at, NO_SPACE, patched)
-                try:
-                    final = run(start(work, epochs=4, seed=0), [checkpoint(folder, keep=2)], log=folder / "run.jsonl")
-                except Exception:
-                    assert weight(work) == 0.0, where
-                    continue
-            assert len(faulty.calls) >= fail_at, where
-            assert (final.phase, weight(work)) == (Phase.DONE, 4.0), where
-            noted += bool(final.notes)
-            again = counting()
-            state = restore(folder, again)
-            assert state.epoch == weight(again) >= 3, where
-            files = final.memory["checkpoint"].files  # type: ignore[attr-defined]
-            there = [name for name in names(folder) if name.startswith("epoch")]
-            assert {name for name, _ in files} <= {*there}, where
-            assert len(there) <= 3, where  # one that could not be removed may be left
-            run(extend(state, epochs=2), [checkpoint(folder, keep=2)])
-            assert not [name for name in names(folder) if name.startswith((".writing", ".replaced"))], where
-        assert noted > len(tried) / 2
+# ------------------------------------------------------------------------ a disk that is full
 
 
 def at_each_epoch(**epochs: Callable[[], None]) -> Any:
