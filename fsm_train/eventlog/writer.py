@@ -146,7 +146,7 @@ class EventLog(Recorder):
             held=before.held,
         )
         try:
-            self._emit = (self._logger or self._open_file(before)).info
+            self._emit = (self._open_file(before) if self._logger is None else self._logger).info
             for event, line in header_lines({**header, **before.header_fields()}):
                 self._write(event, line)
             self._flush()
