@@ -2,7 +2,8 @@
 
 Rules of this file: a checkpoint is made under a temporary name, flushed to disk and renamed, and the folder around it
 is flushed too; older ones go only after that. Nothing is renamed or removed that was not written by this package, by
-what is in it. What is there is read once, so that a save costs the same however many there are.
+what is in it. What is there is read when the folder is taken, and a save looks at nothing but what it writes, replaces
+and removes: it costs the same however many there are.
 """
 
 from __future__ import annotations
@@ -35,8 +36,13 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: it is no plain file name.
     """
-    if not name or name.startswith(".") or Path(name).name != name or "\0" in name:
+    if not is_name(name):
         raise ValueError(f"a checkpoint cannot be called {name!r}: it is the name of a folder")
+
+
+def is_name(name: str) -> bool:
+    """Whether a checkpoint can have this name: a plain file name that does not begin with a dot."""
+    return bool(name) and not name.startswith(".") and Path(name).name == name and "\0" not in name
 
 
 class Folder:
@@ -46,13 +52,14 @@ class Folder:
         path: made if it does not exist.
 
     Raises:
-        CheckpointError: it cannot be made or written to, or another run writes to it.
+        CheckpointError: it cannot be made, read or written to, or another run writes to it.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._numbers: dict[str, int] | None = None  # by name, those of the complete checkpoints; None before a save
         self._last = 0  # the highest number that there ever was
+        self._unfinished: set[Path] = set()  # temporary folders of this run that could not be removed yet
+        self._superseded: set[Path] = set()  # checkpoints that are still to be removed, after the next one is written
         self._history = HistoryFiles()
         self._pid = os.getpid()
         self._lock: Lock | None = None
@@ -76,6 +83,11 @@ class Folder:
             ) from None
         except OSError as error:
             raise CheckpointError(f"no checkpoint can be written to {self.path}: {error.strerror}") from error
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
         self._is_held = True
 
     def _hold_again(self) -> None:
@@ -89,7 +101,6 @@ class Folder:
         if self._is_held and (self.path.is_dir() if self._lock is None else self._lock.in_place):
             return
         self.close()
-        self._numbers = None
         self._hold()
 
     def write(
@@ -114,57 +125,88 @@ class Folder:
             CheckpointError: the folder was removed or replaced meanwhile, and cannot be made or locked again.
         """
         self._hold_again()
-        numbers = self._tidied() if self._numbers is None else self._numbers
+        self._put_right_all()
         path = self.path / name
         if (path.exists() or path.is_symlink()) and not is_ours(path):
             raise FileExistsError(f"{path} is there, and is not a checkpoint that may be replaced")
         unfinished = self.path / f"{TEMPORARY}{name}-{uuid.uuid4().hex[:8]}"
         replaced = self.path / f"{_REPLACED}{name}-{uuid.uuid4().hex[:8]}"
+        self._last += 1
         unfinished.mkdir()
         try:
             leaving = {self.path / other for other in (name, *save_point.drop)}
             write_history = partial(self._history.write, history=history, path=path, leaving=leaving)
-            write_files(unfinished, self._last + 1, state, parts, save_point, write_history)
+            write_files(unfinished, self._last, state, parts, save_point, write_history)
             if path.exists():
                 path.rename(replaced)  # a name under which it is still found until the new one has its place
             unfinished.rename(path)
             flush_folder(self.path)
         except BaseException:
-            self._numbers = None  # what is there is read again before the next save
             with contextlib.suppress(OSError):
                 if not unfinished.exists():
                     path.rename(unfinished)  # the disk may not have it
-            _remove_files(unfinished)
             with contextlib.suppress(OSError):
-                if replaced.exists():
+                if not path.exists():
                     replaced.rename(path)
+            with contextlib.suppress(OSError):
+                _remove_files(unfinished)
+            self._unfinished |= {unfinished, replaced}  # what is still there is put right before the next save
             raise
         self._history.complete()
-        self._last += 1
-        numbers[name] = self._last
-        for other in (replaced, *(self.path / other for other in save_point.drop if numbers.pop(other, None))):
-            _remove(other)
+        superseded = (self._superseded | {self.path / other for other in save_point.drop if is_name(other)}) - {path}
+        self._superseded = set()
+        for other in (replaced, *superseded):
+            self._remove(other)
 
-    def _tidied(self) -> dict[str, int]:
-        """Repair what an interrupted save left: unfinished, replaced and superseded folders. The rest, by number."""
-        for path in self.path.iterdir():
-            with contextlib.suppress(OSError):
-                if path.name.startswith(_REPLACED) and _MARKED.fullmatch(path.name[-9:]) and is_ours(path):
-                    replaced = path.with_name(path.name.removeprefix(_REPLACED)[:-9])
-                    _remove(path) if replaced.exists() else path.rename(replaced)
-                elif path.name.startswith(TEMPORARY) and _MARKED.fullmatch(path.name[-9:]) and is_ours(path, new=True):
-                    _remove_files(path)
+    def _read(self) -> None:
+        """Repair what an interrupted run left: unfinished, replaced and superseded folders. The highest number."""
+        try:
+            paths = [*self.path.iterdir()]
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror}") from error
+        self._unfinished = {path for path in paths if _MARKED.fullmatch(path.name[-9:]) and _is_temporary(path)}
+        self._put_right_all()
         complete = list_folder(self.path).checkpoints
-        superseded = {name: other.number for other in reversed(complete) for name in other.save_point.drop}
-        self._last = max((checkpoint.number for checkpoint in complete), default=0)
-        self._numbers = {}
-        for checkpoint in complete:
-            # A newer checkpoint may have the name of a superseded one.
-            if checkpoint.number < superseded.get(checkpoint.path.name, 0):
-                _remove(checkpoint.path)
-            else:
-                self._numbers[checkpoint.path.name] = checkpoint.number
-        return self._numbers
+        self._last = max((self._last, *(checkpoint.number for checkpoint in complete)))
+        dropped_by = {name: other.number for other in reversed(complete) for name in other.save_point.drop}
+        # A newer checkpoint may have the name of a superseded one.
+        self._superseded = {c.path for c in complete if c.number < dropped_by.get(c.path.name, 0)}
+
+    def _put_right_all(self) -> None:
+        """Remove temporary folders; one that nothing has replaced gets its name back. What cannot be is tried again."""
+        waiting, self._unfinished = self._unfinished, set()
+        for path in waiting:
+            try:
+                replaced = path.with_name(path.name.removeprefix(_REPLACED)[:-9])
+                if not path.name.startswith(_REPLACED):
+                    _remove_files(path)
+                elif replaced.exists():
+                    self._remove(path)
+                else:
+                    path.rename(replaced)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                self._unfinished.add(path)
+
+    def _remove(self, path: Path) -> None:
+        """Remove a checkpoint. It is renamed first, so that a half-removed one is never used."""
+        if not is_ours(path):
+            return
+        try:
+            temporary = path.rename(path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}"))
+        except OSError:
+            self._superseded.add(path)  # for the next save
+            return
+        try:
+            _remove_files(temporary)
+        except OSError:
+            self._unfinished.add(temporary)
+
+
+def _is_temporary(path: Path) -> bool:
+    """Whether this is a folder of ours that is unfinished or was replaced, by its name and by what is in it."""
+    return path.name.startswith((TEMPORARY, _REPLACED)) and is_ours(path, new=path.name.startswith(TEMPORARY))
 
 
 def is_ours(path: Path, *, new: bool = False) -> bool:
@@ -172,7 +214,7 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
 
     Args:
         path: the folder.
-        new: whether one that has no files yet counts.
+        new: whether one that has no files yet counts, or nothing in its manifest, as a crash may leave it.
     """
     try:
         there = set() if path.is_symlink() else {entry.name for entry in path.iterdir()}
@@ -181,7 +223,8 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
         if not there:
             return new and not path.is_symlink()
         with (path / MANIFEST).open("rb") as manifest:
-            return _DIGEST.match(manifest.read(65)) is not None
+            begins = manifest.read(65)
+        return _DIGEST.match(begins) is not None or (new and not begins.strip(b"\0"))
     except OSError:
         return False
 
@@ -194,18 +237,14 @@ def _only_ours(names: set[str], path: Path) -> bool:
         return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_history_file(name) for name in names)
 
 
-def _remove(path: Path) -> None:
-    """Remove a checkpoint. It is renamed first, so that a half-removed one is never used."""
-    with contextlib.suppress(OSError):
-        if is_ours(path):
-            _remove_files(path.rename(path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")))
-
-
 def _remove_files(path: Path) -> None:
-    """Remove a temporary folder of ours, unless somebody has put a file into it; the manifest goes last."""
-    with contextlib.suppress(OSError):
-        there = {entry.name for entry in path.iterdir()}
-        if _only_ours(there, path):
-            for name in sorted(there, key=MANIFEST.__eq__):
-                (path / name).unlink()
-            path.rmdir()
+    """Remove a temporary folder of ours, unless somebody has put a file into it; the manifest goes last.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    there = {entry.name for entry in path.iterdir()}
+    if _only_ours(there, path):
+        for name in sorted(there, key=MANIFEST.__eq__):
+            (path / name).unlink()
+        path.rmdir()

@@ -119,8 +119,11 @@ class EventLog(Recorder):
         self._sensors = workload.sensors
         self._recording = CourseRecorder(workload)
         self._refuse_second_run()
-        self._hold_file()
-        self._continuation = Continuation() if self.path is None else find_continuation(self.path, state)
+        try:
+            self._hold_file()
+            self._continuation = Continuation() if self.path is None else find_continuation(self.path, state)
+        except OSError as error:
+            raise LogError(f"the log cannot be written ({error.strerror or error})", path=str(self.path)) from error
         return self._recording.as_workload()
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
@@ -143,7 +146,7 @@ class EventLog(Recorder):
             held=before.held,
         )
         try:
-            self._emit = (self._logger or self._open_file(before)).info
+            self._emit = (self._open_file(before) if self._logger is None else self._logger).info
             for event, line in header_lines({**header, **before.header_fields()}):
                 self._write(event, line)
             self._flush()
@@ -200,7 +203,8 @@ class EventLog(Recorder):
         """Make the file if it is not there, and lock it until the run ends.
 
         Raises:
-            LogError: it cannot be written, or another process is writing it.
+            LogError: another process is writing it.
+            OSError: it cannot be written.
         """
         if self.path is None or (self.path.exists() and not self.path.is_file()):
             return  # a pipe, say
@@ -211,8 +215,6 @@ class EventLog(Recorder):
             self._lock = take(real.with_name(f".{real.name}.lock"))
         except HeldError as error:
             raise LogError(f"{error} is writing this log, {_ONE_RUN}", path=str(self.path)) from None
-        except OSError as error:
-            raise LogError(f"the log cannot be written ({error.strerror})", path=str(self.path)) from error
 
     def _write(self, event: str, line: dict[str, Json]) -> None:
         body = self._serialize({"seq": self._seq, **line, "event": event})

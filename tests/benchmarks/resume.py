@@ -26,6 +26,7 @@ from fsm_train.checkpoints.reading import read_files
 from fsm_train.data.generators import Generators
 from fsm_train.data.position import fast_forward
 from tests.benchmarks.interleaved import arguments, report
+from tests.checkpoints.crowd import crowded
 
 
 class Many(Dataset[int]):
@@ -53,10 +54,12 @@ def main() -> None:
     rows: dict[str, str] = {}
     goals: dict[str, tuple[float, float]] = {}
 
-    def against(goal: float, ours: Callable[[], Any], **theirs: Callable[[], Any]) -> None:
+    def against(
+        goal: float, ours: Callable[[], Any], rounds: int = 4 if args.quick else 12, **theirs: Callable[[], Any]
+    ) -> None:
         """ABAB, and the medians; the first round is for warming up."""
-        rounds = [[seconds(each) for each in (ours, *theirs.values())] for _ in range(4 if args.quick else 12)][1:]
-        a, *others = (statistics.median(times) for times in zip(*rounds, strict=True))
+        times = [[seconds(each) for each in (ours, *theirs.values())] for _ in range(rounds)][1:]
+        a, *others = (statistics.median(of_one) for of_one in zip(*times, strict=True))
         for name, b in zip((name.replace("_", " ") for name in theirs), others, strict=True):
             rows[name] = f"| {name} | {a:.3f} s | {b:.3f} s | {a / b:.2f} | {goal} |"
             goals[name] = (a / b, goal)
@@ -92,6 +95,17 @@ def main() -> None:
             save_against_torch_save=lambda: theirs("alone.pt", new=True, flush=False),
             save_against_torch_save_over_its_own_last_file=lambda: theirs("over.pt", new=False, flush=False),
         )
+        crowd = 1_000 if args.quick else 10_000
+        few, many = (Folder(crowded(folder / f"{neighbours}", neighbours)) for neighbours in (10, crowd))
+        small: dict[str, Any] = {"modules": [], "optimizer": {}, "generators": {}}
+
+        def beside(held: Folder) -> Callable[[], None]:
+            return lambda: held.write("a", b"{}", small, SavePoint(1, 1, 0.0))
+
+        against(1.2, beside(many), rounds=12 if args.quick else 100, **{f"save_beside_{crowd:,}_and_10": beside(few)})
+        many.close()
+        rows["taken"] = f"| taking a folder with {crowd:,} | {seconds(lambda: Folder(many.path)):.3f} s | | | |"
+
         found = list_folder(folder / "ours").checkpoints[0]
         load = lambda: torch.load(folder / "alone.pt")
         against(1.5, lambda: verify(found), verify_against_torch_load=load)

@@ -30,6 +30,7 @@ from fsm_train.checkpoints import writing
 from fsm_train.checkpoints.folder import Folder
 from fsm_train.checkpoints.manifest import FORMAT, MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
 from fsm_train.core.commands import SaveCheckpoint
+from tests.checkpoints.faulty_disk import FaultyDisk
 from tests.checkpoints.processes import FRESH, THOROUGH
 from tests.models import diabetes, sgd
 
@@ -195,6 +196,35 @@ def test_a_replaced_checkpoint_is_there_until_the_new_one_is(tmp_path: Path, mon
     assert [c.path.name for c in find(tmp_path)] == ["b", "a"]
 
 
+@pytest.mark.parametrize("left", [{}, {MANIFEST: b""}, {MANIFEST: bytes(90), STATE: b"{}"}])
+def test_whatever_a_crash_leaves_of_a_save_is_removed(left: dict[str, bytes], tmp_path: Path) -> None:
+    """Also if the disk never had what was written into its first file; under another name it is none of ours."""
+    for name in (".writing-a-00000000", "mine", ".writing-mine"):
+        (tmp_path / name).mkdir()
+        for file, content in left.items():
+            (tmp_path / name / file).write_bytes(content)
+    _write(tmp_path, "b", 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".writing-mine", "b", "mine"]
+
+
+def test_what_supersedes_others_may_be_damaged(tmp_path: Path) -> None:
+    """What it would have removed is still there to go on from, until the next one is written."""
+    _write(tmp_path, "a", 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "kept")
+    _write(tmp_path, "b", 2, drop=("a",))
+    (tmp_path / "kept").rename(tmp_path / "a")
+    (tmp_path / "b" / TENSORS).write_bytes(b"damaged")
+
+    with contextlib.closing(Folder(tmp_path)) as held:
+        (tmp_path / "c").write_text("mine")
+        with pytest.raises(FileExistsError):
+            held.write("c", b"{}", {}, SavePoint(3, 3, 0.0))
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "a", "b", "c"]
+        (tmp_path / "c").unlink()
+        held.write("c", b"{}", {}, SavePoint(3, 3, 0.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_replaced_checkpoint_is_back_if_the_new_one_fails(
@@ -217,6 +247,65 @@ def test_a_replaced_checkpoint_is_back_if_the_new_one_fails(
     assert [c.save_point.iteration for c in find(tmp_path)] == [1]
     _write(tmp_path, "a", 3)
     assert [c.save_point.iteration for c in find(tmp_path)] == [3]
+
+
+def _refuse_renames(monkeypatch: pytest.MonkeyPatch, begins: str, becomes: str) -> None:
+    """From now on, nothing whose name begins like this can get a name that begins like that."""
+    rename = Path.rename
+
+    def instead(path: Path, target: Path) -> Path:
+        if path.name.startswith(begins) and Path(target).name.startswith(becomes):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", instead)
+
+
+@pytest.mark.parametrize("refused", ["rename", "unlink", "rmdir"])
+def test_what_the_disk_refuses_to_remove_is_tried_again(
+    refused: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each save, until it works; until then nothing else is wrong."""
+    with contextlib.closing(Folder(tmp_path)) as held, monkeypatch.context() as patched:
+        for i in (1, 2, 3, 4):
+            if i == 2 and refused == "rename":
+                _refuse_renames(patched, "a", ".writing")
+            elif i == 2:
+                FaultyDisk(tmp_path, OSError(errno.EIO, "broken"), patched).refuses = (refused,)
+            if i == 4:
+                patched.undo()
+            held.write(f"a{i}", b"{}", {}, SavePoint(i, i, 0.0, (f"a{i - 1}",)))
+            there = sorted(path.name for path in tmp_path.iterdir())
+            assert len(there) == {1: 2, 2: 3, 3: 4, 4: 2}[i], there
+    assert [path.name for path in tmp_path.iterdir()] == ["a4"]
+
+
+def test_what_was_replaced_goes_when_the_new_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses to flush the folder, and to take the new one away again: both are there till the next save."""
+    with contextlib.closing(Folder(tmp_path)) as held:
+        held.write("a", b"{}", {}, SavePoint(1, 1, 0.0))
+        with monkeypatch.context() as patched:
+            _refuse_renames(patched, "a", ".writing")
+            patched.setattr(folders, "flush_folder", lambda path: os.close(-1))
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                held.write("a", b"{}", {}, SavePoint(2, 2, 0.0))
+        assert [c.save_point.iteration for c in find(tmp_path)] == [2, 1]
+        held.write("b", b"{}", {}, SavePoint(3, 3, 0.0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    assert [c.save_point.iteration for c in find(tmp_path)] == [3, 2]
+
+
+@pytest.mark.parametrize("looks", [("listdir", "scandir"), ("stat",)])
+def test_a_folder_that_cannot_be_read_is_an_error_before_the_first_batch(
+    looks: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is let go of."""
+    _write(tmp_path, "a", 1)
+    with monkeypatch.context() as patched:
+        FaultyDisk(tmp_path, OSError(errno.EIO, os.strerror(errno.EIO)), patched).refuses = looks
+        with pytest.raises(CheckpointError, match=f"{tmp_path}.*{os.strerror(errno.EIO)}"):
+            Folder(tmp_path)
+    Folder(tmp_path).close()
 
 
 def find(folder: Path) -> list[Checkpoint]:

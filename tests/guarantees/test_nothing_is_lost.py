@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
+import contextlib
 import errno
 import io
+import itertools
 import os
 import resource
 import shutil
@@ -28,7 +29,6 @@ from fsm_train import (
     State,
     Supervised,
     Transition,
-    extend,
     on,
     replay,
     restore,
@@ -36,9 +36,9 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import checkpoint
-from fsm_train.checkpoints import folder as folders
 from fsm_train.checkpoints import manifest
 from fsm_train.core.commands import SaveCheckpoint
+from tests.checkpoints.crowd import crowded
 
 THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -80,121 +80,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------ a disk that fails once
-
-
-class Faulty:
-    """Counts what is done to files below a folder, and lets one of these calls fail.
-
-    Attributes:
-        calls: what was called, by name.
-    """
-
-    def __init__(self, folder: Path, fail_at: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.fail_at, self.error = str(folder), fail_at, error
-        self.calls: list[str] = []
-        self.descriptors: set[int] = set()
-        for name in ("mkdir", "rename", "unlink", "rmdir", "open", "replace", "link"):
-            monkeypatch.setattr(os, name, self._of_a_path(name, getattr(os, name)))
-        monkeypatch.setattr(io, "open", self._opening(io.open))
-        monkeypatch.setattr(builtins, "open", self._opening(builtins.open))
-        monkeypatch.setattr(os, "fsync", self._fsync(os.fsync))
-
-    def _count(self, name: str) -> None:
-        self.calls.append(name)
-        if len(self.calls) == self.fail_at:
-            raise self.error
-
-    def _of_a_path(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(path: Any, *args: Any, **kwargs: Any) -> Any:
-            if str(path).startswith(self.folder):
-                self._count(name)
-            return function(path, *args, **kwargs)
-
-        return instead
-
-    def _fsync(self, function: Callable[[int], None]) -> Callable[[int], None]:
-        def instead(descriptor: int) -> None:
-            if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(self.folder):
-                self._count("fsync")
-            function(descriptor)
-
-        return instead
-
-    def _opening(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if not str(path).startswith(self.folder):
-                return function(path, mode, *args, **kwargs)
-            self._count(f"open {mode}")
-            file = function(path, mode, *args, **kwargs)
-            return file if mode == "rb" else _CountedFile(file, self)
-
-        return instead
-
-
-class _CountedFile:
-    """A file whose writes count."""
-
-    def __init__(self, file: Any, faulty: Faulty) -> None:
-        self._file, self._faulty = file, faulty
-
-    def write(self, data: Any) -> Any:
-        self._faulty._count("write")
-        return self._file.write(data)
-
-    def __enter__(self) -> Any:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> Any:
-        return self._file.__exit__(*exception)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
-
-
-def _calls_of_a_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    with monkeypatch.context() as patched:
-        faulty = Faulty(folder, 0, NO_SPACE, patched)
-        run(start(counting(), epochs=4, seed=0), [checkpoint(folder, keep=2)], log=folder / "run.jsonl")
-    return faulty.calls
-
-
-@pytest.mark.long
-def test_whatever_fails_once_the_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each open, write, flush, rename and removal of a training fails, in turn.
-
-    The weights are those of the undisturbed training, there is a checkpoint to resume from that is as it was written,
-    what failed is in the notes, and nothing is left over. Only what is found before the first step is an error.
-    """
-    with quiet():
-        calls = _calls_of_a_training(tmp_path / "undisturbed", monkeypatch)
-        assert {"mkdir", "rename", "unlink", "rmdir", "fsync", "write", "open w+b"} <= {*calls}
-        noted = 0
-        tried = range(1, len(calls) + 1, 1 if THOROUGH else 11)
-        for fail_at in tried:
-            folder, work = tmp_path / str(fail_at), counting()
-            where = f"{fail_at}: {calls[fail_at - 1]}"
-            with monkeypatch.context() as patched:
-                faulty = Faulty(folder, fail_at, NO_SPACE, patched)
-                try:
-                    final = run(start(work, epochs=4, seed=0), [checkpoint(folder, keep=2)], log=folder / "run.jsonl")
-                except Exception:
-                    assert weight(work) == 0.0, where
-                    continue
-            assert len(faulty.calls) >= fail_at, where
-            assert (final.phase, weight(work)) == (Phase.DONE, 4.0), where
-            noted += bool(final.notes)
-            again = counting()
-            state = restore(folder, again)
-            assert state.epoch == weight(again) >= 3, where
-            files = final.memory["checkpoint"].files  # type: ignore[attr-defined]
-            there = [name for name in names(folder) if name.startswith("epoch")]
-            assert {name for name, _ in files} <= {*there}, where
-            assert len(there) <= 3, where  # one that could not be removed may be left
-            run(extend(state, epochs=2), [checkpoint(folder, keep=2)])
-            assert not [name for name in names(folder) if name.startswith((".writing", ".replaced"))], where
-        assert noted > len(tried) / 2
+# ------------------------------------------------------------------------ a disk that is full
 
 
 def at_each_epoch(**epochs: Callable[[], None]) -> Any:
@@ -579,22 +465,77 @@ def test_those_that_a_writer_dropped_meanwhile_are_looked_for_again(
         assert restore(tmp_path, counting()).epoch == 3
 
 
-def test_a_save_costs_the_same_however_many_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others are read once a run, before the first save."""
-    run(start(counting(), epochs=9), [checkpoint(tmp_path, keep=9)])
-    read: list[Path] = []
-    reading, listing = manifest.manifest_of, folders.list_folder
-    monkeypatch.setattr(manifest, "manifest_of", lambda path: read.append(path) or reading(path))
-    monkeypatch.setattr(folders, "list_folder", lambda path: read.append(path) or listing(path))
-    counts = []
+class Looks:
+    """Counts how often the file system is asked something, and the names that it gives for a folder."""
 
-    @on(Phase.EPOCH_BEGIN)
-    def count(state: State) -> None:
-        counts.append(len(read))
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        for name in ("stat", "lstat", "open", "listdir", "scandir", "mkdir", "rename", "unlink", "rmdir"):
+            monkeypatch.setattr(os, name, self._counted(getattr(os, name)))
+        monkeypatch.setattr(io, "open", self._counted(io.open))
 
-    run(start(counting(), epochs=14), [checkpoint(tmp_path, every_epochs=2, keep=9), count])
-    assert counts[2] == 10  # the folder, and nine manifests
-    assert counts[3:] == [10] * 11
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            found = function(*args, **kwargs)
+            if isinstance(found, list):
+                self.count += len(found)
+            elif not isinstance(found, int | io.IOBase | os.stat_result | None):
+                entries = [*found]  # of scandir
+                self.count += len(entries)
+                return contextlib.nullcontext(iter(entries))
+            return found
+
+        return instead
+
+
+def looks_of_each_save(folder: Path, monkeypatch: pytest.MonkeyPatch, fill: Callable[[], None], epochs: int) -> Any:
+    """How often each save looks, from the first batch on: some succeed, and with `fill` the third and fourth fail."""
+    counts: list[int] = []
+    with monkeypatch.context() as patched, quiet():
+        looks = Looks(patched)
+
+        @on(Phase.EPOCH_BEGIN, Phase.TRAIN_END)
+        def count(state: State) -> None:
+            counts.append(looks.count)
+
+        some = at_each_epoch(epoch_3=fill, epoch_5=limited(-1))
+        try:
+            run(start(counting(), epochs=epochs), [checkpoint(folder, keep=2), some, count])
+        finally:
+            limited(-1)()
+    return [after - before for before, after in itertools.pairwise(counts)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_save_costs_the_same_however_many_are_there(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the first save on, also after saves that failed: it looks beside a thousand as often as beside ten."""
+    fill = limited(10) if fails else lambda: None
+    looks = []
+    for neighbours in (10, 1000):
+        folder = crowded(tmp_path / str(neighbours), neighbours)
+        own_folder(folder / ".writing-mine-0123abcd")
+        looks.append(looks_of_each_save(folder, monkeypatch, fill, 7))
+    assert looks[0] == looks[1]
+    assert len(looks[0]) == 7
+    assert 10 < min(looks[0]) <= max(looks[0]) < 100
+
+
+def test_checkpoints_that_were_there_are_older(tmp_path: Path) -> None:
+    """Whatever their numbers: they are read before the first batch, and again if the folder is replaced."""
+    crowded(tmp_path / "runs", 30)
+    crowded(tmp_path / "other", 60)
+
+    def replace() -> None:
+        (tmp_path / "runs").rename(tmp_path / "old")
+        (tmp_path / "other").rename(tmp_path / "runs")
+
+    run(start(counting(), epochs=4), [checkpoint(tmp_path / "runs"), at_each_epoch(epoch_3=replace)])
+    newest = [c.path.name for c in manifest.list_folder(tmp_path / "runs").checkpoints[:3]]
+    assert newest == ["epoch-00004", "epoch-00003", "older-00059"]
+    assert manifest.list_folder(tmp_path / "old").checkpoints[0].path.name == "epoch-00002"
 
 
 # ------------------------------------------------------------------------ two to go on from

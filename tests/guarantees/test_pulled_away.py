@@ -132,6 +132,58 @@ def test_a_relative_path_begins_in_the_folder_where_the_run_began(tmp_path: Path
         assert run(start(work(), epochs=1), [checkpoint(tmp_path / "runs")]).notes == ()
 
 
+def test_a_folder_that_is_a_link_is_the_one_that_it_leads_to(tmp_path: Path) -> None:
+    """It stays a link; a second run is refused by either name, and so is a second callback."""
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.mkdir()
+    link.symlink_to(real)
+
+    def refused() -> None:
+        with pytest.raises(CheckpointError, match="another run of this process"):
+            run(start(work(), epochs=1), [checkpoint(real)])
+        with pytest.raises(ValueError, match="both write checkpoints to"):
+            run(start(work(), epochs=1), [checkpoint(link, name="a"), checkpoint(real, name="b")])
+
+    final = run(start(work(), epochs=4), [checkpoint(link), in_epoch(epoch_3=refused)])
+    assert (final.notes, link.is_symlink()) == ((), True)
+    assert names(real) == ["epoch-00002", "epoch-00003", "epoch-00004"]
+    assert restore(link, work()).epoch == restore(real, work()).epoch == 4
+
+
+@pytest.mark.parametrize("how", ["leads elsewhere", "is removed", "leads nowhere", "is what it led to"])
+def test_a_link_is_followed_once(how: str, tmp_path: Path) -> None:
+    """Wherever it leads later, all checkpoints of a run are in the folder to which it led when the run began."""
+    real, other, link = tmp_path / "real", tmp_path / "other", tmp_path / "link"
+    real.mkdir()
+    other.mkdir()
+    link.symlink_to(real)
+
+    def change() -> None:
+        link.unlink()
+        if how == "leads elsewhere":
+            link.symlink_to(other)
+        elif how == "leads nowhere":
+            link.symlink_to(tmp_path / "nowhere")
+        elif how == "is what it led to":
+            real.rename(link)
+
+    final = run(start(work(), epochs=6), [checkpoint(link, keep=6), in_epoch(epoch_3=change)])
+    assert final.notes == ()
+    there = {*names(real), *(names(link) if how == "is what it led to" else ())}
+    assert there - {".lock"} == {f"epoch-{epoch:05d}" for epoch in range(1, 7)}
+    assert restore(real, work()).epoch == 6
+    assert names(other) == []
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_link_that_leads_nowhere_leads_to_a_folder_that_is_made(tmp_path: Path) -> None:
+    """As any folder that is not there."""
+    (tmp_path / "link").symlink_to(tmp_path / "new")
+    run(start(work(), epochs=1), [checkpoint(tmp_path / "link")])
+    assert names(tmp_path / "new") == ["epoch-00001"]
+    assert (tmp_path / "link").is_symlink()
+
+
 # ------------------------------------------------------------------------------------- the log
 
 
