@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
-import io
 import os
 import resource
 import shutil
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,22 +36,8 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import folder as folders
 from fsm_train.checkpoints import manifest
 from fsm_train.core.commands import SaveCheckpoint
-
-THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
-NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def counting(data: Any = None, valid: bool = False) -> Supervised:
-    """A model with one weight, which counts the steps: an epoch is one, unless `data` says something else."""
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-
-    def loss(output: torch.Tensor, of_validation: torch.Tensor) -> torch.Tensor:
-        return torch.where(of_validation > 0, output, -output).mean()
-
-    train = [(torch.ones(1, 1), torch.zeros(1, 1))] if data is None else data
-    validation = [(torch.ones(1, 1), torch.ones(1, 1))] if valid else None
-    return Supervised(model, torch.optim.SGD(model.parameters(), lr=1.0), loss, train, validation)
+from tests.checkpoints.processes import THOROUGH
+from tests.guarantees.one_weight import Faulty, counting, in_epoch, names, no_space, quiet, weight
 
 
 def wide() -> Supervised:
@@ -65,97 +48,12 @@ def wide() -> Supervised:
     return Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), data)
 
 
-def weight(work: Supervised) -> float:
-    return work.model.weight.item()  # type: ignore[no-any-return, operator, union-attr]
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 # ------------------------------------------------------------------------ a disk that fails once
-
-
-class Faulty:
-    """Counts what is done to files below a folder, and lets one of these calls fail.
-
-    Attributes:
-        calls: what was called, by name.
-    """
-
-    def __init__(self, folder: Path, fail_at: int, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.fail_at, self.error = str(folder), fail_at, error
-        self.calls: list[str] = []
-        self.descriptors: set[int] = set()
-        for name in ("mkdir", "rename", "unlink", "rmdir", "open", "replace", "link"):
-            monkeypatch.setattr(os, name, self._of_a_path(name, getattr(os, name)))
-        monkeypatch.setattr(io, "open", self._opening(io.open))
-        monkeypatch.setattr(builtins, "open", self._opening(builtins.open))
-        monkeypatch.setattr(os, "fsync", self._fsync(os.fsync))
-
-    def _count(self, name: str) -> None:
-        self.calls.append(name)
-        if len(self.calls) == self.fail_at:
-            raise self.error
-
-    def _of_a_path(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(path: Any, *args: Any, **kwargs: Any) -> Any:
-            if str(path).startswith(self.folder):
-                self._count(name)
-            return function(path, *args, **kwargs)
-
-        return instead
-
-    def _fsync(self, function: Callable[[int], None]) -> Callable[[int], None]:
-        def instead(descriptor: int) -> None:
-            if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(self.folder):
-                self._count("fsync")
-            function(descriptor)
-
-        return instead
-
-    def _opening(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if not str(path).startswith(self.folder):
-                return function(path, mode, *args, **kwargs)
-            self._count(f"open {mode}")
-            file = function(path, mode, *args, **kwargs)
-            return file if mode == "rb" else _CountedFile(file, self)
-
-        return instead
-
-
-class _CountedFile:
-    """A file whose writes count."""
-
-    def __init__(self, file: Any, faulty: Faulty) -> None:
-        self._file, self._faulty = file, faulty
-
-    def write(self, data: Any) -> Any:
-        self._faulty._count("write")
-        return self._file.write(data)
-
-    def __enter__(self) -> Any:
-        self._file.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> Any:
-        return self._file.__exit__(*exception)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._file, name)
 
 
 def _calls_of_a_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     with monkeypatch.context() as patched:
-        faulty = Faulty(folder, 0, NO_SPACE, patched)
+        faulty = Faulty(folder, (), no_space, patched)
         run(start(counting(), epochs=4, seed=0), [checkpoint(folder, keep=2)], log=folder / "run.jsonl")
     return faulty.calls
 
@@ -176,7 +74,7 @@ def test_whatever_fails_once_the_training_goes_on(tmp_path: Path, monkeypatch: p
             folder, work = tmp_path / str(fail_at), counting()
             where = f"{fail_at}: {calls[fail_at - 1]}"
             with monkeypatch.context() as patched:
-                faulty = Faulty(folder, fail_at, NO_SPACE, patched)
+                faulty = Faulty(folder, (fail_at,), no_space, patched)
                 try:
                     final = run(start(work, epochs=4, seed=0), [checkpoint(folder, keep=2)], log=folder / "run.jsonl")
                 except Exception:
@@ -197,16 +95,6 @@ def test_whatever_fails_once_the_training_goes_on(tmp_path: Path, monkeypatch: p
         assert noted > len(tried) / 2
 
 
-def at_each_epoch(**epochs: Callable[[], None]) -> Any:
-    """Does something at the beginning of epochs, which are given as epoch_1=…"""
-
-    @on(Phase.EPOCH_BEGIN)
-    def meanwhile(state: State) -> None:
-        epochs.get(f"epoch_{state.epoch + 1}", lambda: None)()
-
-    return meanwhile
-
-
 def limited(size: int) -> Callable[[], None]:
     """Lets no file be larger, in bytes: what is written beyond fails, as on a full disk."""
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -222,7 +110,7 @@ def test_a_full_disk_within_torch_save(size: int, tmp_path: Path) -> None:
         with pytest.warns(RuntimeWarning, match="could not be written") as caught:
             final = run(
                 start(wide(), epochs=6, seed=0),
-                [checkpoint(tmp_path, keep=6), at_each_epoch(epoch_3=fills, epoch_5=empties)],
+                [checkpoint(tmp_path, keep=6), in_epoch(epoch_3=fills, epoch_5=empties)],
             )
     finally:
         empties()
@@ -240,7 +128,7 @@ def test_threads_that_cannot_start_are_a_warning(tmp_path: Path, monkeypatch: py
     def no_more(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    gone = at_each_epoch(
+    gone = in_epoch(
         epoch_2=lambda: monkeypatch.setattr(threading.Thread, "start", no_more),
         epoch_3=lambda: monkeypatch.setattr(threading.Thread, "start", started),
     )
@@ -314,7 +202,7 @@ def test_a_save_that_failed_is_not_counted(
     folder, log = tmp_path / "runs", tmp_path / "run.jsonl"
     callbacks = [
         checkpoint(folder, **settings),
-        at_each_epoch(**{f"epoch_{i}": fills if i in failing else empties for i in range(1, 7)}),
+        in_epoch(**{f"epoch_{i}": fills if i in failing else empties for i in range(1, 7)}),
     ]
     work = counting(valid="monitor" in settings)
 
@@ -442,7 +330,7 @@ def test_what_is_no_checkpoint_is_never_touched(make: Callable[[Path], Path], na
 def test_a_file_that_one_put_into_a_checkpoint_keeps_it_from_being_dropped(tmp_path: Path) -> None:
     """What one has added is not removed with it."""
     mine: list[Path] = []
-    put = at_each_epoch(epoch_2=lambda: mine.append(own_file(tmp_path / "epoch-00001" / "thesis.txt")))
+    put = in_epoch(epoch_2=lambda: mine.append(own_file(tmp_path / "epoch-00001" / "thesis.txt")))
     run(start(counting(), epochs=5), [checkpoint(tmp_path, keep=2), put])
     assert mine[0].read_text() == "three years"
     assert names(tmp_path) == ["epoch-00001", "epoch-00004", "epoch-00005"]
