@@ -105,14 +105,17 @@ class Faulty:
         now = len(self.calls) in self.fails_at
         if now and not self.after:
             self.happens()
-        result = function(*args, **kwargs)
-        if now and self.after:
-            try:
-                self.happens()
-            except BaseException:
-                if hasattr(result, "close"):  # a file that nobody got
-                    result.close()
-                raise
+        result: Any = None
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            if now and self.after:
+                try:
+                    self.happens()
+                except BaseException:
+                    if hasattr(result, "close"):  # a file that nobody got
+                        result.close()
+                    raise
         return result
 
     def _of_a_path(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
