@@ -177,10 +177,10 @@ def _train(
     state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
     for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, work)):
         _logger.warning("%s", warning)
-    with run_under_way(work, lambda: cursor.place), work.reserve(watch.folders):
-        cursor = _Cursor(state, watch.wrap_workload(work, state), watch, work)
+    with run_under_way(work, lambda: cursor.place), work.reserve(watch.folders), watch.wrapped(work, state) as wrapped:
+        cursor = _Cursor(state, wrapped, watch, work)
         try:
-            watch.call_sinks("open", cursor.state, watch.callbacks)
+            watch.open_sinks(cursor.state)
             while cursor.place not in FINAL:
                 cursor.cross()
                 try:
@@ -194,7 +194,6 @@ def _train(
             cursor.fail(error)
             raise
         finally:
-            watch.call_sinks("close")
             cursor.drop_cached_paths()
             if work.interrupt is not None:
                 hand_on(work, work.interrupt)

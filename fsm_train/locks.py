@@ -62,10 +62,12 @@ class Lock:
         """
         if os.getpid() != self._pid:
             return
-        if self._is_ours and self.in_place:
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
-        self._lock.release()
+        try:
+            if self._is_ours and self.in_place:
+                with contextlib.suppress(OSError):
+                    self.path.unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
 
 def take(path: Path, who: str = "a run") -> Lock | None:
@@ -97,11 +99,15 @@ def take(path: Path, who: str = "a run") -> Lock | None:
             "%s cannot be locked (%s): nothing refuses a second run that writes there", path, error.strerror
         )
         return None
-    text = json.dumps({"who": who, "pid": os.getpid(), "host": platform.node(), "since": time.time()})
-    if is_ours:
-        with contextlib.suppress(OSError):  # a full disk: it is locked all the same
-            path.write_text(text, encoding="utf-8")
-    return Lock(path, lock, is_ours)
+    try:
+        text = json.dumps({"who": who, "pid": os.getpid(), "host": platform.node(), "since": time.time()})
+        if is_ours:
+            with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+                path.write_text(text, encoding="utf-8")
+        return Lock(path, lock, is_ours)
+    except BaseException:  # Ctrl-C
+        lock.release()
+        raise
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

@@ -1,15 +1,18 @@
 """SIGTERM and Ctrl-C, noted as a request to suspend the training.
 
-Handlers are touched only in the main thread, and always put back.
+Handlers are touched only in the main thread, and always put back. A process that is forked meanwhile has those from
+before: whoever ends it with SIGTERM does not wait for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 from .core.under_way import hand_on
 from .core.workload import Workload
@@ -22,12 +25,14 @@ class Interrupts:
 
     Attributes:
         workload: of the call; a signal is noted in its `interrupt`.
+        before: the handlers of the program, or of the call that this one is inside of.
         pressed: whether Ctrl-C came once already, to this call or to one inside of it.
         too_late: the name of a signal that the machine could not act on any more; "" if there was none.
     """
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
+        self.before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int] = {}
         self.pressed = False
         self.too_late = ""
 
@@ -64,8 +69,10 @@ def interrupts(workload: Workload) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    before = {
-        number: handler for number in SIGNALS if (handler := signal.getsignal(number)) not in (None, signal.SIG_IGN)
+    signals.before = before = {
+        number: handler
+        for number in SIGNALS
+        if (handler := signal.getsignal(number)) is not None and handler is not signal.SIG_IGN
     }
     raised = True
     workload.interrupt = next((call.workload.interrupt for call in _calls if call.workload.interrupt), None)
@@ -78,7 +85,8 @@ def interrupts(workload: Workload) -> Iterator[Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _calls.remove(signals)
+        if signals in _calls:  # and this process was not forked meanwhile
+            _calls.remove(signals)
         if late := workload.interrupt:
             workload.interrupt = None
             if not raised:
@@ -110,3 +118,32 @@ def block_sigint_for_children() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ------------------------------------------------------------------------------------ processes that are forked
+
+_masks = threading.local()
+
+
+def _hold_back() -> None:
+    """Before a fork: a signal to the new process waits until that has its handlers."""
+    _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if _calls else None
+
+
+def _let_through() -> None:
+    if _masks.before is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
+def _leave_to_parent() -> None:
+    """In a process that was forked: it is inside of no call of `run`, and a signal does what it did before."""
+    for call in reversed(_calls):
+        for number, handler in call.before.items():
+            if getattr(signal.getsignal(number), "__self__", None) is call:
+                signal.signal(number, handler)
+    _calls.clear()
+    _let_through()
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows forks nothing
+    os.register_at_fork(before=_hold_back, after_in_parent=_let_through, after_in_child=_leave_to_parent)

@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -120,25 +121,37 @@ class Watch:
                 followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
                 self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors)
 
-    def wrap_workload(self, work: Workload, state: State) -> Workload:
-        """The workload, wrapped by each recorder among the sinks."""
-        recorders = [sink.sink for sink in self.sinks if isinstance(sink.sink, Recorder)]
-        for i, recorder in enumerate(recorders):
-            try:
+    @contextmanager
+    def wrapped(self, work: Workload, state: State) -> Iterator[Workload]:
+        """The workload, wrapped by each recorder among the sinks; all sinks are closed with this context."""
+        begun: list[Recorder] = []
+        try:
+            for recorder in (sink.sink for sink in self.sinks if isinstance(sink.sink, Recorder)):
+                begun.append(recorder)
                 work = recorder.wrap_workload(work, state)
-            except BaseException:
-                for begun in recorders[: i + 1]:
-                    begun.close()
-                raise
-        return work
+        except BaseException:
+            with ExitStack() as all_of_them:
+                for recorder in begun:
+                    all_of_them.callback(recorder.close)
+            raise
+        with ExitStack() as all_of_them:  # whatever comes while one is closed
+            for sink in reversed(self.sinks):
+                all_of_them.callback(sink.tell, "close")
+            yield work
 
     def notes(self, before: tuple[str, ...]) -> tuple[str, ...]:
         """The notes of the state that the run began with, and why sinks were switched off."""
         return tuple(dict.fromkeys((*before, *(sink.trouble for sink in self.sinks if sink.trouble))))
 
-    def call_sinks(self, method: str, *args: object) -> None:
-        for sink in self.sinks:
-            sink.tell(method, *args)
+    def open_sinks(self, state: State) -> None:
+        """Tell the sinks that a run begins. If Ctrl-C comes meanwhile, they are told nothing more but its end."""
+        try:
+            for sink in self.sinks:
+                sink.tell("open", state, self.callbacks)
+        except BaseException:
+            for sink in self.sinks:
+                sink.interrupted = True
+            raise
 
 
 def _folders(callbacks: Sequence[Callback[Any]]) -> Set[str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from fsm_train import Phase, Scripted, State, run, start
-from fsm_train.signals import block_sigint_for_children, interrupts
+from fsm_train import Phase, Scripted, State, run, signals, start
+from fsm_train.signals import SIGNALS, block_sigint_for_children, interrupts
 
 
 def _at(iteration: int, *signals: signal.Signals) -> Any:
@@ -112,6 +114,58 @@ def test_a_signal_that_comes_too_late_is_not_lost() -> None:
     ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert ended.returncode == 0
     assert ended.stdout.startswith("SIGTERM came when this call of run was ending")
+
+
+def _waits() -> None:
+    time.sleep(60)
+
+
+def test_a_process_that_is_forked_ends_at_a_signal() -> None:
+    """As it would without the run, also if it comes at once: whoever ends it waits for it, as a pool does."""
+    statuses: list[int | None] = []
+
+    def loss(state: State) -> float:
+        process = multiprocessing.get_context("fork").Process(target=_waits)
+        process.start()
+        process.terminate()
+        process.join(10)
+        statuses.append(process.exitcode)
+        process.kill()
+        return 1.0
+
+    inner = Scripted(loss=loss)
+    final = run(start(Scripted(loss=lambda state: run(start(inner, epochs=1)).step * 1.0), epochs=1))
+
+    assert (final.phase, final.notes) == (Phase.DONE, ())
+    assert statuses == [-signal.SIGTERM] * 9
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_what_a_process_that_is_forked_does_first(theirs: bool) -> None:
+    """Handlers are the program's own, no call of `run` is under way, and the same signals are blocked as before."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with interrupts(Scripted()), interrupts(Scripted()) as inner:
+        if theirs:  # set by the program itself, within the run
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signals._hold_back()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked | {*SIGNALS}
+        signals._leave_to_parent()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+        assert not signals.noted_outside()
+        assert signal.getsignal(signal.SIGINT) == before[0]
+        assert signal.getsignal(signal.SIGTERM) == (signal.SIG_IGN if theirs else before[1])
+        assert inner.too_late == ""
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_fork_outside_of_a_run_blocks_nothing() -> None:
+    """Other programs that only import this package fork as ever."""
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    signals._hold_back()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
+    signals._let_through()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
 
 
 def test_a_signal_beside_a_failure_is_delivered_again() -> None:

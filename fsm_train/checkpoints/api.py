@@ -76,6 +76,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     """
     state = work.state
     assert state is not None
+    work.saves.unsaved.add(command.by)  # until it is on disk: whatever ends this, Ctrl-C too
     check_name(command.name)
     inexact: tuple[str, ...] = ()
     if state.failure is not None:

@@ -28,6 +28,7 @@ NO_HISTORY: History[Mapping[str, float]] = History()
 _REPLACED = ".replaced-"  # prefix of a folder's name while another one takes its place
 _MARKED = re.compile(r"-[0-9a-f]{8}")  # at the end of a temporary name
 _DIGEST = re.compile(rb"[0-9a-f]{64}\n")  # at the beginning of a manifest, a damaged one too
+_CUT_SHORT = re.compile(rb"[0-9a-f]{0,64}\0*")  # what a crash leaves of one that is just written
 
 
 def check_name(name: str) -> None:
@@ -214,7 +215,7 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
 
     Args:
         path: the folder.
-        new: whether one that has no files yet counts, or nothing in its manifest, as a crash may leave it.
+        new: whether one that has no files yet counts, or not all of its manifest, as a crash may leave it.
     """
     try:
         there = set() if path.is_symlink() else {entry.name for entry in path.iterdir()}
@@ -224,7 +225,7 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
             return new and not path.is_symlink()
         with (path / MANIFEST).open("rb") as manifest:
             begins = manifest.read(65)
-        return _DIGEST.match(begins) is not None or (new and not begins.strip(b"\0"))
+        return _DIGEST.match(begins) is not None or (new and _CUT_SHORT.fullmatch(begins) is not None)
     except OSError:
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .folder import Folder
@@ -45,10 +45,11 @@ class Saves:
             yield
         finally:
             self._open = False
-            for folder in self._folders.values():
-                folder.close()
-            self._folders.clear()
-            self._by_path.clear()
+            with ExitStack() as all_of_them:  # whatever comes while one is closed
+                for folder in self._folders.values():
+                    all_of_them.callback(folder.close)
+                self._folders.clear()
+                self._by_path.clear()
 
     @contextmanager
     def folder(self, path: Path) -> Iterator[Folder]:

@@ -141,8 +141,8 @@ def _write_hashed(path: Path, files: dict[str, tuple[int, str]]) -> Iterator[_Ha
     """A new file, flushed to disk at the end; its size and sha256 are added to `files`."""
     with path.open("w+b") as raw, ThreadPoolExecutor(1) as thread:
         hashing = _HashingFile(raw)
-        sha256 = thread.submit(hashing.hash)
         try:
+            sha256 = thread.submit(hashing.hash)  # Ctrl-C may come here too, and the thread has to end
             yield hashing
             hashing.announce()
             os.fsync(raw.fileno())

@@ -9,7 +9,9 @@ import multiprocessing
 import multiprocessing.util
 import os
 import signal
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from multiprocessing import forkserver, resource_tracker
 from types import FrameType
 from typing import Any
 
@@ -45,11 +47,37 @@ def start_pass(loader: Iterable[Any]) -> Iterator[Any]:
     if persistent_workers_running(loader):
         return iter(loader)  # no worker starts
     leaving = multiprocessing.RawValue("b", 0)
+    _start_servers(loader)
     with block_sigint_for_children(), _shield_from_sigterm(loader, leaving), _device_garbage_kept():
         workers = iter(loader)
     # Runs when the pass is garbage, and when Python exits: before Python ends the workers, as it has a priority.
-    multiprocessing.util.Finalize(workers, setattr, (leaving, "value", 1), exitpriority=100)
+    multiprocessing.util.Finalize(workers, _leave, (leaving, weakref.ref(workers)), exitpriority=100)
     return workers
+
+
+def _start_servers(loader: DataLoader[Any]) -> None:
+    """Start the processes that Python has beside workers that are not forked, if they do not run yet.
+
+    Python lets signals through again when it starts its resource tracker, and a fork server hands on to whatever it
+    forks later which signals were blocked when it began. So neither must start together with the workers.
+    """
+    context = multiprocessing if loader.multiprocessing_context is None else loader.multiprocessing_context
+    method = context.get_start_method()
+    if method != "fork":
+        resource_tracker.ensure_running()
+    if method == "forkserver":
+        forkserver.ensure_running()
+
+
+def _leave(leaving: Any, workers: Callable[[], Any]) -> None:
+    """Let SIGTERM end the workers of a pass that is garbage, or that is still there when Python exits.
+
+    Then Python ends them, wherever they are, and torch must not ask them to leave after that, as it does where a
+    process of `multiprocessing` ends: it would wait for ever for a lock that one of them was ended with.
+    """
+    leaving.value = 1
+    if (still_there := workers()) is not None:
+        still_there._shutdown = True
 
 
 @contextlib.contextmanager

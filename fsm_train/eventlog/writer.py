@@ -176,12 +176,14 @@ class EventLog(Recorder):
     def close(self) -> None:
         if _in_use.get(self._key) is self:
             del _in_use[self._key]
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        try:
+            if self._file is not None:
+                file, self._file = self._file, None
+                file.close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def _refuse_second_run(self) -> None:
         """Refuse to write the lines of two runs between each other.

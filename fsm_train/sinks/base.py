@@ -140,12 +140,17 @@ class Guarded:
     Args:
         sink: the sink.
         undisturbed: makes the context in which a sink that draws is called.
+
+    Attributes:
+        trouble: why it is switched off, in words; "" if it is not.
+        interrupted: whether Ctrl-C came while it was told something: then it is only closed.
     """
 
     def __init__(self, sink: Sink, undisturbed: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self.sink = sink
         self.undisturbed = undisturbed if getattr(sink, "draws", True) else None
         self.trouble = ""
+        self.interrupted = False
         self.not_before = 0.0
 
     def due(self, now: float) -> bool:
@@ -157,8 +162,11 @@ class Guarded:
         return True
 
     def tell(self, method: str, *args: object) -> None:
-        """Call a method of the sink. If it raises, warn once and never call it again."""
-        if self.trouble:
+        """Call a method of the sink. If it raises, warn once and never call it again.
+
+        Where Ctrl-C came in the middle of it, such as of a line, it is closed, and told nothing else.
+        """
+        if self.trouble or (self.interrupted and method != "close"):
             return
         if self.undisturbed is None:
             self._tell(method, *args)
@@ -178,3 +186,6 @@ class Guarded:
                 with contextlib.suppress(Exception):
                     self.sink.close()  # so that a display, say, gives the terminal back
             warnings.warn(self.trouble, RuntimeWarning, stacklevel=3)
+        except BaseException:
+            self.interrupted = True
+            raise

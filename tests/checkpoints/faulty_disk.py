@@ -1,11 +1,11 @@
-"""A disk of which one call fails, or all calls that change something: below a folder, for root too."""
+"""A disk at whose calls something happens: one fails, or all that change something do; below a folder, for root too."""
 
 from __future__ import annotations
 
 import builtins
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,35 @@ LOOKS = ("stat", "lstat", "listdir", "scandir", "preadv")
 
 
 class FaultyDisk:
-    """Counts what is done to files below a folder, and lets some of these calls fail.
+    """Counts what is done to files below a folder, and lets something happen at some of these calls.
 
     Args:
         folder: what lies elsewhere is left alone.
-        error: what is raised.
+        happens: an error that is raised, or a function that is called, which may raise.
         monkeypatch: undoes it.
-        fail_at: the number of the call that fails, counted from 1; 0 for none.
+        at: the numbers of the calls at which it happens, counted from 1.
+        after: whether that call is done before.
+        looks: whether calls that change nothing count too.
 
     Attributes:
         calls: what was called, by name.
-        refuses: the names of the calls that all fail from now on.
+        refuses: the names of the calls at which it happens from now on.
     """
 
-    def __init__(self, folder: Path, error: OSError, monkeypatch: pytest.MonkeyPatch, fail_at: int = 0) -> None:
-        self.folder, self.fail_at, self.error = str(folder), fail_at, error
+    def __init__(
+        self,
+        folder: Path,
+        happens: OSError | Callable[[], object],
+        monkeypatch: pytest.MonkeyPatch,
+        at: Collection[int] = (),
+        *,
+        after: bool = False,
+        looks: bool = True,
+    ) -> None:
+        self.folder, self.happens, self.at, self.after = str(folder), happens, at, after
         self.calls: list[str] = []
         self.refuses: tuple[str, ...] = ()
+        self._counts = (*CHANGES, *(("read", *LOOKS) if looks else ()))
         for name in ("mkdir", "rename", "unlink", "rmdir", "replace", "link", "open", *LOOKS[:4]):
             monkeypatch.setattr(os, name, self._of_a_path(name, getattr(os, name)))
         for name in ("fsync", "preadv"):
@@ -40,16 +52,37 @@ class FaultyDisk:
         monkeypatch.setattr(io, "open", self._opening(io.open))
         monkeypatch.setattr(builtins, "open", self._opening(builtins.open))
 
-    def count(self, name: str) -> None:
-        """Count a call, and maybe fail."""
+    def counted(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call this function, whose call has this name."""
+        kind = name.split()[0]
+        if kind not in self._counts:
+            return function(*args, **kwargs)
         self.calls.append(name)
-        if len(self.calls) == self.fail_at or name.split()[0] in self.refuses:
-            raise OSError(*self.error.args)  # a new one each time, with a traceback of its own
+        now = len(self.calls) in self.at or kind in self.refuses
+        if now and not self.after:
+            self._happen()
+        result: Any = None
+        try:
+            result = function(*args, **kwargs)
+        finally:
+            if now and self.after:
+                try:
+                    self._happen()
+                except BaseException:
+                    if hasattr(result, "close"):  # a file that nobody got
+                        result.close()
+                    raise
+        return result
+
+    def _happen(self) -> None:
+        if isinstance(self.happens, OSError):
+            raise OSError(*self.happens.args)  # a new one each time, with a traceback of its own
+        self.happens()
 
     def _of_a_path(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def instead(path: Any = ".", *args: Any, **kwargs: Any) -> Any:
             if str(path).startswith(self.folder) and not (name == "open" and not self._writes(*args[:1])):
-                self.count(name)
+                return self.counted(name, function, path, *args, **kwargs)
             return function(path, *args, **kwargs)
 
         return instead
@@ -61,7 +94,7 @@ class FaultyDisk:
     def _of_a_descriptor(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def instead(descriptor: int, *args: Any) -> Any:
             if str(Path(f"/proc/self/fd/{descriptor}").readlink()).startswith(self.folder):
-                self.count(name)
+                return self.counted(name, function, descriptor, *args)
             return function(descriptor, *args)
 
         return instead
@@ -70,8 +103,8 @@ class FaultyDisk:
         def instead(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
             if not str(path).startswith(self.folder):
                 return function(path, mode, *args, **kwargs)
-            self.count(f"read {mode}" if mode in ("r", "rb") else f"open {mode}")
-            file = function(path, mode, *args, **kwargs)
+            name = f"read {mode}" if mode in ("r", "rb") else f"open {mode}"
+            file = self.counted(name, function, path, mode, *args, **kwargs)
             return file if mode == "rb" else _CountedFile(file, self)
 
         return instead
@@ -84,8 +117,7 @@ class _CountedFile:
         self._file, self._disk = file, disk
 
     def write(self, data: Any) -> Any:
-        self._disk.count("write")
-        return self._file.write(data)
+        return self._disk.counted("write", self._file.write, data)
 
     def __enter__(self) -> Any:
         self._file.__enter__()

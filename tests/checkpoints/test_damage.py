@@ -189,6 +189,9 @@ def test_a_replaced_checkpoint_is_there_until_the_new_one_is(tmp_path: Path, mon
     (tmp_path / ".writing-a-00000000").mkdir()
     (tmp_path / ".writing-a-00000000" / STATE).write_bytes(b"{}")
     (tmp_path / ".writing-a-00000000" / MANIFEST).write_bytes(b"0" * 64 + b"\n{}")
+    for i, begun in enumerate((b"", b"0" * 40)):  # a manifest that was not written whole
+        (tmp_path / f".writing-b-0000000{i}").mkdir()
+        (tmp_path / f".writing-b-0000000{i}" / MANIFEST).write_bytes(begun)
 
     assert [c.save_point.iteration for c in find(tmp_path)] == [1]
     _write(tmp_path, "b", 2)

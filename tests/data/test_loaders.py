@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +68,90 @@ def test_workers_that_are_left_end_with_the_process(persistent: bool) -> None:
 
     assert _said("next(batches)", persistent=persistent, seconds=0.3) == ["0", "1", "end"]
     assert time.monotonic() - since < 30
+
+
+def test_a_process_ends_though_a_worker_was_ended_with_a_lock() -> None:
+    """A process of `multiprocessing`, such as a rank: Python ends its workers, and torch then asks for that lock."""
+    code = """
+import multiprocessing, os, signal, sys
+from multiprocessing.synchronize import Event
+from torch.utils.data import DataLoader
+from fsm_train.data.loaders import start_pass
+
+def keep_the_lock(worker):
+    def is_set(event):  # as torch asks before each sample
+        with event._cond:
+            os.write(pipe[1], b"locked")
+            signal.pause()
+    Event.is_set = is_set
+
+def rank():
+    batches = start_pass(DataLoader([1, 2], num_workers=1, worker_init_fn=keep_the_lock))
+    os.read(pipe[0], 6)
+    sys.exit(7)
+
+pipe = os.pipe()
+process = multiprocessing.get_context("fork").Process(target=rank)
+process.start()
+process.join(30)
+print(process.exitcode)
+process.kill()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+STARTS = """
+import multiprocessing, os, signal, sys
+from multiprocessing import resource_tracker
+from torch.utils.data import DataLoader, Dataset
+from fsm_train.data.loaders import start_pass
+
+class Numbers(Dataset):
+    def __init__(self): self.length = 2
+    def __len__(self): return self.length
+    def __getitem__(self, index): return index
+    def __setstate__(self, state):  # in a worker that is spawned
+        self.length = state["length"]
+        group_is_told()
+
+def group_is_told():
+    if method != "forkserver":
+        os.killpg(0, signal.SIGTERM)
+
+def count_blocked():
+    sys.exit(len(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+method = sys.argv[-1]
+if __name__ == "__main__":
+    os.setpgrp()
+    heard = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    if method == "fork":
+        os.register_at_fork(after_in_child=group_is_told)
+    if method == "forkserver":
+        resource_tracker.ensure_running()  # as something else of the program has
+    batches = [*start_pass(DataLoader(Numbers(), 1, num_workers=1, multiprocessing_context=method))]
+    print(len(batches), {*heard} == {signal.SIGTERM})
+    if method == "forkserver":
+        later = multiprocessing.get_context(method).Process(target=count_blocked)
+        later.start()
+        later.join()
+        print(later.exitcode, "blocked")
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "printed"),
+    [("fork", "2 True\n"), ("spawn", "2 True\n"), ("forkserver", "2 False\n0 blocked\n")],
+    ids=["fork", "spawn", "forkserver"],
+)
+def test_workers_that_start_are_spared_and_nothing_stays_blocked(method: str, printed: str, tmp_path: Path) -> None:
+    """By a signal to the group that comes before they have a handler of their own; later processes get signals."""
+    (tmp_path / "script.py").write_text(STARTS)
+    command = [sys.executable, str(tmp_path / "script.py"), method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (printed, "")
 
 
 def test_workers_end_where_the_loader_is_part_of_a_cycle() -> None:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,22 +38,8 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import manifest
 from fsm_train.core.commands import SaveCheckpoint
 from tests.checkpoints.crowd import crowded
-
-THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
-NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def counting(data: Any = None, valid: bool = False) -> Supervised:
-    """A model with one weight, which counts the steps: an epoch is one, unless `data` says something else."""
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-
-    def loss(output: torch.Tensor, of_validation: torch.Tensor) -> torch.Tensor:
-        return torch.where(of_validation > 0, output, -output).mean()
-
-    train = [(torch.ones(1, 1), torch.zeros(1, 1))] if data is None else data
-    validation = [(torch.ones(1, 1), torch.ones(1, 1))] if valid else None
-    return Supervised(model, torch.optim.SGD(model.parameters(), lr=1.0), loss, train, validation)
+from tests.checkpoints.processes import THOROUGH
+from tests.guarantees.one_weight import counting, in_epoch, names, quiet, weight
 
 
 def wide() -> Supervised:
@@ -65,32 +50,7 @@ def wide() -> Supervised:
     return Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), data)
 
 
-def weight(work: Supervised) -> float:
-    return work.model.weight.item()  # type: ignore[no-any-return, operator, union-attr]
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 # ------------------------------------------------------------------------ a disk that is full
-
-
-def at_each_epoch(**epochs: Callable[[], None]) -> Any:
-    """Does something at the beginning of epochs, which are given as epoch_1=…"""
-
-    @on(Phase.EPOCH_BEGIN)
-    def meanwhile(state: State) -> None:
-        epochs.get(f"epoch_{state.epoch + 1}", lambda: None)()
-
-    return meanwhile
 
 
 def limited(size: int) -> Callable[[], None]:
@@ -108,7 +68,7 @@ def test_a_full_disk_within_torch_save(size: int, tmp_path: Path) -> None:
         with pytest.warns(RuntimeWarning, match="could not be written") as caught:
             final = run(
                 start(wide(), epochs=6, seed=0),
-                [checkpoint(tmp_path, keep=6), at_each_epoch(epoch_3=fills, epoch_5=empties)],
+                [checkpoint(tmp_path, keep=6), in_epoch(epoch_3=fills, epoch_5=empties)],
             )
     finally:
         empties()
@@ -126,7 +86,7 @@ def test_threads_that_cannot_start_are_a_warning(tmp_path: Path, monkeypatch: py
     def no_more(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    gone = at_each_epoch(
+    gone = in_epoch(
         epoch_2=lambda: monkeypatch.setattr(threading.Thread, "start", no_more),
         epoch_3=lambda: monkeypatch.setattr(threading.Thread, "start", started),
     )
@@ -200,7 +160,7 @@ def test_a_save_that_failed_is_not_counted(
     folder, log = tmp_path / "runs", tmp_path / "run.jsonl"
     callbacks = [
         checkpoint(folder, **settings),
-        at_each_epoch(**{f"epoch_{i}": fills if i in failing else empties for i in range(1, 7)}),
+        in_epoch(**{f"epoch_{i}": fills if i in failing else empties for i in range(1, 7)}),
     ]
     work = counting(valid="monitor" in settings)
 
@@ -328,7 +288,7 @@ def test_what_is_no_checkpoint_is_never_touched(make: Callable[[Path], Path], na
 def test_a_file_that_one_put_into_a_checkpoint_keeps_it_from_being_dropped(tmp_path: Path) -> None:
     """What one has added is not removed with it."""
     mine: list[Path] = []
-    put = at_each_epoch(epoch_2=lambda: mine.append(own_file(tmp_path / "epoch-00001" / "thesis.txt")))
+    put = in_epoch(epoch_2=lambda: mine.append(own_file(tmp_path / "epoch-00001" / "thesis.txt")))
     run(start(counting(), epochs=5), [checkpoint(tmp_path, keep=2), put])
     assert mine[0].read_text() == "three years"
     assert names(tmp_path) == ["epoch-00001", "epoch-00004", "epoch-00005"]
@@ -499,7 +459,7 @@ def looks_of_each_save(folder: Path, monkeypatch: pytest.MonkeyPatch, fill: Call
         def count(state: State) -> None:
             counts.append(looks.count)
 
-        some = at_each_epoch(epoch_3=fill, epoch_5=limited(-1))
+        some = in_epoch(epoch_3=fill, epoch_5=limited(-1))
         try:
             run(start(counting(), epochs=epochs), [checkpoint(folder, keep=2), some, count])
         finally:
@@ -532,7 +492,7 @@ def test_checkpoints_that_were_there_are_older(tmp_path: Path) -> None:
         (tmp_path / "runs").rename(tmp_path / "old")
         (tmp_path / "other").rename(tmp_path / "runs")
 
-    run(start(counting(), epochs=4), [checkpoint(tmp_path / "runs"), at_each_epoch(epoch_3=replace)])
+    run(start(counting(), epochs=4), [checkpoint(tmp_path / "runs"), in_epoch(epoch_3=replace)])
     newest = [c.path.name for c in manifest.list_folder(tmp_path / "runs").checkpoints[:3]]
     assert newest == ["epoch-00004", "epoch-00003", "older-00059"]
     assert manifest.list_folder(tmp_path / "old").checkpoints[0].path.name == "epoch-00002"

@@ -8,11 +8,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from fsm_train import (
     CheckpointError,
@@ -20,10 +17,7 @@ from fsm_train import (
     LogError,
     Phase,
     Scripted,
-    State,
-    Supervised,
     iterate,
-    on,
     replay,
     restore,
     run,
@@ -32,26 +26,7 @@ from fsm_train import (
 from fsm_train import locks as lock_files
 from fsm_train.callbacks import checkpoint
 from fsm_train.eventlog import writer
-
-
-def work() -> Supervised:
-    model = nn.Linear(1, 1)
-    data = [(torch.ones(1, 1), torch.zeros(1, 1))]
-    return Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), data)
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def in_epoch(**epochs: Callable[[], object]) -> Any:
-    """Does something when epochs begin, which are given as epoch_1=…"""
-
-    @on(Phase.EPOCH_BEGIN)
-    def meanwhile(state: State) -> None:
-        epochs.get(f"epoch_{state.epoch + 1}", lambda: None)()
-
-    return meanwhile
+from tests.guarantees.one_weight import counting, in_epoch, names
 
 
 @contextmanager
@@ -84,12 +59,12 @@ def test_a_folder_that_was_removed_or_replaced_is_made_and_held_again(how: str, 
 
     def refused() -> None:
         with pytest.raises(CheckpointError, match="another run of this process"):
-            run(start(work(), epochs=1), [checkpoint(folder)])
+            run(start(counting(), epochs=1), [checkpoint(folder)])
 
-    final = run(start(work(), epochs=6), [checkpoint(folder), in_epoch(epoch_3=pull, epoch_5=refused)])
+    final = run(start(counting(), epochs=6), [checkpoint(folder), in_epoch(epoch_3=pull, epoch_5=refused)])
     assert final.notes == ()
     assert {"epoch-00004", "epoch-00005", "epoch-00006"} <= {*names(folder)}
-    assert restore(folder, work()).epoch == 6
+    assert restore(folder, counting()).epoch == 6
     assert ".lock" not in names(folder)
 
 
@@ -102,7 +77,7 @@ def test_a_folder_that_cannot_be_made_again_is_said_until_it_can(tmp_path: Path)
         folder.write_text("mine")
 
     with pytest.warns(RuntimeWarning, match="could not be written to .*File exists"):
-        final = run(start(work(), epochs=6), [checkpoint(folder), in_epoch(epoch_3=replace, epoch_5=folder.unlink)])
+        final = run(start(counting(), epochs=6), [checkpoint(folder), in_epoch(epoch_3=replace, epoch_5=folder.unlink)])
     assert [note.split()[2] for note in final.notes] == ["epoch-00003", "epoch-00004"]
     assert names(folder) == ["epoch-00005", "epoch-00006"]
 
@@ -111,7 +86,7 @@ def test_a_folder_without_locks_is_made_again_too(tmp_path: Path, monkeypatch: p
     """As of a file system that has none."""
     monkeypatch.setattr("fsm_train.checkpoints.folder.take", lambda path: None)
     folder = tmp_path / "runs"
-    final = run(start(work(), epochs=4), [checkpoint(folder), in_epoch(epoch_3=lambda: shutil.rmtree(folder))])
+    final = run(start(counting(), epochs=4), [checkpoint(folder), in_epoch(epoch_3=lambda: shutil.rmtree(folder))])
     assert (final.notes, names(folder)) == ((), ["epoch-00003", "epoch-00004"])
 
 
@@ -121,7 +96,7 @@ def test_a_relative_path_begins_in_the_folder_where_the_run_began(tmp_path: Path
     elsewhere.mkdir()
     with in_folder(tmp_path):
         callbacks = [checkpoint("runs"), in_epoch(epoch_3=lambda: os.chdir(elsewhere))]
-        final = run(start(work(), epochs=6), callbacks, log="run.jsonl")
+        final = run(start(counting(), epochs=6), callbacks, log="run.jsonl")
     assert (final.notes, names(elsewhere)) == ((), [])
     assert names(tmp_path / "runs") == ["epoch-00004", "epoch-00005", "epoch-00006"]
     assert names(tmp_path) == ["elsewhere", "run.jsonl", "runs"]
@@ -129,7 +104,7 @@ def test_a_relative_path_begins_in_the_folder_where_the_run_began(tmp_path: Path
     gone.mkdir()
     with in_folder(gone):
         gone.rmdir()
-        assert run(start(work(), epochs=1), [checkpoint(tmp_path / "runs")]).notes == ()
+        assert run(start(counting(), epochs=1), [checkpoint(tmp_path / "runs")]).notes == ()
 
 
 def test_a_folder_that_is_a_link_is_the_one_that_it_leads_to(tmp_path: Path) -> None:
@@ -140,14 +115,14 @@ def test_a_folder_that_is_a_link_is_the_one_that_it_leads_to(tmp_path: Path) -> 
 
     def refused() -> None:
         with pytest.raises(CheckpointError, match="another run of this process"):
-            run(start(work(), epochs=1), [checkpoint(real)])
+            run(start(counting(), epochs=1), [checkpoint(real)])
         with pytest.raises(ValueError, match="both write checkpoints to"):
-            run(start(work(), epochs=1), [checkpoint(link, name="a"), checkpoint(real, name="b")])
+            run(start(counting(), epochs=1), [checkpoint(link, name="a"), checkpoint(real, name="b")])
 
-    final = run(start(work(), epochs=4), [checkpoint(link), in_epoch(epoch_3=refused)])
+    final = run(start(counting(), epochs=4), [checkpoint(link), in_epoch(epoch_3=refused)])
     assert (final.notes, link.is_symlink()) == ((), True)
     assert names(real) == ["epoch-00002", "epoch-00003", "epoch-00004"]
-    assert restore(link, work()).epoch == restore(real, work()).epoch == 4
+    assert restore(link, counting()).epoch == restore(real, counting()).epoch == 4
 
 
 @pytest.mark.parametrize("how", ["leads elsewhere", "is removed", "leads nowhere", "is what it led to"])
@@ -167,11 +142,11 @@ def test_a_link_is_followed_once(how: str, tmp_path: Path) -> None:
         elif how == "is what it led to":
             real.rename(link)
 
-    final = run(start(work(), epochs=6), [checkpoint(link, keep=6), in_epoch(epoch_3=change)])
+    final = run(start(counting(), epochs=6), [checkpoint(link, keep=6), in_epoch(epoch_3=change)])
     assert final.notes == ()
     there = {*names(real), *(names(link) if how == "is what it led to" else ())}
     assert there - {".lock"} == {f"epoch-{epoch:05d}" for epoch in range(1, 7)}
-    assert restore(real, work()).epoch == 6
+    assert restore(real, counting()).epoch == 6
     assert names(other) == []
     assert not (tmp_path / "nowhere").exists()
 
@@ -179,7 +154,7 @@ def test_a_link_is_followed_once(how: str, tmp_path: Path) -> None:
 def test_a_link_that_leads_nowhere_leads_to_a_folder_that_is_made(tmp_path: Path) -> None:
     """As any folder that is not there."""
     (tmp_path / "link").symlink_to(tmp_path / "new")
-    run(start(work(), epochs=1), [checkpoint(tmp_path / "link")])
+    run(start(counting(), epochs=1), [checkpoint(tmp_path / "link")])
     assert names(tmp_path / "new") == ["epoch-00001"]
     assert (tmp_path / "link").is_symlink()
 
@@ -231,10 +206,10 @@ def test_a_log_is_locked_whatever_link_leads_to_it(tmp_path: Path) -> None:
 def test_a_lock_file_of_somebody_else_stays_as_it_is(content: bytes, tmp_path: Path) -> None:
     """It is locked, and neither written to nor removed."""
     (tmp_path / ".lock").write_bytes(content)
-    loop = iterate(start(work(), epochs=1), [checkpoint(tmp_path)], at=[Phase.BATCH_END])
+    loop = iterate(start(counting(), epochs=1), [checkpoint(tmp_path)], at=[Phase.BATCH_END])
     next(loop)
     with pytest.raises(CheckpointError, match="another run"):
-        run(start(work(), epochs=1), [checkpoint(tmp_path)])
+        run(start(counting(), epochs=1), [checkpoint(tmp_path)])
     assert len(list(loop)) == 3
     assert (tmp_path / ".lock").read_bytes() == content
 
@@ -243,7 +218,7 @@ def test_a_lock_file_of_somebody_else_stays_as_it_is(content: bytes, tmp_path: P
 def test_a_lock_file_that_a_crash_has_left_is_taken_over(content: bytes, tmp_path: Path) -> None:
     """With the number of a process that lives again, or with half of what was written."""
     (tmp_path / ".lock").write_bytes(content)
-    run(start(work(), epochs=1), [checkpoint(tmp_path)])
+    run(start(counting(), epochs=1), [checkpoint(tmp_path)])
     assert names(tmp_path) == ["epoch-00001"]
 
 
@@ -260,7 +235,7 @@ def test_what_can_be_no_lock_file_is_an_error_before_the_first_batch(kind: str, 
         if kind == "link":
             mine.write_text("three years")
     with pytest.raises(CheckpointError, match="no checkpoint can be written to"):
-        run(start(work(), epochs=1), [checkpoint(folder)])
+        run(start(counting(), epochs=1), [checkpoint(folder)])
     assert names(folder) == [".lock"]
     assert mine.exists() is (kind == "link")
 
@@ -320,13 +295,13 @@ def test_a_process_that_was_forked_in_mid_training_disturbs_nothing(how: str, tm
     def refused() -> None:
         if os.getpid() == parent:
             with pytest.raises(CheckpointError, match="another run of this process"):
-                run(start(work(), epochs=1), [checkpoint(folder)])
+                run(start(counting(), epochs=1), [checkpoint(folder)])
 
     callbacks = [checkpoint(folder, on_failure=True), in_epoch(epoch_3=fork, epoch_5=refused)]
     notes: tuple[str, ...] = ("it failed",)
     with warnings.catch_warnings(action="ignore"):
         try:
-            final = run(start(work(), epochs=6), callbacks, log=log)
+            final = run(start(counting(), epochs=6), callbacks, log=log)
             notes = final.notes
         finally:
             if os.getpid() != parent:
@@ -374,9 +349,9 @@ def test_a_run_within_a_run_is_refused_the_same_folder_and_log(tmp_path: Path) -
     def inner() -> None:
         for settings in ({"callbacks": [checkpoint(tmp_path / "runs")]}, {"log": tmp_path / "run.jsonl"}):
             with pytest.raises((CheckpointError, LogError), match="another run of this process") as caught:
-                run(start(work(), epochs=1), **settings)  # type: ignore[arg-type]
+                run(start(counting(), epochs=1), **settings)  # type: ignore[arg-type]
             came.append(type(caught.value).__name__)
 
     callbacks = [checkpoint(tmp_path / "runs"), in_epoch(epoch_2=inner)]
-    final = run(start(work(), epochs=3), callbacks, log=tmp_path / "run.jsonl")
+    final = run(start(counting(), epochs=3), callbacks, log=tmp_path / "run.jsonl")
     assert (came, final.notes) == (["CheckpointError", "LogError"], ())

@@ -38,6 +38,7 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.lr_finder import find_lr
 from tests.checkpoints.processes import FRESH
+from tests.guarantees.one_weight import counting, weight
 
 
 class Rows(torch.utils.data.Dataset[Any]):
@@ -46,14 +47,6 @@ class Rows(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.ones(1), torch.zeros(1)
-
-
-def counting(**loader: Any) -> Supervised:
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.zeros_(model.weight)
-    data = DataLoader(Rows(), 4, **loader)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
-    return Supervised(model, optimizer, lambda output, target: -output.mean(), data)
 
 
 def trained(work: Any, folder: Path, *callbacks: Any, **settings: Any) -> State:
@@ -81,7 +74,7 @@ def in_a_process(write: Any, folder: Path, settings: dict[str, Any], there: Any,
             there.set()
             go_on.wait(60)
 
-    write(counting(**settings), folder, wait)
+    write(counting(DataLoader(Rows(), 4, **settings)), folder, wait)
 
 
 @on(Phase.EPOCH_BEGIN, name="wait")
@@ -112,7 +105,7 @@ def test_a_second_process_is_refused(write: Any, error: type[Exception], tmp_pat
         with pytest.raises(error, match=rf"a run of process {first.pid}, since \d{{4}}-.*let .* end first") as caught:
             write(work, tmp_path)
         assert str(tmp_path) in str(caught.value)
-        assert float(work.model.weight.detach()) == 0.0  # type: ignore[union-attr, operator]
+        assert weight(work) == 0.0
     assert first.exitcode == 0
     assert not list(tmp_path.rglob("*lock*"))
     if write is logged:

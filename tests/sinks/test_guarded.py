@@ -258,3 +258,19 @@ def test_sink_without_see_is_refused_when_it_is_made() -> None:
 
     with pytest.raises(TypeError, match="see"):
         Blind()
+
+
+@pytest.mark.parametrize("method", ["open", "see"])
+def test_a_sink_that_ctrl_c_came_into_is_only_closed(method: str) -> None:
+    """What it was told may be half done; nor is one told anything of a run that was not begun for it."""
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first, second = Recorder(Phase.EPOCH_END, Phase.TEARDOWN), Recorder(Phase.EPOCH_END, Phase.TEARDOWN)
+    setattr(first, method, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(start(Scripted(), epochs=1), sinks=[first, second])
+
+    assert first.told == ["open"] * (method == "see") + ["close"]
+    assert second.told == (["open", "teardown", "close"] if method == "see" else ["close"])
