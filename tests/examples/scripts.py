@@ -10,5 +10,5 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def example(name: str) -> SimpleNamespace:
-    """What the script defines: all of its names, after it has run as far as an import runs it."""
-    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / name)))
+    """Run the script, and return all names that it has at its end."""
+    return SimpleNamespace(**runpy.run_path(str(EXAMPLES / name), run_name="__main__"))
