@@ -80,7 +80,7 @@ def by_hand(script: Any) -> dict[int, Kept]:
 
 
 def test_diffusion_is_the_plain_loop(tmp_path: Path) -> None:
-    """Weights, their average, what it draws, and losses with the same noise; also over a kill when there is an average."""
+    """Weights, their average, what it draws, and losses with the same noise; also over a kill amid the average."""
     script = example("diffusion.py")
 
     def workload() -> Supervised:
