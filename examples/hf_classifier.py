@@ -36,7 +36,7 @@ def workload():
     train, valid = random_split(data, [0.8, 0.2], torch.Generator().manual_seed(0))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=128, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=3
+        vocab_size=256, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=3
     )
     model = BertForSequenceClassification(config)
     return Supervised(

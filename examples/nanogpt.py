@@ -11,7 +11,7 @@ from fsm_train.callbacks import accumulate, checkpoint, clip_grad_norm, schedule
 from fsm_train.schedules import cosine, warmup
 
 STEPS, BLOCK, RATE = 300, 32, warmup(20).then(cosine(280, floor=0.1))
-TRAIN, VAL = torch.tensor(list(inspect.getsource(inspect).encode())).tensor_split([100_000])
+TRAIN, VAL = torch.tensor(list(inspect.getsource(inspect).encode("ascii", "replace"))).tensor_split([100_000])
 
 
 class Windows:
