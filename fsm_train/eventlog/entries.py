@@ -31,7 +31,7 @@ EVENTS = frozenset({HEADER, HISTORY, *(phase.value for phase in Phase)})
 
 _SETUP = Phase.SETUP.value
 
-_AFTER_HEADER = frozenset({HEADER, HISTORY, _SETUP, Phase.TEARDOWN.value})
+_AFTER_HEADER = frozenset({HEADER, HISTORY, _SETUP, Phase.TEARDOWN.value, Phase.FAILED.value})
 
 FOLLOWING: Mapping[str, Set[str]] = {
     HEADER: _AFTER_HEADER,

@@ -258,6 +258,9 @@ def is_new_training(state: State) -> bool:
     return state.iteration == 0 and state.epoch == 0 and state.resume_at is None
 
 
+_FAILED = {Phase.TEARDOWN.value, Phase.FAILED.value}  # any place can fail, and TEARDOWN, after that, before its line
+
+
 def _next_events() -> Mapping[Place, Set[str]]:
     always = frozenset(ALWAYS)
     events: dict[Place, Set[str]] = {}
@@ -271,9 +274,9 @@ def _next_events() -> Mapping[Place, Set[str]]:
             reached.add(target)
             if target not in always:
                 targets.extend(edge.target for edge in ROWS[target])
-        events[place] = {target.value for target in reached if isinstance(target, Phase)} | {Phase.TEARDOWN.value}
+        events[place] = {target.value for target in reached if isinstance(target, Phase)} | _FAILED
     return events
 
 
 NEXT_EVENTS = _next_events()
-"""By place, the events that the next line can have according to the table; TEARDOWN, since any place can fail."""
+"""By place, the events that the next line can have according to the table, and those of a failure."""

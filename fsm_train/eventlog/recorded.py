@@ -7,7 +7,7 @@ one, or beyond the end of the log, is an error.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -282,13 +282,26 @@ class Recorded(Workload):
         return True
 
     def measure(self, state: State) -> Mapping[str, float]:
-        entry = self._peek()
-        if type(entry) is not Entry:
-            raise self._unexpected("the metrics", entry)
-        self._advance()
-        return decode_numbers(entry.body["metrics"])
+        return self._measured(lambda failed: failed.get("epoch") == state.epoch + 1)
 
-    measure_valid = measure
+    def measure_valid(self, state: State) -> Mapping[str, float]:
+        return self._measured(lambda failed: failed.get("validated_at") == state.iteration)
+
+    def _measured(self, before: Callable[[Mapping[str, Any]], bool]) -> Mapping[str, float]:
+        """The metrics in the line of what was measured.
+
+        If a command failed that was given there, it has no line: `before` says whether the line of the failure is from
+        after the measurement, and it repeats the metrics.
+        """
+        entry = self._peek()
+        if type(entry) is Entry:
+            self._advance()
+        else:
+            failed = self.next_line()
+            if entry is not _END or failed is None or not failed.body.get("error") or not before(failed.body):
+                raise self._unexpected("the metrics", entry)
+            entry = failed
+        return decode_numbers(entry.body["metrics"])
 
     def finish(self, state: State) -> None:
         self.interrupt = None  # a recorded signal is none for this process

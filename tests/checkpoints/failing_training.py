@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fsm_train import (
     CallbackError,
     Command,
+    Divergence,
     Operation,
     Phase,
     State,
@@ -24,6 +25,7 @@ from fsm_train import (
     Transition,
     carries_out,
     on,
+    replay,
     restore,
     run,
     start,
@@ -205,12 +207,14 @@ class Outcome:
         restored: the state from which it went on; None if nothing was saved.
         end: how it ended then.
         notes: what the error and the restored state say.
+        divergence: the first difference between the log and its replay.
     """
 
     failed: bool
     restored: State | None = None
     end: dict[str, str] = attrs.Factory(dict)
     notes: tuple[str, ...] = ()
+    divergence: Divergence | None = None
 
     @property
     def exact(self) -> bool:
@@ -225,20 +229,22 @@ def with_fault(fault: Fault, window: int, others: Sequence[Callback[Any]] = ()) 
         folder = Path(name, "saved")
         callbacks = [*library(window), checkpoint(folder, on_failure=True), *faulty(fault), *others]
         try:
-            run(start(work, epochs=EPOCHS, seed=0), callbacks)
+            run(start(work, epochs=EPOCHS, seed=0), callbacks, log=Path(name, "run.jsonl"))
         except (BrokenError, CallbackError) as error:
             notes = (*error.__notes__,) if hasattr(error, "__notes__") else ()
         else:
             return Outcome(failed=False)
+        again = [*library(window), checkpoint(folder, on_failure=True), *faulty(fault), *others]
+        divergence = replay(Path(name, "run.jsonl"), again).divergence
         saved = [path for path in folder.iterdir() if path.name.endswith("-failed")] if folder.exists() else []
         if not saved:
-            return Outcome(True, notes=notes)
+            return Outcome(True, notes=notes, divergence=divergence)
         torch.rand(7)
-        again = workload()
-        state = restore(saved[0], again)
+        whole = workload()
+        state = restore(saved[0], whole)
         final = run(state, library(window))
         memory = {name: value for name, value in final.memory.items() if name != "faulty"}
-        return Outcome(True, state, end_of(again, attrs.evolve(final, memory=memory)), notes)
+        return Outcome(True, state, end_of(whole, attrs.evolve(final, memory=memory)), notes, divergence)
 
 
 def faults() -> list[Fault]:

@@ -43,6 +43,8 @@ def test_saved_after_any_fault_it_is_exact_or_says_what_is_not(window: int) -> N
     exact = noted = 0
     for fault in faults() if THOROUGH else faults()[window::9]:
         outcome = with_fault(fault, window)
+        # That a callback raised is a decision, which a replay differs from if it does not raise too.
+        assert outcome.divergence is None or (isinstance(fault.what, Phase) and not fault.by_command), fault
         if outcome.restored is None:
             continue
         exact, noted = exact + outcome.exact, noted + (not outcome.exact)
@@ -436,6 +438,22 @@ def test_the_callback_decides_by_what_a_log_has(tmp_path: Path) -> None:
 
     assert replayed.divergence is None
     assert replayed.state.iteration == final.iteration == 12
+
+
+LAST_WORDS = [
+    *(Fault(phase, 1, by_command=True) for phase in (Phase.BATCH_END, Phase.VALID_END, Phase.EPOCH_END)),
+    Fault("optimizer", 2),
+    Fault(Phase.TEARDOWN, 0),
+    Fault(Phase.TEARDOWN, 0, by_command=True),
+]
+
+
+@pytest.mark.parametrize("fault", LAST_WORDS, ids=str)
+def test_what_was_decided_before_the_last_line_is_decided_again(fault: Fault) -> None:
+    """The state at which a command failed has no line, nor has one at which a step failed or TEARDOWN did."""
+    outcome = with_fault(fault, 1)
+    assert outcome.failed
+    assert outcome.divergence is None
 
 
 def test_a_failed_training_that_can_resume_nowhere_gives_no_command() -> None:
