@@ -32,7 +32,8 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 def schedule(
     *,
     by: Literal["step", "iteration", "epoch", "training"] = "step",
-    name: str = "schedule",
+    optimizer: str | None = None,
+    name: str | None = None,
     **schedules: Callable[..., float],
 ) -> Callback[Bases]:
     """Set hyper-parameters as functions of progress.
@@ -58,6 +59,9 @@ def schedule(
             after a resume; of a plan with `seconds` it is that of the time, where this is the only limit or the
             nearest. A plan that `extend` made longer is stretched over as a whole, so the share, and
             with it the rate, goes back to where that plan has it.
+        optimizer: the name of one of several optimizers, whose numbers alone are set: `schedule(lr=…,
+            optimizer="muon")` sets `muon.lr`. By default the numbers that all have, of each parameter group.
+        name: by default "schedule", or "schedule_muon" for that optimizer.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
 
     A run logs a warning, and `describe(callbacks, state)` has a note, where a schedule ends long before or after the
@@ -75,13 +79,19 @@ def schedule(
             raise TypeError(
                 f"{key}={function!r} is no function of progress; for a fixed value write absolute({function!r})"
             )
+    if optimizer is not None:
+        if not isinstance(optimizer, str) or not optimizer:
+            raise TypeError(f"optimizer={optimizer!r}: give the name of one of several optimizers, such as 'muon'")
+        schedules = {f"{optimizer}.{key}": function for key, function in schedules.items()}
     if by == "training":
         for key, function in schedules.items():
             _check_stretches(key, function)
     phase, progress = _CLOCKS.get(by, (Phase.STEP_BEGIN, None))
     no_bases: Bases = ()
 
-    @on(Phase.SETUP, phase, memory=no_bases, sets=schedules)
+    called = name or ("schedule" if optimizer is None else f"schedule_{optimizer}")
+
+    @on(Phase.SETUP, phase, name=called, memory=no_bases, sets=schedules)
     def schedule(state: State, bases: Bases) -> Transition:
         if not bases:
             bases = tuple((key, _own_value(state, key)) for key in schedules)

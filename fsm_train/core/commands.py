@@ -38,7 +38,7 @@ class _LeavesOptimizer(Command):
 
 @attrs.frozen
 class ClipGradNorm(_LeavesOptimizer):
-    """Scale all gradients so that their common norm is at most `max_norm`.
+    """Scale all gradients, or those of the parameters that match, so that their common norm is at most `max_norm`.
 
     >>> ClipGradNorm(1.0)
     ClipGradNorm(max_norm=1.0, norm_type=2.0)
@@ -46,8 +46,13 @@ class ClipGradNorm(_LeavesOptimizer):
 
     max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
+    pattern: str | None = None
     acts_on: ClassVar[str] = "gradients"
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
+
+    def __repr__(self) -> str:
+        pattern = "" if self.pattern is None else f", pattern={self.pattern!r}"
+        return f"ClipGradNorm(max_norm={self.max_norm!r}, norm_type={self.norm_type!r}{pattern})"
 
 
 @attrs.frozen

@@ -10,6 +10,7 @@ from typing import Any
 from .callback import Callback, check_names
 from .errors import ConflictError
 from .facts import known_at
+from .joint_hyper import common_names
 from .phase import CONSULTED, Flag, Phase
 from .planned import schedule_notes
 from .state import State
@@ -44,7 +45,7 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                     f"it has to be consulted at one of {where}"
                 )
     for one, other in combinations(checked, 2):
-        keys = sorted((one.sets or frozenset()) & (other.sets or frozenset()))
+        keys = common_names(one.sets or frozenset(), other.sets or frozenset())
         phases = [phase for phase in one.at if phase in other.at]
         if keys and phases:
             raise ConflictError(
@@ -176,7 +177,7 @@ def hyper_overlaps(callbacks: Sequence[Callback[Any]]) -> list[str]:
         f"{one.name!r} and {other.name!r} both set {', '.join(keys)}, at different phases: "
         "what one sets lasts only until the other sets it"
         for one, other in combinations(callbacks, 2)
-        if (keys := sorted((one.sets or frozenset()) & (other.sets or frozenset())))
+        if (keys := common_names(one.sets or frozenset(), other.sets or frozenset()))
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..encoding import Json
 
 ADDED: Mapping[str, tuple[str, ...]] = {
+    "ClipGradNorm": ("pattern",),
     "Freeze": ("train_bn", "temporary"),
     "KeepAverage": ("buffers",),
     "Kept": ("before",),

@@ -16,34 +16,54 @@ from ..data.sources import Sources
 from ..worlds.registry import carries_out_by_default
 from .averages import Average, refit_batch_norm
 from .compilation import compiled_step
+from .joint_optimizer import each_of
 from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
 from .modules import Modes
 from .precision import Precision
 from .training import Training
+from .window import norm_of
 
 # ------------------------------------------------------------------------------- the gradient
 
 
 @carries_out_by_default(c.ClipGradNorm)
 def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
-    norm = work.gradients.norm(command.norm_type)
-    nn.utils.clip_grads_with_norm_(work.parameters, command.max_norm, norm)
-    work.gradients.changed()
+    gradients, parameters = work.gradients, work.parameters
+    if command.pattern is None:
+        norm = gradients.norm(command.norm_type)
+    else:
+        parameters = gradients.matching(work.model, command.pattern)
+        norm = norm_of([p.grad for p in parameters if p.grad is not None], command.norm_type)
+    nn.utils.clip_grads_with_norm_(parameters, command.max_norm, norm)
+    gradients.changed()
 
 
 @carries_out_by_default(c.ClipGradValue)
 def clip_grad_value(work: Training, command: c.ClipGradValue) -> None:
-    nn.utils.clip_grad_value_(work.parameters, command.value)
+    with torch.no_grad():
+        for parameter in work.parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()  # its elements are the sums of what it holds now
+                parameter.grad.values().clamp_(-command.value, command.value)
+    nn.utils.clip_grad_value_([p for p in work.parameters if not _has_sparse_gradient(p)], command.value)
     work.gradients.changed()
+
+
+def _has_sparse_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and parameter.grad.is_sparse
 
 
 @carries_out_by_default(c.AddGradNoise)
 def add_grad_noise(work: Training, command: c.AddGradNoise) -> None:
     generator = torch.Generator(work.device).manual_seed(command.seed)
-    for gradient in work.gradients():
-        noise = torch.empty_like(gradient).normal_(0.0, command.std, generator=generator)
-        gradient.add_(noise)
+    for parameter in work.parameters:
+        if _has_sparse_gradient(parameter):
+            parameter.grad = parameter.grad.coalesce()  # type: ignore[union-attr]
+        gradient = parameter.grad
+        if gradient is not None:
+            elements = gradient.values() if gradient.is_sparse else gradient  # what a sparse one lacks stays as it is
+            elements.add_(torch.empty_like(elements).normal_(0.0, command.std, generator=generator))
     work.gradients.changed()
 
 
@@ -211,7 +231,7 @@ def use_scheduler(work: Training, command: c.UseScheduler) -> None:
         before = work.hyper()
         scheduler = command.make(work.optimizer)
         of = getattr(scheduler, "optimizer", work.optimizer)
-        if of.param_groups is not work.optimizer.param_groups:
+        if not any(of.param_groups is each.param_groups for each in each_of(work.optimizer).values()):
             raise WorkloadError(
                 f"the {type(scheduler).__name__} of {command.name!r} is one of another optimizer, so it would set "
                 "nothing here: let make use what it is given, as in lambda optimizer: StepLR(optimizer, 30)"
@@ -229,7 +249,8 @@ def step_scheduler(work: Training, command: c.StepScheduler) -> None:
     try:
         scheduler.step() if command.metric is None else scheduler.step(command.metric)
     except Exception as error:
-        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(work.optimizer.param_groups)
+        of = getattr(scheduler, "optimizer", work.optimizer)
+        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(of.param_groups)
         if made_for in (0, groups):
             raise
         raise WorkloadError(

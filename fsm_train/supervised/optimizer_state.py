@@ -12,15 +12,25 @@ from typing import Any
 
 import torch
 
+from .joint_optimizer import AnyOptimizer, each_of, saved_of_each
 from .param_groups import load_optimizer
 
 
-def load_exactly(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+def load_exactly(optimizer: AnyOptimizer, saved: Mapping[str, Any]) -> None:
     """Load what `optimizer.state_dict()` gave, each tensor with the dtype that it had.
 
     The optimizer's own `load_state_dict` and hooks do the work. Only what torch has cast to the dtype of the
     parameter is replaced. The optimizer keeps the tensors that it is given.
+
+    Raises:
+        WorkloadError: it is of several optimizers with other names, or an optimizer cannot load it.
     """
+    of_each = saved_of_each(optimizer, saved)
+    for name, each in each_of(optimizer).items():
+        _load_one(each, of_each[name])
+
+
+def _load_one(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
     load_optimizer(optimizer, dict(saved))
     states, groups = saved.get("state"), saved.get("param_groups")
     if not isinstance(states, Mapping) or not groups:
@@ -28,7 +38,7 @@ def load_exactly(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> 
     keys = chain.from_iterable(group["params"] for group in groups)
     parameters = chain.from_iterable(group["params"] for group in optimizer.param_groups)
     for key, parameter in zip(keys, parameters, strict=False):
-        if key in states and parameter in optimizer.state:
+        if key in states and parameter in getattr(optimizer, "state", ()):
             optimizer.state[parameter] = _uncast(optimizer.state[parameter], states[key], parameter.dtype)
 
 

@@ -24,6 +24,7 @@ from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_
 from ..data.sources import Sources, own_state
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
+from .joint_optimizer import JointOptimizer, each_of, other_names
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
 from .optimizer_state import load_exactly
@@ -165,7 +166,7 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
     is_another_model = False
     try:
         _add_saved_groups(work, parts["optimizer_of"])
-        if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
+        if other := _other_optimizers(_optimizer_of(work), parts["optimizer_of"]):
             raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
         load_exactly(work.optimizer, parts["optimizer"])
         work.read_parameters()
@@ -274,11 +275,14 @@ def _order_generators(work: Training) -> list[torch.Generator]:
     return list(dict.fromkeys(generator for loader in loaders for generator in order_generators(loader)))
 
 
-def _optimizer_of(work: Training) -> list[Any]:
-    """The optimizer's class, and the names of the parameters in each group."""
+def _optimizer_of(work: Training) -> list[Any] | dict[str, list[Any]]:
+    """The optimizer's class, and the names of the parameters in each group; of several optimizers by name."""
     names = {id(parameter): name for name, parameter in _named_parameters(work)}
-    groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
-    return [type(work.optimizer).__name__, groups]
+    of_each = {
+        name: [type(each).__name__, [[names.get(id(p), "?") for p in group["params"]] for group in each.param_groups]]
+        for name, each in each_of(work.optimizer).items()
+    }
+    return of_each if isinstance(work.optimizer, JointOptimizer) else of_each[""]
 
 
 def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -286,14 +290,32 @@ def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]
         yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
 
 
-def _add_saved_groups(work: Training, saved: list[Any]) -> None:
-    """Add the groups that the saved training added to its optimizer, if this one has those before them."""
-    (kind, groups), (saved_kind, saved_groups) = _optimizer_of(work), saved
-    added = saved_groups[len(groups) :]
-    parameters = dict(_named_parameters(work))
-    if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
-        for names in added:  # their numbers come from the state_dict of the optimizer
-            work.optimizer.add_param_group({"params": [parameters[name] for name in names]})
+def _by_name(optimizer_of: list[Any] | dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """What `_optimizer_of` gave, by name; one optimizer alone has the name ""."""
+    return optimizer_of if isinstance(optimizer_of, dict) else {"": optimizer_of}
+
+
+def _add_saved_groups(work: Training, all_saved: Any) -> None:
+    """Add the groups that the saved training added to its optimizers, if these have those before them."""
+    ours, parameters = _by_name(_optimizer_of(work)), dict(_named_parameters(work))
+    for name, (saved_kind, saved_groups) in _by_name(all_saved).items():
+        kind, groups = ours.get(name, ["", []])
+        added = saved_groups[len(groups) :]
+        if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
+            for names in added:  # their numbers come from the state_dict of the optimizer
+                group = {"params": [parameters[parameter] for parameter in names]}
+                each_of(work.optimizer)[name].add_param_group(group)
+
+
+def _other_optimizers(ours: Any, saved: Any) -> str:
+    """The first difference of the optimizers; empty if there is none."""
+    here, there = _by_name(ours), _by_name(saved)
+    if other := other_names(tuple(here), tuple(there)):
+        return other
+    for name in here:
+        if other := _other_optimizer(here[name], there[name]):
+            return f"of {name!r}, {other}" if name else other
+    return ""
 
 
 def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:

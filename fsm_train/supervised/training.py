@@ -25,6 +25,7 @@ from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, own_parts, records_of
 from .freezing import FrozenParameters
+from .joint_optimizer import OptimizerLike, each_of, join
 from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
@@ -61,7 +62,8 @@ class Training:
         model: the module that is trained. Commands may change its weights in place.
         wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
         wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
-        optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
+        optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`. Of several that step together
+            it does what one does, and gives each by name, `optimizer["muon"]`.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or a mapping with it as "loss".
         train: the training data, an iterable of batches.
         valid: the validation data; a mapping from names where there are several evaluations; or None.
@@ -111,7 +113,7 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike],
         loss_fn: LossFn,
         train: Iterable[Any],
         valid: Valid | None,
@@ -125,8 +127,9 @@ class Training:
         ahead: bool | None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
+        self.optimizer = join(optimizer)
         check_data("train", train, tensors=split is not None)
-        check_parameters(model, optimizer, loss_fn)
+        check_parameters(model, self.optimizer, loss_fn)
         self._forward_takes_target = forward is not None and takes_target(forward)
         forward_takes = ("model", "inputs", "target") if self._forward_takes_target else ("model", "inputs")
         for name, function, parameters in (("forward", forward, forward_takes), ("split", split, ("batch",))):
@@ -137,7 +140,6 @@ class Training:
         self.model = model
         self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
-        self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
         self.device = next(model.parameters()).device
@@ -145,7 +147,7 @@ class Training:
         self.parameters: list[nn.Parameter] = []
         self.gradients = Gradients(self.parameters)
         self._members = Members()
-        self._groups_read = len(optimizer.param_groups)
+        self._groups_read = len(self.optimizer.param_groups)
         self.read_parameters()
         self.custom_forward = forward
         self._split = split
@@ -178,7 +180,7 @@ class Training:
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.frozen_parameters = FrozenParameters(model, optimizer)
+        self.frozen_parameters = FrozenParameters(model, self.optimizer)
         self.carried_over = CarriedOver()
         self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
@@ -230,7 +232,10 @@ class Training:
         return {name: part not in in_eval for name, part in self.model.named_modules()}
 
     def hyper(self) -> Mapping[str, Hyper]:
-        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""
+        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group.
+
+        Of several optimizers those that all have, and by its name those of each: `muon.momentum`.
+        """
         self._groups_read = len(self.optimizer.param_groups)
         return read_groups(self.optimizer)
 
@@ -352,7 +357,8 @@ class Training:
         tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
         loaders = [self.train, *(self.valid.values() if isinstance(self.valid, Mapping) else [self.valid])]
         datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]
-        return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer)}
+        optimizers = each_of(self.optimizer).values()
+        return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer, *optimizers)}
 
     def training_inputs(self) -> Iterable[Any]:
         """The inputs of each training batch that counts, in a pass of its own, which replaces the batch under way."""

@@ -36,6 +36,7 @@ from .advice import log_summary_once, warn_of_sum
 from .carried_over import CarriedOver, Stateful
 from .evaluations import Valid
 from .failing import parts_after_failure
+from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
@@ -70,7 +71,8 @@ class Supervised(Stepping, Checkpointable):
 
     Args:
         model: its parameters are what the optimizer changes.
-        optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
+        optimizer: what has step, zero_grad, param_groups and state_dict; LBFGS and SAM, which take a closure, are
+            refused. Or several by name, {"muon": …, "adamw": …}, that step together: `lr` is a tuple over all groups.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
@@ -127,7 +129,7 @@ class Supervised(Stepping, Checkpointable):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike],
         loss_fn: LossFn,
         train: Iterable[Any],
         valid: Valid | None = None,

@@ -60,7 +60,7 @@ def test_settings_are_recorded() -> None:
     """What they were made with, and under which name."""
     norm, value = clip_grad_norm(1.0, name="short"), clip_grad_value(0.5)
 
-    assert (norm.name, norm.params) == ("short", {"max_norm": 1.0, "norm_type": 2.0})
+    assert (norm.name, norm.params) == ("short", {"max_norm": 1.0, "norm_type": 2.0, "pattern": None})
     assert (value.name, value.params) == ("clip_grad_value", {"value": 0.5})
 
 
