@@ -48,6 +48,7 @@ class ClipGradNorm(_LeavesOptimizer):
     norm_type: float = 2.0
     pattern: str | None = None
     acts_on: ClassVar[str] = "gradients"
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
     def __repr__(self) -> str:
@@ -65,6 +66,7 @@ class ClipGradValue(_LeavesOptimizer):
 
     value: float = attrs.field(validator=positive)
     acts_on: ClassVar[str] = "gradients"
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
@@ -79,6 +81,7 @@ class AddGradNoise(_LeavesOptimizer):
     std: float = attrs.field(validator=not_negative)
     seed: int
     acts_on: ClassVar[str] = "gradients"
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
@@ -108,6 +111,7 @@ class AddPenalty(_LeavesOptimizer):
 
     l1: float = attrs.field(default=0.0, validator=not_negative)
     l2: float = attrs.field(default=0.0, validator=not_negative)
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 

@@ -83,19 +83,6 @@ def _check_optimizer(optimizer: Any, called: str = "optimizer") -> None:
             f"{called} is {kind_of(optimizer)}, which has no {' and no '.join(lacking)}: did the arguments change "
             "places? The order is Supervised(model, optimizer, loss_fn, train, valid)"
         )
-    if _needs_closure(type(optimizer)):
-        raise WorkloadError(
-            f"{kind} computes the loss several times in a step, and its step takes a closure for that, which the "
-            "machine does not give it: use an optimizer that steps from the gradients of one backward, such as AdamW"
-        )
-
-
-def _needs_closure(kind: type) -> bool:
-    """Whether a step needs a closure: its parameter has no default, or it is one of the two halves of a SAM step."""
-    if hasattr(kind, "first_step") and hasattr(kind, "second_step"):
-        return True
-    closure = inspect.signature(kind.step).parameters.get("closure")  # type: ignore[attr-defined]
-    return closure is not None and closure.default is closure.empty
 
 
 def check_data(name: str, data: object, *, tensors: bool) -> None:

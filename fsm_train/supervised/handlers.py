@@ -15,6 +15,7 @@ from ..data.generators import Generators
 from ..data.sources import Sources
 from ..worlds.registry import carries_out_by_default
 from .averages import Average, refit_batch_norm
+from .closures import refuse_scaler
 from .compilation import compiled_step
 from .joint_optimizer import each_of
 from .kept import KeptWeights
@@ -108,6 +109,8 @@ def _refuse_second_mix(work: Training) -> None:
 def use_mixed_precision(work: Training, command: c.UseMixedPrecision) -> None:
     if work.precision is not None:
         raise WorkloadError("mixed precision is in use already: leave one of the two callbacks out")
+    if work.gives_closure and command.dtype == "float16":
+        raise refuse_scaler()
     work.precision = precision = Precision(work.device, command, work.carried_over.scaler)
 
     def undo() -> None:

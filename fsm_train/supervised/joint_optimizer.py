@@ -6,7 +6,7 @@ is what has step, zero_grad, param_groups and state_dict; its class does not mat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch.optim import Optimizer
@@ -20,7 +20,8 @@ class OptimizerLike(Protocol):
 
     @property
     def param_groups(self) -> list[dict[str, Any]]: ...
-    def step(self) -> Any: ...
+    @property
+    def step(self) -> Callable[..., Any]: ...
     def zero_grad(self) -> Any: ...
     def state_dict(self) -> dict[str, Any]: ...
 

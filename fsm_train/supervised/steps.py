@@ -7,6 +7,9 @@ the five-line loop, in its order, so that the weights are the same to the last b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
 
 from ..core.errors import WorkloadError
 from ..core.phase import Operation
@@ -18,8 +21,10 @@ from ..data.loaders import persistent_workers_running, start_pass
 from ..data.position import BatchStart, EpochStart
 from ..data.prefetch import prefetched
 from ..data.sources import Sources
+from ..worlds.registry import handler_of
 from .arguments import explain_loss
 from .buffers import Buffers
+from .closures import Closure
 from .evaluations import check_averages
 from .validation import Validating
 from .whole_step import WHOLE_STEP, plain_step
@@ -29,6 +34,8 @@ _END = object()
 
 class Stepping(Validating):
     """A training that takes steps: what `Supervised` does between EPOCH_BEGIN and EPOCH_END."""
+
+    _minimized: torch.Tensor  # of the last backward, detached, with penalties
 
     def open(self, state: State) -> None:
         self.read_parameters()
@@ -52,6 +59,7 @@ class Stepping(Validating):
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
         self.stepped = self._buffers.kept = False
         self.window.share = 0.0
+        self.for_each_evaluation.clear()
         if self.notes_batch_starts and self.epoch_start is not None:
             self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
             self._buffers.keep()  # also for a whole step, in which `forward` does not
@@ -93,6 +101,8 @@ class Stepping(Validating):
         except RuntimeError as error:
             explain_loss(loss, error)
             raise
+        if self.gives_closure:
+            self._minimized = loss.detach()
         self._for_backward = None
         assert self._loss is not None
         self.meter(self.train_meters, self._loss)
@@ -108,12 +118,49 @@ class Stepping(Validating):
         self.gradients.changed()
 
     def step(self) -> bool:
-        if self.precision is None:
+        if self.gives_closure:
+            self._step_with_closure()
+            self.stepped = True
+        elif self.precision is None:
             self.optimizer.step()
             self.stepped = True
         else:
             self.stepped = self.precision.step(self.optimizer)
         return self.stepped
+
+    def _step_with_closure(self) -> None:
+        if self.window.batches > 1:
+            raise WorkloadError(
+                f"gradients of {self.window.batches} batches wait for this step, but the optimizer evaluates one batch "
+                "again, by a closure: skip no step without zeroing (Flag.SKIP_ZERO)"
+            )
+        parameters = dict.fromkeys(p for module in self.modules.values() for p in module.parameters())
+        shown = self.output, self.loss_parts  # of the evaluation that is measured
+        optimizer: Any = self.optimizer  # torch says that a closure gives a float; its optimizers take the tensor too
+        try:
+            optimizer.step(Closure(parameters, self._minimized, self._evaluate_again))
+        finally:
+            self.output, self.loss_parts = shown
+        self.gradients.changed()
+
+    def _evaluate_again(self) -> torch.Tensor:
+        """Forward, loss and backward of the batch under way, with what callbacks did to its loss and gradients."""
+        self.optimizer.zero_grad()
+        doing, self.doing = self.doing, Operation.STEP  # so that the buffers from before the batch stay kept
+        self.forward()
+        self.doing = doing
+        self._for_backward = self.compute_loss()
+        for command in self.for_each_evaluation:
+            if command.acts_on != "gradients":
+                handler_of(type(command))(self, command)
+        loss = self._for_backward
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._for_backward = None
+        self.gradients.changed()
+        for command in self.for_each_evaluation:
+            if command.acts_on == "gradients":
+                handler_of(type(command))(self, command)
+        return loss.detach()
 
     def zero(self) -> None:
         self.optimizer.zero_grad()
@@ -136,7 +183,7 @@ class Stepping(Validating):
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares:
+        if self.mix is None and not self.window.shares and not self.gives_closure:
             if self.whole_step is not None and self.whole_step.can_run():
                 self.note_step(self.whole_step.run())
                 return True

@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoints.saves import Saves
 from ..core.phase import Operation
 from ..core.state import Hyper, State
+from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
 from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
@@ -23,6 +24,7 @@ from ..data.sources import Sources
 from .arguments import check_arguments, check_call, check_data, check_depends, device_of, takes_target
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
+from .closures import gives_closure
 from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, own_parts, records_of
 from .freezing import FrozenParameters
 from .joint_optimizer import OptimizerLike, each_of, join
@@ -82,6 +84,8 @@ class Training:
         loss_parts: what the loss of the batch under way gave beside "loss", by name, detached scalars.
         batch_size: what the batch under way counts: its samples, or what `samples` gives.
         mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
+        gives_closure: whether the step of the optimizer is given a closure, which evaluates the batch again.
+        for_each_evaluation: the commands that are carried out again then.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
         train_meters: train_loss and the train metrics of this epoch so far.
 
@@ -125,9 +129,11 @@ class Training:
         samples: Samples | None,
         extra: Mapping[str, Stateful] | None,
         ahead: bool | None,
+        closure: bool = False,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
         self.optimizer = join(optimizer)
+        self.gives_closure = gives_closure(self.optimizer, closure)
         check_data("train", train, tensors=split is not None)
         check_parameters(model, self.optimizer, loss_fn)
         self._forward_takes_target = forward is not None and takes_target(forward)
@@ -166,6 +172,7 @@ class Training:
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
         self.window = Window()
         self.stepped = False
+        self.for_each_evaluation: list[Command] = []
 
         checked, shared = check_metrics(metrics or {}), self._shared()
         self._metrics = checked

@@ -81,12 +81,14 @@ class Window:
         share: of the batch under way, from 0.
         shares: the sum over the batches whose gradients wait for a step.
         divided_by: what those gradients were divided by; 1 while they are the sum.
+        batches: how many batches have added their gradients since the last zero, in this call of `run`.
     """
 
     def __init__(self) -> None:
         self.share = 0.0
         self.shares = 0.0
         self.divided_by = 1.0
+        self.batches = 0
 
     def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
         """The loss of the batch under way, times its share."""
@@ -103,6 +105,7 @@ class Window:
         """Add the share of the batch under way, after its backward."""
         self.shares += self.share
         self.share = 0.0
+        self.batches += 1
 
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Divide the gradients by the shares, which makes the sum the weighted mean. Idempotent."""
@@ -112,7 +115,7 @@ class Window:
 
     def clear(self) -> None:
         """Start a new window, after zero."""
-        self.share, self.shares, self.divided_by = 0.0, 0.0, 1.0
+        self.share, self.shares, self.divided_by, self.batches = 0.0, 0.0, 1.0, 0
 
     def state(self) -> list[float]:
         return [self.shares, self.divided_by]

@@ -34,6 +34,7 @@ from ..worlds.registry import handler_of, is_registered
 from . import handlers  # noqa: F401  importing it registers them
 from .advice import log_summary_once, warn_of_sum
 from .carried_over import CarriedOver, Stateful
+from .closures import why_not
 from .evaluations import Valid
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
@@ -71,8 +72,11 @@ class Supervised(Stepping, Checkpointable):
 
     Args:
         model: its parameters are what the optimizer changes.
-        optimizer: what has step, zero_grad, param_groups and state_dict; LBFGS and SAM, which take a closure, are
-            refused. Or several by name, {"muon": …, "adamw": …}, that step together: `lr` is a tuple over all groups.
+        optimizer: what has step, zero_grad, param_groups and state_dict. Or several by name, {"muon": …, "adamw": …},
+            that step together: in `state.hyper`, `lr` is then a tuple over the groups of all, and `muon.lr` is of one.
+        closure: whether `step` is given a closure although its signature does not demand one, as for SAM; one that
+            demands it (LBFGS) is given it anyway. The closure evaluates the batch again, and the evaluation that was
+            made before the step counts only while no parameter and no gradient has changed since.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
@@ -144,7 +148,9 @@ class Supervised(Stepping, Checkpointable):
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
         grad_in_valid: bool = False,
+        closure: bool = False,
     ) -> None:
+        check_bool("closure", closure)
         super().__init__(
             *(model, optimizer, loss_fn, train, valid),
             metrics=metrics,
@@ -154,6 +160,7 @@ class Supervised(Stepping, Checkpointable):
             samples=samples,
             extra=extra,
             ahead=ahead,
+            closure=closure,
         )
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
@@ -219,6 +226,8 @@ class Supervised(Stepping, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
+        if command.each_evaluation and self.gives_closure:
+            self.for_each_evaluation.append(command)
         if command.changes_hyper is not False:
             self.read_parameters()
         if self.carried_over.weights and state.phase not in BATCH_PHASES:
@@ -228,6 +237,9 @@ class Supervised(Stepping, Checkpointable):
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)
+
+    def refuses(self, kind: type[Command]) -> str:
+        return why_not(kind) if self.gives_closure else ""
 
     def snapshot(self) -> Snapshot:
         return Snapshot.of(self, (self._batches, self._batches_fetched))
