@@ -357,7 +357,7 @@ def _constants(work: Training) -> list[Any]:
     """What Python decides in a step, and what may change during a training."""
     frozen = [parameter.requires_grad for parameter in work.model.parameters()]
     modes = [module.training for module in work.model.modules()]
-    return [_numbers(work.optimizer), frozen, modes, list(map(id, work.parameters))]
+    return [_numbers(work.optimizer), dict(work.numbers), frozen, modes, list(map(id, work.parameters))]
 
 
 def compiled_step(work: Training, mode: str, backend: str) -> CapturedStep | CompiledStep:

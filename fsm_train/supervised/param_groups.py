@@ -115,7 +115,8 @@ def write_groups(optimizer: AnyOptimizer, changes: Mapping[str, Hyper]) -> None:
         return
     parts = {shared_name(name) for name in changes}  # in a decision, `lr` is what `muon.lr` made of it
     wanted = {name: value for name, value in changes.items() if name not in parts}
-    own = split(read_groups(optimizer), wanted)
+    by_owner = all("." in name for name in wanted)
+    own = wanted if by_owner else split(read_groups(optimizer), wanted)
     for owner, each in optimizer.optimizers.items():
         of_each = {name.removeprefix(f"{owner}."): v for name, v in own.items() if name.startswith(f"{owner}.")}
         _write(each.param_groups, of_each)

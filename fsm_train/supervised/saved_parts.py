@@ -22,6 +22,7 @@ from ..data.loaders import persistent_workers_running
 from ..data.plain_generators import can_import_numpy, generators_of_plain, own_states, plain
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_place
 from ..data.sources import Sources, own_state
+from . import numbers
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
 from .joint_optimizer import JointOptimizer, each_of, other_names
@@ -70,6 +71,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
+        "numbers": dict(work.numbers),
         "scaler": work.precision.state() if work.precision else carried.scaler,
         "averages": {**carried.saved_averages, **{name: a.state() for name, a in carried.averages.items()}},
         "weights": {name: kept.state() for name, kept in carried.weights.items()},
@@ -127,6 +129,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     with states_loaded(_stateful_objects(work, parts)):
         _load_optimizer_and_modules(work, parts)
     work.window.load(parts["window"])
+    work.numbers.update({name: n for name, n in parts.get("numbers", {}).items() if name in work.numbers})
     other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
@@ -238,6 +241,7 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
         yield f"extra {name!r}: it is not in the checkpoint, and begins as it is now"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
         yield f"extra {name!r}: it is in the checkpoint, and not brought back since the workload has none of this name"
+    yield from numbers.differences(work.numbers, parts.get("numbers", {}))
     batches = number_of_batches(work.train)
     if parts["batches"] != batches:
         yield f"the training data: it has {batches} batches an epoch, and had {parts['batches']}"

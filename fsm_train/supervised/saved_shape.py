@@ -144,6 +144,7 @@ _LATER: Mapping[str, Fits] = {
     "validations": _items(_number, _number),
     "sources": _SOURCES,
     "data": _is(Mapping),
+    "numbers": _mapping(is_number),
     "loss": _anything,
 }
 """Parts that checkpoints of earlier versions do not have."""

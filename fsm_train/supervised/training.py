@@ -32,6 +32,7 @@ from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
 from .modules import Modes, modules_of
+from .numbers import check_numbers, set_own
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
@@ -73,6 +74,7 @@ class Training:
         device: of the model and of every batch.
         custom_forward: the user's function of (model, inputs) or of (model, inputs, target), or None.
         extra: by name, further parts that belong in a checkpoint.
+        numbers: by name, the user's own: read in the loss and the model. Set with `set_hyper`.
         parameters: those of the optimizer: the model's in the model's order, then the loss's. Read anew when a call of
             `run` or an epoch begins, and after each command that `changes_hyper`.
         gradients: call it for the list of their gradients; `gradients.norm()` is the common norm, a scalar
@@ -130,9 +132,11 @@ class Training:
         extra: Mapping[str, Stateful] | None,
         ahead: bool | None,
         closure: bool = False,
+        numbers: Mapping[str, float] | None = None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
         self.optimizer = join(optimizer)
+        self.numbers = check_numbers(numbers, read_groups(self.optimizer))
         self.gives_closure = gives_closure(self.optimizer, closure)
         check_data("train", train, tensors=split is not None)
         check_parameters(model, self.optimizer, loss_fn)
@@ -239,12 +243,12 @@ class Training:
         return {name: part not in in_eval for name, part in self.model.named_modules()}
 
     def hyper(self) -> Mapping[str, Hyper]:
-        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group.
+        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.
 
         Of several optimizers those that all have, and by its name those of each: `muon.momentum`.
         """
         self._groups_read = len(self.optimizer.param_groups)
-        return read_groups(self.optimizer)
+        return {**read_groups(self.optimizer), **self.numbers}
 
     def read_parameters(self) -> None:
         """Read which parameters the optimizer has, since groups may be added and parameters exchanged."""
@@ -257,12 +261,14 @@ class Training:
                 self.whole_step.mark_stale()
 
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
-        """Set the named hyper-parameters, which exist, in the optimizer. No others are written.
+        """Set the named hyper-parameters, which exist, in the optimizer or among `numbers`. No others are written.
 
         Raises:
             WorkloadError: the optimizer has not as many parameter groups as when they were read.
         """
         check_groups(self.optimizer, self._groups_read)
+        if self.numbers:
+            changes = set_own(self.numbers, changes)
         write_groups(self.optimizer, changes)
         if self.whole_step is not None:
             self.whole_step.mark_stale()

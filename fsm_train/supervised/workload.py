@@ -74,9 +74,6 @@ class Supervised(Stepping, Checkpointable):
         model: its parameters are what the optimizer changes.
         optimizer: what has step, zero_grad, param_groups and state_dict. Or several by name, {"muon": …, "adamw": …},
             that step together: in `state.hyper`, `lr` is then a tuple over the groups of all, and `muon.lr` is of one.
-        closure: whether `step` is given a closure although its signature does not demand one, as for SAM; one that
-            demands it (LBFGS) is given it anyway. The closure evaluates the batch again, and the evaluation that was
-            made before the step counts only while no parameter and no gradient has changed since.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
@@ -84,6 +81,12 @@ class Supervised(Stepping, Checkpointable):
         forward: of (model, inputs), or of (model, inputs, target) if its third parameter has no default or is called
             target: the output, in training and validation. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
+        numbers: by name, numbers of your own, which are hyper-parameters like those of the optimizer: `{"kl": 0.0}` is
+            set by schedule(kl=…) or Transition(hyper={"kl": …}) at BATCH_BEGIN, and read in the loss or in `forward` as
+            work.numbers["kl"]; logged, replayed, saved.
+        closure: whether `step` is given a closure although its signature does not demand one, as for SAM; one that
+            demands it (LBFGS) is given it anyway. The closure evaluates the batch again, and the evaluation that was
+            made before the step counts only while no parameter and no gradient has changed since.
 
     The data
 
@@ -126,7 +129,7 @@ class Supervised(Stepping, Checkpointable):
 
     Raises:
         WorkloadError: the parts do not fit together, or one of them is of another kind.
-        TypeError: metrics, measures or sensors are no mapping from names, or one of them is a class.
+        TypeError: metrics, measures, sensors or numbers are no mapping from names, or one of them is a class.
     """
 
     @takes_by_name
@@ -148,6 +151,7 @@ class Supervised(Stepping, Checkpointable):
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
         grad_in_valid: bool = False,
+        numbers: Mapping[str, float] | None = None,
         closure: bool = False,
     ) -> None:
         check_bool("closure", closure)
@@ -161,6 +165,7 @@ class Supervised(Stepping, Checkpointable):
             extra=extra,
             ahead=ahead,
             closure=closure,
+            numbers=numbers,
         )
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
