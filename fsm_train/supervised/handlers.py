@@ -122,6 +122,11 @@ def use_mixed_precision(work: Training, command: c.UseMixedPrecision) -> None:
 
 @carries_out_by_default(c.UseParallel)
 def use_parallel(work: Training, command: c.UseParallel) -> None:
+    if command.kind == "ddp" and work.custom_backward is not None:
+        raise WorkloadError(
+            "DistributedDataParallel averages gradients while loss.backward() makes them, which a backward of your own "
+            "(backward=…) replaces: average them in it"
+        )
     if command.kind == "data_parallel":
         work.call_through(nn.DataParallel)
     elif torch.distributed.is_available() and torch.distributed.is_initialized():

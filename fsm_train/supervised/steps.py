@@ -26,6 +26,7 @@ from .arguments import explain_loss
 from .buffers import Buffers
 from .closures import Closure
 from .evaluations import check_averages
+from .own_backward import Backward, check_made, run_backward
 from .validation import Validating
 from .whole_step import WHOLE_STEP, plain_step
 
@@ -58,7 +59,7 @@ class Stepping(Validating):
     def fetch(self) -> float | None:
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
         self.stepped = self._buffers.kept = False
-        self.window.share = 0.0
+        self.window.begin_batch()
         self.for_each_evaluation.clear()
         if self.notes_batch_starts and self.epoch_start is not None:
             self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
@@ -87,20 +88,23 @@ class Stepping(Validating):
     def discard(self) -> None:
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
         self.put_back_buffers()
-        self._for_backward = None
+        self._for_backward = self._parts_for_backward = None
 
     def backward(self) -> None:
         loss = self._for_backward
         assert loss is not None
         if self.window.divided_by != 1.0:
             self.window.undo_mean(self.gradients())
-        if self.precision is not None:
-            loss = self.precision.scale(loss, self.gradients())
-        try:
-            loss.backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            explain_loss(loss, error)
-            raise
+        if self.custom_backward is not None:
+            self._own_backward(self.custom_backward, loss, self.window.weight)
+        else:
+            if self.precision is not None:
+                loss = self.precision.scale(loss, self.gradients())
+            try:
+                loss.backward()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                explain_loss(loss, error)
+                raise
         if self.gives_closure:
             self._minimized = loss.detach()
         self._for_backward = None
@@ -108,6 +112,17 @@ class Stepping(Validating):
         self.meter(self.train_meters, self._loss)
         self.window.add()
         self.gradients.changed()
+
+    def _own_backward(self, backward: Backward, loss: torch.Tensor, weight: float) -> None:
+        """The user's backward of the batch under way, with its weight and scale on what it adds to the gradients."""
+        scale = None
+        if self.precision is not None and self.precision.scaler is not None:
+            scale = self.precision.scale(torch.ones((), device=self.device), self.gradients())
+        parts, self._parts_for_backward = self._parts_for_backward, None
+        losses = loss if parts is None else {**parts, "loss": loss}
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        run_backward(backward, losses, trained, weight, scale)
+        check_made(trained)
 
     def unscale(self) -> None:
         """Make the gradients those of the step: without the scaler's scale, and the mean over their window."""
@@ -154,7 +169,10 @@ class Stepping(Validating):
             if command.acts_on != "gradients":
                 handler_of(type(command))(self, command)
         loss = self._for_backward
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self.custom_backward is not None:
+            self._own_backward(self.custom_backward, loss, 1.0)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
         self._for_backward = None
         self.gradients.changed()
         for command in self.for_each_evaluation:
@@ -183,7 +201,7 @@ class Stepping(Validating):
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares and not self.gives_closure:
+        if self.mix is None and not self.window.shares and not self.gives_closure and self.custom_backward is None:
             if self.whole_step is not None and self.whole_step.can_run():
                 self.note_step(self.whole_step.run())
                 return True

@@ -33,6 +33,7 @@ from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
 from .modules import Modes, modules_of
 from .numbers import check_numbers, set_own
+from .own_backward import Backward
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
 from .window import Gradients, Window
@@ -72,6 +73,7 @@ class Training:
         valid: the validation data; a mapping from names where there are several evaluations; or None.
         evaluations: what a validation measures.
         device: of the model and of every batch.
+        custom_backward: the user's function of (loss, parameters) in place of loss.backward(), or None.
         custom_forward: the user's function of (model, inputs) or of (model, inputs, target), or None.
         extra: by name, further parts that belong in a checkpoint.
         numbers: by name, the user's own: read in the loss and the model. Set with `set_hyper`.
@@ -133,6 +135,7 @@ class Training:
         ahead: bool | None,
         closure: bool = False,
         numbers: Mapping[str, float] | None = None,
+        backward: Backward | None = None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
         self.optimizer = join(optimizer)
@@ -160,6 +163,7 @@ class Training:
         self._groups_read = len(self.optimizer.param_groups)
         self.read_parameters()
         self.custom_forward = forward
+        self.custom_backward = backward
         self._split = split
         self._samples = samples
         self._moves = self.device.type != "cpu"
@@ -174,6 +178,7 @@ class Training:
         self.loss_parts: Parts = NO_PARTS
         self._loss: torch.Tensor | None = None  # detached, for facts and meters
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
+        self._parts_for_backward: Mapping[str, Any] | None = None  # the same for `custom_backward`
         self.window = Window()
         self.stepped = False
         self.for_each_evaluation: list[Command] = []
@@ -303,7 +308,8 @@ class Training:
     def weigh_loss(self, share: float) -> None:
         """Give this batch a share, from 0, of the gradient of the accumulation window."""
         assert self._for_backward is not None
-        self._for_backward = self.window.weigh(self._for_backward, share)
+        weighed = self.window.weigh(self._for_backward, share)
+        self._for_backward = weighed if self.custom_backward is None else self._for_backward  # which weighs gradients
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Call this function when this call of `run` ends, however it ends. The latest is called first."""
@@ -317,7 +323,8 @@ class Training:
         """
         if not self.loss_checked:
             check_loss(loss)
-            check_depends(loss, self.parameters)
+            if self.custom_backward is None:
+                check_depends(loss, self.parameters)
             self.loss_checked = True
 
     @property
@@ -353,8 +360,9 @@ class Training:
 
     def own_generators(self) -> list[Layer]:
         """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
-        functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
-        return generators_of(**self._roots(), **functions, model=self.model, **dict(own_parts(self.evaluations)))
+        ours = {"forward": self.custom_forward, "backward": self.custom_backward, "split": self._split}
+        parts = {**ours, "loss": self.loss_fn, "model": self.model, **dict(own_parts(self.evaluations))}
+        return generators_of(**self._roots(), **parts)
 
     def _roots(self) -> dict[str, object]:
         """The data, by the beginnings of the paths of what they hold."""

@@ -78,21 +78,26 @@ class Window:
     the sum again before the next backward.
 
     Attributes:
-        share: of the batch under way, from 0.
+        share: of the batch under way, from 0; 0 if it has none.
+        weight: what the gradient of the batch under way is multiplied by: its share, or 1 if it has none.
         shares: the sum over the batches whose gradients wait for a step.
         divided_by: what those gradients were divided by; 1 while they are the sum.
         batches: how many batches have added their gradients since the last zero, in this call of `run`.
     """
 
     def __init__(self) -> None:
-        self.share = 0.0
         self.shares = 0.0
         self.divided_by = 1.0
         self.batches = 0
+        self.begin_batch()
+
+    def begin_batch(self) -> None:
+        """Forget the share of a batch that was left out."""
+        self.share, self.weight = 0.0, 1.0
 
     def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
         """The loss of the batch under way, times its share."""
-        self.share = share
+        self.share = self.weight = share
         return loss * share
 
     def undo_mean(self, gradients: Sequence[torch.Tensor]) -> None:
@@ -104,7 +109,7 @@ class Window:
     def add(self) -> None:
         """Add the share of the batch under way, after its backward."""
         self.shares += self.share
-        self.share = 0.0
+        self.begin_batch()
         self.batches += 1
 
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
@@ -115,7 +120,8 @@ class Window:
 
     def clear(self) -> None:
         """Start a new window, after zero."""
-        self.share, self.shares, self.divided_by, self.batches = 0.0, 0.0, 1.0, 0
+        self.shares, self.divided_by, self.batches = 0.0, 1.0, 0
+        self.begin_batch()
 
     def state(self) -> list[float]:
         return [self.shares, self.divided_by]

@@ -31,16 +31,21 @@ from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
 from ..worlds.registry import handler_of, is_registered
-from . import handlers  # noqa: F401  importing it registers them
+from . import (
+    closures,
+    handlers,  # noqa: F401  importing it registers them
+    own_backward,
+)
 from .advice import log_summary_once, warn_of_sum
+from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
-from .closures import why_not
 from .evaluations import Valid
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
+from .own_backward import Backward
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -84,6 +89,10 @@ class Supervised(Stepping, Checkpointable):
         numbers: by name, numbers of your own, which are hyper-parameters like those of the optimizer: `{"kl": 0.0}` is
             set by schedule(kl=…) or Transition(hyper={"kl": …}) at BATCH_BEGIN, and read in the loss or in `forward` as
             work.numbers["kl"]; logged, replayed, saved.
+        backward: of (loss, parameters), in place of loss.backward(): it adds to the `.grad` of the parameters, those of
+            the optimizer that require a gradient, and returns nothing. Of a loss by parts it is given the mapping,
+            whose parts may be tensors of several elements then, such as the loss of each sample (only scalars are
+            measured). It sees this batch alone; what it adds is weighed by `accumulate` and scaled afterwards.
         closure: whether `step` is given a closure although its signature does not demand one, as for SAM; one that
             demands it (LBFGS) is given it anyway. The closure evaluates the batch again, and the evaluation that was
             made before the step counts only while no parameter and no gradient has changed since.
@@ -153,8 +162,11 @@ class Supervised(Stepping, Checkpointable):
         grad_in_valid: bool = False,
         numbers: Mapping[str, float] | None = None,
         closure: bool = False,
+        backward: Backward | None = None,
     ) -> None:
         check_bool("closure", closure)
+        if backward is not None:
+            check_call("backward", backward, "loss", "parameters")
         super().__init__(
             *(model, optimizer, loss_fn, train, valid),
             metrics=metrics,
@@ -166,6 +178,7 @@ class Supervised(Stepping, Checkpointable):
             ahead=ahead,
             closure=closure,
             numbers=numbers,
+            backward=backward,
         )
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
@@ -244,7 +257,8 @@ class Supervised(Stepping, Checkpointable):
         return is_registered(kind)
 
     def refuses(self, kind: type[Command]) -> str:
-        return why_not(kind) if self.gives_closure else ""
+        of_closure = closures.why_not(kind) if self.gives_closure else ""
+        return of_closure or ("" if self.custom_backward is None else own_backward.why_not(kind))
 
     def snapshot(self) -> Snapshot:
         return Snapshot.of(self, (self._batches, self._batches_fetched))
