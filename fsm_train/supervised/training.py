@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,23 +36,8 @@ from .numbers import check_numbers, set_own
 from .own_backward import Backward
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
+from .whole_step_protocol import WholeStep
 from .window import Gradients, Window
-
-
-class WholeStep(Protocol):
-    """A compiled or captured training step: forward, loss, backward, step and zero in one call."""
-
-    def can_run(self) -> bool:
-        """Whether the batch under way can be trained with it."""
-        ...
-
-    def run(self) -> torch.Tensor:
-        """Train on the batch under way, and set `output`. The detached loss, a scalar."""
-        ...
-
-    def mark_stale(self) -> None:
-        """Note that a command was carried out or a hyper-parameter set, after which the step may be outdated."""
-        ...
 
 
 class Training:
