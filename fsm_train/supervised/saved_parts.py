@@ -28,7 +28,7 @@ from .inventory import Found, inventory, notes_of
 from .joint_optimizer import JointOptimizer, each_of, other_names
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
-from .optimizer_state import load_exactly
+from .optimizer_state import load_exactly, unsaved_within
 from .own_states import states_loaded
 from .param_groups import Members
 from .saved_shape import check_shape
@@ -47,6 +47,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     generators = work.own_generators()
     paths = {id(layer.part): layer.path for layer in generators}
     sources, sources_at_start, unsafe = _changes(work, has_place=place is not None)
+    optimizer = work.optimizer.state_dict()
     items = inventory(
         Found(
             modules=tuple(work.modules),
@@ -59,6 +60,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
             unsaved_metrics=tuple(unsaved_metrics),
             place="the generators at the epoch's start" if place is None else "the loader",
             inexact=(*filter(None, [trouble]), *inexact(work.train, state, has_place=place is not None)),
+            within=tuple(unsaved_within(work.optimizer, optimizer, work.extra.values())),
         )
     )
     carried = work.carried_over
@@ -67,7 +69,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
         "modules": modules,
-        "optimizer": work.optimizer.state_dict(),
+        "optimizer": optimizer,
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),

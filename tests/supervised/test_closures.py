@@ -21,11 +21,13 @@ from fsm_train import (
     WorkloadError,
     extend,
     on,
+    restore,
     run,
     start,
 )
 from fsm_train.callbacks import (
     accumulate,
+    checkpoint,
     clip_grad_norm,
     compile_step,
     mixed_precision,
@@ -284,6 +286,88 @@ def test_bfloat16_is_that_of_every_evaluation() -> None:
 
     assert set(types) == {torch.bfloat16}
     assert len(types) > len(BATCHES)
+
+
+# ----------------------------------------------------------------- an optimizer within an optimizer
+
+
+class PublishedSam(torch.optim.Optimizer):
+    """In the form that most use: around another optimizer, whose state is not in its state_dict."""
+
+    def __init__(self, parameters: Any, base: Any, rho: float = 0.05, **settings: Any) -> None:
+        super().__init__(parameters, {"rho": rho, **settings})
+        self.base_optimizer = base(self.param_groups, **settings)
+        self.param_groups = self.base_optimizer.param_groups
+
+    def first_step(self, zero_grad: bool = False) -> None:
+        norm = torch.stack([p.grad.norm() for group in self.param_groups for p in group["params"]]).norm()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["old_p"] = p.data.clone()
+                p.add_(p.grad * group["rho"] / (norm + 1e-12))
+        if zero_grad:
+            self.zero_grad()
+
+    def second_step(self, zero_grad: bool = False) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data = self.state[p]["old_p"]
+        self.base_optimizer.step()
+        if zero_grad:
+            self.zero_grad()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.first_step(zero_grad=True)
+        torch.enable_grad()(closure)()
+        self.second_step()
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        super().load_state_dict(state_dict)
+        self.base_optimizer.param_groups = self.param_groups
+
+
+def published(extra: bool) -> Supervised:
+    model = Counting()
+    optimizer = PublishedSam(model.parameters(), torch.optim.SGD, lr=0.05, momentum=0.9)
+    within = {"base_optimizer": optimizer.base_optimizer} if extra else {}
+    return Supervised(model, optimizer, MSE, BATCHES, closure=True, extra=within)
+
+
+def test_published_sam_is_the_loop_by_hand() -> None:
+    """Its two halves share the groups with the optimizer within, so that a rate is set in both."""
+    plain = Counting()
+    optimizer = PublishedSam(plain.parameters(), torch.optim.SGD, lr=0.05, momentum=0.9)
+    torch.manual_seed(7)
+    for i, (inputs, target) in enumerate(BATCHES):
+        optimizer.param_groups[0]["lr"] = 0.05 * step(2, 0.5)(i)
+        MSE(plain(inputs), target).backward()
+        with torch.no_grad():
+            optimizer.first_step(zero_grad=True)
+        MSE(plain(inputs), target).backward()
+        with torch.no_grad():
+            optimizer.second_step(zero_grad=True)
+
+    work = published(extra=False)
+    torch.manual_seed(7)
+    run(start(work, epochs=1), [schedule(lr=step(2, 0.5))])
+
+    assert same_weights(work.model, plain)
+
+
+def test_what_an_optimizer_within_keeps_is_saved_or_said(tmp_path: Path) -> None:
+    """A note names it, with what to give; given so, the training goes on exactly."""
+    undisturbed = published(extra=True)
+    run(start(undisturbed, epochs=2, seed=0), [schedule(lr=step(2, 0.5))])
+    _, work = killed_and_resumed(lambda: published(extra=True), tmp_path, 6, [schedule(lr=step(2, 0.5))])
+    assert same_weights(work.model, undisturbed.model)
+
+    run(start(published(extra=False), epochs=1, seed=0), [checkpoint(tmp_path / "bare")])
+    (note,) = restore(tmp_path / "bare", published(extra=False)).notes
+    assert note == (
+        "the base_optimizer of the PublishedSam, an SGD: its state is not in the state_dict of the optimizer; give the "
+        "workload extra={'base_optimizer': optimizer.base_optimizer}"
+    )
 
 
 # ------------------------------------------------------------------------------ when it counts
