@@ -358,7 +358,7 @@ class NoteBatchStarts(_LeavesOptimizer):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Create the scheduler of this name if there is none: `make` makes it of the optimizer.
+    """Create the scheduler of this name if there is none: `make` makes it of the optimizer, or of the one of that name.
 
     >>> import torch
     >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name
@@ -367,6 +367,7 @@ class UseScheduler(Command):
 
     name: str
     make: Callable[[Any], Any]
+    optimizer: str | None = None
 
 
 @attrs.frozen

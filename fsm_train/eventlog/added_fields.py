@@ -18,6 +18,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "Kept": ("before",),
     "SaveCheckpoint": ("monitor", "mode", "by"),
     "UpdateAverage": ("decay",),
+    "UseScheduler": ("optimizer",),
 }
 """By the name of a record, the fields that it did not have in its first version."""
 

@@ -115,4 +115,4 @@ def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
         return False
     if one.is_sparse:
         one, other = one.to_dense(), other.to_dense()
-    return bool(((one == other) | ((one != one) & (other != other))).all())
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())

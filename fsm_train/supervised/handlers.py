@@ -17,7 +17,7 @@ from ..worlds.registry import carries_out_by_default
 from .averages import Average, refit_batch_norm
 from .closures import refuse_scaler
 from .compilation import compiled_step
-from .joint_optimizer import each_of
+from .joint_optimizer import each_of, named_optimizer
 from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
 from .modules import Modes
@@ -237,9 +237,10 @@ def note_batch_starts(work: Training, command: c.NoteBatchStarts) -> None:
 def use_scheduler(work: Training, command: c.UseScheduler) -> None:
     if command.name not in work.carried_over.schedulers:
         before = work.hyper()
-        scheduler = command.make(work.optimizer)
-        of = getattr(scheduler, "optimizer", work.optimizer)
-        if not any(of.param_groups is each.param_groups for each in each_of(work.optimizer).values()):
+        given = work.optimizer if command.optimizer is None else named_optimizer(work.optimizer, command.optimizer)
+        scheduler = command.make(given)
+        of = getattr(scheduler, "optimizer", given)
+        if of is not given and not any(of.param_groups is each.param_groups for each in each_of(given).values()):
             raise WorkloadError(
                 f"the {type(scheduler).__name__} of {command.name!r} is one of another optimizer, so it would set "
                 "nothing here: let make use what it is given, as in lambda optimizer: StepLR(optimizer, 30)"

@@ -103,6 +103,20 @@ def each_of(optimizer: AnyOptimizer) -> Mapping[str, Optimizer]:
     return optimizer.optimizers if isinstance(optimizer, JointOptimizer) else {"": optimizer}
 
 
+def named_optimizer(optimizer: AnyOptimizer, name: str) -> Optimizer:
+    """The one of this name.
+
+    Raises:
+        WorkloadError: there is none.
+    """
+    there = each_of(optimizer)
+    if not name or name not in there:
+        raise WorkloadError(
+            f"this training has no optimizer {name!r}: {_several(tuple(there), 'there are') or 'it has one alone'}"
+        )
+    return there[name]
+
+
 def has_gradients(optimizer: Optimizer) -> bool:
     """Whether one of its parameters has a gradient."""
     return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])

@@ -16,12 +16,14 @@ from torch.optim import SGD, Adam, AdamW, Muon, SparseAdam
 from fsm_train import (
     Callback,
     Command,
+    Flag,
     Phase,
     State,
     Supervised,
     Transition,
     WorkloadError,
     carries_out,
+    describe,
     extend,
     find_lr,
     on,
@@ -152,6 +154,24 @@ def test_killed_and_resumed_they_go_on_exactly(kind: str, tmp_path: Path) -> Non
 
     assert same_weights(work.model, undisturbed.model)
     assert resumed.hyper == final.hyper
+
+
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_suspended_in_the_middle_of_a_window_they_go_on_exactly(kind: str) -> None:
+    """In the same process, with the same objects."""
+    _, callbacks = TRAININGS[kind]
+    whole, parted = work_of(), work_of()
+    run(start(whole, epochs=2, seed=0), callbacks)
+
+    @on(Phase.BATCH_END)
+    def leave(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == 3 else None
+
+    left = run(start(parted, epochs=2, seed=0), [*callbacks, leave])
+    assert left.phase is Phase.SUSPENDED
+    run(left, [*callbacks, leave])
+
+    assert same_weights(parted.model, whole.model)
 
 
 def test_a_finished_training_goes_on() -> None:
@@ -535,6 +555,47 @@ def test_a_scheduler_of_torch_takes_one_of_them() -> None:
     assert final.hyper["lr"] == (0.02 * 0.25, 1e-3, 3e-3)
     with pytest.raises(WorkloadError, match="the StepLR of 'torch_scheduler' is one of another optimizer"):
         run(start(work_of(), epochs=1), [torch_scheduler(lambda _: make({"muon": one(network())}))])
+
+
+def step_lr(rate: float) -> Callable[[Any], Any]:
+    return lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, rate)
+
+
+def test_each_has_its_own_scheduler_of_torch(tmp_path: Path) -> None:
+    """One callback makes and steps them all; by hand, and killed and resumed, the same."""
+    plain = network()
+    optimizers = muon_and_adamw(plain)
+    schedulers = [step_lr(0.5)(optimizers["muon"]), step_lr(0.9)(optimizers["adamw"])]
+    for inputs, target in BATCHES * 2:
+        CROSS_ENTROPY(plain(inputs), target).backward()
+        for each in (*optimizers.values(), *schedulers):
+            each.step()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+
+    both = torch_scheduler({"muon": step_lr(0.5), "adamw": step_lr(0.9)})
+    final, work = killed_and_resumed(work_of, tmp_path, 5, [both])
+
+    assert same_weights(work.model, plain)
+    assert final.hyper["lr"] == tuple(rate for each in schedulers for rate in each.get_last_lr())
+
+
+def test_schedulers_of_several_are_checked() -> None:
+    """What is no function is refused at once, a name that is not there at SETUP; lengths are compared with the plan."""
+    for wrong in ({}, {"muon": 0.5}):
+        with pytest.raises(TypeError, match="of several optimizers one each, by name"):
+            torch_scheduler(wrong)  # type: ignore[arg-type]
+    with pytest.raises(
+        WorkloadError, match="this training has no optimizer 'lion': there are several, 'muon' and 'adamw'"
+    ):
+        run(start(work_of(), epochs=1), [torch_scheduler({"lion": step_lr(0.5)})])
+    with pytest.raises(WorkloadError, match="this training has no optimizer 'muon': it has one alone"):
+        run(start(work_of(one), epochs=1), [torch_scheduler({"muon": step_lr(0.5)})])
+
+    long = {"muon": lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 500)}
+    assert "CosineAnnealingLR(T_max=500) needs 500 steps" in describe(
+        [torch_scheduler(long)], start(work_of(), epochs=1)
+    )
 
 
 def test_a_length_is_not_asked_of_groups_that_are_anothers() -> None:
