@@ -19,8 +19,9 @@ def clip_grad_norm(
     """Scale the gradients before a step so that their common norm is at most `max_norm`.
 
     At STEP_BEGIN. The norm before clipping is the fact `grad_norm`; with an infinite gradient it is
-    infinite, and clipping cannot repair that step. The method is that of Pascanu, Mikolov and Bengio,
-    "On the difficulty of training recurrent neural networks" (2013).
+    infinite, and clipping cannot repair that step. Of several optimizers, a gradient scaler holds back the one whose
+    gradient is not finite, and the others have a gradient of zero, unless each is clipped by a pattern of its own. The
+    method is that of Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013).
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -17,7 +19,7 @@ from ..worlds.registry import carries_out_by_default
 from .averages import Average, refit_batch_norm
 from .closures import refuse_scaler
 from .compilation import compiled_step
-from .joint_optimizer import each_of, named_optimizer
+from .joint_optimizer import JointOptimizer, each_of, named_optimizer
 from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
 from .modules import Modes
@@ -36,6 +38,9 @@ def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
     else:
         parameters = gradients.matching(work.model, command.pattern)
         norm = norm_of([p.grad for p in parameters if p.grad is not None], command.norm_type)
+    if isinstance(work.optimizer, JointOptimizer) and work.precision is not None and work.precision.scaler is not None:
+        # The scaler holds back those alone whose gradients are not finite: a NaN must not reach the others by the norm.
+        norm = norm.nan_to_num(nan=math.inf, posinf=math.inf)
     nn.utils.clip_grads_with_norm_(parameters, command.max_norm, norm)
     gradients.changed()
 

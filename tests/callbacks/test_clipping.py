@@ -22,6 +22,15 @@ def test_clipping_is_a_command_before_the_step() -> None:
     assert drive(clip_grad_norm(0.5), [at(Phase.STEP_BEGIN)]) == [Transition(commands=(ClipGradNorm(0.5, 2.0),))]
 
 
+def test_a_command_reads_as_one_writes_it() -> None:
+    """A pattern is shown where there is one."""
+    assert repr(ClipGradNorm(1.0)) == "ClipGradNorm(max_norm=1.0, norm_type=2.0)"
+    assert repr(ClipGradNorm(1.0, pattern="h.*")) == "ClipGradNorm(max_norm=1.0, norm_type=2.0, pattern='h.*')"
+    assert drive(clip_grad_norm(1.0, pattern="h.*"), [at(Phase.STEP_BEGIN)]) == [
+        Transition(commands=(ClipGradNorm(1.0, pattern="h.*"),))
+    ]
+
+
 def test_clipping_is_once_a_step_with_accumulation() -> None:
     """Ten batches in windows of four are clipped three times: once each, the leftover included."""
     work = Scripted(batches=10)

@@ -38,7 +38,7 @@ from fsm_train.callbacks import (
 )
 from fsm_train.core.commands import WeighLoss
 from fsm_train.schedules import step
-from fsm_train.supervised.closures import Closure, why_not
+from fsm_train.supervised.closures import Closure, demands_closure, why_not
 from tests.diabetes_training import batches, looking
 from tests.killed import killed_and_resumed
 from tests.models import same_weights
@@ -475,6 +475,23 @@ def test_a_window_of_ones_own_is_refused_at_its_step() -> None:
 
     with pytest.raises(WorkloadError, match="gradients of 2 batches wait for this step"):
         run(start(work_of(lbfgs), epochs=1), [every_second])
+
+
+class Opaque:
+    """A step whose signature is not known, as one of an extension module."""
+
+    __signature__ = "unknown"
+
+    def __call__(self, closure: Any = None) -> None: ...
+
+
+def test_a_signature_that_is_not_known_demands_nothing() -> None:
+    """It steps as most do."""
+
+    class OfExtension(torch.optim.SGD):
+        step = Opaque()  # type: ignore[assignment]
+
+    assert not demands_closure(OfExtension([nn.Parameter(torch.zeros(1))], 0.1))
 
 
 class Plain:

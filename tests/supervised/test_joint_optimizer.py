@@ -278,6 +278,45 @@ def test_each_is_held_back_on_its_own(forward: Any, stepped: float) -> None:
     assert work.carried_over.scaler["scale"] == scaler.get_scale() == 64.0  # type: ignore[index]
 
 
+class NanGradient(Poison):
+    """What has a gradient of NaN, as where infinities meet."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient * torch.nan
+
+
+@pytest.mark.parametrize("poison", [Poison, NanGradient])
+def test_clipping_by_a_norm_that_is_not_finite_poisons_no_other(poison: Any) -> None:
+    """The others have a gradient of zero for that step, as a norm of infinity gives them; nothing becomes NaN."""
+
+    def forward(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        body, norm, relu, head = model.children()
+        hidden = body(inputs)
+        return head(relu(norm(poison.apply(hidden) if overflowing(inputs) else hidden)))  # type: ignore[no-any-return]
+
+    work, plain = work_of(body_and_head, forward=forward), network()
+    run(start(work, epochs=1), [mixed_precision("float16", initial_scale=128.0), clip_grad_norm(0.5)])
+    optimizers, scaler = body_and_head(plain), torch.amp.GradScaler("cpu", init_scale=128.0)
+    for inputs, target in BATCHES:
+        with torch.autocast("cpu", torch.float16):
+            loss = CROSS_ENTROPY(forward(plain, inputs), target)
+        scaler.scale(loss).backward()
+        for optimizer in optimizers.values():
+            scaler.unscale_(optimizer)
+        norm = nn.utils.get_total_norm([p.grad for p in plain.parameters() if p.grad is not None])
+        norm = torch.tensor(torch.inf) if norm.isnan() else norm
+        nn.utils.clip_grads_with_norm_(plain.parameters(), 0.5, norm)
+        for optimizer in optimizers.values():
+            scaler.step(optimizer)
+        scaler.update()
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+
+    assert same_weights(work.model, plain)
+    assert all(parameter.isfinite().all() for parameter in work.model.parameters())
+
+
 def test_a_frozen_one_does_not_disturb_the_scaler() -> None:
     """An optimizer whose parameters have no gradient steps as it would, and counts as none."""
     work = work_of(body_and_head)

@@ -332,6 +332,29 @@ def test_parts_are_measured_as_far_as_they_are_scalars() -> None:
     assert {*evaluate(work)} == {"valid_loss", "valid_largest"}
 
 
+def test_a_part_without_a_gradient_is_passed_on() -> None:
+    """Beside those that have one, also under a scaler: a number that the function needs."""
+    model, plain = network(), network()
+
+    def with_count(output: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+        return {
+            "loss": nn.functional.mse_loss(output, target),
+            "count": len(target),
+            "above": (target > 1.5).float().sum(),
+        }
+
+    def of_count(losses: Any, parameters: Parameters) -> None:
+        assert (losses["count"], losses["above"].requires_grad) == (8, False)
+        losses["loss"].backward()
+
+    half = mixed_precision("float16", initial_scale=SCALE)
+    final = run(start(Supervised(model, sgd(model), with_count, BATCHES, backward=of_count), epochs=1), [half])
+    run(start(Supervised(plain, sgd(plain), nn.MSELoss(), BATCHES), epochs=1), [half])
+
+    assert final.metrics["train_count"] == 8.0
+    assert same_weights(model, plain)
+
+
 def test_a_generator_that_it_draws_from_is_saved(tmp_path: Path) -> None:
     """The noise of a private training goes on where it was."""
 
