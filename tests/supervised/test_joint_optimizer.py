@@ -44,10 +44,13 @@ from fsm_train.callbacks import (
     torch_scheduler,
 )
 from fsm_train.schedules import cosine, step
+from fsm_train.supervised import handlers
+from fsm_train.supervised.compilation import CapturedStep, check_capturable
 from fsm_train.supervised.joint_optimizer import JointOptimizer
 from tests.diabetes_training import looking
 from tests.killed import killed_and_resumed
 from tests.models import digits, same_weights
+from tests.supervised.test_compilation import PretendedGraph
 
 IMAGES, TARGETS = digits(128).tensors
 BATCHES = list(zip(IMAGES.split(16), TARGETS.split(16), strict=True))
@@ -66,6 +69,12 @@ def muon_and_adamw(model: nn.Module) -> dict[str, torch.optim.Optimizer]:
         "muon": Muon([body.weight], lr=0.02, momentum=0.9),
         "adamw": AdamW([{"params": [body.bias, *norm.parameters()]}, {"params": head.parameters(), "lr": 3e-3}], 1e-3),
     }
+
+
+def two_sgd(model: nn.Module) -> dict[str, torch.optim.Optimizer]:
+    body, norm, _, head = model.children()
+    rest = [*norm.parameters(), *head.parameters()]
+    return {"a": SGD(body.parameters(), 0.1, momentum=0.9), "b": SGD(rest, 0.05, momentum=0.5)}
 
 
 def work_of(make: Callable[[nn.Module], Any] = muon_and_adamw, train: Any = BATCHES, **settings: Any) -> Supervised:
@@ -654,6 +663,33 @@ def test_compiled_steps_step_all() -> None:
 
     for ours, theirs in zip(compiled.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_captured_steps_step_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph has the steps of all, and is captured anew when a number of one of them changes."""
+    captured: list[CapturedStep] = []
+
+    def pretend(work: Supervised, mode: str, backend: str) -> CapturedStep:
+        captured.append(CapturedStep(work, PretendedGraph(work)))
+        return captured[0]
+
+    monkeypatch.setattr(handlers, "compiled_step", pretend)
+    decay = schedule(lr=step(1, 0.5), by="epoch", optimizer="a")
+    graph, eager = work_of(two_sgd), work_of(two_sgd)
+    run(start(graph, epochs=3), [compile_step("graph"), decay])
+    run(start(eager, epochs=3), [decay])
+
+    assert same_weights(graph.model, eager.model)
+    assert (captured[0].captures, captured[0].replays > 3) == (3, True)
+
+
+def test_an_optimizer_that_cannot_be_captured_is_named() -> None:
+    """The one of several, with what to write."""
+    model = network()
+    optimizers = {"a": SGD(model[0].parameters(), 0.1), "b": Adam(model[3].parameters(), 0.1)}
+
+    with pytest.raises(WorkloadError, match="Adam cannot be captured as it is: make it with capturable=True"):
+        check_capturable(JointOptimizer(optimizers))
 
 
 def test_it_says_what_it_is() -> None:
