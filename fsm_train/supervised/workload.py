@@ -31,14 +31,21 @@ from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
 from ..worlds.registry import handler_of, is_registered
-from . import handlers  # noqa: F401  importing it registers them
+from . import (
+    closures,
+    handlers,  # noqa: F401  importing it registers them
+    own_backward,
+)
 from .advice import log_summary_once, warn_of_sum
+from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
 from .evaluations import Valid
 from .failing import parts_after_failure
+from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
+from .own_backward import Backward
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -70,7 +77,8 @@ class Supervised(Stepping, Checkpointable):
 
     Args:
         model: its parameters are what the optimizer changes.
-        optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
+        optimizer: what has step, zero_grad, param_groups and state_dict. Or several by name, {"muon": …, "adamw": …},
+            that step together: in `state.hyper`, `lr` is then a tuple over the groups of all, and `muon.lr` is of one.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
@@ -78,6 +86,16 @@ class Supervised(Stepping, Checkpointable):
         forward: of (model, inputs), or of (model, inputs, target) if its third parameter has no default or is called
             target: the output, in training and validation. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
+        numbers: by name, numbers of your own, which are hyper-parameters like those of the optimizer: `{"kl": 0.0}` is
+            set by schedule(kl=…) or Transition(hyper={"kl": …}) at BATCH_BEGIN, and read in the loss or in `forward` as
+            work.numbers["kl"]; logged, replayed, saved.
+        backward: of (loss, parameters), in place of loss.backward(): it adds to the `.grad` of the parameters, those of
+            the optimizer that require a gradient, and returns nothing. Of a loss by parts it is given the mapping,
+            whose parts may be tensors of several elements then, such as the loss of each sample (only scalars are
+            measured). It sees this batch alone; what it adds is weighed by `accumulate` and scaled afterwards.
+        closure: whether `step` is given a closure although its signature does not demand one, as for SAM; one that
+            demands it (LBFGS) is given it anyway. The closure evaluates the batch again, and the evaluation that was
+            made before the step counts only while no parameter and no gradient has changed since.
 
     The data
 
@@ -120,14 +138,14 @@ class Supervised(Stepping, Checkpointable):
 
     Raises:
         WorkloadError: the parts do not fit together, or one of them is of another kind.
-        TypeError: metrics, measures or sensors are no mapping from names, or one of them is a class.
+        TypeError: metrics, measures, sensors or numbers are no mapping from names, or one of them is a class.
     """
 
     @takes_by_name
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike],
         loss_fn: LossFn,
         train: Iterable[Any],
         valid: Valid | None = None,
@@ -142,7 +160,13 @@ class Supervised(Stepping, Checkpointable):
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
         grad_in_valid: bool = False,
+        numbers: Mapping[str, float] | None = None,
+        closure: bool = False,
+        backward: Backward | None = None,
     ) -> None:
+        check_bool("closure", closure)
+        if backward is not None:
+            check_call("backward", backward, "loss", "parameters")
         super().__init__(
             *(model, optimizer, loss_fn, train, valid),
             metrics=metrics,
@@ -152,6 +176,9 @@ class Supervised(Stepping, Checkpointable):
             samples=samples,
             extra=extra,
             ahead=ahead,
+            closure=closure,
+            numbers=numbers,
+            backward=backward,
         )
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
@@ -217,6 +244,8 @@ class Supervised(Stepping, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
+        if command.each_evaluation and self.gives_closure:
+            self.for_each_evaluation.append(command)
         if command.changes_hyper is not False:
             self.read_parameters()
         if self.carried_over.weights and state.phase not in BATCH_PHASES:
@@ -226,6 +255,10 @@ class Supervised(Stepping, Checkpointable):
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)
+
+    def refuses(self, kind: type[Command]) -> str:
+        of_closure = closures.why_not(kind) if self.gives_closure else ""
+        return of_closure or ("" if self.custom_backward is None else own_backward.why_not(kind))
 
     def snapshot(self) -> Snapshot:
         return Snapshot.of(self, (self._batches, self._batches_fetched))
