@@ -1,0 +1,80 @@
+"""DQN: a memory that the policy fills, and a target network that follows softly."""
+
+import random
+from itertools import islice
+
+import torch
+from torch import nn
+
+from fsm_train import Supervised, run, start
+from fsm_train.callbacks import clip_grad_value
+from tests.situations.reinforce import Line
+
+TRICK = "the target network follows by a hook of the optimizer"
+
+
+class Memory:
+    """Batches of what the policy has met until then, one for each step in the world."""
+
+    def __init__(self, world, policy):
+        self.world, self.policy = world, policy
+
+    def __iter__(self):
+        memory, state = [], self.world.reset()
+        while True:
+            action = self.act(state)
+            after, reward, done = self.world.step(action)
+            memory.append((state, torch.tensor(action), after, torch.tensor(reward), torch.tensor(float(not done))))
+            state = self.world.reset() if done else after
+            if len(memory) >= 16:
+                yield [torch.stack(part) for part in zip(*random.sample(memory, 16), strict=True)]
+
+    def act(self, state):
+        if random.random() < 0.3:
+            return random.randrange(2)
+        with torch.no_grad():
+            return self.policy(state).argmax().item()
+
+
+def setup():
+    torch.manual_seed(0)
+    random.seed(0)
+    policy, target = (nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 2)) for _ in range(2))
+    target.load_state_dict(policy.state_dict())
+    return policy, target, torch.optim.AdamW(policy.parameters(), lr=1e-2), Memory(Line(), policy)
+
+
+@torch.no_grad()
+def follow(slow, fast):
+    for own, other in zip(slow.parameters(), fast.parameters(), strict=True):
+        own.lerp_(other, 0.05)
+
+
+def plain():
+    policy, target, optimizer, memory = setup()
+    for states, actions, after, rewards, goes_on in islice(memory, 40):
+        with torch.no_grad():
+            worth = rewards + 0.9 * goes_on * target(after).amax(dim=1)
+        values = policy(states).gather(1, actions[:, None])[:, 0]
+        loss = nn.functional.smooth_l1_loss(values, worth)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_value_(policy.parameters(), 1.0)
+        optimizer.step()
+        follow(target, policy)
+    return policy, target
+
+
+def machine():
+    policy, target, optimizer, memory = setup()
+
+    def difference(values, batch):
+        _, actions, after, rewards, goes_on = batch
+        with torch.no_grad():
+            worth = rewards + 0.9 * goes_on * target(after).amax(dim=1)
+        return nn.functional.smooth_l1_loss(values.gather(1, actions[:, None])[:, 0], worth)
+
+    optimizer.register_step_post_hook(lambda *_: follow(target, policy))
+    work = Supervised(policy, optimizer, difference, memory, split=lambda batch: (batch[0], batch))
+    run(start(work, max_steps=40), [clip_grad_value(1.0)])
+    return policy, target
