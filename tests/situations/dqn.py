@@ -1,16 +1,17 @@
 """DQN: a memory that the policy fills, and a target network that follows softly."""
 
+import copy
 import random
 from itertools import islice
 
 import torch
 from torch import nn
 
-from fsm_train import Supervised, run, start
-from fsm_train.callbacks import clip_grad_value
+from fsm_train import Supervised, run, start, weights
+from fsm_train.callbacks import clip_grad_value, ema
 from tests.situations.reinforce import Line
 
-TRICK = "the target network follows by a hook of the optimizer"
+TRICK = ""
 
 
 class Memory:
@@ -39,19 +40,13 @@ class Memory:
 def setup():
     torch.manual_seed(0)
     random.seed(0)
-    policy, target = (nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 2)) for _ in range(2))
-    target.load_state_dict(policy.state_dict())
-    return policy, target, torch.optim.AdamW(policy.parameters(), lr=1e-2), Memory(Line(), policy)
-
-
-@torch.no_grad()
-def follow(slow, fast):
-    for own, other in zip(slow.parameters(), fast.parameters(), strict=True):
-        own.lerp_(other, 0.05)
+    policy = nn.Sequential(nn.Linear(9, 16), nn.ReLU(), nn.Linear(16, 2))
+    return policy, torch.optim.AdamW(policy.parameters(), lr=1e-2), Memory(Line(), policy)
 
 
 def plain():
-    policy, target, optimizer, memory = setup()
+    policy, optimizer, memory = setup()
+    target = copy.deepcopy(policy)
     for states, actions, after, rewards, goes_on in islice(memory, 40):
         with torch.no_grad():
             worth = rewards + 0.9 * goes_on * target(after).amax(dim=1)
@@ -61,20 +56,22 @@ def plain():
         loss.backward()
         nn.utils.clip_grad_value_(policy.parameters(), 1.0)
         optimizer.step()
-        follow(target, policy)
-    return policy, target
+        with torch.no_grad():
+            for slow, fast in zip(target.parameters(), policy.parameters(), strict=True):
+                slow.lerp_(fast, 0.05)
+    return policy
 
 
 def machine():
-    policy, target, optimizer, memory = setup()
+    policy, optimizer, memory = setup()
 
     def difference(values, batch):
         _, actions, after, rewards, goes_on = batch
-        with torch.no_grad():
-            worth = rewards + 0.9 * goes_on * target(after).amax(dim=1)
+        with weights(work, "target"):
+            worth = rewards + 0.9 * goes_on * policy(after).amax(dim=1)
         return nn.functional.smooth_l1_loss(values.gather(1, actions[:, None])[:, 0], worth)
 
-    optimizer.register_step_post_hook(lambda *_: follow(target, policy))
     work = Supervised(policy, optimizer, difference, memory, split=lambda batch: (batch[0], batch))
-    run(start(work, max_steps=40), [clip_grad_value(1.0)])
-    return policy, target
+    follows = ema(0.95, initial=True, validate=False, name="target")
+    run(start(work, max_steps=40), [clip_grad_value(1.0), follows])
+    return policy

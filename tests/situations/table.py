@@ -19,9 +19,12 @@ HERE = Path(__file__).parent
 README = HERE.parents[1] / "examples" / "README.md"
 
 SITUATIONS = (
-    *("mnist", "vae", "super_resolution", "word_lm", "siamese"),
-    *("reinforce", "dqn"),
-    *("full_batch_graph", "nanogpt", "torchvision_reference", "hf_no_trainer", "distillation"),
+    *("mnist", "super_resolution", "vae", "diffusion", "word_lm", "nanogpt", "ctc", "full_batch_graph"),
+    *("torchvision_reference", "timm", "hf_no_trainer", "two_stages", "distillation", "multi_task", "k_fold"),
+    *("siamese", "simclr", "moco", "dino"),
+    *("reinforce", "dqn", "dpo"),
+    *("adversarial", "dann"),
+    *("profiler", "predictions"),
 )
 """The names of the modules, in the order of the table."""
 
