@@ -21,9 +21,9 @@ README = HERE.parents[1] / "examples" / "README.md"
 SITUATIONS = (
     *("mnist", "super_resolution", "vae", "diffusion", "word_lm", "nanogpt", "ctc", "full_batch_graph"),
     *("torchvision_reference", "timm", "hf_no_trainer", "two_stages", "distillation", "multi_task", "k_fold"),
-    *("siamese", "simclr", "moco", "dino"),
+    *("siamese", "simclr", "moco", "dino", "sparse_embeddings", "neural_style", "early_exit"),
+    *("continual", "curriculum", "adversarial", "dann", "gradnorm", "lookahead"),
     *("reinforce", "dqn", "dpo"),
-    *("adversarial", "dann"),
     *("profiler", "predictions"),
 )
 """The names of the modules, in the order of the table."""
