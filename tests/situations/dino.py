@@ -11,7 +11,7 @@ from fsm_train import Phase, Supervised, Transition, on, run, start, weights
 from fsm_train.commands import KeepAverage, UpdateAverage
 from tests.situations.simclr import Views
 
-TRICK = "forward changes the centre"
+TRICK = "the loss changes the centre"
 
 
 def setup():

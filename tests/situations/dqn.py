@@ -15,20 +15,34 @@ TRICK = ""
 
 
 class Memory:
-    """Batches of what the policy has met until then, one for each step in the world."""
+    """Batches of what the policy has met until then, one for each step in the world; saved with the training."""
 
     def __init__(self, world, policy):
-        self.world, self.policy = world, policy
+        self.world, self.policy, self.met = world, policy, []
+        world.reset()
 
     def __iter__(self):
-        memory, state = [], self.world.reset()
-        while True:
-            action = self.act(state)
-            after, reward, done = self.world.step(action)
-            memory.append((state, torch.tensor(action), after, torch.tensor(reward), torch.tensor(float(not done))))
-            state = self.world.reset() if done else after
-            if len(memory) >= 16:
-                yield [torch.stack(part) for part in zip(*random.sample(memory, 16), strict=True)]
+        return iter(self.batch, None)
+
+    def batch(self):
+        self.step()
+        while len(self.met) < 16:
+            self.step()
+        return [torch.stack(part) for part in zip(*random.sample(self.met, 16), strict=True)]
+
+    def step(self):
+        state = self.world.seen()
+        action = self.act(state)
+        after, reward, done = self.world.step(action)
+        self.met.append((state, torch.tensor(action), after, torch.tensor(reward), torch.tensor(float(not done))))
+        if done:
+            self.world.reset()
+
+    def state_dict(self):
+        return {"met": self.met}
+
+    def load_state_dict(self, saved):
+        self.met = saved["met"]
 
     def act(self, state):
         if random.random() < 0.3:

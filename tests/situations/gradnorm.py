@@ -58,11 +58,12 @@ class Balanced(nn.Module):
 
     def __init__(self, weights, optimizer, shared):
         super().__init__()
-        self.weights, self.optimizer, self.shared, self.first = weights, optimizer, [shared], None
+        self.weights, self.optimizer, self.shared = weights, optimizer, [shared]
+        self.register_buffer("first", torch.zeros(2))
 
     def forward(self, output, target):
         losses = losses_of(output, *target)
-        if self.first is None:
+        if not self.first.any():
             self.first = losses.detach()
         loss = (self.weights.detach().clone() * losses).sum()
         (self.weights.grad,) = torch.autograd.grad(

@@ -22,6 +22,10 @@ class Lookahead(torch.optim.Optimizer):
         for parameter in (p for group in self.param_groups for p in group["params"]):
             self.state[parameter]["slow"] = parameter.detach().clone()
 
+    def load_state_dict(self, saved):
+        self.base.load_state_dict(saved)
+        self.param_groups, self.state = self.base.param_groups, self.base.state
+
     @torch.no_grad()
     def step(self, closure=None):
         loss = self.base.step(closure)

@@ -10,7 +10,7 @@ from fsm_train import Supervised, run, start, weights
 from fsm_train.callbacks import ema
 from tests.situations.simclr import Views
 
-TRICK = "forward changes the queue"
+TRICK = "`forward` changes the queue"
 
 
 def setup():

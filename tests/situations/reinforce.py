@@ -18,6 +18,12 @@ class Line:
         self.place, self.time = 4, 0
         return self.seen()
 
+    def state_dict(self):
+        return {"place": self.place, "time": self.time}
+
+    def load_state_dict(self, saved):
+        self.place, self.time = saved["place"], saved["time"]
+
     def seen(self):
         return nn.functional.one_hot(torch.tensor(self.place), 9).float()
 

@@ -8,7 +8,7 @@ from torch import nn
 from fsm_train import Supervised, run, start
 from fsm_train.callbacks import clip_grad_norm
 
-TRICK = "the hidden state travels with the batches"
+TRICK = "`forward` keeps the hidden state"
 
 
 class WordModel(nn.Module):
@@ -48,28 +48,28 @@ def plain():
     return model
 
 
-class Carried:
-    """The windows of a text, each with a place for the state, which an epoch begins without."""
+class Carrying:
+    """Calls the model with the state after the window before; the state is saved with the training."""
 
-    def __init__(self, windows):
-        self.windows = windows
+    state = None
 
-    def __iter__(self):
-        carried = {"state": None}
-        for text, target in self.windows:
-            yield (text, carried), target
+    def __call__(self, model, inputs):
+        text, begins = inputs
+        output, state = model(text, None if begins else self.state)
+        self.state = [part.detach() for part in state]
+        return output
 
+    def state_dict(self):
+        return {"state": self.state}
 
-def carry_on(model, inputs):
-    text, carried = inputs
-    output, state = model(text, carried["state"])
-    carried["state"] = [part.detach() for part in state]
-    return output
+    def load_state_dict(self, saved):
+        self.state = saved["state"]
 
 
 def machine():
     model, optimizer, windows = setup()
-    count = lambda inputs, target: len(target)
-    work = Supervised(model, optimizer, cross_entropy, Carried(windows), forward=carry_on, samples=count)
+    carrying = Carrying()
+    batches = [((text, number == 0), target) for number, (text, target) in enumerate(windows)]
+    work = Supervised(model, optimizer, cross_entropy, batches, forward=carrying, extra={"state": carrying})
     run(start(work, epochs=2), [clip_grad_norm(0.25)])
     return model
