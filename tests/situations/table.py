@@ -24,6 +24,7 @@ SITUATIONS = (
     *("siamese", "simclr", "moco", "dino", "sparse_embeddings", "neural_style", "early_exit"),
     *("continual", "curriculum", "adversarial", "dann", "gradnorm", "lookahead", "maml"),
     *("forward_forward", "ensemble", "population", "time_budget"),
+    *("dcgan", "wgan_gp", "darts"),
     *("reinforce", "actor_critic", "ppo", "dqn", "dpo", "pruning", "quantization"),
     *("profiler", "predictions"),
 )
