@@ -86,9 +86,9 @@ def test_it_is_resumed_exactly(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     """Killed in the middle, it ends with the same weights by objects that are all new; the log is replayed."""
     log = tmp_path / "run.jsonl"
 
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == 7 else None
+    @on(Phase.BATCH_END, memory=0)
+    def leave(state: State, batches: int) -> Transition:
+        return Transition(memory=batches + 1, flags=Flag.SUSPEND if batches == 6 else Flag.NONE)
 
     def until_killed(state: State, callbacks: Any = ()) -> State:
         assert run(state, [*callbacks, checkpoint(tmp_path / "saved"), leave], log=log).phase is Phase.SUSPENDED
@@ -99,6 +99,7 @@ def test_it_is_resumed_exactly(name: str, tmp_path: Path, monkeypatch: pytest.Mo
         consulted = [*callbacks, checkpoint(tmp_path / "saved"), leave]
         torch.manual_seed(99)
         final = run(restore(tmp_path / "saved", state.workload), consulted, log=log)
+        assert final.phase is Phase.DONE
         assert final.notes == ()
         assert replay(log, consulted).ok
         return final
