@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from itertools import islice
 
 import torch
 from torch import nn
@@ -15,15 +16,26 @@ TEXT = torch.tensor(list(inspect.getsource(inspect).encode()))
 
 
 class Windows:
-    """Random windows of a text, and the same one character on: without end, or so many batches."""
+    """Random windows of a text, and the same one character on: without end, or so many batches.
 
-    def __init__(self, text, batches=10**9):
+    One does not depend on those before: that it has a state, in which there is nothing, says so.
+    """
+
+    def __init__(self, text, batches=None):
         self.text, self.batches = text, batches
 
     def __iter__(self):
-        for _ in range(self.batches):
-            at = torch.randint(len(self.text) - 16, (8, 1)) + torch.arange(16)
-            yield self.text[at], self.text[at + 1]
+        return islice(iter(self.draw, None), self.batches)
+
+    def draw(self):
+        at = torch.randint(len(self.text) - 16, (8, 1)) + torch.arange(16)
+        return self.text[at], self.text[at + 1]
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, saved):
+        """It goes on with the next batch."""
 
 
 class GPT(nn.Module):

@@ -33,16 +33,21 @@ class Line:
 
 
 class Episodes:
-    """Without end: what was seen, what was done, and the discounted sums of what it paid from there on."""
+    """Without end: what was seen, what was done, and the discounted sums of what it paid from there on.
+
+    Each begins anew, so that there is no place to be saved: that it has a state says so, and none is played again.
+    """
 
     def __init__(self, world, policy):
         self.world, self.policy = world, policy
 
     def __iter__(self):
-        while True:
-            states, actions, rewards = zip(*self.steps(), strict=True)
-            returns = [sum(0.95**n * later for n, later in enumerate(rewards[at:])) for at in range(len(rewards))]
-            yield torch.stack(states), (torch.stack(actions), torch.tensor(returns))
+        return iter(self.episode, None)
+
+    def episode(self):
+        states, actions, rewards = zip(*self.steps(), strict=True)
+        returns = [sum(0.95**n * later for n, later in enumerate(rewards[at:])) for at in range(len(rewards))]
+        return torch.stack(states), (torch.stack(actions), torch.tensor(returns))
 
     def steps(self):
         state, done = self.world.reset(), False
@@ -52,6 +57,12 @@ class Episodes:
             after, reward, done = self.world.step(action)
             yield state, action, reward
             state = after
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, saved):
+        """It goes on with the next episode."""
 
 
 def policy_gradient(logits, done):

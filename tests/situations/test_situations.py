@@ -78,9 +78,6 @@ class KilledError(Exception):
     pass
 
 
-# Endless data are wound, which is slow, and can be wrong where a batch depends on those before; here none does.
-@pytest.mark.filterwarnings("ignore:to continue in the middle of an epoch:RuntimeWarning")
-@pytest.mark.filterwarnings("ignore:the .* draws random numbers while it is read:RuntimeWarning")
 @pytest.mark.parametrize("name", [name for name in SITUATIONS if hasattr(situation(name), "run")])
 def test_it_is_resumed_exactly(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle, it ends with the same weights by objects that are all new; the log is replayed."""
