@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from math import exp
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,18 +37,30 @@ class Streams:
     """A text as parallel streams, in windows: each batch goes on where the one before stopped.
 
     The hidden state belongs to the pass: an epoch begins without one, and so does a validation,
-    which leaves that of the training alone even in the middle of an epoch.
+    which leaves that of the training alone even in the middle of an epoch. A checkpoint has it, with the place.
     """
 
     def __init__(self, text: Tensor, streams: int, window: int) -> None:
         used = (len(text) - 1) // (streams * window) * streams * window
         self.inputs = text[:used].view(streams, -1).split(window, dim=1)
         self.targets = text[1 : used + 1].view(streams, -1).split(window, dim=1)
+        self.place, self.carried = 0, Carried()
+        self.resumes = False
 
     def __iter__(self) -> Iterator[tuple[tuple[Tensor, Carried], Tensor]]:
-        carried = Carried()
-        for inputs, target in zip(self.inputs, self.targets, strict=True):
-            yield (inputs, carried), target
+        if not self.resumes:
+            self.place, self.carried = 0, Carried()
+        self.resumes = False
+        while self.place < len(self):
+            self.place += 1
+            yield (self.inputs[self.place - 1], self.carried), self.targets[self.place - 1]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place, "state": self.carried.state}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.place, self.carried, self.resumes = saved["place"], Carried(), True
+        self.carried.state = saved["state"]
 
     def __len__(self) -> int:
         return len(self.inputs)

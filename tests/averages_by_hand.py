@@ -18,9 +18,13 @@ class By:
     every: int = 1
     start: int = 0
     warmup: bool = False
+    initial: bool = False
 
     def averaged(self, model: nn.Module) -> Averaged:
-        return Averaged(self, AveragedModel(model, use_buffers=self.buffers == "average"))
+        torchs = AveragedModel(model, use_buffers=self.buffers == "average")
+        if self.initial:
+            torchs.update_parameters(model)
+        return Averaged(self, torchs)
 
 
 @attrs.define

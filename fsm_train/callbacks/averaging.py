@@ -29,6 +29,7 @@ def ema(
     every: int = 1,
     start: int = 0,
     warmup: bool = False,
+    initial: bool = False,
     validate: bool = True,
     name: str = "ema",
 ) -> Callback[int]:
@@ -59,6 +60,8 @@ def ema(
         warmup: whether the decay of update n, from 0, is at most (1 + n) / (10 + n), so that a young average soon
             forgets the first weights: as tf.train.ExponentialMovingAverage with num_updates, torch_ema, and
             diffusers' EMAModel without its use_ema_warmup, which is another formula.
+        initial: whether the average begins with the weights before the first step, copied at TRAIN_BEGIN, so that the
+            first step is averaged already: as timm's ModelEma, target networks, and the teachers of MoCo and BYOL.
         validate: whether the model has the average in validations and at the end. If not, it has its own weights there.
         name: of the callback, and of its average. "own" and "model" are what the weights without it are called.
 
@@ -71,11 +74,13 @@ def ema(
     check_count("every", every, least=1)
     check_count("start", start)
     check_bool("warmup", warmup)
+    check_bool("initial", initial)
     check_bool("validate", validate)
+    begins = (Phase.TRAIN_BEGIN,) if initial else ()
     exchanges = (Phase.VALID_BEGIN, Phase.VALID_END, Phase.SUSPEND, Phase.TRAIN_END) if validate else ()
 
     @on(
-        *(Phase.SETUP, Phase.STEP_END, *exchanges),
+        *(Phase.SETUP, *begins, Phase.STEP_END, *exchanges),
         memory=0,
         needs={"stepped"},
         commands=_COMMANDS if validate else _KEPT_BESIDE,
@@ -84,6 +89,8 @@ def ema(
         match state.phase:
             case Phase.SETUP:
                 return Transition(commands=(KeepAverage(name, decay, buffers),))
+            case Phase.TRAIN_BEGIN:  # comes again in a training that is extended
+                return None if updates else Transition(commands=(UpdateAverage(name),), memory=1)
             case Phase.STEP_END:
                 after_start = state.step - start
                 if not state.facts["stepped"] or after_start < 0 or after_start % every:

@@ -15,7 +15,6 @@ from torch import nn
 from ..checkpoints.writing import Parts, find_unsafe
 from ..core.errors import CheckpointError, FsmTrainError, WorkloadError
 from ..core.state import State
-from ..data.batches import number_of_batches
 from ..data.fingerprint import differences
 from ..data.generators import Generators, fits, order_generators
 from ..data.loaders import persistent_workers_running
@@ -86,7 +85,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "loader": place,
         "sources": sources.plain(),
         "loss": own_state(work.loss_fn) if _loss_has_state(work) else None,
-        "batches": number_of_batches(work.train),
+        "batches": _batches_when_made(work),
         "data": work.data_fingerprint,
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
@@ -244,7 +243,7 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
         yield f"extra {name!r}: it is in the checkpoint, and not brought back since the workload has none of this name"
     yield from numbers.differences(work.numbers, parts.get("numbers", {}))
-    batches = number_of_batches(work.train)
+    batches = _batches_when_made(work)
     if parts["batches"] != batches:
         yield f"the training data: it has {batches} batches an epoch, and had {parts['batches']}"
     if parts["loader"] is not None and not is_stateful(work.train):
@@ -260,6 +259,12 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
     devices, here = len(parts["generators"]["cuda"]), torch.cuda.device_count()
     if devices > here:
         yield f"the generators of CUDA: there were {devices} devices, and {here} are here"
+
+
+def _batches_when_made(work: Training) -> int | None:
+    """Those of an epoch, before a sampler was told of one, on which its length may depend."""
+    length: int | None = work.data_fingerprint.get("train", {}).get("length")
+    return length
 
 
 def _other_generators(work: Training, saved: Any) -> Iterator[str]:

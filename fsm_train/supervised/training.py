@@ -229,11 +229,11 @@ class Training:
         self.use_training_modes()
 
     def training_modes(self) -> dict[str, bool]:
-        """By name, whether each part of the model is in train mode when it is trained."""
+        """By name, whether each part of the model is in train mode when it is trained, and not frozen."""
+        frozen = self.frozen_parameters.batch_norms
         if self.model.training:
-            return {name: part.training for name, part in self.model.named_modules()}
-        in_eval = {*self._eval_parts, *self.frozen_parameters.batch_norms}
-        return {name: part not in in_eval for name, part in self.model.named_modules()}
+            return {name: frozen.get(part, part.training) for name, part in self.model.named_modules()}
+        return {name: frozen.get(part, part not in self._eval_parts) for name, part in self.model.named_modules()}
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.

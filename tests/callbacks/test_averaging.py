@@ -25,7 +25,7 @@ from fsm_train import (
 )
 from fsm_train.callbacks import ema, limit, mixed_precision, swa, validate_every
 from fsm_train.core.commands import FinishAverage, KeepAverage, UpdateAverage, UseAverage
-from fsm_train.testing import at, drive
+from fsm_train.testing import at, check_callback, drive
 from tests.diabetes_training import batches, looking, net, sgd, trained, weights_of, workload
 from tests.models import digits, network, same_weights, shuffled
 
@@ -66,6 +66,19 @@ def test_ema_follows_the_steps_and_is_in_for_each_validation() -> None:
         (END,),
         (FinishAverage("ema"),),
     ]
+
+
+def test_ema_begins_with_the_initial_weights_if_told_to() -> None:
+    """Once, where the training begins: an extended one goes on with its average."""
+    states = [at(Phase.SETUP), at(Phase.TRAIN_BEGIN), at(Phase.STEP_END, stepped=1.0), at(Phase.TRAIN_BEGIN)]
+
+    assert commands(ema(0.9, initial=True, validate=False), states) == [
+        (KeepAverage("ema", 0.9),),
+        (UpdateAverage("ema"),),
+        (UpdateAverage("ema"),),
+        (),
+    ]
+    check_callback(ema(0.9, initial=True), examples=20)
 
 
 def test_swa_takes_in_each_epoch_once() -> None:
@@ -109,6 +122,7 @@ def test_swa_takes_in_each_epoch_once() -> None:
         (lambda: ema(start=-1), "start=-1: it is a whole number from 0"),
         (lambda: ema(start=1.5), "start=1.5: it is a whole number from 0"),  # type: ignore[arg-type]
         (lambda: ema(warmup=2), "warmup=2: True or False"),  # type: ignore[arg-type]
+        (lambda: ema(initial=None), "initial=None: True or False"),  # type: ignore[arg-type]
         (lambda: ema(validate="no"), "validate='no': True or False"),  # type: ignore[arg-type]
         (lambda: swa(-1), "start_epoch=-1: it is a whole number from 0"),
     ],
@@ -123,7 +137,7 @@ def test_settings_are_recorded() -> None:
     """The name is that of the average, too."""
     slow, late = ema(0.5, name="slow"), swa(3)
 
-    others = {"buffers": "copy", "every": 1, "start": 0, "warmup": False, "validate": True}
+    others = {"buffers": "copy", "every": 1, "start": 0, "warmup": False, "initial": False, "validate": True}
     assert (slow.name, slow.params) == ("slow", {"decay": 0.5, **others})
     assert commands(slow, [at(Phase.SETUP)]) == [(KeepAverage("slow", 0.5),)]
     assert (late.name, late.params) == ("swa", {"start_epoch": 3})

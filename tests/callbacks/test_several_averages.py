@@ -99,6 +99,8 @@ SETTINGS = [
     By(buffers="average"),
     By(every=3, start=2),
     By(warmup=True, start=1),
+    By(initial=True),
+    By(warmup=True, initial=True, every=2),
     By(0.99, "average", every=2, start=3, warmup=True),
 ]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, find_lr, on, restore, run, start
 from fsm_train.callbacks import checkpoint
@@ -158,6 +158,30 @@ def test_what_is_not_as_it_was_is_said(
     assert [note for note in state.notes if sentence in note]
     assert sentence in caplog.text
     assert run(state, []).phase is Phase.DONE
+
+
+class Growing(Sampler[int]):
+    """A curriculum: so many samples as the epoch says."""
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return 64 * (2 + self.epoch)
+
+
+def test_a_sampler_that_grows_with_the_epochs_is_no_other_data(tmp_path: Path) -> None:
+    """Its length is compared with what it was before it was told of an epoch."""
+    growing = lambda: _over(DataLoader(diabetes(), 64, sampler=Growing()))
+    ended = run(start(growing(), epochs=2, seed=0), [checkpoint(tmp_path)])
+
+    assert ended.iteration == 2 + 3
+    assert restore(tmp_path, growing()).notes == ()
 
 
 # ---------------------------------------------------------------------- a loss with parameters

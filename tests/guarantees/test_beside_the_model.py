@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -33,6 +34,8 @@ from fsm_train import (
 )
 from fsm_train.callbacks import checkpoint, ema, freeze, restore_best, swa, weight_penalty
 from fsm_train.lr_finder import find_lr
+from tests.killed import killed_and_resumed
+from tests.models import same_weights
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
@@ -522,6 +525,18 @@ def test_frozen_batch_norm_stays_frozen_beside_a_prediction_and_swa() -> None:
 
     assert torch.equal(model[0].running_mean, before)
     assert model[1].num_batches_tracked == 3
+
+
+def test_frozen_batch_norm_learns_again_after_a_resume(tmp_path: Path) -> None:
+    """A checkpoint of a training in which it is frozen does not keep it so beyond the epoch that unfreezes it."""
+    callbacks = [freeze("0.*", until_epoch=1, train_bn=False)]
+    undisturbed = supervised(with_norm())
+    run(start(undisturbed, epochs=2, seed=0), callbacks)
+
+    _, resumed = killed_and_resumed(lambda: supervised(with_norm()), tmp_path, 2, callbacks)
+
+    assert resumed.model[0].num_batches_tracked == 3
+    assert same_weights(resumed.model, undisturbed.model)
 
 
 # ------------------------------------------------------------------------------- half precision

@@ -1,0 +1,74 @@
+"""A GAN of convolutions: the critic learns from a real and a generated batch, then the generator from the critic."""
+
+import attrs
+import torch
+from torch import nn
+
+from fsm_train import Command, Phase, Supervised, Transition, carries_out, on, run, start
+from tests.models import digits, shuffled
+
+TRICK = "a command steps the critic's optimizer"
+
+
+def setup():
+    torch.manual_seed(0)
+    generator = nn.Sequential(
+        *(nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 16, 4), nn.BatchNorm2d(16), nn.ReLU()),
+        *(nn.ConvTranspose2d(16, 1, 4, stride=2, padding=1), nn.Sigmoid(), nn.Flatten()),
+    )
+    critic = nn.Sequential(
+        *(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 16, 4, stride=2, padding=1), nn.BatchNorm2d(16), nn.LeakyReLU(0.2)),
+        *(nn.Conv2d(16, 1, 4), nn.Flatten(0)),
+    )
+    optimizers = [torch.optim.Adam(part.parameters(), lr=2e-4, betas=(0.5, 0.999)) for part in (generator, critic)]
+    return generator, critic, *optimizers, shuffled(digits())
+
+
+def looks(scores, real):
+    return nn.functional.binary_cross_entropy_with_logits(scores, torch.full_like(scores, real))
+
+
+def plain():
+    generator, critic, of_generator, of_critic, train = setup()
+    for _ in range(2):
+        for images, _ in train:
+            fake = generator(torch.randn(len(images), 8))
+            loss = looks(critic(images), 1.0) + looks(critic(fake.detach()), 0.0)
+            of_critic.zero_grad()
+            loss.backward()
+            of_critic.step()
+            loss = looks(critic(fake), 1.0)
+            of_generator.zero_grad()
+            loss.backward()
+            of_generator.step()
+    return generator, critic
+
+
+@attrs.frozen
+class TeachCritic(Command):
+    """Generate a batch, train the critic with it and the real one, and leave it in place of that."""
+
+
+def machine():
+    generator, critic, of_generator, of_critic, train = setup()
+
+    @carries_out(TeachCritic)
+    def teach(work, command):
+        fake = generator(torch.randn(len(work.inputs), 8))
+        loss = looks(critic(work.inputs), 1.0) + looks(critic(fake.detach()), 0.0)
+        of_critic.zero_grad()
+        loss.backward()
+        of_critic.step()
+        work.inputs = fake
+
+    @on(Phase.BATCH_BEGIN, commands={TeachCritic})
+    def critic_first(state):
+        return Transition(commands=(TeachCritic(),))
+
+    work = Supervised(
+        *(generator, of_generator, lambda scores, labels: looks(scores, 1.0), train),
+        forward=lambda generator, fake: critic(fake),
+        extra={"critic": critic, "critic's optimizer": of_critic},
+    )
+    run(start(work, epochs=2), [critic_first])
+    return generator, critic
