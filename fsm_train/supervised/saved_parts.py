@@ -130,6 +130,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     with states_loaded(_stateful_objects(work, parts)):
         _load_optimizer_and_modules(work, parts)
     work.window.load(parts["window"])
+    work.window.batches = state.pending
     work.numbers.update({name: n for name, n in parts.get("numbers", {}).items() if name in work.numbers})
     other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(

@@ -145,9 +145,9 @@ class Stepping(Validating):
         return self.stepped
 
     def _step_with_closure(self) -> None:
-        if self.window.batches > 1:
+        if self.window.batches > 1 or self._loss is None:  # there is none where the data are over
             raise WorkloadError(
-                f"gradients of {self.window.batches} batches wait for this step, but the optimizer evaluates one batch "
+                "gradients of earlier batches wait for this step, but the optimizer evaluates the batch under way "
                 "again, by a closure: skip no step without zeroing (Flag.SKIP_ZERO)"
             )
         parameters = dict.fromkeys(p for module in self.modules.values() for p in module.parameters())

@@ -82,7 +82,7 @@ class Window:
         weight: what the gradient of the batch under way is multiplied by: its share, or 1 if it has none.
         shares: the sum over the batches whose gradients wait for a step.
         divided_by: what those gradients were divided by; 1 while they are the sum.
-        batches: how many batches have added their gradients since the last zero, in this call of `run`.
+        batches: how many batches have added their gradients since the last zero.
     """
 
     def __init__(self) -> None:

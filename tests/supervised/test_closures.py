@@ -435,6 +435,29 @@ def test_sparse_gradients_are_compared_too() -> None:
     assert anew == [1.0, 2.0]
 
 
+class Picture(nn.Module):
+    """Pixels that are trained themselves, as in neural style transfer: there are no inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels = nn.Parameter(torch.zeros(4))
+
+    def forward(self, inputs: None) -> torch.Tensor:
+        return self.pixels
+
+
+def test_a_model_without_inputs_is_trained() -> None:
+    """What is under way is known by its loss, and not by its inputs."""
+    picture, style = Picture(), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    optimizer: Any = torch.optim.LBFGS(picture.parameters(), max_iter=4)
+    work = Supervised(
+        picture, optimizer, MSE, [(None, style)] * 3, forward=lambda model, inputs: model(inputs), samples=lambda *_: 1
+    )
+    run(start(work, epochs=2), [clip_grad_norm(10.0)])
+
+    assert torch.allclose(picture.pixels, style, atol=1e-3)
+
+
 # ------------------------------------------------------------------------------ what cannot go
 
 
@@ -466,15 +489,36 @@ def test_other_commands_can_go_with_a_closure() -> None:
     assert work.refuses(WeighLoss) == ""
 
 
-def test_a_window_of_ones_own_is_refused_at_its_step() -> None:
-    """The closure evaluates one batch, and gradients of others would be lost."""
+def skipping(*, batch: int) -> Callback[None]:
+    """Leaves out the step of this batch, and keeps its gradients."""
 
     @on(Phase.BACKWARD_END)
-    def every_second(state: State) -> Transition | None:
-        return Transition(flags=Flag.SKIP_STEP | Flag.SKIP_ZERO) if state.batch % 2 == 0 else None
+    def skip(state: State) -> Transition | None:
+        return Transition(flags=Flag.SKIP_STEP | Flag.SKIP_ZERO) if state.batch == batch else None
 
-    with pytest.raises(WorkloadError, match="gradients of 2 batches wait for this step"):
-        run(start(work_of(lbfgs), epochs=1), [every_second])
+    return skip
+
+
+@pytest.mark.parametrize("batch", [0, len(BATCHES) - 1])
+def test_a_window_of_ones_own_is_refused_at_its_step(batch: int) -> None:
+    """The closure evaluates the batch under way, and gradients of others would be lost; so would the last one's."""
+    with pytest.raises(WorkloadError, match="gradients of earlier batches wait for this step"):
+        run(start(work_of(lbfgs), epochs=1), [skipping(batch=batch)])
+
+
+def test_a_window_is_refused_over_a_resume_too(tmp_path: Path) -> None:
+    """Gradients that were saved are those of an earlier batch."""
+
+    @on(Phase.BATCH_END)
+    def leave(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == 1 else None
+
+    run(start(work_of(lbfgs), epochs=1, seed=0), [skipping(batch=0), leave, checkpoint(tmp_path)])
+    work = work_of(lbfgs)
+    state = restore(tmp_path, work)
+
+    with pytest.raises(WorkloadError, match="gradients of earlier batches wait for this step"):
+        run(state)
 
 
 class Opaque:
