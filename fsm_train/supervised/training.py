@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, Protocol
 
@@ -171,6 +171,8 @@ class Training:
         self.valid = valid
         self.data_fingerprint = fingerprint(**self._roots())
         self.sources_when_made = Sources.now(self.train)
+        self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
+        self._batches_fetched = 0  # of that pass
         self.epoch_start: EpochStart | None = None
         self.epoch_began = -1  # the iteration in which it was noted
 
