@@ -16,6 +16,7 @@ from ..checkpoints.writing import Parts, find_unsafe
 from ..core.errors import CheckpointError, FsmTrainError, WorkloadError
 from ..core.state import State
 from ..data.batches import number_of_batches
+from ..data.compiled import named_parameters
 from ..data.fingerprint import differences
 from ..data.generators import Generators, fits, order_generators
 from ..data.loaders import persistent_workers_running
@@ -29,6 +30,7 @@ from .modules import check_tensors, copy_of_module, fits_module, load_module, pu
 from .optimizer_state import load_exactly
 from .own_states import states_loaded
 from .param_groups import Members
+from .saved_names import plain_parts
 from .saved_shape import check_shape
 from .training import Training
 
@@ -122,6 +124,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
     check_shape(parts)
+    parts = plain_parts(parts)
     suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
     with states_loaded(_stateful_objects(work, parts)):
         _load_optimizer_and_modules(work, parts)
@@ -283,7 +286,7 @@ def _optimizer_of(work: Training) -> list[Any]:
 
 def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for kind, module in work.modules.items():
-        yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
+        yield from ((f"{kind}.{name}", parameter) for name, parameter in named_parameters(module))
 
 
 def _add_saved_groups(work: Training, saved: list[Any]) -> None:

@@ -13,6 +13,7 @@ from ..checkpoints.saves import Saves
 from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
+from ..data.compiled import named_modules, uncompiled
 from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
@@ -58,9 +59,11 @@ class Training:
     and the loss are on `device`.
 
     Attributes:
-        model: the module that is trained. Commands may change its weights in place.
-        wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
-        wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
+        model: the module that is trained; of a compiled one, the one that it was compiled from. Commands may change its
+            weights in place.
+        wrapped_model: what forward calls: the model as it was given, compiled say, in its parallel wrapper if there is
+            one. Set by `call_through`.
+        wrapper: makes `wrapped_model` from that; None without a wrapper. Set by `call_through`.
         optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or a mapping with it as "loss".
         train: the training data, an iterable of batches.
@@ -134,7 +137,8 @@ class Training:
                 check_call(name, function, *parameters)
         if device is not None:
             model.to(device_of(device))
-        self.model = model
+        self._given_model = model
+        self.model = uncompiled(model)
         self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
         self.optimizer = optimizer
@@ -178,7 +182,7 @@ class Training:
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.frozen_parameters = FrozenParameters(model, optimizer)
+        self.frozen_parameters = FrozenParameters(self.model, optimizer)
         self.carried_over = CarriedOver()
         self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
@@ -225,9 +229,9 @@ class Training:
     def training_modes(self) -> dict[str, bool]:
         """By name, whether each part of the model is in train mode when it is trained."""
         if self.model.training:
-            return {name: part.training for name, part in self.model.named_modules()}
+            return {name: part.training for name, part in named_modules(self.model)}
         in_eval = {*self._eval_parts, *self.frozen_parameters.batch_norms}
-        return {name: part not in in_eval for name, part in self.model.named_modules()}
+        return {name: uncompiled(part) not in in_eval for name, part in named_modules(self.model)}
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""
@@ -275,7 +279,8 @@ class Training:
 
     def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
         """Call the model through this wrapper from now on, or directly with None. `model` itself stays."""
-        self.wrapper, self.wrapped_model = wrapper, self.model if wrapper is None else wrapper(self.model)
+        given = self._given_model
+        self.wrapper, self.wrapped_model = wrapper, given if wrapper is None else wrapper(given)
 
     def add_to_loss(self, penalty: torch.Tensor) -> None:
         """Add a scalar tensor to the loss for backward. The measured loss stays without it."""
@@ -348,7 +353,8 @@ class Training:
 
     def _shared(self) -> dict[int, object]:
         """By id, what a metric may hold and is not the metric's own: the model, the loss, the optimizer, the data."""
-        modules = [m for part in (self.model, self.loss_fn) if isinstance(part, nn.Module) for m in part.modules()]
+        given = self._given_model, self.loss_fn
+        modules = [m for part in given if isinstance(part, nn.Module) for m in part.modules()]
         tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
         loaders = [self.train, *(self.valid.values() if isinstance(self.valid, Mapping) else [self.valid])]
         datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]

@@ -69,7 +69,8 @@ class Supervised(Stepping, Checkpointable):
     What is trained
 
     Args:
-        model: its parameters are what the optimizer changes.
+        model: its parameters are what the optimizer changes. One of torch.compile is called, while `model` is the one
+            that it was compiled from: names of parameters, and what is saved, are the same with and without it.
         optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
