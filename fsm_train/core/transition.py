@@ -34,7 +34,7 @@ class Command:
         instead: what to do where two callbacks give commands of such a type.
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
-        whole_steps: whether it has an effect only where no callback looks inside a training step.
+        whole_steps: whether it is for several operations of a training step at once, between which no callback looks.
         useful_at: the phases at which something can come of it; None for all. At another phase it is refused.
     """
 

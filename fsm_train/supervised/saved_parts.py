@@ -27,7 +27,7 @@ from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
-from .optimizer_state import load_exactly
+from .optimizer_state import load_exactly, without_marks
 from .own_states import states_loaded
 from .param_groups import Members
 from .saved_names import plain_parts
@@ -67,7 +67,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
         "modules": modules,
-        "optimizer": work.optimizer.state_dict(),
+        "optimizer": without_marks(work.optimizer.state_dict()),
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),

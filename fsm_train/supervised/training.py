@@ -46,6 +46,14 @@ class WholeStep(Protocol):
         """Train on the batch under way, and set `output`. The detached loss, a scalar."""
         ...
 
+    def begin(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """Do the first of these operations on the batch under way, up to where a callback looks; the others."""
+        ...
+
+    def take_step(self) -> None:
+        """The optimizer's step."""
+        ...
+
     def mark_stale(self) -> None:
         """Note that a command was carried out or a hyper-parameter set, after which the step may be outdated."""
         ...
