@@ -18,7 +18,8 @@ from pathlib import Path
 from ..core.errors import CheckpointError
 from ..core.history import History
 from ..locks import HeldError, Lock, take
-from .history_files import HistoryFiles, is_history_file
+from .frozen_files import FrozenFiles
+from .history_files import HistoryFiles, is_shared_file
 from .manifest import MANIFEST, STATE, TEMPORARY, TENSORS, SavePoint, list_folder, manifest_of
 from .writing import NEW_MANIFEST, Parts, flush_folder, write_files
 
@@ -54,6 +55,7 @@ class Folder:
         self._numbers: dict[str, int] | None = None  # by name, those of the complete checkpoints; None before a save
         self._last = 0  # the highest number that there ever was
         self._history = HistoryFiles()
+        self._frozen = FrozenFiles()
         self._pid = os.getpid()
         self._lock: Lock | None = None
         self._hold()
@@ -124,7 +126,8 @@ class Folder:
         try:
             leaving = {self.path / other for other in (name, *save_point.drop)}
             write_history = partial(self._history.write, history=history, path=path, leaving=leaving)
-            write_files(unfinished, self._last + 1, state, parts, save_point, write_history)
+            rest, write_frozen = self._frozen.take_from(parts, path, leaving)
+            write_files(unfinished, self._last + 1, state, rest, save_point, (write_history, write_frozen))
             if path.exists():
                 path.rename(replaced)  # a name under which it is still found until the new one has its place
             unfinished.rename(path)
@@ -140,6 +143,7 @@ class Folder:
                     replaced.rename(path)
             raise
         self._history.complete()
+        self._frozen.complete()
         self._last += 1
         numbers[name] = self._last
         for other in (replaced, *(self.path / other for other in save_point.drop if numbers.pop(other, None))):
@@ -191,7 +195,7 @@ def _only_ours(names: set[str], path: Path) -> bool:
     try:
         return names <= {MANIFEST, *manifest_of(path).files}
     except CheckpointError:
-        return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_history_file(name) for name in names)
+        return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_shared_file(name) for name in names)
 
 
 def _remove(path: Path) -> None:

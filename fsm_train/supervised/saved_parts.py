@@ -33,6 +33,7 @@ from .param_groups import Members
 from .saved_names import plain_parts
 from .saved_shape import check_shape
 from .training import Training
+from .unchanging import unchanging
 
 
 def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
@@ -87,6 +88,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "data": work.data_fingerprint,
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
+        "frozen": {name: names for name, module in work.modules.items() if (names := unchanging(module))},
     }
     return parts, notes_of(items)
 
