@@ -30,6 +30,9 @@ class Command:
         changes_hyper: whether carrying it out changes the numbers or the parameters in the groups of the optimizer,
             which are then read again. None, the default, says that it may. Two callbacks whose commands say True
             are refused at one phase, unless their `order` differs.
+        changes_modules: whether it changes what the model consists of: parts, parameters, buffers or hooks, as pruning
+            does. Averages and kept weights follow by name, or it is refused when it is carried out; a checkpoint lists
+            it, and `restore` carries it out before it loads. What it makes must follow from its fields.
         alone: whether only one callback of a run may give commands of this type.
         instead: what to do where two callbacks give commands of such a type.
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
@@ -41,6 +44,7 @@ class Command:
     __slots__ = ()
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool | None] = None
+    changes_modules: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     instead: ClassVar[str] = "leave one out"
     acts_on: ClassVar[str] = ""

@@ -243,6 +243,15 @@ class Average:
         self.buffers = {n: value.detach().to(devices.get(n), copy=True) for n, value in copied["buffers"].items()}
         self._averaged_objects = []
 
+    def follow(self) -> None:
+        """Take over the names that the parameters have now, if there is an average yet.
+
+        Raises:
+            WorkloadError: that is not possible.
+        """
+        if self.started:
+            self._follow(self._present())
+
     def _follow(self, present: Mapping[str, nn.Parameter]) -> None:
         """Take over the names that the parameters have now.
 

@@ -130,6 +130,9 @@ class CapturedStep(_FastStep):
         self.graded: list[torch.nn.Parameter] = []
         self.piece: CapturedGradients | None = None
 
+    def renewed(self) -> CapturedStep:
+        return type(self)(self.work, copy.copy(self.graph))
+
     def begin(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         if BACKWARD not in operations:
             self.warn_once(
@@ -273,6 +276,7 @@ class CompiledStep(_FastStep):
 
     Attributes:
         forward_and_loss, step: the compiled functions.
+        settings: the mode and the backend of torch.compile.
         in_graphs: torch.compile uses CUDA graphs, so that the next step overwrites this one's answers.
         numbers: the optimizer's numbers that are compiled in.
         changes: how often those numbers changed.
@@ -282,6 +286,7 @@ class CompiledStep(_FastStep):
 
     def __init__(self, work: Training, mode: str, backend: str) -> None:
         super().__init__(work)
+        self.settings = mode, backend
         self.forward_and_loss = torch.compile(_own(forward_and_loss), mode=mode, backend=backend)
         self.step = torch.compile(_own(step), mode=mode, backend=backend)
         self.in_graphs = work.device.type == "cuda" and (mode != "default" or backend == "cudagraphs")
@@ -289,6 +294,9 @@ class CompiledStep(_FastStep):
         self.changes = 0
         self.trainable = self._trainable()
         self.first_is_eager = self._makes_state()
+
+    def renewed(self) -> CompiledStep:
+        return CompiledStep(self.work, *self.settings)
 
     def run(self) -> torch.Tensor:
         """Train on the batch under way; its detached loss."""

@@ -74,6 +74,14 @@ class FrozenParameters:
         self.trainable.clear()
         self._said.clear()
 
+    def take_in(self) -> None:
+        """Freeze parameters that are new in the model and match a pattern. No other one thaws."""
+        for parameter, names in self._names().items():
+            matches = any(_matches(names, freeze.pattern) for freeze in self.freezes)
+            if matches and parameter not in self.trainable:
+                self.trainable[parameter] = parameter.requires_grad
+                parameter.requires_grad, parameter.grad = False, None
+
     def _names(self) -> dict[nn.Parameter, list[str]]:
         names: dict[nn.Parameter, list[str]] = {}
         for name, parameter in named_parameters(self.model, remove_duplicate=False):

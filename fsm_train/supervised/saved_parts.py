@@ -32,6 +32,7 @@ from .own_states import states_loaded
 from .param_groups import Members
 from .saved_names import plain_parts
 from .saved_shape import check_shape
+from .structure_changes import changes_carried_out, plain_changes
 from .training import Training
 from .unchanging import unchanging
 
@@ -88,6 +89,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "data": work.data_fingerprint,
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
+        "structure": plain_changes(work),
         "frozen": {name: names for name, module in work.modules.items() if (names := unchanging(module))},
     }
     return parts, notes_of(items)
@@ -128,7 +130,8 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     check_shape(parts)
     parts = plain_parts(parts)
     suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
-    with states_loaded(_stateful_objects(work, parts)):
+    changes = changes_carried_out(work, parts.get("structure", ()), state)
+    with states_loaded(_stateful_objects(work, parts)), changes:
         _load_optimizer_and_modules(work, parts)
     work.window.load(parts["window"])
     other_metrics = work.train_meters.load_state(parts["meters"])

@@ -143,6 +143,7 @@ _LATER: Mapping[str, Fits] = {
     "sources": _SOURCES,
     "data": _is(Mapping),
     "loss": _anything,
+    "structure": _list(_anything),
 }
 """Parts that checkpoints of earlier versions do not have."""
 

@@ -20,6 +20,7 @@ from .carried_over import CarriedOver
 from .modules import Modes, StateDict, load_module, state_of_module
 from .optimizer_state import load_exactly
 from .param_groups import Members
+from .structure_changes import Structure
 from .training import Training
 
 
@@ -66,6 +67,7 @@ class Snapshot:
         epoch_start: what the pass over the data follows from.
         meters: what train_loss and the metrics had collected; None where no training is under way.
         window: the shares of the batches whose gradients wait for a step.
+        structure: what the modules consist of.
         under_way: the pass over the training data, and how many of its batches were fetched.
     """
 
@@ -82,6 +84,7 @@ class Snapshot:
     epoch_start: EpochStart | None
     meters: dict[str, Any] | None
     window: list[float]
+    structure: Structure
     under_way: tuple[Iterator[Any], int]
 
     @staticmethod
@@ -106,11 +109,14 @@ class Snapshot:
             epoch_start=work.epoch_start,
             meters=copy.deepcopy(work.train_meters.state()[0]) if work.suspended_at else None,
             window=work.window.state(),
+            structure=Structure.of(work),
             under_way=under_way,
         )
 
     def put_back(self, work: Training) -> None:
         """Restore everything; more than once, if asked to."""
+        if tuple(work.structure_changes) != self.structure.changes:
+            self.structure.put_back(work)
         modules = work.modules
         for name, module in modules.items():
             load_module(module, self.modules[name])

@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoints.saves import Saves
 from ..core.phase import Operation
 from ..core.state import Hyper, State
+from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
 from ..data.compiled import named_modules, uncompiled
 from ..data.counting import Samples, count
@@ -52,6 +53,10 @@ class WholeStep(Protocol):
 
     def take_step(self) -> None:
         """The optimizer's step."""
+        ...
+
+    def renewed(self) -> WholeStep:
+        """The same for a model whose structure has changed."""
         ...
 
     def mark_stale(self) -> None:
@@ -100,6 +105,7 @@ class Training:
         frozen_parameters: the patterns of frozen parameters. Commands call its methods.
         carried_over: what outlasts a call of `run` beside model and optimizer: averages, copies of weights,
             schedulers. Commands change what is theirs; a new training starts with a new one.
+        structure_changes: the commands that have changed what the model consists of since this was made, in order.
 
         epoch_start: what the pass over the training data follows from; None before the first epoch.
         suspended_at: where the training was suspended or ended, between two calls of `run`; otherwise None.
@@ -188,6 +194,7 @@ class Training:
         self.epoch_start: EpochStart | None = None
         self.epoch_began = -1  # the iteration in which it was noted
 
+        self.structure_changes: list[Command] = []
         self.state: State | None = None
         self.precision: Precision | None = None
         self.frozen_parameters = FrozenParameters(self.model, optimizer)

@@ -47,6 +47,7 @@ from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot
 from .steps import Stepping
+from .structure_changes import carry_out_change
 
 Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 
@@ -217,7 +218,10 @@ class Supervised(Stepping, Checkpointable):
 
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
-        handler_of(type(command))(self, command)
+        if command.changes_modules:
+            carry_out_change(self, command)
+        else:
+            handler_of(type(command))(self, command)
         if command.changes_hyper is not False:
             self.read_parameters()
         if self.carried_over.weights and state.phase not in BATCH_PHASES:
