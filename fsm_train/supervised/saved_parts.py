@@ -20,6 +20,7 @@ from ..data.compiled import named_parameters
 from ..data.fingerprint import differences
 from ..data.generators import Generators, fits, order_generators
 from ..data.loaders import persistent_workers_running
+from ..data.made_by_model import made_by_model
 from ..data.plain_generators import can_import_numpy, generators_of_plain, own_states, plain
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_place
 from ..data.sources import Sources, own_state
@@ -60,7 +61,11 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
             metrics=tuple(work.train_meters.metrics),
             unsaved_metrics=tuple(unsaved_metrics),
             place="the generators at the epoch's start" if place is None else "the loader",
-            inexact=(*filter(None, [trouble]), *inexact(work.train, state, has_place=place is not None)),
+            inexact=(
+                *filter(None, [trouble]),
+                *inexact(work.train, state, has_place=place is not None),
+                *made_by_model(work.train, work.modules.values(), state, has_place=place is not None),
+            ),
         )
     )
     carried = work.carried_over
