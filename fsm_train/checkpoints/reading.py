@@ -39,7 +39,9 @@ def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
     for name in filter(is_frozen_file, checkpoint.files):
         try:
             put_frozen_into(parts, _loaded(checkpoint, name))
-        except (AttributeError, KeyError, TypeError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # of what is nested in another way
             raise CheckpointError(f"{checkpoint.path / name} does not hold what {path} lacks: {error}") from error
     return state, parts
 

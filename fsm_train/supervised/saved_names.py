@@ -16,25 +16,33 @@ _DEPTHS = {"modules": 3, "averages": 5, "weights": 5}
 """How many mappings and lists are around a name, by part."""
 
 
-def plain_parts(parts: Parts) -> Parts:
-    """The parts with plain names.
+def plain_weights(parts: Parts) -> Parts:
+    """The parts with plain names in modules and averages.
 
-    >>> plain_parts({"modules": {"model": {"values": {"_orig_mod.weight": 1.0}}}})
-    {'modules': {'model': {'values': {'weight': 1.0}}}}
+    >>> plain_weights({"modules": {"model": {"values": {"_orig_mod.weight": 1.0}}}, "averages": {}})
+    {'modules': {'model': {'values': {'weight': 1.0}}}, 'averages': {}}
 
     Args:
-        parts: of which `check_shape` or `check_shape_of_weights` has approved.
+        parts: of which `check_shape_of_weights` has approved.
     """
-    named = {part: without_compile(parts[part], depth) for part, depth in _DEPTHS.items() if part in parts}
-    if "optimizer_of" in parts:
-        kind, groups = parts["optimizer_of"]
-        named["optimizer_of"] = [kind, [[plain_name(name) for name in names] for names in groups]]
-    if "generators" in parts:
-        named["generators"] = _plain_paths(parts["generators"])
-    if parts.get("beginning") is not None:
-        beginning = parts["beginning"]
-        named["beginning"] = {**beginning, "generators": _plain_paths(beginning["generators"])}
-    return {**parts, **named}
+    return {**parts, **{part: without_compile(parts[part], _DEPTHS[part]) for part in ("modules", "averages")}}
+
+
+def plain_parts(parts: Parts) -> Parts:
+    """The parts with plain names in all of them.
+
+    Args:
+        parts: of which `check_shape` has approved.
+    """
+    kind, groups = parts["optimizer_of"]
+    beginning = parts["beginning"]
+    return {
+        **plain_weights(parts),
+        "weights": without_compile(parts["weights"], _DEPTHS["weights"]),
+        "optimizer_of": [kind, [[plain_name(name) for name in names] for names in groups]],
+        "generators": _plain_paths(parts["generators"]),
+        "beginning": beginning and {**beginning, "generators": _plain_paths(beginning["generators"])},
+    }
 
 
 def _plain_paths(generators: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,12 +8,13 @@ them out again, in their order, before it loads.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..core.errors import CheckpointError, WorkloadError
 from ..core.state import State
@@ -49,12 +50,11 @@ class Structure:
     @staticmethod
     def of(work: Training, *, with_values: bool = False) -> Structure:
         parts = [part for module in work.modules.values() for part in module.modules()]
-        tensors = [t for part in parts for t in (*part._parameters.values(), *part._buffers.values()) if t is not None]
         return Structure(
             tuple((part, type(part), _attributes(part)) for part in parts),
             Members.of(work.optimizer),
             dict(work.optimizer.state),
-            tuple((tensor, tensor.detach().clone()) for tensor in tensors) if with_values else (),
+            tuple((tensor, tensor.detach().clone()) for tensor in _tensors_of(parts)) if with_values else (),
             tuple(work.structure_changes),
         )
 
@@ -71,6 +71,13 @@ class Structure:
         work.optimizer.state.update(self.state)
         work.structure_changes[:] = self.changes
         read_anew(work)
+
+
+def _tensors_of(parts: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
+    for part in parts:
+        for tensor in (*part._parameters.values(), *part._buffers.values()):
+            if tensor is not None and not is_lazy(tensor):
+                yield tensor
 
 
 def _attributes(part: nn.Module) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from ..core.values import FrozenMap
 from ..data.compiled import named_parameters, state_dict_of
 from .averages import Average
 from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, put_back_module
-from .saved_names import plain_parts
+from .saved_names import plain_weights
 from .saved_shape import check_shape_of_weights
 
 T = TypeVar("T")
@@ -102,7 +102,7 @@ def choose(
         try:
             state, parts = read(checkpoint)
             weights = _weights_of(checkpoint, parts)
-            parts = plain_parts(parts)
+            parts = plain_weights(parts)
             taken = take(checkpoint.path, parts, weights)
         except CheckpointError as error:
             problems.append(str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from fsm_train import (
     CheckpointError,
     Flag,
+    NoCheckpointError,
     Phase,
     State,
     Supervised,
@@ -26,10 +28,11 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import checkpoint, freeze
-from fsm_train.checkpoints import frozen_files
+from fsm_train.checkpoints import frozen_files, writing
 from fsm_train.checkpoints.history_files import is_frozen_file
 from fsm_train.checkpoints.manifest import list_folder, manifest_of, verify_all
 from fsm_train.supervised.weights_file import write_weights
+from tests.checkpoints.processes import FRESH, THOROUGH
 from tests.diabetes_training import batches
 from tests.models import same_weights
 
@@ -294,3 +297,54 @@ def test_lost_places_are_refused_before_anything_changes(tmp_path: Path) -> None
         work.restore_parts(parts, state)
 
     assert same_weights(work.model, before)
+
+
+def _train(folder: str, die_at: int, said: Any) -> None:
+    """Train four epochs, with a checkpoint each, and be gone at this call of the file system."""
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) == die_at:
+                os._exit(9)
+            return function(*args, **kwargs)
+
+        return instead
+
+    for name in ("fsync", "link", "rename", "mkdir", "rmdir", "unlink"):
+        setattr(os, name, counted(name, getattr(os, name)))
+    writing._HashingFile.write = counted("write", writing._HashingFile.write)  # type: ignore[method-assign]
+    run(start(distillation(), epochs=4, seed=0), [checkpoint(folder)])
+    said.put(calls)
+
+
+def _killed_at(folder: Path, die_at: int, said: Any) -> int | None:
+    process = FRESH.Process(target=_train, args=(str(folder), die_at, said))
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+@pytest.mark.long
+def test_a_kill_at_any_call_leaves_what_can_be_resumed(tmp_path: Path) -> None:
+    """At each write, flush, link, rename and removal: the training ends with the weights of an undisturbed one."""
+    undisturbed, said = distillation(), FRESH.SimpleQueue()
+    run(start(undisturbed, epochs=4, seed=0))
+    assert _killed_at(tmp_path / "0", 0, said) == 0
+    calls = said.get()
+    assert calls.count("link") == 2
+    places = [i for i, name in enumerate(calls, 1) if name != "write"]
+    links = [i for i, name in enumerate(calls, 1) if name == "link"]
+    for die_at in places if THOROUGH else (*links, *places[5 :: len(places) // 4]):
+        folder = tmp_path / str(die_at)
+        assert _killed_at(folder, die_at, said) == 9
+        work = distillation()
+        try:
+            state = restore(folder, work)
+        except NoCheckpointError:
+            state = start(work, epochs=4, seed=0)
+        run(state, [checkpoint(folder)])
+        assert same_weights(work.model, undisturbed.model), die_at
+        assert all(verification.trouble == "" for verification in verify_all(folder)), die_at
+        assert [path for path in folder.iterdir() if path.name.startswith(".writing-")] == [], die_at
