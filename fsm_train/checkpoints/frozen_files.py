@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from .history_files import TwoLines, linked, mark_of
 from .writing import Parts, write_tensors
 
 SMALLEST = 4096  # bytes that are worth a file
-KINDS = ("values", "buffers")
 
-_Place = tuple[str, str, str]  # the module, "values" or "buffers", and the name
+_Place = tuple[
+    Any, ...
+]  # the keys that lead to a tensor in the parts, such as ("modules", "model", "values", "0.bias")
 _Files = Mapping[str, tuple[int, str]]
 
 
@@ -66,29 +67,23 @@ class FrozenFiles(TwoLines):
         frozen = self._frozen_in(parts)
         if frozen is None:
             return rest, lambda unfinished: {}
-        rest["modules"] = {module: dict(state) for module, state in parts["modules"].items()}
-        for module, kind, _ in frozen.tensors:
-            state = rest["modules"][module]
-            state[kind] = {n: None if (module, kind, n) in frozen.tensors else v for n, v in state[kind].items()}
 
         def write(unfinished: Path) -> _Files:
             there = unfinished / frozen.name
             if frozen.name not in self._files or not linked(source, frozen.name, self._files[frozen.name], there):
-                write_tensors(there, _nested(frozen.tensors), self._files)
+                write_tensors(there, [[list(place), tensor] for place, tensor in frozen.tensors.items()], self._files)
             self.add({frozen.name: (mark_of(there), self._files[frozen.name])})
             return {frozen.name: self._files[frozen.name]}
 
-        return rest, write
+        return _without(rest, [*frozen.tensors]), write
 
     def _frozen_in(self, parts: Parts) -> _Frozen | None:
         """The tensors that are worth a file; None if there are too few."""
         candidates = {
-            (module, kind, name): tensor
-            for module, names in parts.get("frozen", {}).items()
-            for kind in KINDS
-            for name in names
-            if isinstance(tensor := parts["modules"][module][kind].get(name), torch.Tensor)
-            and (module, kind, name) not in self._changing
+            place: tensor
+            for place in _places(parts)
+            if place not in self._changing
+            and isinstance(tensor := _at(parts, place), torch.Tensor)
             and _has_plain_memory(tensor)
         }
         if sum(tensor.nbytes for tensor in candidates.values()) < SMALLEST:
@@ -127,23 +122,56 @@ def _digest_of(tensor: torch.Tensor) -> str:
     return hashlib.sha256(memory).hexdigest()
 
 
-def _nested(tensors: Mapping[_Place, torch.Tensor]) -> dict[str, dict[str, dict[str, torch.Tensor]]]:
-    nested: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
-    for (module, kind, name), tensor in tensors.items():
-        nested.setdefault(module, {}).setdefault(kind, {})[name] = tensor
-    return nested
+def _places(parts: Parts) -> Iterator[_Place]:
+    """Where the tensors are that may not change: in the modules, in averages, and in copies of weights to restore."""
+    for module, names in parts.get("frozen", {}).items():
+        for name in names:
+            full = f"{module}.{name}"
+            for kind in ("values", "buffers"):
+                yield "modules", module, kind, name
+                yield from (("weights", kept, 0, module, kind, name) for kept in parts["weights"])
+            for kind in ("parameters", "buffers"):
+                yield from (("averages", average, "average", kind, full) for average in parts["averages"])
+                for kept, (_, averages) in parts["weights"].items():
+                    yield from (("weights", kept, 1, average, kind, full) for average in averages)
 
 
-def put_frozen_into(parts: Parts, frozen: Mapping[str, Mapping[str, Mapping[str, torch.Tensor]]]) -> None:
+def _at(value: Any, place: _Place) -> Any:
+    """What is at this place; None if there is nothing."""
+    for key in place:
+        try:
+            value = value[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _without(value: Any, places: Sequence[_Place]) -> Any:
+    """A copy with None at these places, which shares all else."""
+    if () in places:
+        return None
+    within: dict[Any, list[_Place]] = {}
+    for first, *others in places:
+        within.setdefault(first, []).append(tuple(others))
+    if isinstance(value, Mapping):
+        return {key: _without(part, within[key]) if key in within else part for key, part in value.items()}
+    return [_without(part, within[i]) if i in within else part for i, part in enumerate(value)]
+
+
+def put_frozen_into(parts: Parts, frozen: Sequence[tuple[Sequence[Any], torch.Tensor]]) -> None:
     """Put the tensors of a file where the parts of the same checkpoint have None.
 
+    Args:
+        parts: of a checkpoint.
+        frozen: each tensor, after the keys that lead to it.
+
     Raises:
-        AttributeError, KeyError, TypeError: the two do not belong together.
+        Exception: of any kind, where the two do not belong together.
     """
-    for module, kinds in frozen.items():
-        for kind, tensors in kinds.items():
-            state = parts["modules"][module][kind]
-            for name, tensor in tensors.items():
-                if state[name] is not None:
-                    raise KeyError(f"{name} is in both")
-                state[name] = tensor
+    for (*way, last), tensor in frozen:
+        inside: Any = parts
+        for key in way:
+            inside = inside[key]
+        if inside[last] is not None:
+            raise KeyError(f"{last!r:.60} is in both")
+        inside[last] = tensor

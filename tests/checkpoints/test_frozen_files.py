@@ -27,7 +27,7 @@ from fsm_train import (
     run,
     start,
 )
-from fsm_train.callbacks import checkpoint, freeze
+from fsm_train.callbacks import checkpoint, ema, freeze, restore_best
 from fsm_train.checkpoints import frozen_files, writing
 from fsm_train.checkpoints.history_files import is_frozen_file
 from fsm_train.checkpoints.manifest import list_folder, manifest_of, verify_all
@@ -37,6 +37,7 @@ from tests.diabetes_training import batches
 from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 8)
+STUDENT = {"student.weight", "student.bias"}
 
 
 class Distilled(nn.Module):
@@ -100,7 +101,8 @@ def test_what_changes_is_in_each_checkpoint_alone(tmp_path: Path) -> None:
     rest = torch.load(path / "tensors.pt", weights_only=True)
     values = rest["modules"]["model"]["values"]
     assert [name for name, value in values.items() if value is not None] == ["student.weight", "student.bias"]
-    assert {*frozen["model"]["values"]} == {name for name, value in values.items() if value is None}
+    in_file = {place[3] for place, _ in frozen if place[:3] == ["modules", "model", "values"]}
+    assert in_file == {name for name, value in values.items() if value is None}
     assert [*values] == [*Distilled().state_dict()]
 
 
@@ -183,6 +185,29 @@ def test_what_thaws_is_no_longer_frozen(tmp_path: Path) -> None:
     assert same_weights(work.model, undisturbed.model)
 
 
+def test_averages_and_copies_of_weights_have_theirs_there_too(tmp_path: Path) -> None:
+    """A fine-tuned model is mostly frozen, and so are its average and its best weights."""
+    work, undisturbed = distillation(), distillation()
+    callbacks = [ema(0.9), restore_best("valid_loss"), every_epoch(tmp_path)]
+    run(start(distillation(), epochs=6, seed=0), [*callbacks, leave])
+
+    newest = list_folder(tmp_path).checkpoints[0].path
+    (name,) = frozen_in(newest)
+    rest = torch.load(newest / "tensors.pt", weights_only=True)
+    left = {
+        "average": rest["averages"]["ema"]["average"]["parameters"],
+        "kept": rest["weights"]["restore_best"][0]["model"]["values"],
+        "kept average": rest["weights"]["restore_best"][1]["ema"]["parameters"],
+    }
+    for kind, values in left.items():
+        assert {n.removeprefix("model.") for n, v in values.items() if v is not None} == STUDENT, kind
+    assert written(tmp_path)[2] == {name: written(tmp_path)[0][name]}
+    run(restore(tmp_path, work), callbacks)
+    run(start(undisturbed, epochs=6, seed=0), callbacks[:2])
+    assert same_weights(work.model, undisturbed.model)
+    assert all(map(torch.equal, work.model.buffers(), undisturbed.model.buffers()))
+
+
 def test_teacher_in_the_loss_is_written_once_too(tmp_path: Path) -> None:
     """A reference model that a loss holds is a part of what is saved."""
     teacher = Distilled().teacher
@@ -254,10 +279,10 @@ def test_file_that_is_gone_or_of_another_checkpoint_is_refused(tmp_path: Path) -
 def test_parts_and_file_that_do_not_belong_together_are_refused() -> None:
     """What a forged manifest may put together."""
     tensor = torch.zeros(1)
-    for frozen in ({"model": {"values": {"a": tensor}}}, {"other": {}, "model": {"no": {"a": tensor}}}, {"model": [1]}):
-        parts = {"modules": {"model": {"values": {"a": tensor, "b": None}}}}
-        with pytest.raises((AttributeError, KeyError, TypeError)):
-            frozen_files.put_frozen_into(parts, frozen)  # type: ignore[arg-type]
+    places: list[list[Any]] = [["modules", "a"], ["modules", "c", "d"], ["other", "b"], [0], []]
+    for place in places:
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            frozen_files.put_frozen_into({"modules": {"a": tensor, "b": None}}, [(place, tensor)])
 
 
 def test_full_disk_leaves_the_older_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
