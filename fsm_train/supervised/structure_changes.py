@@ -36,14 +36,14 @@ class Structure:
     Attributes:
         modules: each with its class and attributes.
         members: the parameters in the groups of the optimizer.
-        state: what the optimizer has for each parameter.
+        states: what the optimizer has for each parameter, and a copy of that.
         values: parameters and buffers with copies of their values; none where others restore these.
         changes: the commands that had changed the structure by then.
     """
 
     modules: tuple[tuple[nn.Module, type[nn.Module], dict[str, Any]], ...]
     members: Members
-    state: dict[Any, Any]
+    states: tuple[tuple[dict[Any, Any], dict[Any, Any]], ...]
     values: tuple[tuple[torch.Tensor, torch.Tensor], ...]
     changes: tuple[Command, ...]
 
@@ -53,7 +53,7 @@ class Structure:
         return Structure(
             tuple((part, type(part), _attributes(part)) for part in parts),
             Members.of(work.optimizer),
-            dict(work.optimizer.state),
+            tuple((state, dict(state)) for state in _states(work)),
             tuple((tensor, tensor.detach().clone()) for tensor in _tensors_of(parts)) if with_values else (),
             tuple(work.structure_changes),
         )
@@ -67,10 +67,16 @@ class Structure:
         for tensor, value in self.values:
             tensor.data = value.clone()
         self.members.put_back(work.optimizer)
-        work.optimizer.state.clear()
-        work.optimizer.state.update(self.state)
+        for state, before in self.states:
+            state.clear()
+            state.update(before)
         work.structure_changes[:] = self.changes
         read_anew(work)
+
+
+def _states(work: Training) -> list[dict[Any, Any]]:
+    """What the optimizer has for its parameters."""
+    return [work.optimizer.state]
 
 
 def _tensors_of(parts: Iterable[nn.Module]) -> Iterator[torch.Tensor]:
@@ -125,8 +131,9 @@ def read_anew(work: Training) -> None:
     """
     check_parameters(work.model, work.optimizer, work.loss_fn)
     there = {id(parameter) for group in work.optimizer.param_groups for parameter in group["params"]}
-    for parameter in [p for p in work.optimizer.state if isinstance(p, torch.Tensor) and id(p) not in there]:
-        del work.optimizer.state[parameter]
+    for state in _states(work):
+        for parameter in [p for p in state if isinstance(p, torch.Tensor) and id(p) not in there]:
+            del state[parameter]
     work._members = Members()
     work.read_parameters()
     work.gradients.changed()
