@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .core.arguments import check_path
 from .core.callback import Callback, is_due
-from .core.description import check_commands, check_monitors, notes, watchers_inside_step, whole_step_callbacks
+from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
 from .core.state import Draft, State
@@ -105,9 +105,11 @@ class Watch:
         for note in notes(callbacks):
             _logger.warning("%s", note)
         others = (*((f"the sink {type(sink).__name__}", sink.at) for sink in sinks), ("at=…", at))
-        if inside := watchers_inside_step(callbacks, others):
+        if between := watchers_before_loss(callbacks, others):
             idle = ", ".join(whole_step_callbacks(callbacks))
-            _logger.warning("%s has nothing to do, since these look inside each step: %s", idle, ", ".join(inside))
+            _logger.warning(
+                "%s leaves forward and loss as they are, since these look between them: %s", idle, ", ".join(between)
+            )
         self.callbacks = callbacks
         self.folders = _folders(callbacks)
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}

@@ -351,12 +351,14 @@ def test_loss_by_parts_of_captured_steps(replays: list[int]) -> None:
         (lambda: [freeze("0.*", until_epoch=1)], sgd, 2),
         (lambda: [mixed_precision("bfloat16")], sgd, 1),
         (lambda: [validate_every(steps=4)], sgd, 1),
-        (lambda: [clip_grad_norm(0.1)], sgd, 0),
+        (lambda: [clip_grad_norm(0.1)], sgd, 1),
+        (lambda: [clip_grad_norm(0.1), freeze("0.*", until_epoch=1)], capturable, 2),
         (lambda: [accumulate(2)], sgd, 0),
-        (lambda: [ema(0.8)], sgd, 0),
+        (lambda: [ema(0.8)], sgd, 1),
         (lambda: [mixup()], sgd, 0),
     ],
 )
+@pytest.mark.filterwarnings("ignore:compile_step. a callback or sink looks between loss and backward")
 def test_captured_steps_beside_others(
     callbacks: Callbacks, optimizer: Optimizer, captures: int, replays: list[int]
 ) -> None:
@@ -379,6 +381,17 @@ def test_batch_of_another_shape_beside_a_graph(sizes: tuple[int, ...], replays: 
     assert replays == [1, 7]
 
 
+def test_batch_of_another_shape_beside_captured_gradients(replays: list[int]) -> None:
+    """It adds to no gradient of the graph, and the next replay to none of its own."""
+    sizes = (32, 32, 32, 32, 32, 20, 32)
+    with pytest.warns(RuntimeWarning, match="does not fit the first one"):
+        ours, _ = trained([compile_step("graph"), clip_grad_norm(0.1)], ready(*sizes))
+    theirs, _ = trained([clip_grad_norm(0.1)], ready(*sizes))
+
+    assert same_weights(ours, theirs)
+    assert replays == [1, 9]
+
+
 def test_graph_is_fed_from_the_cpu(replays: list[int]) -> None:
     """Batches come from pinned memory, and are copied into place before each replay."""
     model, _ = trained([compile_step("graph")], pinned())
@@ -399,6 +412,19 @@ def test_trainings_leave_nothing_on_the_device() -> None:
 
 
 # ---------------------------------------------------------------------------------- compiled steps
+
+
+@pytest.mark.filterwarnings("ignore:Profiler record function:UserWarning")
+@pytest.mark.filterwarnings("ignore:The CUDA Graph is empty:UserWarning")
+@pytest.mark.filterwarnings("ignore:compile_step. a callback or sink looks inside the steps")
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_pieces_are_the_eager_ones_up_to_rounding(mode: Any) -> None:
+    """With gradients that wait, and are clipped: no graph of torch writes over them."""
+    torch.compiler.reset()
+    inside = [accumulate(2), clip_grad_norm(0.5)]
+    ours, _ = trained([compile_step(mode), *inside], model=without_dropout)
+
+    assert apart(ours, trained(inside, model=without_dropout)[0]) < 1e-4
 
 
 def without_dropout() -> nn.Module:

@@ -97,6 +97,14 @@ def test_sam_is_the_loop_with_a_closure() -> None:
     assert loss < 0.5
 
 
+def test_pruning_ends_with_the_weights_of_the_plain_loop() -> None:
+    """Which the script checks itself, after a resume in between; three times half of the weights have gone."""
+    left, loss = numbers(run("pruning.py", seconds=120), r"equal to .*, (\S+)% of the weights left, train_loss (\S+)")
+
+    assert left == 12.5
+    assert loss < 0.3
+
+
 def test_what_if_tells_the_truth() -> None:
     """What the log of one training says of other patiences is what training again gives."""
     shown = run("what_if.py")

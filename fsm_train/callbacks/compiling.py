@@ -22,10 +22,14 @@ def compile_step(
     as fast. The other modes are those of torch.compile, for forward and loss, and for the step of the
     optimizer. Results are those of the eager way up to rounding.
 
-    A callback or sink at LOSS_BEGIN, LOSS_END, BACKWARD_END, STEP_BEGIN or STEP_END makes every step
-    eager; the run warns of it when it begins. A single step is eager, with one warning per reason, for
-    a batch of another shape, under a gradient scaler, and with "graph" also under a parallel wrapper or
-    while gradients wait for the step. Numbers such as a learning rate are compiled in, unless the
+    Where a callback or sink looks inside a step, it is trained in two pieces: what comes before it, and
+    the optimizer's step. Beside `clip_grad_norm`, at STEP_BEGIN, forward, loss and backward are captured,
+    or compiled, and the step is eager with "graph". Beside `accumulate`, at LOSS_END, forward and loss are
+    compiled, and a graph has nothing to do, of which one warning is given; so it is at LOSS_BEGIN, between
+    forward and loss, with any mode, and beside any such callback with the modes that use CUDA graphs of
+    torch.compile. A single step is eager, with one warning per reason, for a batch of another shape, under
+    a gradient scaler, and with "graph" also under a parallel wrapper or while gradients wait for the step.
+    Mixed batches are eager. Numbers such as a learning rate are compiled in, unless the
     optimizer holds them as tensors: set them by="epoch".
 
     >>> from fsm_train import Phase

@@ -19,7 +19,8 @@ from pathlib import Path
 from ..core.errors import CheckpointError
 from ..core.history import History
 from ..locks import HeldError, Lock, take
-from .history_files import HistoryFiles, is_history_file
+from .frozen_files import FrozenFiles
+from .history_files import HistoryFiles, is_shared_file
 from .manifest import MANIFEST, STATE, TEMPORARY, TENSORS, SavePoint, list_folder, manifest_of
 from .writing import NEW_MANIFEST, Parts, flush_folder, write_files
 
@@ -62,6 +63,7 @@ class Folder:
         self._unfinished: set[Path] = set()  # temporary folders of this run that could not be removed yet
         self._superseded: set[Path] = set()  # checkpoints that are still to be removed, after the next one is written
         self._history = HistoryFiles()
+        self._frozen = FrozenFiles()
         self._pid = os.getpid()
         self._lock: Lock | None = None
         self._hold()
@@ -137,7 +139,8 @@ class Folder:
         try:
             leaving = {self.path / other for other in (name, *save_point.drop)}
             write_history = partial(self._history.write, history=history, path=path, leaving=leaving)
-            write_files(unfinished, self._last, state, parts, save_point, write_history)
+            rest, write_frozen = self._frozen.take_from(parts, path, leaving)
+            write_files(unfinished, self._last, state, rest, save_point, (write_history, write_frozen))
             if path.exists():
                 path.rename(replaced)  # a name under which it is still found until the new one has its place
             unfinished.rename(path)
@@ -154,6 +157,7 @@ class Folder:
             self._unfinished |= {unfinished, replaced}  # what is still there is put right before the next save
             raise
         self._history.complete()
+        self._frozen.complete()
         superseded = (self._superseded | {self.path / other for other in save_point.drop if is_name(other)}) - {path}
         self._superseded = set()
         for other in (replaced, *superseded):
@@ -235,7 +239,7 @@ def _only_ours(names: set[str], path: Path) -> bool:
     try:
         return names <= {MANIFEST, *manifest_of(path).files}
     except CheckpointError:
-        return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_history_file(name) for name in names)
+        return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_shared_file(name) for name in names)
 
 
 def _remove_files(path: Path) -> None:

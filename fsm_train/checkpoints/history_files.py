@@ -73,6 +73,19 @@ def is_history_file(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+_FROZEN = re.compile(r"frozen-[0-9a-f]{32}\.pt")
+
+
+def is_frozen_file(name: str) -> bool:
+    """Whether a file of this name has tensors that do not change."""
+    return _FROZEN.fullmatch(name) is not None
+
+
+def is_shared_file(name: str) -> bool:
+    """Whether checkpoints may share a file of this name."""
+    return is_history_file(name) or is_frozen_file(name)
+
+
 def content_of(history: Iterable[Mapping[str, float]]) -> bytes:
     """The content of a file with these epochs."""
     return b"".join(orjson.dumps(encode(dict(metrics))) + b"\n" for metrics in history)
@@ -128,18 +141,60 @@ class _Saved:
     files: Mapping[str, tuple[_Mark, _Digest]]
 
 
-class HistoryFiles:
-    """Writes the files of a history into one checkpoint after the other, in a folder of checkpoints.
+class TwoLines:
+    """The checkpoints that were written into a folder, in two lines: those of one line may share files.
 
-    It knows what it wrote itself: the first two checkpoints have the history written, later ones have what was added.
+    It knows what it wrote itself: the first two checkpoints share nothing.
     """
 
     def __init__(self) -> None:
-        self._history: History[Mapping[str, float]] = History()  # that was written last
-        self._digests: dict[str, _Digest] = {}  # by name, of the files of that
         self._saved: list[_Saved] = []  # the newest last
         self._beside: list[_Saved] = []  # those of them that stay beside the one that is being written
         self._now: _Saved | None = None  # which is that one
+
+    def begin(self, path: Path, leaving: Container[Path]) -> _Saved | None:
+        """Begin a checkpoint; the newest one whose files it may share.
+
+        Args:
+            path: where it will be.
+            leaving: the checkpoints that are replaced or removed once this one is complete.
+        """
+        self._beside = [saved for saved in self._saved if saved.path != path and saved.path not in leaving]
+        line, source = self._line()
+        self._now = _Saved(path, line, {})
+        return source
+
+    def add(self, files: Mapping[str, tuple[_Mark, _Digest]]) -> None:
+        """Note the files of the checkpoint that was begun last."""
+        assert self._now is not None
+        self._now = attrs.evolve(self._now, files=files)
+
+    def complete(self) -> None:
+        """The checkpoint that was begun last is complete, and where it was to be."""
+        assert self._now is not None
+        self._saved = [*self._beside, self._now][-_REMEMBERED:]
+
+    def _line(self) -> tuple[int, _Saved | None]:
+        """The line of the checkpoint that is being written, and the newest one of it.
+
+        It is not the line of the newest checkpoint that stays beside it: one damaged file must not cost both.
+        """
+        if self._beside:
+            line = 1 - self._beside[-1].line
+            return line, next((saved for saved in reversed(self._saved) if saved.line == line), None)
+        return (self._saved[-1].line, self._saved[-1]) if self._saved else (0, None)
+
+
+class HistoryFiles(TwoLines):
+    """Writes the files of a history into one checkpoint after the other, in a folder of checkpoints.
+
+    The first two checkpoints have the history written, later ones have what was added.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._history: History[Mapping[str, float]] = History()  # that was written last
+        self._digests: dict[str, _Digest] = {}  # by name, of the files of that
 
     def write(
         self, unfinished: Path, history: History[Mapping[str, float]], path: Path, leaving: Container[Path] = ()
@@ -156,37 +211,21 @@ class HistoryFiles:
             OSError: the disk refuses.
         """
         known = self._digests if history.continues(self._history) else {}
-        self._beside = [saved for saved in self._saved if saved.path != path and saved.path not in leaving]
-        line, source = self._line()
+        source = self.begin(path, leaving)
         files: dict[str, tuple[_Mark, _Digest]] = {}
         for start, end in spans(len(history)):
             name = name_of((start, end))
-            if name not in known or not _linked(source, name, known[name], unfinished / name):
+            if name not in known or not linked(source, name, known[name], unfinished / name):
                 content = content_of(history[start:end])
                 _write(unfinished / name, content)
                 known[name] = len(content), hashlib.sha256(content).hexdigest()
-            files[name] = _mark(unfinished / name), known[name]
+            files[name] = mark_of(unfinished / name), known[name]
         self._history, self._digests = history, {name: digest for name, (_, digest) in files.items()}
-        self._now = _Saved(path, line, files)
+        self.add(files)
         return dict(self._digests)
 
-    def complete(self) -> None:
-        """The checkpoint that was written last is complete, and where it was to be."""
-        assert self._now is not None
-        self._saved = [*self._beside, self._now][-_REMEMBERED:]
 
-    def _line(self) -> tuple[int, _Saved | None]:
-        """The line of the checkpoint that is being written, and the newest one of it.
-
-        It is not the line of the newest checkpoint that stays beside it: one damaged file must not cost both.
-        """
-        if self._beside:
-            line = 1 - self._beside[-1].line
-            return line, next((saved for saved in reversed(self._saved) if saved.line == line), None)
-        return (self._saved[-1].line, self._saved[-1]) if self._saved else (0, None)
-
-
-def _linked(source: _Saved | None, name: str, digest: _Digest, there: Path) -> bool:
+def linked(source: _Saved | None, name: str, digest: _Digest, there: Path) -> bool:
     """Whether the other checkpoint has this file, as it was written, and it is now at this path too."""
     if source is None or name not in source.files:
         return False
@@ -195,13 +234,13 @@ def _linked(source: _Saved | None, name: str, digest: _Digest, there: Path) -> b
         return False
     with contextlib.suppress(OSError):
         os.link(source.path / name, there)
-        if _mark(there) == mark:
+        if mark_of(there) == mark:
             return True
         there.unlink()
     return False
 
 
-def _mark(path: Path) -> _Mark:
+def mark_of(path: Path) -> _Mark:
     stat = path.lstat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 

@@ -19,9 +19,10 @@ from typing import Any, BinaryIO
 import attrs
 
 from ..core.errors import CheckpointError, NoCheckpointError
-from .history_files import is_history_file
+from .history_files import is_frozen_file, is_history_file, is_shared_file
 
-FORMAT = 3  # 1 had the generators of torch alone, by their order; only 3 can have a history in files of its own
+FORMAT = 4  # 1 had the generators of torch alone, by their order; only 3 and 4 can have a history in files of its own,
+# and only 4 tensors that do not change
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest
@@ -184,14 +185,17 @@ def manifest_of(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(path, whole_number(body["number"], least=0), _save_point(body["place"]), files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
-    if {name for name in files if not is_history_file(name)} != {STATE, TENSORS}:
+    if {name for name in files if not is_shared_file(name)} != {STATE, TENSORS} or sum(map(is_frozen_file, files)) > 1:
         raise CheckpointError(f"{manifest} names the files {sorted(files)}, and not {STATE} and {TENSORS}")
     return checkpoint
 
 
 def format_of(files: Iterable[str]) -> int:
     """The format of a checkpoint with these files: a short training can be read by earlier versions too."""
-    return FORMAT if any(map(is_history_file, files)) else 2
+    files = list(files)
+    if any(map(is_frozen_file, files)):
+        return FORMAT
+    return 3 if any(map(is_history_file, files)) else 2
 
 
 def _save_point(fields: Mapping[str, Any]) -> SavePoint:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
 from ..core.errors import CheckpointError
+from .frozen_files import put_frozen_into
+from .history_files import is_frozen_file
 from .manifest import STATE, TENSORS, Checkpoint, verified
 from .state_json import LARGEST_JSON
 from .writing import Parts
@@ -31,20 +33,38 @@ def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
         raise CheckpointError(f"{checkpoint.path / STATE} is too large for a state: {checkpoint.files[STATE][0]} bytes")
     with verified(checkpoint, STATE) as file:
         state = file.read()
-    with verified(checkpoint, TENSORS) as file:
+    parts = _loaded(checkpoint, TENSORS)
+    if not isinstance(parts, dict) or not {"modules", "optimizer", "generators"} <= parts.keys():
+        raise CheckpointError(f"{path} holds a {type(parts).__name__}, and not the parts of a training")
+    for name in filter(is_frozen_file, checkpoint.files):
+        try:
+            put_frozen_into(parts, _loaded(checkpoint, name))
+        except CheckpointError:
+            raise
+        except Exception as error:  # of what is nested in another way
+            raise CheckpointError(f"{checkpoint.path / name} does not hold what {path} lacks: {error}") from error
+    return state, parts
+
+
+def _loaded(checkpoint: Checkpoint, name: str) -> Any:
+    """What torch.save wrote to this file.
+
+    Raises:
+        CheckpointError: it is damaged or gone, or holds something other than tensors and plain values.
+    """
+    with verified(checkpoint, name) as file:
         try:
             _check_archive(file)
             file.seek(0)
-            parts = torch.load(file, weights_only=True, map_location="cpu")
-            _check_tensors(parts, checkpoint.files[TENSORS][0])
+            value = torch.load(file, weights_only=True, map_location="cpu")
+            _check_tensors(value, checkpoint.files[name][0])
         except Exception as error:  # a manipulated file can raise anything
             why = " ".join(str(error).split())
             raise CheckpointError(
-                f"{path} was refused: it holds something other than tensors and plain values ({why:.200})"
+                f"{checkpoint.path / name} was refused: it holds something other than tensors and plain values "
+                f"({why:.200})"
             ) from error
-    if not isinstance(parts, dict) or not {"modules", "optimizer", "generators"} <= parts.keys():
-        raise CheckpointError(f"{path} holds a {type(parts).__name__}, and not the parts of a training")
-    return state, parts
+    return value
 
 
 def _check_archive(file: BinaryIO) -> None:

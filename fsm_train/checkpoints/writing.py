@@ -13,7 +13,7 @@ import json
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -89,7 +89,7 @@ def write_files(
     state: bytes,
     parts: Parts,
     save_point: SavePoint,
-    write_history: Callable[[Path], Mapping[str, tuple[int, str]]],
+    write_others: Iterable[Callable[[Path], Mapping[str, tuple[int, str]]]],
 ) -> None:
     """Write the files of a checkpoint into this empty folder, the manifest last, and flush them to disk.
 
@@ -99,7 +99,7 @@ def write_files(
         state: the content of `state.json`.
         parts: the content of `tensors.pt`.
         save_point: for the manifest.
-        write_history: writes the files of the history into a folder; by name, the size and sha256 of each.
+        write_others: each writes files that checkpoints may share into a folder; by name, the size and sha256 of each.
 
     Raises:
         OSError: the disk refuses.
@@ -109,17 +109,28 @@ def write_files(
     files: dict[str, tuple[int, str]] = {}
     with _write_hashed(unfinished / STATE, files) as file:
         file.write(state)
-    with _write_hashed(unfinished / TENSORS, files) as file, _without_crc():
-        try:
-            torch.save(parts, cast("IO[bytes]", file))
-        except BaseException as error:
-            raise (file.failure or _interruption_behind(error) or error) from None
-    files.update(write_history(unfinished))
+    write_tensors(unfinished / TENSORS, parts, files)
+    for write in write_others:
+        files.update(write(unfinished))
     body = {"format": format_of(files), "number": number, "place": attrs.asdict(save_point), "files": files}
     with _write_hashed(unfinished / NEW_MANIFEST, {}) as file:
         file.write(_sealed(body))
     (unfinished / NEW_MANIFEST).rename(unfinished / MANIFEST)
     flush_folder(unfinished)
+
+
+def write_tensors(path: Path, value: object, files: dict[str, tuple[int, str]]) -> None:
+    """Write tensors and plain values to a new file, flushed to disk; its size and sha256 are added to `files`.
+
+    Raises:
+        OSError: the disk refuses.
+        RuntimeError: a device or a thread refuses.
+    """
+    with _write_hashed(path, files) as file, _without_crc():
+        try:
+            torch.save(value, cast("IO[bytes]", file))
+        except BaseException as error:
+            raise (file.failure or _interruption_behind(error) or error) from None
 
 
 def _sealed(body: object) -> bytes:

@@ -187,7 +187,7 @@ class UseParallel(_LeavesOptimizer):
 
 @attrs.frozen
 class UseCompiledStep(_LeavesOptimizer):
-    """Train steps in which no callback is consulted compiled or captured, until TEARDOWN.
+    """Train steps compiled or captured, as far as no callback is consulted in them, until TEARDOWN.
 
     >>> UseCompiledStep("default")
     UseCompiledStep(mode='default', backend='inductor')

@@ -194,10 +194,10 @@ def whole_step_callbacks(callbacks: Iterable[Callback[Any]]) -> list[str]:
     return [callback.name for callback in callbacks if any(kind.whole_steps for kind in callback.commands or ())]
 
 
-def watchers_inside_step(
+def watchers_before_loss(
     callbacks: Iterable[Callback[Any]], others: Iterable[tuple[str, Iterable[Phase]]] = ()
 ) -> list[str]:
-    """The names of those that look inside each step, where a callback wants it done as a whole.
+    """The names of those that look between forward and loss, where a callback wants these done at once.
 
     Args:
         callbacks: those of a run.
@@ -207,10 +207,7 @@ def watchers_inside_step(
     if not whole_step_callbacks(callbacks):
         return []
     watchers = (*((callback.name, callback.at) for callback in callbacks), *others)
-    return [name for name, phases in watchers if not INSIDE_A_STEP.isdisjoint(phases)]
-
-
-INSIDE_A_STEP = frozenset({Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END, Phase.STEP_BEGIN, Phase.STEP_END})
+    return [name for name, phases in watchers if Phase.LOSS_BEGIN in phases]
 
 
 def describe(callbacks: Iterable[Callback[Any]], state: State | None = None) -> str:

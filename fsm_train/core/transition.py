@@ -30,11 +30,14 @@ class Command:
         changes_hyper: whether carrying it out changes the numbers or the parameters in the groups of the optimizer,
             which are then read again. None, the default, says that it may. Two callbacks whose commands say True
             are refused at one phase, unless their `order` differs.
+        changes_modules: whether it changes what the model consists of: parts, parameters, buffers or hooks, as pruning
+            does. Averages and kept weights follow by name, or it is refused when it is carried out; a checkpoint lists
+            it, and `restore` carries it out before it loads. What it makes must follow from its fields.
         alone: whether only one callback of a run may give commands of this type.
         instead: what to do where two callbacks give commands of such a type.
         acts_on: what it changes, such as "gradients", if commands of other types change that too. Of two at the same
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
-        whole_steps: whether it has an effect only where no callback looks inside a training step.
+        whole_steps: whether it is for several operations of a training step at once, between which no callback looks.
         useful_at: the phases at which something can come of it; None for all. At another phase it is refused.
         each_evaluation: whether it is a change of the loss or the gradients of a batch that is to be made again where
             an optimizer evaluates the batch again, by a closure. Of the gradients if it acts on them, else of the loss.
@@ -43,6 +46,7 @@ class Command:
     __slots__ = ()
     last: ClassVar[bool] = False
     changes_hyper: ClassVar[bool | None] = None
+    changes_modules: ClassVar[bool] = False
     alone: ClassVar[bool] = False
     instead: ClassVar[str] = "leave one out"
     acts_on: ClassVar[str] = ""

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..core.workload import Workload
+from .compiled import is_compiled, named_modules
 
 LARGEST = 64  # items: a longer list, or a larger mapping, holds samples
 MOST = 5000  # layers: beyond that it is a dataset's index that is walked through
@@ -122,7 +123,9 @@ def _children(part: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(part, FunctionType):
         yield from _closure(part)
     elif isinstance(part, nn.Module):
-        for name, module in part.named_modules():
+        for name, module in named_modules(part):
+            if is_compiled(module):
+                continue  # what torch.compile holds is no part of the model
             inner = f".{name}" if name else ""
             yield from ((f"{inner}.{key}", value) for key, value in vars(module).items() if not key.startswith("_"))
     else:

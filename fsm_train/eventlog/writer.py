@@ -321,8 +321,10 @@ class CourseRecorder(WorkloadProxy):
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
         run_fused = self.wrapped.fused(operations)
-        if run_fused is None or Operation.STEP not in operations:
+        if run_fused is None or Operation.FETCH in operations:
             return None  # one by one, so that a fetch is recorded
+        if Operation.STEP not in operations:
+            return run_fused
 
         def step() -> Outcome:
             stepped = run_fused()

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ..core.errors import WorkloadError
+from ..data.compiled import named_buffers, named_parameters
 from .modules import Modes, StateDict, copy_of, copy_of_module, put_back_module, set_buffer
 from .structure import follow
 
@@ -242,6 +243,15 @@ class Average:
         self.buffers = {n: value.detach().to(devices.get(n), copy=True) for n, value in copied["buffers"].items()}
         self._averaged_objects = []
 
+    def follow(self) -> None:
+        """Take over the names that the parameters have now, if there is an average yet.
+
+        Raises:
+            WorkloadError: that is not possible.
+        """
+        if self.started:
+            self._follow(self._present())
+
     def _follow(self, present: Mapping[str, nn.Parameter]) -> None:
         """Take over the names that the parameters have now.
 
@@ -293,7 +303,7 @@ class Average:
                     yield part, name, buffer
 
     def _present(self, *, with_lazy: bool = False) -> dict[str, nn.Parameter]:
-        parameters = [pair for kind, module in self.modules.items() for pair in module.named_parameters(kind)]
+        parameters = [pair for kind, module in self.modules.items() for pair in named_parameters(module, kind)]
         lazy = {name for name, parameter in parameters if is_lazy(parameter)}
         if not with_lazy:
             self._waiting |= lazy
@@ -301,7 +311,7 @@ class Average:
 
     def _present_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         for kind, module in self.modules.items():
-            for name, buffer in module.named_buffers(kind):
+            for name, buffer in named_buffers(module, kind):
                 if not is_lazy(buffer):
                     yield name, buffer
 

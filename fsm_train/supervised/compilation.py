@@ -1,100 +1,35 @@
 """Whole training steps, compiled or captured.
 
-They are sound because nothing watches the phases between forward and zero. A batch that cannot be trained
-this way, because of its shape for example, gets the eager step, and each reason is warned of once. What
-needs CUDA is in `CudaGraph` alone, so that every decision of this file can be tested without it.
+They are sound because nothing watches the phases between forward and zero. Where something does, what comes before it
+is done at once, and then the step: `begin` and `take_step`. A batch that cannot be trained this way, because of its
+shape for example, gets the eager step, and each reason is warned of once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import threading
+import copy
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from ..core.errors import WorkloadError
+from ..core.phase import Operation
 from ..data.batches import map_tensors, structure, tensors
-from .joint_optimizer import AnyOptimizer, each_of
-from .loss_parts import NO_PARTS, Parts
+from .cuda_graphs import CudaGraph, Graph, check_capturable
+from .joint_optimizer import AnyOptimizer
+from .loss_parts import NO_PARTS, Parts, separate
 from .training import Training
-from .whole_step import train_batch, zero
+from .whole_step import BACKWARD, FORWARD, LOSS, hold_loss, note_gradients, train_batch, zero
 
 T = TypeVar("T")
 
 WARM_UP = 3  # steps before a capture: they make the optimizer's state and choose algorithms
 MIN_CAPTURES = 4  # after this many captures, or changes of compiled numbers, check whether they were worth it
 MIN_REPLAYS_PER_CAPTURE = 20  # fewer replays do not make up for the time of a capture
-
-
-class Graph(Protocol):
-    """Records what is computed on a device, and repeats it on the same tensors."""
-
-    def on_capture_stream(self, train: Callable[[], T]) -> T:
-        """Compute without recording, on the stream of the capture."""
-        ...
-
-    def capture(self, train: Callable[[], T]) -> T:
-        """Record without computing. Each replay writes to the tensors of the answer."""
-        ...
-
-    def replay(self) -> None:
-        """Compute what was recorded."""
-        ...
-
-
-@functools.cache
-def stream_for(device: torch.device, thread: int) -> torch.cuda.Stream:
-    """The stream on which this thread records. Torch keeps a workspace of many megabytes for each stream."""
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-
-
-class CudaGraph:
-    """A CUDA graph.
-
-    Attributes:
-        device: the CUDA device.
-        stream: the stream of warm-ups and captures.
-        graph: the latest capture, or None.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.stream = stream_for(device, threading.get_ident())
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    def on_capture_stream(self, train: Callable[[], T]) -> T:
-        # Autograd records the stream on which a gradient is made first: it has to be the stream of the capture.
-        current = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            answer = train()
-        current.wait_stream(self.stream)
-        return answer
-
-    def capture(self, train: Callable[[], T]) -> T:
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with (
-                # After a failure, torch itself would leave the stream of the capture in use.
-                torch.cuda.stream(torch.cuda.current_stream(self.device)),
-                # Other threads may use CUDA meanwhile: a loader's thread pins memory.
-                torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"),
-            ):
-                answer = train()
-        except BaseException:
-            stream_for.cache_clear()  # the state in which torch left this stream is unknown
-            raise
-        self.graph = graph
-        return answer
-
-    def replay(self) -> None:
-        assert self.graph is not None
-        self.graph.replay()
 
 
 def forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, Any]:
@@ -122,6 +57,18 @@ class _FastStep:
         self.work = work
         self.warned: set[str] = set()
         self.stale = False
+
+    def begin(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        """Do the first of these operations on the batch under way at once; those that are left to do, maybe all.
+
+        Args:
+            operations: from FORWARD on, up to where a callback looks.
+        """
+        raise NotImplementedError
+
+    def take_step(self) -> None:
+        """The optimizer's step."""
+        self.work.optimizer.step()
 
     def mark_stale(self) -> None:
         """Check before the next step what Python decides in it: a command or a hyper-parameter may have changed it."""
@@ -163,7 +110,9 @@ class CapturedStep(_FastStep):
         structure: nesting, shapes and types of the first batch; only such batches are replayed.
         captured_constants: what Python decided in the capture; None without a capture.
         batch: the tensors of the graph that a batch is copied into, nested as the batch.
-        output, loss, loss_parts: the tensors that a replay writes to.
+        output, loss, loss_parts, gradients: the tensors that a replay writes to.
+        graded: the parameters of these gradients.
+        piece: what captures a step without that of the optimizer, where a callback looks before it; None until then.
     """
 
     def __init__(self, work: Training, graph: Graph) -> None:
@@ -178,6 +127,32 @@ class CapturedStep(_FastStep):
         self.output: Any = None
         self.loss: torch.Tensor | None = None
         self.loss_parts: Parts = NO_PARTS
+        self.gradients: list[torch.Tensor] = []
+        self.graded: list[torch.nn.Parameter] = []
+        self.piece: CapturedGradients | None = None
+
+    def renewed(self) -> CapturedStep:
+        return type(self)(self.work, copy.copy(self.graph))
+
+    def begin(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        if BACKWARD not in operations:
+            self.warn_once(
+                "loss",
+                "a callback or sink looks between loss and backward: each step is trained the eager way",
+            )
+            return operations
+        if self.piece is None:
+            self.piece = CapturedGradients(self.work, copy.copy(self.graph))
+            self.piece.warned = self.warned
+        if not self.piece.can_run():
+            return operations
+        note_gradients(self.work, self.piece.run())
+        return operations[3:]
+
+    def mark_stale(self) -> None:
+        super().mark_stale()
+        if self.piece is not None:
+            self.piece.mark_stale()
 
     def obstacle(self) -> tuple[str, str] | None:
         work = self.work
@@ -225,6 +200,7 @@ class CapturedStep(_FastStep):
             static.copy_(new, non_blocking=True)
         self.graph.replay()
         self.replays += 1
+        self._replayed()
         # A metric may return a part of the output, which the next replay overwrites.
         work.output = map_tensors(self.output, torch.clone) if work.train_meters.metrics else self.output
         work.loss_parts = map_tensors(self.loss_parts, torch.clone)
@@ -232,10 +208,21 @@ class CapturedStep(_FastStep):
 
     def _warm_up(self) -> torch.Tensor:
         work = self.work
-        work.output, loss = train_batch(work, work.inputs, work.target, forward_and_loss, work.optimizer.step)
-        zero(work)
+        work.output, loss = self._train(work.inputs, work.target)
+        self._warmed_up()
         work.output = map_tensors(work.output, torch.Tensor.detach)  # or an eager step would meet nodes of this stream
         return loss.detach()
+
+    def _train(self, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+        """What is captured: of a batch, the output and the loss."""
+        return train_batch(self.work, inputs, target, forward_and_loss, self.work.optimizer.step)
+
+    def _warmed_up(self) -> None:
+        """What follows a step before the capture."""
+        zero(self.work)
+
+    def _replayed(self) -> None:
+        """What follows a replay."""
 
     def _capture(self) -> None:
         work = self.work
@@ -243,13 +230,12 @@ class CapturedStep(_FastStep):
         self.output = self.loss = None
         work.drop_autograd_graph()
 
-        def train() -> tuple[Any, torch.Tensor, Parts]:
-            inputs, target = self.batch
-            output, loss = train_batch(work, inputs, target, forward_and_loss, work.optimizer.step)
-            return map_tensors(output, torch.Tensor.detach), loss.detach(), work.loss_parts
+        def train() -> tuple[Any, torch.Tensor, Parts, list[torch.Tensor]]:
+            output, loss = self._train(*self.batch)
+            return map_tensors(output, torch.Tensor.detach), loss.detach(), work.loss_parts, work.gradients()
 
         try:
-            self.output, self.loss, self.loss_parts = self.graph.capture(train)
+            self.output, self.loss, self.loss_parts, self.gradients = self.graph.capture(train)
         except Exception as error:
             # What failed first. The end of the capture fails after it.
             first = error.__context__ if isinstance(error.__context__, Exception) else error
@@ -259,6 +245,7 @@ class CapturedStep(_FastStep):
                 "nothing in the model, the loss and the optimizer may wait for the device, as .item() does; "
                 "compile_step('default') does not mind"
             ) from error
+        self.graded = [parameter for parameter in work.parameters if parameter.grad is not None]
         zero(work)  # the gradients belong to the graph, and an eager step must not add to them
         self.captured_constants, self.stale = _constants(work), False
         self.captures += 1
@@ -271,11 +258,26 @@ class CapturedStep(_FastStep):
             self.warm_ups = min(self.warm_ups, WARM_UP - 1)
 
 
+class CapturedGradients(CapturedStep):
+    """Forward, loss and backward as one graph. The gradients of a replay are in its tensors until the next one."""
+
+    def _train(self, inputs: Any, target: Any) -> tuple[Any, torch.Tensor]:
+        return train_batch(self.work, inputs, target, forward_and_loss, lambda: None)
+
+    def _warmed_up(self) -> None:
+        """The gradients are those of the step that follows."""
+
+    def _replayed(self) -> None:
+        for parameter, gradient in zip(self.graded, self.gradients, strict=True):
+            parameter.grad = gradient
+
+
 class CompiledStep(_FastStep):
-    """Forward with loss, and the optimizer's step, through torch.compile; backward and zero stay eager.
+    """Forward with loss, and the optimizer's step, through torch.compile; backward and zero are called as ever.
 
     Attributes:
         forward_and_loss, step: the compiled functions.
+        settings: the mode and the backend of torch.compile.
         in_graphs: torch.compile uses CUDA graphs, so that the next step overwrites this one's answers.
         numbers: the optimizer's numbers that are compiled in.
         changes: how often those numbers changed.
@@ -285,6 +287,7 @@ class CompiledStep(_FastStep):
 
     def __init__(self, work: Training, mode: str, backend: str) -> None:
         super().__init__(work)
+        self.settings = mode, backend
         self.forward_and_loss = torch.compile(_own(forward_and_loss), mode=mode, backend=backend)
         self.step = torch.compile(_own(step), mode=mode, backend=backend)
         self.in_graphs = work.device.type == "cuda" and (mode != "default" or backend == "cudagraphs")
@@ -293,16 +296,15 @@ class CompiledStep(_FastStep):
         self.trainable = self._trainable()
         self.first_is_eager = self._makes_state()
 
+    def renewed(self) -> CompiledStep:
+        return CompiledStep(self.work, *self.settings)
+
     def run(self) -> torch.Tensor:
         """Train on the batch under way; its detached loss."""
         work = self.work
-        if self.stale:
-            self._check_numbers()
         if self.in_graphs:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        step_now = functools.partial(step if self.first_is_eager else self.step, work.optimizer)
-        output, loss = train_batch(work, work.inputs, work.target, self.forward_and_loss, step_now)
-        self.first_is_eager = False
+        output, loss = train_batch(work, work.inputs, work.target, self.forward_and_loss, self.take_step)
         zero(work)
         loss = loss.detach()
         if self.in_graphs:
@@ -310,6 +312,31 @@ class CompiledStep(_FastStep):
             work.loss_parts = map_tensors(work.loss_parts, torch.clone)
         work.output = output
         return loss
+
+    def begin(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
+        work = self.work
+        if self.in_graphs:
+            # Gradients would be in the memory of the graphs, and a window or a callback keeps them longer.
+            self.warn_once(
+                "pieces",
+                "a callback or sink looks inside the steps, and CUDA graphs of torch.compile would write over what is "
+                "kept there: forward and loss are done the eager way; compile_step() without a mode compiles them",
+            )
+            return operations
+        if not self.can_run():
+            return operations
+        work.doing = FORWARD
+        work.output, loss = self.forward_and_loss(work, work.inputs, work.target)
+        work.doing = LOSS
+        loss, work.loss_parts = separate(loss)
+        hold_loss(work, loss)
+        return operations[2:]
+
+    def take_step(self) -> None:
+        if self.stale:
+            self._check_numbers()
+        (step if self.first_is_eager else self.step)(self.work.optimizer)
+        self.first_is_eager = False
 
     def _check_numbers(self) -> None:
         """Optimizer numbers that are no tensors are compiled in, and torch.compile gives up after a few changes."""
@@ -372,15 +399,3 @@ def compiled_step(work: Training, mode: str, backend: str) -> CapturedStep | Com
         raise WorkloadError(f"compile_step(mode='graph') captures a CUDA graph, but the model is on {work.device}")
     check_capturable(work.optimizer)
     return CapturedStep(work, CudaGraph(work.device))
-
-
-def check_capturable(optimizer: AnyOptimizer) -> None:
-    """Refuse an optimizer that counts its steps on the CPU.
-
-    Raises:
-        WorkloadError: with the setting that changes it.
-    """
-    for each in each_of(optimizer).values():
-        if any("capturable" in group and not group["capturable"] for group in each.param_groups):
-            name = type(each).__name__
-            raise WorkloadError(f"{name} cannot be captured as it is: make it with capturable=True")

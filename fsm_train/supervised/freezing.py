@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ..core.commands import Freeze
 from ..core.errors import WorkloadError
+from ..data.compiled import named_modules, named_parameters
 from .joint_optimizer import AnyOptimizer
 
 _logger = logging.getLogger("fsm_train")
@@ -73,9 +74,17 @@ class FrozenParameters:
         self.trainable.clear()
         self._said.clear()
 
+    def take_in(self) -> None:
+        """Freeze parameters that are new in the model and match a pattern. No other one thaws."""
+        for parameter, names in self._names().items():
+            matches = any(_matches(names, freeze.pattern) for freeze in self.freezes)
+            if matches and parameter not in self.trainable:
+                self.trainable[parameter] = parameter.requires_grad
+                parameter.requires_grad, parameter.grad = False, None
+
     def _names(self) -> dict[nn.Parameter, list[str]]:
         names: dict[nn.Parameter, list[str]] = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+        for name, parameter in named_parameters(self.model, remove_duplicate=False):
             names.setdefault(parameter, []).append(name)
         return names
 
@@ -91,7 +100,7 @@ class FrozenParameters:
 
     def _apply_to_batch_norms(self) -> None:
         patterns = [freeze.pattern for freeze in self.freezes if not freeze.train_bn]
-        frozen = {module for name, module in self.model.named_modules() if _is_frozen_norm(name, module, patterns)}
+        frozen = {module for name, module in named_modules(self.model) if _is_frozen_norm(name, module, patterns)}
         for module in [module for module in self.batch_norms if module not in frozen]:
             module.training = self.batch_norms.pop(module)
         for module in frozen - self.batch_norms.keys():

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..core.errors import WorkloadError
+from ..data.compiled import named_buffers, state_dict_of
 from .averages import Average
 from .modules import StateDict, copy_of_module, initialized, put_back_module
 from .structure import follow
@@ -68,7 +69,7 @@ class KeptWeights:
             now = _parameters_and_masks(module)
             values = {own: value for own, value in kept["values"].items() if own not in kept["buffers"]}
             masks = {own: value for own, value in kept["buffers"].items() if own.endswith("_mask")}
-            followed, difference = follow(values | masks, now, now.keys() - dict(module.named_buffers()).keys())
+            followed, difference = follow(values | masks, now, now.keys() - dict(named_buffers(module)).keys())
             if difference:
                 raise WorkloadError(
                     f"the weights that {name!r} has kept do not fit the {kind} any more: {difference}. "
@@ -79,7 +80,7 @@ class KeptWeights:
                 buffers = {own: value for own, value in kept["buffers"].items() if own not in masks}
                 buffers |= {own: value for own, value in followed.items() if own.endswith("_mask")}
                 others = {own: value for own, value in kept["values"].items() if own in kept["buffers"]}
-                kept["values"] = {own: v for own, v in (others | followed).items() if own in module.state_dict()}
+                kept["values"] = {own: v for own, v in (others | followed).items() if own in state_dict_of(module)}
                 kept["buffers"] = buffers
 
     def state(self) -> list[Any]:
@@ -97,14 +98,14 @@ class KeptWeights:
 
 def _parameters_and_masks(module: nn.Module) -> dict[str, torch.Tensor]:
     """What has to be there under the same name: buffers may come and go, but those of torch.nn.utils.prune."""
-    buffers = dict(module.named_buffers())
-    values = initialized(module.state_dict())
+    buffers = dict(named_buffers(module))
+    values = initialized(state_dict_of(module))
     return {own: value for own, value in values.items() if own not in buffers or own.endswith("_mask")}
 
 
 def _counters(module: nn.Module) -> dict[str, torch.Tensor]:
     """The buffers that are single whole numbers, such as a number of steps: they count what happened."""
-    buffers = module.named_buffers()
+    buffers = named_buffers(module)
     return {name: b for name, b in buffers if b.dim() == 0 and not (b.is_floating_point() or b.is_complex())}
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..core.errors import CheckpointError, WorkloadError
+from ..data.compiled import load_state_dict, named_buffers, named_modules, state_dict_of, submodule, uncompiled
 
 StateDict = dict[str, Any]
 
@@ -22,8 +23,10 @@ def modules_of(model: nn.Module, loss_fn: object) -> dict[str, nn.Module]:
 
     A loss that is a module is "loss". Modules are also found in a functools.partial, a bound method, an
     object's attributes, a function's closure, and among the globals that a function names: the first is "loss",
-    the others "loss 2", "loss 3", … A part of the model is not one of the loss.
+    the others "loss 2", "loss 3", … A part of the model is not one of the loss. Of a compiled module it is the one
+    that it was compiled from.
     """
+    model = uncompiled(model)
     known = {id(part) for part in model.modules()}
     modules = {"model": model}
     for module in _modules_in(loss_fn, set()):
@@ -38,7 +41,7 @@ def _modules_in(value: object, seen: set[int]) -> Iterator[nn.Module]:
         return
     seen.add(id(value))
     if isinstance(value, nn.Module):
-        yield value
+        yield uncompiled(value)
         return
     for part in _parts_of(value):
         yield from _modules_in(part, seen)
@@ -116,9 +119,9 @@ def state_of_module(module: nn.Module) -> StateDict:
     What a lazy layer has not initialized yet is left out.
     """
     return {
-        "values": initialized(module.state_dict()),
-        "buffers": {name: buffer.detach() for name, buffer in module.named_buffers() if not is_lazy(buffer)},
-        "modes": {name: part.training for name, part in module.named_modules()},
+        "values": initialized(state_dict_of(module)),
+        "buffers": {name: buffer.detach() for name, buffer in named_buffers(module) if not is_lazy(buffer)},
+        "modes": {name: part.training for name, part in named_modules(module)},
     }
 
 
@@ -139,7 +142,7 @@ def copy_of(state: StateDict) -> StateDict:
 
 def fits_module(module: nn.Module, saved: Mapping[str, Any]) -> bool:
     """Whether the module has the names, shapes, dtypes and layouts that were saved, so that `load_module` succeeds."""
-    kinds = (module.state_dict(), saved["values"]), (dict(module.named_buffers()), saved["buffers"])
+    kinds = (state_dict_of(module), saved["values"]), (dict(named_buffers(module)), saved["buffers"])
     return all(
         ours.keys() == theirs.keys() and all(_alike(value, theirs[name]) for name, value in ours.items())
         for ours, theirs in kinds
@@ -164,14 +167,14 @@ def load_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
     check_dtypes(module, values)
     load_values(module, values)
     with torch.no_grad():
-        for name, buffer in module.named_buffers():
+        for name, buffer in named_buffers(module):
             if is_lazy(buffer):
                 continue
             if name not in buffers or buffers[name].shape != buffer.shape:
                 was = tuple(buffers[name].shape) if name in buffers else "not there"
                 raise WorkloadError(f"the buffer {name} has the shape {tuple(buffer.shape)}, and was {was} when saved")
             buffer.copy_(buffers[name])
-    for name, part in module.named_modules():
+    for name, part in named_modules(module):
         part.training = saved["modes"].get(name, part.training)
 
 
@@ -181,7 +184,7 @@ def check_tensors(module: nn.Module, saved: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: with the first name.
     """
-    for name, ours in module.state_dict().items():
+    for name, ours in state_dict_of(module).items():
         theirs = saved["values"].get(name, ours)
         if isinstance(ours, torch.Tensor) and not isinstance(theirs, torch.Tensor):
             raise CheckpointError(f"its value of {name} is of the type {type(theirs).__name__}, and no tensor")
@@ -193,7 +196,7 @@ def check_dtypes(module: nn.Module, values: Mapping[str, Any]) -> None:
     Raises:
         WorkloadError: with the first name.
     """
-    for name, ours in module.state_dict().items():
+    for name, ours in state_dict_of(module).items():
         theirs = values.get(name)
         if isinstance(theirs, torch.Tensor) and isinstance(ours, torch.Tensor) and ours.dtype != theirs.dtype:
             raise WorkloadError(
@@ -207,8 +210,8 @@ def load_values(module: nn.Module, values: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: from torch, if names or shapes differ, or what is saved is not initialized and the module is.
     """
-    waiting = {name: value for name, value in module.state_dict().items() if is_lazy(value) and name not in values}
-    module.load_state_dict({**values, **waiting})
+    waiting = {name: value for name, value in state_dict_of(module).items() if is_lazy(value) and name not in values}
+    load_state_dict(module, {**values, **waiting})
 
 
 def put_back_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
@@ -219,7 +222,7 @@ def put_back_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
     """
     buffers = saved["buffers"]
     if buffers is not None:  # a checkpoint of an earlier version has only the values
-        for name in dict.fromkeys((*buffers, *(name for name, _ in module.named_buffers()))):
+        for name in dict.fromkeys((*buffers, *(name for name, _ in named_buffers(module)))):
             set_buffer(module, name, buffers.get(name))
     load_values(module, saved["values"])
 
@@ -227,7 +230,7 @@ def put_back_module(module: nn.Module, saved: Mapping[str, Any]) -> None:
 def set_buffer(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
     """Give the buffer of this name this value: in place where it fits, since captured steps reference the tensor."""
     path, _, own = name.rpartition(".")
-    owner = module.get_submodule(path)
+    owner = submodule(module, path)
     present = owner._buffers.get(own)
     if own not in owner._buffers:
         return  # the names are checked where they matter

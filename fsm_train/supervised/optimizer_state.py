@@ -85,3 +85,16 @@ def _uncast(loaded: Any, saved: Any, dtype: torch.dtype) -> Any:
     elif type(loaded) in (list, tuple) and type(saved) in (list, tuple) and len(loaded) == len(saved):
         return type(loaded)(_uncast(*pair, dtype) for pair in zip(loaded, saved, strict=True))
     return loaded
+
+
+def without_marks(state: Any) -> Any:
+    """The state, nested as it is, with tensors that torch.compile has marked replaced by ones that share their memory.
+
+    A compiled step gives the tensors of its optimizer attributes, with which they could not be loaded without code.
+    """
+    if isinstance(state, torch.Tensor):
+        marks = vars(state)
+        return state.detach() if marks and all(name.startswith("_dynamo") for name in marks) else state
+    if type(state) is dict:
+        return {key: without_marks(value) for key, value in state.items()}
+    return [without_marks(value) for value in state] if type(state) is list else state

@@ -15,9 +15,11 @@ from torch import nn
 from ..checkpoints.writing import Parts, find_unsafe
 from ..core.errors import CheckpointError, FsmTrainError, WorkloadError
 from ..core.state import State
+from ..data.compiled import named_parameters
 from ..data.fingerprint import differences
 from ..data.generators import Generators, fits, order_generators
 from ..data.loaders import persistent_workers_running
+from ..data.made_by_model import made_by_model
 from ..data.plain_generators import can_import_numpy, generators_of_plain, own_states, plain
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_place
 from ..data.sources import Sources, own_state
@@ -27,11 +29,14 @@ from .inventory import Found, inventory, notes_of
 from .joint_optimizer import JointOptimizer, each_of, other_names
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
-from .optimizer_state import load_exactly, unsaved_within
+from .optimizer_state import load_exactly, unsaved_within, without_marks
 from .own_states import states_loaded
 from .param_groups import Members
+from .saved_names import plain_parts
 from .saved_shape import check_shape
+from .structure_changes import changes_carried_out, plain_changes
 from .training import Training
+from .unchanging import unchanging
 
 
 def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
@@ -46,7 +51,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     generators = work.own_generators()
     paths = {id(layer.part): layer.path for layer in generators}
     sources, sources_at_start, unsafe = _changes(work, has_place=place is not None)
-    optimizer = work.optimizer.state_dict()
+    optimizer = without_marks(work.optimizer.state_dict())
     items = inventory(
         Found(
             modules=tuple(work.modules),
@@ -58,7 +63,11 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
             metrics=tuple(work.train_meters.metrics),
             unsaved_metrics=tuple(unsaved_metrics),
             place="the generators at the epoch's start" if place is None else "the loader",
-            inexact=(*filter(None, [trouble]), *inexact(work.train, state, has_place=place is not None)),
+            inexact=(
+                *filter(None, [trouble]),
+                *inexact(work.train, state, has_place=place is not None),
+                *made_by_model(work.train, work.modules.values(), state, has_place=place is not None),
+            ),
             within=tuple(unsaved_within(work.optimizer, optimizer, work.extra.values())),
         )
     )
@@ -89,6 +98,8 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "data": work.data_fingerprint,
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
+        "structure": plain_changes(work),
+        "frozen": {name: names for name, module in work.modules.items() if (names := unchanging(module))},
     }
     return parts, notes_of(items)
 
@@ -126,8 +137,10 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
     check_shape(parts)
+    parts = plain_parts(parts)
     suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
-    with states_loaded(_stateful_objects(work, parts)):
+    changes = changes_carried_out(work, parts.get("structure", ()), state)
+    with states_loaded(_stateful_objects(work, parts)), changes:
         _load_optimizer_and_modules(work, parts)
     work.window.load(parts["window"])
     work.window.batches = state.pending
@@ -299,7 +312,7 @@ def _optimizer_of(work: Training) -> list[Any] | dict[str, list[Any]]:
 
 def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for kind, module in work.modules.items():
-        yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
+        yield from ((f"{kind}.{name}", parameter) for name, parameter in named_parameters(module))
 
 
 def _by_name(optimizer_of: list[Any] | dict[str, list[Any]]) -> dict[str, list[Any]]:

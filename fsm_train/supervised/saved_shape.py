@@ -146,6 +146,7 @@ _LATER: Mapping[str, Fits] = {
     "data": _is(Mapping),
     "numbers": _mapping(is_number),
     "loss": _anything,
+    "structure": _list(_anything),
 }
 """Parts that checkpoints of earlier versions do not have."""
 

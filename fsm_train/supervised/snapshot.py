@@ -20,6 +20,7 @@ from .carried_over import CarriedOver
 from .modules import Modes, StateDict, load_module, state_of_module
 from .optimizer_state import load_exactly
 from .param_groups import Members
+from .structure_changes import Structure
 from .training import Training
 
 
@@ -69,6 +70,7 @@ class Snapshot:
         meters: what train_loss and the metrics had collected; None where no training is under way.
         window: the shares of the batches whose gradients wait for a step.
         numbers: the user's own.
+        structure: what the modules consist of.
         under_way: the pass over the training data, and how many of its batches were fetched.
     """
 
@@ -86,6 +88,7 @@ class Snapshot:
     meters: dict[str, Any] | None
     window: list[float]
     numbers: dict[str, float]
+    structure: Structure
     under_way: tuple[Iterator[Any], int]
 
     @staticmethod
@@ -111,11 +114,14 @@ class Snapshot:
             meters=copy.deepcopy(work.train_meters.state()[0]) if work.suspended_at else None,
             window=work.window.state(),
             numbers=dict(work.numbers),
+            structure=Structure.of(work),
             under_way=under_way,
         )
 
     def put_back(self, work: Training) -> None:
         """Restore everything; more than once, if asked to."""
+        if tuple(work.structure_changes) != self.structure.changes:
+            self.structure.put_back(work)
         modules = work.modules
         for name, module in modules.items():
             load_module(module, self.modules[name])

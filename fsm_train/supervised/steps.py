@@ -7,6 +7,7 @@ the five-line loop, in its order, so that the weights are the same to the last b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from .closures import Closure
 from .evaluations import check_averages
 from .own_backward import Backward, check_made, run_backward
 from .validation import Validating
-from .whole_step import WHOLE_STEP, plain_step
+from .whole_step import WHOLE_STEP, hold_loss, plain_step, train_piece
 
 _END = object()
 
@@ -77,14 +78,7 @@ class Stepping(Validating):
         return self._take(batch)
 
     def loss(self) -> None:
-        loss = self.compute_loss()
-        self.check_first_loss(loss)
-        self._for_backward = loss
-        try:
-            self._loss = loss.detach()
-        except AttributeError as error:
-            explain_loss(loss, error)
-            raise
+        hold_loss(self, self.compute_loss())
 
     def discard(self) -> None:
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
@@ -137,8 +131,8 @@ class Stepping(Validating):
         if self.gives_closure:
             self._step_with_closure()
             self.stepped = True
-        elif self.precision is None:
-            self.optimizer.step()
+        elif self.precision is None or self.precision.scaler is None:
+            (self.optimizer.step if self.whole_step is None else self.whole_step.take_step)()
             self.stepped = True
         else:
             self.stepped = self.precision.step(self.optimizer)
@@ -196,9 +190,15 @@ class Stepping(Validating):
     # ---------------------------------------------------------------------------- whole steps
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        """One implementation of a whole step; none for a subclass that overrides one of its operations."""
+        """One implementation of a whole step, or of its beginning; none for a subclass that overrides an operation."""
         overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
-        return self._whole_step if operations == WHOLE_STEP and not overridden else None
+        if overridden:
+            return None
+        if operations == WHOLE_STEP:
+            return self._whole_step
+        if self.whole_step is not None and operations[:2] == WHOLE_STEP[:2]:
+            return partial(train_piece, self, operations)
+        return None
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""

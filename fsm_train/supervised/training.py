@@ -14,6 +14,7 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
+from ..data.compiled import named_modules, uncompiled
 from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
@@ -48,9 +49,11 @@ class Training:
     and the loss are on `device`.
 
     Attributes:
-        model: the module that is trained. Commands may change its weights in place.
-        wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
-        wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
+        model: the module that is trained; of a compiled one, the one that it was compiled from. Commands may change its
+            weights in place.
+        wrapped_model: what forward calls: the model as it was given, compiled say, in its parallel wrapper if there is
+            one. Set by `call_through`.
+        wrapper: makes `wrapped_model` from that; None without a wrapper. Set by `call_through`.
         optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`. Of several that step together
             it does what one does, and gives each by name, `optimizer["muon"]`.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or a mapping with it as "loss".
@@ -84,6 +87,7 @@ class Training:
         frozen_parameters: the patterns of frozen parameters. Commands call its methods.
         carried_over: what outlasts a call of `run` beside model and optimizer: averages, copies of weights,
             schedulers. Commands change what is theirs; a new training starts with a new one.
+        structure_changes: the commands that have changed what the model consists of since this was made, in order.
 
         epoch_start: what the pass over the training data follows from; None before the first epoch.
         suspended_at: where the training was suspended or ended, between two calls of `run`; otherwise None.
@@ -138,7 +142,8 @@ class Training:
                 check_function(name, function, *parameters)
         if device is not None:
             model.to(device_of(device))
-        self.model = model
+        self._given_model = model
+        self.model = uncompiled(model)
         self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
         self.loss_fn = loss_fn
@@ -182,9 +187,10 @@ class Training:
         self.epoch_start: EpochStart | None = None
         self.epoch_began = -1  # the iteration in which it was noted
 
+        self.structure_changes: list[Command] = []
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.frozen_parameters = FrozenParameters(model, self.optimizer)
+        self.frozen_parameters = FrozenParameters(self.model, self.optimizer)
         self.carried_over = CarriedOver()
         self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
@@ -232,8 +238,9 @@ class Training:
         """By name, whether each part of the model is in train mode when it is trained, and not frozen."""
         frozen = self.frozen_parameters.batch_norms
         if self.model.training:
-            return {name: frozen.get(part, part.training) for name, part in self.model.named_modules()}
-        return {name: frozen.get(part, part not in self._eval_parts) for name, part in self.model.named_modules()}
+            return {name: frozen.get(uncompiled(part), part.training) for name, part in named_modules(self.model)}
+        learn = {name: uncompiled(part) for name, part in named_modules(self.model)}
+        return {name: frozen.get(part, part not in self._eval_parts) for name, part in learn.items()}
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.
@@ -286,7 +293,8 @@ class Training:
 
     def call_through(self, wrapper: Callable[[nn.Module], nn.Module] | None) -> None:
         """Call the model through this wrapper from now on, or directly with None. `model` itself stays."""
-        self.wrapper, self.wrapped_model = wrapper, self.model if wrapper is None else wrapper(self.model)
+        given = self._given_model
+        self.wrapper, self.wrapped_model = wrapper, given if wrapper is None else wrapper(given)
 
     def add_to_loss(self, penalty: torch.Tensor) -> None:
         """Add a scalar tensor to the loss for backward. The measured loss stays without it."""
@@ -362,7 +370,8 @@ class Training:
 
     def _shared(self) -> dict[int, object]:
         """By id, what a metric may hold and is not the metric's own: the model, the loss, the optimizer, the data."""
-        modules = [m for part in (self.model, self.loss_fn) if isinstance(part, nn.Module) for m in part.modules()]
+        given = self._given_model, self.loss_fn
+        modules = [m for part in given if isinstance(part, nn.Module) for m in part.modules()]
         tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
         loaders = [self.train, *(self.valid.values() if isinstance(self.valid, Mapping) else [self.valid])]
         datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]

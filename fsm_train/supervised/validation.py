@@ -79,9 +79,8 @@ class Validating(Training):
 
     def forward(self) -> None:
         """Set `output`. In training, the buffers are kept in case the batch is left out."""
-        if (
-            self.doing is None and self._evaluation is None and torch.is_grad_enabled()
-        ):  # in a whole step nothing can leave the batch out
+        alone = self.doing is None  # in a whole step nothing can leave the batch out
+        if alone and self._evaluation is None and torch.is_grad_enabled():
             self._buffers.keep()
         if self.precision is None:
             self.output = self.call(self.inputs, self.target)

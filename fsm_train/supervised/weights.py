@@ -22,8 +22,10 @@ from ..core.phase import Phase
 from ..core.runs import epochs_trained
 from ..core.state import State
 from ..core.values import FrozenMap
+from ..data.compiled import named_parameters, state_dict_of
 from .averages import Average
 from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, put_back_module
+from .saved_names import plain_weights
 from .saved_shape import check_shape_of_weights
 
 T = TypeVar("T")
@@ -103,6 +105,7 @@ def choose(
         try:
             state, parts = read(checkpoint)
             weights = _weights_of(checkpoint, parts)
+            parts = plain_weights(parts)
             taken = take(checkpoint.path, parts, weights)
         except CheckpointError as error:
             problems.append(str(error))
@@ -175,7 +178,7 @@ def _give(model: nn.Module, path: Path, parts: Parts, weights: str) -> None:
 
 def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
     """Load values and buffers, after a look at all of them, so that a model that does not fit is named."""
-    ours, theirs = model.state_dict(), saved["values"]
+    ours, theirs = state_dict_of(model), saved["values"]
     new, gone = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if new or gone:
         clauses = [f"the model has {_some(new)}"] * bool(new) + [f"the checkpoint has {_some(gone)}"] * bool(gone)
@@ -184,7 +187,7 @@ def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
             "Give the model in the wrapper in which it was trained, such as DataParallel, or without one"
         )
     check_tensors(model, saved)
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(named_parameters(model, remove_duplicate=False))
     for name, value in ours.items():
         if name in parameters and not is_lazy(value) and value.shape != theirs[name].shape:
             raise WorkloadError(

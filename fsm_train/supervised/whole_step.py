@@ -65,6 +65,42 @@ def train_batch(
     return output, loss
 
 
+def train_piece(work: Training, operations: tuple[Operation, ...]) -> bool:
+    """Do the operations from FORWARD up to where a callback looks, the first of them at once if possible.
+
+    Whether the batch took a step.
+    """
+    left = operations
+    if BACKWARD not in operations:
+        work._buffers.keep()  # a callback may leave the batch out after its loss
+    own = work.gives_closure or work.custom_backward is not None
+    if work.whole_step is not None and work.mix is None and not own:
+        left = work.whole_step.begin(operations)
+    for operation in left:
+        work.doing = operation
+        getattr(work, operation.value)()
+    work.doing = None
+    return work.stepped
+
+
+def hold_loss(work: Training, loss: torch.Tensor) -> None:
+    """Take the loss of the batch under way, with its graph, for backward."""
+    work.check_first_loss(loss)
+    work._for_backward = loss
+    try:
+        work._loss = loss.detach()
+    except AttributeError as error:
+        explain_loss(loss, error)
+        raise
+
+
+def note_gradients(work: Training, loss: torch.Tensor) -> None:
+    """Note the results of forward, loss and backward in one: the detached loss, a scalar; `output` is set."""
+    work._loss, work.doing = loss, BACKWARD
+    work.meter(work.train_meters, loss)
+    work.gradients.changed()
+
+
 def zero(work: Training) -> None:
     """Zero the gradients, at the end of a whole step."""
     work.doing = ZERO

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 import torch
 
 from ..core.errors import WorkloadError
+from ..data.compiled import named_parameters
 
 
 class Gradients:
@@ -62,7 +63,7 @@ def _named(model: torch.nn.Module, pattern: str, among: Set[torch.nn.Parameter])
     Raises:
         WorkloadError: none matches.
     """
-    named = [*model.named_parameters(remove_duplicate=False)]
+    named = [*named_parameters(model, remove_duplicate=False)]
     found = dict.fromkeys(p for name, p in named if p in among and fnmatchcase(name, pattern))
     if not found:
         names = [name for name, _ in named]

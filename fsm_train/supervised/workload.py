@@ -54,6 +54,7 @@ from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot
 from .steps import Stepping
+from .structure_changes import carry_out_change
 
 Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 
@@ -76,7 +77,8 @@ class Supervised(Stepping, Checkpointable):
     What is trained
 
     Args:
-        model: its parameters are what the optimizer changes.
+        model: its parameters are what the optimizer changes. One of torch.compile is called, while `model` is the one
+            that it was compiled from: names of parameters, and what is saved, are the same with and without it.
         optimizer: what has step, zero_grad, param_groups and state_dict. Or several by name, {"muon": …, "adamw": …},
             that step together: in `state.hyper`, `lr` is then a tuple over the groups of all, and `muon.lr` is of one.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
@@ -243,7 +245,10 @@ class Supervised(Stepping, Checkpointable):
 
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
-        handler_of(type(command))(self, command)
+        if command.changes_modules:
+            carry_out_change(self, command)
+        else:
+            handler_of(type(command))(self, command)
         if command.each_evaluation and self.gives_closure:
             self.for_each_evaluation.append(command)
         if command.changes_hyper is not False:

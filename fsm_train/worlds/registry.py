@@ -58,6 +58,11 @@ def is_registered(kind: type[Command]) -> bool:
     return kind in _REGISTERED or kind in _DEFAULTS
 
 
+def registered() -> tuple[type[Command], ...]:
+    """The types of commands that can be carried out, in the order in which they were registered."""
+    return (*_DEFAULTS, *_REGISTERED)
+
+
 def handler_of(kind: type[Command]) -> Callable[[Any, Any], None]:
     """The function of (workload, command) that carries out commands of this type.
 

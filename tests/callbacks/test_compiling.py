@@ -37,7 +37,7 @@ from fsm_train.callbacks import (
     torch_scheduler,
 )
 from fsm_train.core.commands import UseCompiledStep
-from fsm_train.core.description import INSIDE_A_STEP, watchers_inside_step
+from fsm_train.core.description import watchers_before_loss
 from fsm_train.core.phase import CONSULTED
 from fsm_train.schedules import time_decay
 from fsm_train.sinks.base import Recorder
@@ -50,6 +50,7 @@ DATA = batches(8, 8, 8, 8)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.torch.jit:DeprecationWarning"
 )  # torch's compiler uses what it deprecates
+INSIDE_A_STEP = {Phase.LOSS_BEGIN, Phase.LOSS_END, Phase.BACKWARD_END, Phase.STEP_BEGIN, Phase.STEP_END}
 CLOSE = 1e-5  # largest difference of a weight; weights are about 0.3
 
 
@@ -118,29 +119,29 @@ def silent(phase: Phase, **settings: Any) -> Callback[None]:
 
 
 @pytest.mark.parametrize("phase", [phase for phase in CONSULTED if phase not in (Phase.SETUP, Phase.SUSPEND)])
-def test_who_looks_inside_a_step_is_named(
+def test_who_looks_between_forward_and_loss_is_named(
     phase: Phase, compiled_steps: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever is consulted between forward and zero is named when the run begins, and only then are no steps whole."""
+    """When the run begins. Whoever is consulted between forward and zero leaves no step whole."""
     trained([compile_step(backend="eager"), silent(phase)], DATA, valid=DATA[:1])
 
-    inside = phase in INSIDE_A_STEP
+    between = f"compile_step leaves forward and loss as they are, since these look between them: looks at {phase.value}"
     assert [record.message for record in caplog.records if record.name == "fsm_train"] == (
-        [f"compile_step has nothing to do, since these look inside each step: looks at {phase.value}"] if inside else []
+        [between] if phase is Phase.LOSS_BEGIN else []
     )
-    assert len(compiled_steps) == (0 if inside else 4)
+    assert len(compiled_steps) == (0 if phase in INSIDE_A_STEP else 4)
 
 
 def test_nobody_is_named_without_compile_step() -> None:
     """Only who wants whole steps wants to know."""
-    lookers = [clip_grad_norm(1.0), record("loss"), accumulate(2)]
+    lookers = [clip_grad_norm(1.0), record("loss"), accumulate(2), silent(Phase.LOSS_BEGIN)]
 
-    assert watchers_inside_step(lookers) == []
-    assert watchers_inside_step([*lookers, compile_step()]) == ["clip_grad_norm", "accumulate"]
+    assert watchers_before_loss(lookers) == []
+    assert watchers_before_loss([*lookers, compile_step()]) == ["looks at loss_begin"]
 
 
 class Watching(Recorder):
-    at = (Phase.LOSS_END,)
+    at = (Phase.LOSS_BEGIN,)
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         """Nothing to do."""
@@ -149,10 +150,10 @@ class Watching(Recorder):
 def test_sinks_and_stepping_look_too(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever they are, they are named."""
     state = start(workload(DATA), epochs=1)
-    for _ in iterate(state, [compile_step(backend="eager")], sinks=[Watching()], at=[Phase.STEP_END]):
+    for _ in iterate(state, [compile_step(backend="eager")], sinks=[Watching()], at=[Phase.LOSS_BEGIN]):
         pass
 
-    assert "these look inside each step: the sink Watching, at=…" in caplog.text
+    assert "these look between them: the sink Watching, at=…" in caplog.text
 
 
 def test_log_leaves_steps_whole(compiled_steps: list[float], tmp_path: Path) -> None:
@@ -164,13 +165,14 @@ def test_log_leaves_steps_whole(compiled_steps: list[float], tmp_path: Path) -> 
     assert replay(log, [compile_step(backend="eager"), silent(Phase.BATCH_END)]).ok
 
 
-def test_one_who_looks_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """Then the training is bit for bit the eager one."""
+def test_one_who_looks_between_forward_and_loss_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Forward, loss and backward are the eager ones, bit for bit, and the step is compiled."""
+    looks = silent(Phase.LOSS_BEGIN)
     with caplog.at_level(logging.WARNING, "fsm_train"):
-        ours = trained([compile_step(backend="eager"), clip_grad_norm(0.1)], DATA, model=net(), epochs=2)
+        ours = trained([compile_step(backend="eager"), looks], DATA, model=net(), epochs=2)
 
-    assert same_weights(ours.model, trained([clip_grad_norm(0.1)], DATA, model=net(), epochs=2).model)
-    assert "these look inside each step: clip_grad_norm" in caplog.text
+    assert same_weights(ours.model, trained([looks], DATA, model=net(), epochs=2).model)
+    assert "look between them: looks at loss_begin" in caplog.text
 
 
 # ------------------------------------------------------------------------------------- the same weights

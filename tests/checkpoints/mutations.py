@@ -18,13 +18,15 @@ from tests.eventlog.mutations import IN_BYTES, IN_LINES, Lines, odd_value, place
 
 Draw = random.Random
 
-KINDS = (MANIFEST, STATE, TENSORS, "history")
-"""The kinds of files of a checkpoint; the last one is one of those of a long history."""
+KINDS = (MANIFEST, STATE, TENSORS, "history", "frozen")
+"""The kinds of files of a checkpoint; the last two are one of those of a long history, and what does not change."""
 
 
 def file_of(kind: str, checkpoint: Path) -> Path:
     """The file of this kind in a checkpoint."""
-    return next(checkpoint.glob("history-*.jsonl")) if kind == "history" else checkpoint / kind
+    if kind in ("history", "frozen"):
+        return next(checkpoint.glob(f"{kind}-*"))
+    return checkpoint / kind
 
 
 def seal(checkpoint: Path, body: dict[str, Any] | None = None) -> None:
@@ -116,7 +118,8 @@ def _tensors(data: bytes, draw: Draw) -> bytes:
 def _odd_part(parts: Any, draw: Draw) -> Any:
     """A value as no part has it, or only elsewhere: a tensor of another shape, dtype or layout, or any other value."""
     tensors = [place[key] for place, key in places([parts]) if isinstance(place[key], torch.Tensor)]
-    one: Any = draw.choice(tensors)
+    plain = [t for t in tensors if t.layout is torch.strided and not t.is_meta and t.is_floating_point()]
+    one: Any = draw.choice([t for t in plain if t.numel() < 2**20] or [torch.ones(2)])
     match draw.randrange(8):
         case 0:
             return draw.choice((one.to(torch.complex64), one.bool(), one.half(), one.long(), one.double()))
@@ -138,4 +141,9 @@ def _odd_part(parts: Any, draw: Draw) -> Any:
             return odd_value(draw)
 
 
-_CHANGED: dict[str, Callable[[bytes, Draw], bytes]] = {STATE: _json, TENSORS: _tensors, "history": _lines}
+_CHANGED: dict[str, Callable[[bytes, Draw], bytes]] = {
+    STATE: _json,
+    TENSORS: _tensors,
+    "history": _lines,
+    "frozen": _tensors,
+}

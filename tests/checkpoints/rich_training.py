@@ -29,15 +29,18 @@ class Counter:
         self.counted = int(state["counted"])
 
 
-def rich(batches: int = 4, extra: tuple[str, ...] = ()) -> Supervised:
+def rich(batches: int = 4, extra: tuple[str, ...] = (), *, frozen: bool = False) -> Supervised:
     """The workload.
 
     Args:
         batches: in an epoch.
         extra: names of counters that are saved too.
+        frozen: whether the model has a tensor that does not change, and is written once.
     """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    if frozen:
+        model.register_parameter("fixed", nn.Parameter(torch.randn(40, 40), requires_grad=False))
     data = [(torch.randn(4, 3), torch.randn(4, 1)) for _ in range(batches)]
     optimizer = torch.optim.AdamW(model.parameters())
     return Supervised(

@@ -44,7 +44,7 @@ Captured = pytest.CaptureFixture[str]
 
 
 def workload() -> Supervised:
-    return rich(batches=2, extra=("counter",))
+    return rich(batches=2, extra=("counter",), frozen=True)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return None
 
     run(start(workload(), epochs=EPOCHS, seed=0), [*library(900), save])
-    assert len(list((folder / "last").glob("history-*"))) == 1
+    assert len(list((folder / "last").glob("history-*"))) == len(list((folder / "last").glob("frozen-*"))) == 1
     return folder
 
 

@@ -102,6 +102,56 @@ class Saved(Lazy):
         self.given = state["given"]
 
 
+class Turning(Sampler[Any]):
+    """Turns further with each index, or batch, that it gives; what it has by then is a tensor and a list."""
+
+    def __init__(self, size: int | None = None) -> None:
+        self.size = size
+        self.turned = torch.zeros(1, dtype=torch.int64)
+        self.recent = [0, 0]
+
+    def __iter__(self) -> Iterator[Any]:
+        size = self.size or 1
+        for i in range(0, ROWS, size):
+            self.turned += 1 + self.recent[0] % 2
+            self.recent = [*self.recent[1:], i]
+            batch = [(i + k + int(self.turned)) % ROWS for k in range(size)]
+            yield batch if self.size else batch[0]
+
+    def __len__(self) -> int:
+        return ROWS // (self.size or 1)
+
+
+class TurningWithState(Turning):
+    """The same, with a state_dict."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"turned": self.turned.clone(), "recent": list(self.recent)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.turned, self.recent = state["turned"].clone(), list(state["recent"])
+
+
+class Worn(Dataset[Any]):
+    """Gives other samples the more were read, and says how many these are."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def __len__(self) -> int:
+        return ROWS
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        self.read += 1
+        return torch.tensor([index + 0.01 * self.read]), torch.zeros(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"read": self.read}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.read = state["read"]
+
+
 class Jittered(Dataset[Any]):
     """Changes each sample by random numbers of its own."""
 
@@ -163,6 +213,13 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "a sampler that counts its passes": lambda: DataLoader(rows(), 4, sampler=Counted()),
     "a sampler that draws one by one": lambda: DataLoader(rows(), 4, sampler=Lazy()),
     "a sampler with a state_dict that changes in a pass": lambda: DataLoader(rows(), 4, sampler=Saved()),
+    "a sampler that changes in a pass": lambda: DataLoader(rows(), 4, sampler=Turning()),
+    "a batch sampler that changes in a pass": lambda: DataLoader(rows(), batch_sampler=Turning(4)),
+    "a batch sampler with a state_dict": lambda: DataLoader(rows(), batch_sampler=TurningWithState(4)),
+    "a sampler inside of a batch sampler": lambda: DataLoader(
+        rows(), batch_sampler=torch.utils.data.BatchSampler(Turning(), 4, drop_last=False)
+    ),
+    "a dataset with a state_dict that changes in a pass": lambda: DataLoader(Worn(), 4, shuffle=True),
     "random.Random in a dataset": lambda: DataLoader(Jittered(random.Random(0), lambda r: r.random()), 4, shuffle=True),
     "numpy's Generator below wrappers": lambda: DataLoader(
         ConcatDataset([Subset(Jittered(np.random.default_rng(0), lambda r: float(r.random())), range(ROWS))]), 4

@@ -27,11 +27,9 @@ from fsm_train.supervised.compilation import (
     WARM_UP,
     CapturedStep,
     CompiledStep,
-    CudaGraph,
-    check_capturable,
     compiled_step,
-    stream_for,
 )
+from fsm_train.supervised.cuda_graphs import CudaGraph, check_capturable, stream_for
 from fsm_train.worlds.registry import handler_of
 from tests.diabetes_training import batches, linear, net, sgd, trained, workload
 from tests.models import same_weights
