@@ -97,7 +97,7 @@ class Watch:
     ) -> None:
         for callback in callbacks:
             check_needs(f"callback {callback.name!r}", callback.needs, callback.at, work.sensors)
-            check_commands(callback, work.carries)
+            check_commands(callback, work.carries, work.refuses)
             check_monitors(callback, work.metric_names, work.has_valid)
         for sink in sinks:
             check_needs(f"the sink {type(sink).__name__}", sink.needs, sink.at, work.sensors)

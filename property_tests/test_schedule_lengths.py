@@ -185,7 +185,7 @@ def only_long_ones_are_said(patch: pytest.MonkeyPatch) -> None:
 
 
 def torch_is_not_asked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(planned, "_torch_length", lambda callback, workload: None)
+    patch.setattr(planned, "_torch_lengths", lambda callback, workload: ())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,16 @@ def public_objects() -> dict[str, object]:
 OBJECTS = public_objects()
 
 
+def documented(value: object) -> dict[str, list[str]]:
+    """The arguments that the docstring describes, in its order, by the heading above each of its sections."""
+    sections = re.findall(r"(.*)\n\nArgs:\n((?:    .*\n?|\n(?=    ))*)", inspect.getdoc(value) or "")
+    names = re.compile(r"^    \*{0,2}(\w[\w, ]*):", re.MULTILINE)
+    return {heading: re.split(r", ", ", ".join(names.findall(section))) for heading, section in sections}
+
+
+DESCRIBED = {name: value for name, value in OBJECTS.items() if documented(value)}
+
+
 @pytest.fixture(autouse=True)
 def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an example writes is no part of the next one."""
@@ -57,3 +69,24 @@ def test_each_public_object_has_an_example_that_runs(name: str) -> None:
     assert any(doctest.SKIP not in line.options for line in example.examples), f"{name} has no example that runs"
 
     assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(example).failed == 0
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_each_argument_is_described_once(name: str) -> None:
+    """What the docstring describes under "Args" is what the object takes, whether in one section or in several."""
+    takes = set(inspect.signature(DESCRIBED[name]).parameters)  # type: ignore[arg-type]
+    described = [argument for section in documented(DESCRIBED[name]).values() for argument in section]
+
+    if name.startswith("fsm_train.callbacks."):
+        takes -= {"name"} - {*described}  # of each factory, and described there
+    assert sorted(described) == sorted(takes)
+
+
+def test_settings_of_a_workload_stand_in_groups() -> None:
+    """Each group is short enough to look through, and what is always given comes before what is seldom."""
+    groups = documented(fsm_train.Supervised)
+
+    assert list(groups) == ["What is trained", "The data", "What is measured", "How it is run"]
+    assert all(len(group) <= 7 for group in groups.values())
+    assert groups["What is trained"][:3] == ["model", "optimizer", "loss_fn"]
+    assert groups["The data"][:2] == ["train", "valid"]

@@ -80,6 +80,23 @@ def test_a_command_of_ones_own_holds_its_constraint() -> None:
     assert better > accuracy
 
 
+def test_lbfgs_is_the_loop_with_a_closure() -> None:
+    """As many evaluations and the same weights, which the script checks itself; and it learns in a few steps."""
+    (accuracy, steps, evaluations) = numbers(
+        run("lbfgs.py", seconds=120), r"valid_accuracy (\S+) after (\d+) steps, (\d+) evaluations"
+    )
+
+    assert accuracy > 0.95
+    assert evaluations > 2 * steps
+
+
+def test_sam_is_the_loop_with_a_closure() -> None:
+    """The weights are the same, which the script checks itself; and it learns."""
+    (loss,) = numbers(run("sam.py", seconds=120), r"valid_loss (\S+) after 440 steps")
+
+    assert loss < 0.5
+
+
 def test_what_if_tells_the_truth() -> None:
     """What the log of one training says of other patiences is what training again gives."""
     shown = run("what_if.py")

@@ -13,12 +13,15 @@ from ..core.phase import Phase
 
 
 @strict_factory
-def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip_grad_norm") -> Callback[None]:
+def clip_grad_norm(
+    max_norm: float, *, norm_type: float = 2.0, pattern: str | None = None, name: str = "clip_grad_norm"
+) -> Callback[None]:
     """Scale the gradients before a step so that their common norm is at most `max_norm`.
 
     At STEP_BEGIN. The norm before clipping is the fact `grad_norm`; with an infinite gradient it is
-    infinite, and clipping cannot repair that step. The method is that of Pascanu, Mikolov and Bengio,
-    "On the difficulty of training recurrent neural networks" (2013).
+    infinite, and clipping cannot repair that step. Of several optimizers, a gradient scaler holds back the one whose
+    gradient is not finite, and the others have a gradient of zero, unless each is clipped by a pattern of its own. The
+    method is that of Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks" (2013).
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -28,9 +31,13 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip
     Args:
         max_norm: the largest norm that stays as it is.
         norm_type: the p of the p-norm; math.inf for the largest absolute value.
+        pattern: clips only the parameters of the model whose names match, such as "h.*"; their norm is a common one
+            of them alone. By default all that the optimizers step. Two of them need different names.
     """
     check_positive_or_inf("norm_type", norm_type)
-    return always(name, Phase.STEP_BEGIN, ClipGradNorm(max_norm, norm_type))
+    if pattern is not None and (not isinstance(pattern, str) or not pattern):
+        raise ValueError(f"pattern={pattern!r}: give a pattern of names of parameters, such as 'h.*'")
+    return always(name, Phase.STEP_BEGIN, ClipGradNorm(max_norm, norm_type, pattern))
 
 
 @strict_factory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,6 +19,9 @@ from ..schedules import Absolute, Schedule, absolute, constant, exponential, one
 Bases = tuple[tuple[str, Hyper], ...]
 """The optimizer's own value of each scheduled hyper-parameter, by name."""
 
+_ONLY_STEPS = re.compile(r"lr|momentum|weight_decay|dampening|beta[1-9]").fullmatch
+"""The numbers that only a step of the optimizer reads: they are set right before it, others before the forward pass."""
+
 Share = tuple[int, int]
 """A share of the plan as a fraction: what is done, and the whole."""
 
@@ -32,13 +36,15 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 def schedule(
     *,
     by: Literal["step", "iteration", "epoch", "training"] = "step",
-    name: str = "schedule",
+    optimizer: str | None = None,
+    name: str | None = None,
     **schedules: Callable[..., float],
 ) -> Callback[Bases]:
     """Set hyper-parameters as functions of progress.
 
     A schedule gives a factor of the optimizer's own value, so that each parameter group keeps its
-    proportion; `absolute(…)` around it makes it the value itself. The optimizer's own values are
+    proportion; `absolute(…)` around it makes it the value itself, which it also is for a number of your own that
+    begins with 0, of which there are no factors. The optimizer's own values are
     those at the first SETUP, and for a group that is added later those that it has then. A value that is
     set in between, by hand or by another callback such as `reduce_on_plateau`, is overwritten.
 
@@ -58,7 +64,13 @@ def schedule(
             after a resume; of a plan with `seconds` it is that of the time, where this is the only limit or the
             nearest. A plan that `extend` made longer is stretched over as a whole, so the share, and
             with it the rate, goes back to where that plan has it.
-        **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
+        optimizer: the name of one of several optimizers, whose numbers alone are set: `schedule(lr=…,
+            optimizer="muon")` sets `muon.lr`. By default the numbers that all have, of each parameter group.
+        name: by default "schedule", or "schedule_muon" for that optimizer.
+        **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress, or by the name
+            of a number of your own (`Supervised(numbers={"kl": 0.0})`). By step and by training, what a loss may read
+            (all but lr, momentum, weight_decay, dampening and the betas) is set at BATCH_BEGIN already, before forward,
+            to what belongs to the step that the batch is for.
 
     A run logs a warning, and `describe(callbacks, state)` has a note, where a schedule ends long before or after the
     plan.
@@ -75,13 +87,20 @@ def schedule(
             raise TypeError(
                 f"{key}={function!r} is no function of progress; for a fixed value write absolute({function!r})"
             )
+    if optimizer is not None:
+        if not isinstance(optimizer, str) or not optimizer:
+            raise TypeError(f"optimizer={optimizer!r}: give the name of one of several optimizers, such as 'muon'")
+        schedules = {f"{optimizer}.{key}": function for key, function in schedules.items()}
     if by == "training":
         for key, function in schedules.items():
             _check_stretches(key, function)
     phase, progress = _CLOCKS.get(by, (Phase.STEP_BEGIN, None))
+    early = {key for key in schedules if phase is Phase.STEP_BEGIN and optimizer is None and not _ONLY_STEPS(key)}
+    phases = (Phase.SETUP, *[Phase.BATCH_BEGIN] * bool(early), *[phase] * (len(early) < len(schedules)))
     no_bases: Bases = ()
+    called = name or ("schedule" if optimizer is None else f"schedule_{optimizer}")
 
-    @on(Phase.SETUP, phase, memory=no_bases, sets=schedules)
+    @on(*phases, name=called, memory=no_bases, sets=schedules)
     def schedule(state: State, bases: Bases) -> Transition:
         if not bases:
             bases = tuple((key, _own_value(state, key)) for key in schedules)
@@ -90,12 +109,13 @@ def schedule(
             if progress is None:
                 finished_share(state)  # which is asked for before the first step
             return Transition(memory=bases)
+        due = early if early and state.phase is Phase.BATCH_BEGIN else schedules.keys() - early
         if progress is None:
             share = finished_share(state)
-            hyper = {key: _stretched(key, schedules[key], share, base) for key, base in bases if key in schedules}
+            hyper = {key: _stretched(key, schedules[key], share, base) for key, base in bases if key in due}
         else:
             now = progress(state)
-            hyper = {key: _scheduled(key, schedules[key], now, base) for key, base in bases if key in schedules}
+            hyper = {key: _scheduled(key, schedules[key], now, base) for key, base in bases if key in due}
         return Transition(hyper=hyper, memory=bases)
 
     return schedule
@@ -134,7 +154,7 @@ def _scheduled(key: str, function: Callable[..., float], progress: float, base: 
     value = function(progress)
     if not math.isfinite(value):
         raise ValueError(f"the schedule of {key}, {function!r}, is {value!r} at {progress}")
-    if isinstance(function, Absolute):
+    if isinstance(function, Absolute) or (base == 0.0 and not _ONLY_STEPS(key.rpartition(".")[2])):
         return value
     return tuple(own * value for own in base) if isinstance(base, tuple) else base * value
 

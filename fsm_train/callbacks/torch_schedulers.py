@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from ..core.callback import Callback, on, strict_factory
@@ -16,7 +16,7 @@ from .monitoring import check_monitor, checked, checked_at
 
 @strict_factory
 def torch_scheduler(
-    make: Callable[[Any], Any],
+    make: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]],
     *,
     by: Literal["step", "epoch"] = "step",
     monitor: str | None = None,
@@ -43,19 +43,25 @@ def torch_scheduler(
 
     Args:
         make: makes the scheduler of the optimizer: lambda optimizer: MultiplicativeLR(optimizer, …). To compare its
-            length with the plan it is also called with a copy of the optimizer; it is to have no other effect.
+            length with the plan it is also called with a copy of the optimizer; it is to have no other effect. Of
+            several optimizers a mapping by their names, {"muon": lambda optimizer: …}, makes one scheduler each.
         by: "step" or "epoch".
         monitor: the metric that is passed to the scheduler's `step`, as ReduceLROnPlateau needs it; only
             by epoch. An epoch without a measurement is no step.
         name: of the callback, and of its scheduler.
     """
-    if not callable(make):
-        raise TypeError(f"make={make!r}: give a function that makes a scheduler of the optimizer")
+    makes: dict[str | None, Callable[[Any], Any]] = dict(make.items()) if isinstance(make, Mapping) else {None: make}
+    if not makes or not all(map(callable, makes.values())):
+        raise TypeError(
+            f"make={make!r}: give a function that makes a scheduler of the optimizer; of several optimizers one each, "
+            "by name"
+        )
     check_choice("by", by, ("step", "epoch"))
     if monitor is not None:
         check_monitor(monitor)
         if by != "epoch":
             raise ValueError(f"monitor={monitor!r}: a step measures no metric, so pass by='epoch'")
+    named = {of: name if of is None else f"{name}.{of}" for of in makes}
     phases = (Phase.STEP_END,) if by == "step" else checked_at(monitor or "")
 
     @on(
@@ -66,12 +72,12 @@ def torch_scheduler(
     )
     def torch_scheduler(state: State) -> Transition | None:
         if state.phase is Phase.SETUP:
-            return Transition(commands=(UseScheduler(name, make),))
+            return Transition(commands=tuple(UseScheduler(named[of], makes[of], of) for of in makes))
         if by == "step" and not state.facts["stepped"]:
             return None
-        if monitor is None:
-            return Transition(commands=(StepScheduler(name),))
-        value = checked(state, monitor)
-        return None if value is None else Transition(commands=(StepScheduler(name, value),))
+        value = None if monitor is None else checked(state, monitor)
+        if monitor is not None and value is None:
+            return None
+        return Transition(commands=tuple(StepScheduler(each, value) for each in named.values()))
 
     return torch_scheduler

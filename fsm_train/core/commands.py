@@ -38,7 +38,7 @@ class _LeavesOptimizer(Command):
 
 @attrs.frozen
 class ClipGradNorm(_LeavesOptimizer):
-    """Scale all gradients so that their common norm is at most `max_norm`.
+    """Scale all gradients, or those of the parameters that match, so that their common norm is at most `max_norm`.
 
     >>> ClipGradNorm(1.0)
     ClipGradNorm(max_norm=1.0, norm_type=2.0)
@@ -46,8 +46,14 @@ class ClipGradNorm(_LeavesOptimizer):
 
     max_norm: float = attrs.field(validator=positive)
     norm_type: float = 2.0
+    pattern: str | None = None
     acts_on: ClassVar[str] = "gradients"
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
+
+    def __repr__(self) -> str:
+        pattern = "" if self.pattern is None else f", pattern={self.pattern!r}"
+        return f"ClipGradNorm(max_norm={self.max_norm!r}, norm_type={self.norm_type!r}{pattern})"
 
 
 @attrs.frozen
@@ -60,6 +66,7 @@ class ClipGradValue(_LeavesOptimizer):
 
     value: float = attrs.field(validator=positive)
     acts_on: ClassVar[str] = "gradients"
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
@@ -74,6 +81,7 @@ class AddGradNoise(_LeavesOptimizer):
     std: float = attrs.field(validator=not_negative)
     seed: int
     acts_on: ClassVar[str] = "gradients"
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = GRADIENT_IS_THERE
 
 
@@ -103,6 +111,7 @@ class AddPenalty(_LeavesOptimizer):
 
     l1: float = attrs.field(default=0.0, validator=not_negative)
     l2: float = attrs.field(default=0.0, validator=not_negative)
+    each_evaluation: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 
@@ -349,7 +358,7 @@ class NoteBatchStarts(_LeavesOptimizer):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Create the scheduler of this name if there is none: `make` makes it of the optimizer.
+    """Create the scheduler of this name if there is none: `make` makes it of the optimizer, or of the one of that name.
 
     >>> import torch
     >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name
@@ -358,6 +367,7 @@ class UseScheduler(Command):
 
     name: str
     make: Callable[[Any], Any]
+    optimizer: str | None = None
 
 
 @attrs.frozen

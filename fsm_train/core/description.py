@@ -8,8 +8,9 @@ from itertools import combinations
 from typing import Any
 
 from .callback import Callback, check_names
-from .errors import ConflictError
+from .errors import ConflictError, WorkloadError
 from .facts import known_at
+from .joint_hyper import common_names
 from .phase import CONSULTED, Flag, Phase
 from .planned import schedule_notes
 from .state import State
@@ -44,7 +45,7 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                     f"it has to be consulted at one of {where}"
                 )
     for one, other in combinations(checked, 2):
-        keys = sorted((one.sets or frozenset()) & (other.sets or frozenset()))
+        keys = common_names(one.sets or frozenset(), other.sets or frozenset())
         phases = [phase for phase in one.at if phase in other.at]
         if keys and phases:
             raise ConflictError(
@@ -66,11 +67,14 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
     return checked
 
 
-def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], bool]) -> None:
-    """Refuse a callback that declares commands which nothing carries out.
+def check_commands(
+    callback: Callback[Any], carries: Callable[[type[Command]], bool], refuses: Callable[[type[Command]], str]
+) -> None:
+    """Refuse a callback that declares commands which nothing carries out, or which cannot go with how one trains.
 
     Raises:
         ValueError: with how to register what carries it out.
+        WorkloadError: with why it cannot go with how the workload trains.
     """
     for kind in sorted(callback.commands or (), key=lambda kind: kind.__name__):
         if not carries(kind):
@@ -78,6 +82,8 @@ def check_commands(callback: Callback[Any], carries: Callable[[type[Command]], b
                 f"callback {callback.name!r} gives the command {kind.__name__}, which nothing carries out: decorate a "
                 f"function of (workload, command) with @carries_out({kind.__name__}), from fsm_train"
             )
+        if why := refuses(kind):
+            raise WorkloadError(f"callback {callback.name!r} gives the command {kind.__name__}, but {why}")
 
 
 def check_monitors(callback: Callback[Any], names: Set[str] | None, has_valid: bool) -> None:
@@ -176,7 +182,7 @@ def hyper_overlaps(callbacks: Sequence[Callback[Any]]) -> list[str]:
         f"{one.name!r} and {other.name!r} both set {', '.join(keys)}, at different phases: "
         "what one sets lasts only until the other sets it"
         for one, other in combinations(callbacks, 2)
-        if (keys := sorted((one.sets or frozenset()) & (other.sets or frozenset())))
+        if (keys := common_names(one.sets or frozenset(), other.sets or frozenset()))
     ]
 
 

@@ -19,6 +19,7 @@ import attrs
 from .arguments import kind_of
 from .callback import Callback, callback_error
 from .errors import ConflictError
+from .joint_hyper import joined, split
 from .phase import STOP_FLAGS, Flag, Phase, union
 from .state import Hyper, State, replaced
 from .table import READABLE, term_name, too_late
@@ -147,6 +148,11 @@ def _refused_hyper(
         groups = len(own) if isinstance(own, tuple) else 1
         if isinstance(value, tuple) and len(value) != groups:
             return f"it sets {name!r} to {len(value)} values, but there are {groups} parameter groups"
+    if len(wanted) > 1:
+        try:
+            split(now, wanted)
+        except ValueError as error:
+            return str(error)
     return None
 
 
@@ -170,10 +176,10 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
                 reasons.append(f"{name}: {answer.reason}" if answer.reason else name)
         if answer.memory is not UNCHANGED and answer.memory is not state.memory.get(name, UNCHANGED):
             memory[name] = answer.memory
-        for key, value in answer.hyper.items():
-            value = _like(state.hyper[key], value)
-            if hyper.setdefault(key, value) != value:
-                raise _conflict(state, answers)
+        if answer.hyper:
+            for key, value in split(state.hyper, answer.hyper).items():
+                if hyper.setdefault(key, value) != value:
+                    raise _conflict(state, answers)
         if answer.commands:
             position = positions.get(name, i)
             commands += [((command.last, callback.order, position), command) for command in answer.commands]
@@ -183,10 +189,12 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
         commands.sort(key=_place)
 
     changes: dict[str, object] = {}
+    to_set: Mapping[str, Hyper] = EMPTY
     if flags is not state.flags:
         changes["flags"] = flags
     if hyper:
-        changes["hyper"] = FrozenMap({**state.hyper, **hyper})
+        to_set = joined(state.hyper, hyper)
+        changes["hyper"] = FrozenMap({**state.hyper, **to_set})
     if memory:
         changes["memory"] = FrozenMap({**state.memory, **memory})
     if reasons:
@@ -194,15 +202,15 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
         new = sorted(reason for reason in reasons if f"; {reason};" not in earlier)
         changes["reason"] = "; ".join([state.reason] * bool(state.reason) + new)
     after = replaced(state, changes) if changes else state
-    return after, Decision(hyper, tuple([command for _, command in commands]))
+    return after, Decision(to_set, tuple([command for _, command in commands]))
 
 
 def _conflict(state: State, answers: Sequence[Answer]) -> ConflictError:
     """What two of them disagree about: the same two, in whatever order the answers came."""
-    by_name = sorted(answers, key=lambda answer: answer[0].name)
+    by_name = sorted(((c.name, split(state.hyper, a.hyper)) for c, a in answers), key=_place)
     wishes = {
-        key: [(c.name, _like(state.hyper[key], a.hyper[key])) for c, a in by_name if key in a.hyper]
-        for key in sorted({key for _, answer in answers for key in answer.hyper})
+        key: [(name, wanted[key]) for name, wanted in by_name if key in wanted]
+        for key in sorted({key for _, wanted in by_name for key in wanted})
     }
     key, (writer, value), (other_writer, other) = next(
         (key, wished[0], wish) for key, wished in wishes.items() for wish in wished if wish[1] != wished[0][1]
@@ -248,10 +256,3 @@ def _gave_reason(state: State, name: str, flags: Flag) -> bool:
 
 
 _place = operator.itemgetter(0)
-
-
-def _like(now: Hyper, value: Hyper) -> Hyper:
-    """The value in the form in which the state holds it: one number, or one per group."""
-    if isinstance(now, tuple):
-        return value if isinstance(value, tuple) else (value,) * len(now)
-    return value[0] if isinstance(value, tuple) else value

@@ -120,8 +120,7 @@ def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft, workload: obje
         length = getattr(plan, unit) if unit in _UNITS else None
         if not length:
             continue
-        if found := _torch_length(callback, workload):
-            text, of_torch = found
+        for text, of_torch in _torch_lengths(callback, workload):
             if note := _misfit_of_torch(of_torch, length):
                 notes.append(f"{callback.name}: {text} {note.format(unit=_UNITS[unit], plan=plan.how)}")
         for key, value in callback.params.items():
@@ -132,11 +131,14 @@ def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft, workload: obje
     return notes
 
 
-def _torch_length(callback: Callback[Any], workload: object) -> tuple[str, tuple[int, int | None]] | None:
-    """The scheduler that this callback makes, in words, and its span; None if it makes none, or that is not known."""
+def _torch_lengths(callback: Callback[Any], workload: object) -> Iterator[tuple[str, tuple[int, int | None]]]:
+    """Each scheduler of torch that this callback makes, in words, and its span, as far as that is known."""
     known: Any = getattr(workload, "scheduler_length", None)
-    make = next(_settings([callback], "torch_scheduler", "make"), None)
-    return None if known is None or make is None else known(make)
+    for setting in () if known is None else _settings([callback], "torch_scheduler", "make"):
+        makes = [setting]
+        if isinstance(setting, Mapping):  # of several optimizers
+            makes = [lambda given, name=name, make=make: make(given[name]) for name, make in setting.items()]
+        yield from filter(None, map(known, makes))
 
 
 def _misfit_of_torch(span: tuple[int, int | None], plan: int) -> str:

@@ -14,6 +14,7 @@ from .arguments import check_state
 from .callback import Callback, memory_classes
 from .checks import check_not_negative
 from .failing import Failure
+from .joint_hyper import common_names, without_shared
 from .phase import Flag, Phase, Place
 from .state import Hyper, State, hyper_read
 from .table import RESUMES_AT
@@ -138,9 +139,10 @@ def with_hyper(
     if hyper is state.hyper:
         return state, ()
     warnings = []
-    for name, value in hyper.items():
+    for name, value in without_shared(hyper).items():
         if state.hyper and repr(before := state.hyper.get(name, "nothing")) != repr(value):
-            sets = ", ".join(repr(callback.name) for callback in callbacks if name in (callback.sets or ()))
+            setting = (callback.name for callback in callbacks if common_names(callback.sets or frozenset(), {name}))
+            sets = ", ".join(map(repr, setting))
             then = f"the training continues with {value!r}" + (f", until {sets} sets it" if sets else "")
             warnings.append(f"{name} is {value!r} in the optimizer, and was {before!r} in the state: {then}")
     return attrs.evolve(state, hyper=hyper), tuple(warnings)

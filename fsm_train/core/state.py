@@ -270,7 +270,7 @@ _new = object.__new__
 
 
 _FROM_ZERO = frozenset({"lr", "weight_decay", "momentum", "eps", "alpha", "lr_decay", "momentum_decay"})
-_BETA = re.compile(r"beta\d*")
+_BETA = re.compile(r"beta[1-9]")
 
 
 def check_hyper(name: str, value: object) -> Hyper:
@@ -338,8 +338,8 @@ def _finite(name: str, value: object) -> float:
         raise TypeError(f"{name}={value!r}: {_HYPER_ADVICE.get(type(value).__name__, _HYPER_IS)}")
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a hyper-parameter is finite")
-    if value < 0.0 and name in _FROM_ZERO:
+    if value < 0.0 and name.rpartition(".")[2] in _FROM_ZERO:  # muon.lr too
         raise ValueError(f"{name}={value!r}: it is a number from 0, as the optimizers of torch require")
-    if not 0.0 <= value < 1.0 and _BETA.fullmatch(name):
+    if not 0.0 <= value < 1.0 and _BETA.fullmatch(name.rpartition(".")[2]):
         raise ValueError(f"{name}={value!r}: it is a number from 0 and below 1, as the optimizers of torch require")
     return float(value) + 0.0  # there is one zero, so that equal values are the same

@@ -36,6 +36,8 @@ class Command:
             phase with the same `order`, the result depends on which comes first, which `describe` and a run say.
         whole_steps: whether it has an effect only where no callback looks inside a training step.
         useful_at: the phases at which something can come of it; None for all. At another phase it is refused.
+        each_evaluation: whether it is a change of the loss or the gradients of a batch that is to be made again where
+            an optimizer evaluates the batch again, by a closure. Of the gradients if it acts on them, else of the loss.
     """
 
     __slots__ = ()
@@ -46,6 +48,7 @@ class Command:
     acts_on: ClassVar[str] = ""
     whole_steps: ClassVar[bool] = False
     useful_at: ClassVar[tuple[Phase, ...] | None] = None
+    each_evaluation: ClassVar[bool] = False
 
 
 class _Unchanged:

@@ -127,6 +127,10 @@ class Workload(Protocol):
         """Whether commands of this type can be carried out."""
         return True
 
+    def refuses(self, kind: type[Command]) -> str:
+        """Why commands of this type cannot go with how this workload trains; "" if they can."""
+        return ""
+
     def snapshot(self) -> object:
         """All that a training changes, to be given to `put_back`."""
         ...

@@ -12,11 +12,13 @@ from typing import Any
 from ..encoding import Json
 
 ADDED: Mapping[str, tuple[str, ...]] = {
+    "ClipGradNorm": ("pattern",),
     "Freeze": ("train_bn", "temporary"),
     "KeepAverage": ("buffers",),
     "Kept": ("before",),
     "SaveCheckpoint": ("monitor", "mode", "by"),
     "UpdateAverage": ("decay",),
+    "UseScheduler": ("optimizer",),
 }
 """By the name of a record, the fields that it did not have in its first version."""
 

@@ -16,6 +16,7 @@ import torch
 from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
+from .joint_optimizer import AnyOptimizer, each_of, kinds_of
 from .training import Training
 
 SUM = (
@@ -33,7 +34,7 @@ class PerformanceSettings:
 
     Attributes:
         device: the kind of device, such as "cuda".
-        optimizer: the name of its class.
+        optimizer: the name of its class; of several, of the first that can be fused, or of all.
         can_fuse: it has a fused form for these parameters, which would be faster, and `fused` is not set.
         one_by_one: it updates the parameters one by one (foreach=False).
         workers: of the training DataLoader; None if the data is no DataLoader.
@@ -69,14 +70,14 @@ def advice(settings: PerformanceSettings) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def inspect_settings(
-    optimizer: torch.optim.Optimizer, loader: Iterable[Any], device: torch.device
-) -> PerformanceSettings:
+def inspect_settings(optimizer: AnyOptimizer, loader: Iterable[Any], device: torch.device) -> PerformanceSettings:
     """The settings of these parts."""
+    several = each_of(optimizer).values()
+    fusible = [each for each in several if device.type in ("cpu", "cuda") and all(map(_fuses, each.param_groups))]
     settings = PerformanceSettings(
         device.type,
-        type(optimizer).__name__,
-        can_fuse=device.type in ("cpu", "cuda") and all(map(_fuses, optimizer.param_groups)),
+        type(fusible[0]).__name__ if fusible else kinds_of(optimizer),
+        can_fuse=bool(fusible),
         one_by_one=any(group.get("foreach") is False for group in optimizer.param_groups),
     )
     if not isinstance(loader, DataLoader):
@@ -111,7 +112,7 @@ def sizes(work: Training) -> str:
 
 def summary(work: Training) -> str:
     """What is trained on what, in a line, and a line for each piece of advice."""
-    head = f"{type(work.model).__name__} of {sizes(work)} by {type(work.optimizer).__name__} on {work.device}"
+    head = f"{type(work.model).__name__} of {sizes(work)} by {kinds_of(work.optimizer)} on {work.device}"
     settings = inspect_settings(work.optimizer, work.train, work.device)
     return "\n".join([head, *(f"advice: {line}" for line in advice(settings))])
 

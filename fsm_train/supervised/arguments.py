@@ -18,6 +18,7 @@ from ..core.arguments import kind_of
 from ..core.checks import NO_TEXT, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import check_loss
+from .joint_optimizer import check_joint
 
 
 def check_arguments(model: object, optimizer: object, loss_fn: object) -> None:
@@ -49,43 +50,39 @@ def check_loss_fn(loss_fn: object) -> None:
     check_call("loss_fn", loss_fn, "output", "target")
 
 
-def _check_optimizer(optimizer: Any) -> None:
+_MEMBERS = ("step", "zero_grad", "param_groups", "state_dict")
+"""What makes an optimizer, whatever its class."""
+
+
+def _check_optimizer(optimizer: Any, called: str = "optimizer") -> None:
     kind = type(optimizer).__name__
     if isinstance(optimizer, torch.optim.lr_scheduler.LRScheduler):
         raise WorkloadError(
-            f"optimizer is {kind_of(optimizer)}, a scheduler: give the optimizer, and to run the callback "
+            f"{called} is {kind_of(optimizer)}, a scheduler: give the optimizer, and to run the callback "
             f"torch_scheduler(lambda optimizer: {kind}(optimizer, …))"
         )
     if isinstance(optimizer, type):
         raise WorkloadError(
-            f"optimizer is the class {optimizer.__name__}: give an instance, "
+            f"{called} is the class {optimizer.__name__}: give an instance, "
             f"{optimizer.__name__}(model.parameters(), lr=…)"
         )
     if isinstance(optimizer, str):
-        raise WorkloadError(f"optimizer is {optimizer!r}: give an optimizer, torch.optim.SGD(model.parameters(), lr=…)")
-    if isinstance(optimizer, (list, tuple, Mapping)):
+        raise WorkloadError(f"{called} is {optimizer!r}: give an optimizer, torch.optim.SGD(model.parameters(), lr=…)")
+    if isinstance(optimizer, Mapping):
+        for name, each in optimizer.items():
+            _check_optimizer(each, f"optimizer[{name!r}]")
+        check_joint(optimizer)
+        return
+    if isinstance(optimizer, (list, tuple)):
         raise WorkloadError(
-            f"optimizer is {kind_of(optimizer)}: give one optimizer. For several rates give it parameter groups, "
-            "torch.optim.SGD([{'params': …, 'lr': …}, …])"
+            f"{called} is {kind_of(optimizer)}: give one optimizer, or several by name, {{'muon': …, 'adamw': …}}. For "
+            "several rates give it parameter groups, torch.optim.SGD([{'params': …, 'lr': …}, …])"
         )
-    if not isinstance(optimizer, torch.optim.Optimizer):
+    if lacking := [name for name in _MEMBERS if not hasattr(optimizer, name)]:
         raise WorkloadError(
-            f"optimizer is {kind_of(optimizer)}, not a torch.optim.Optimizer: did the arguments change places? The "
-            "order is Supervised(model, optimizer, loss_fn, train, valid)"
+            f"{called} is {kind_of(optimizer)}, which has no {' and no '.join(lacking)}: did the arguments change "
+            "places? The order is Supervised(model, optimizer, loss_fn, train, valid)"
         )
-    if _needs_closure(type(optimizer)):
-        raise WorkloadError(
-            f"{kind} computes the loss several times in a step, and its step takes a closure for that, which the "
-            "machine does not give it: use an optimizer that steps from the gradients of one backward, such as AdamW"
-        )
-
-
-def _needs_closure(kind: type[torch.optim.Optimizer]) -> bool:
-    """Whether a step needs a closure: its parameter has no default, or it is one of the two halves of a SAM step."""
-    if hasattr(kind, "first_step") and hasattr(kind, "second_step"):
-        return True
-    closure = inspect.signature(kind.step).parameters.get("closure")
-    return closure is not None and closure.default is closure.empty
 
 
 def check_data(name: str, data: object, *, tensors: bool) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from ..core.errors import WorkloadError
 from ..data.batches import map_tensors, structure, tensors
+from .joint_optimizer import AnyOptimizer, each_of
 from .loss_parts import NO_PARTS, Parts
 from .training import Training
 from .whole_step import train_batch, zero
@@ -103,7 +104,7 @@ def forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, Any
         return output, work.loss_fn(output, target)
 
 
-def step(optimizer: torch.optim.Optimizer) -> None:
+def step(optimizer: AnyOptimizer) -> None:
     """The optimizer's step: what is compiled."""
     optimizer.step()
 
@@ -344,7 +345,7 @@ def _own(function: Callable[..., T]) -> Callable[..., T]:
     return types.FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
-def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+def _numbers(optimizer: AnyOptimizer) -> list[dict[str, Any]]:
     """What each parameter group holds beside parameters and other tensors."""
     return [
         {name: value for name, value in group.items() if name != "params" and not isinstance(value, torch.Tensor)}
@@ -356,7 +357,7 @@ def _constants(work: Training) -> list[Any]:
     """What Python decides in a step, and what may change during a training."""
     frozen = [parameter.requires_grad for parameter in work.model.parameters()]
     modes = [module.training for module in work.model.modules()]
-    return [_numbers(work.optimizer), frozen, modes, list(map(id, work.parameters))]
+    return [_numbers(work.optimizer), dict(work.numbers), frozen, modes, list(map(id, work.parameters))]
 
 
 def compiled_step(work: Training, mode: str, backend: str) -> CapturedStep | CompiledStep:
@@ -373,13 +374,13 @@ def compiled_step(work: Training, mode: str, backend: str) -> CapturedStep | Com
     return CapturedStep(work, CudaGraph(work.device))
 
 
-def check_capturable(optimizer: torch.optim.Optimizer) -> None:
+def check_capturable(optimizer: AnyOptimizer) -> None:
     """Refuse an optimizer that counts its steps on the CPU.
 
     Raises:
         WorkloadError: with the setting that changes it.
     """
-    for group in optimizer.param_groups:
-        if "capturable" in group and not group["capturable"]:
-            name = type(optimizer).__name__
+    for each in each_of(optimizer).values():
+        if any("capturable" in group and not group["capturable"] for group in each.param_groups):
+            name = type(each).__name__
             raise WorkloadError(f"{name} cannot be captured as it is: make it with capturable=True")

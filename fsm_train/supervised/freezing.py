@@ -6,12 +6,12 @@ import logging
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..core.commands import Freeze
 from ..core.errors import WorkloadError
+from .joint_optimizer import AnyOptimizer
 
 _logger = logging.getLogger("fsm_train")
 
@@ -29,7 +29,7 @@ class FrozenParameters:
         batch_norms: those that keep their statistics, with the mode that they had before.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, optimizer: AnyOptimizer) -> None:
         self.model = model
         self.optimizer = optimizer
         self.freezes: list[Freeze] = []

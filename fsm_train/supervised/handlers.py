@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -15,35 +17,59 @@ from ..data.generators import Generators
 from ..data.sources import Sources
 from ..worlds.registry import carries_out_by_default
 from .averages import Average, refit_batch_norm
+from .closures import refuse_scaler
 from .compilation import compiled_step
+from .joint_optimizer import JointOptimizer, each_of, named_optimizer
 from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
 from .modules import Modes
 from .precision import Precision
 from .training import Training
+from .window import norm_of
 
 # ------------------------------------------------------------------------------- the gradient
 
 
 @carries_out_by_default(c.ClipGradNorm)
 def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
-    norm = work.gradients.norm(command.norm_type)
-    nn.utils.clip_grads_with_norm_(work.parameters, command.max_norm, norm)
-    work.gradients.changed()
+    gradients, parameters = work.gradients, work.parameters
+    if command.pattern is None:
+        norm = gradients.norm(command.norm_type)
+    else:
+        parameters = gradients.matching(work.model, command.pattern)
+        norm = norm_of([p.grad for p in parameters if p.grad is not None], command.norm_type)
+    if isinstance(work.optimizer, JointOptimizer) and work.precision is not None and work.precision.scaler is not None:
+        # The scaler holds back those alone whose gradients are not finite: a NaN must not reach the others by the norm.
+        norm = norm.nan_to_num(nan=math.inf, posinf=math.inf)
+    nn.utils.clip_grads_with_norm_(parameters, command.max_norm, norm)
+    gradients.changed()
 
 
 @carries_out_by_default(c.ClipGradValue)
 def clip_grad_value(work: Training, command: c.ClipGradValue) -> None:
-    nn.utils.clip_grad_value_(work.parameters, command.value)
+    with torch.no_grad():
+        for parameter in work.parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.coalesce()  # its elements are the sums of what it holds now
+                parameter.grad.values().clamp_(-command.value, command.value)
+    nn.utils.clip_grad_value_([p for p in work.parameters if not _has_sparse_gradient(p)], command.value)
     work.gradients.changed()
+
+
+def _has_sparse_gradient(parameter: nn.Parameter) -> bool:
+    return parameter.grad is not None and parameter.grad.is_sparse
 
 
 @carries_out_by_default(c.AddGradNoise)
 def add_grad_noise(work: Training, command: c.AddGradNoise) -> None:
     generator = torch.Generator(work.device).manual_seed(command.seed)
-    for gradient in work.gradients():
-        noise = torch.empty_like(gradient).normal_(0.0, command.std, generator=generator)
-        gradient.add_(noise)
+    for parameter in work.parameters:
+        if _has_sparse_gradient(parameter):
+            parameter.grad = parameter.grad.coalesce()  # type: ignore[union-attr]
+        gradient = parameter.grad
+        if gradient is not None:
+            elements = gradient.values() if gradient.is_sparse else gradient  # what a sparse one lacks stays as it is
+            elements.add_(torch.empty_like(elements).normal_(0.0, command.std, generator=generator))
     work.gradients.changed()
 
 
@@ -88,6 +114,8 @@ def _refuse_second_mix(work: Training) -> None:
 def use_mixed_precision(work: Training, command: c.UseMixedPrecision) -> None:
     if work.precision is not None:
         raise WorkloadError("mixed precision is in use already: leave one of the two callbacks out")
+    if work.gives_closure and command.dtype == "float16":
+        raise refuse_scaler()
     work.precision = precision = Precision(work.device, command, work.carried_over.scaler)
 
     def undo() -> None:
@@ -99,6 +127,11 @@ def use_mixed_precision(work: Training, command: c.UseMixedPrecision) -> None:
 
 @carries_out_by_default(c.UseParallel)
 def use_parallel(work: Training, command: c.UseParallel) -> None:
+    if command.kind == "ddp" and work.custom_backward is not None:
+        raise WorkloadError(
+            "DistributedDataParallel averages gradients while loss.backward() makes them, which a backward of your own "
+            "(backward=…) replaces: average them in it"
+        )
     if command.kind == "data_parallel":
         work.call_through(nn.DataParallel)
     elif torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -209,9 +242,10 @@ def note_batch_starts(work: Training, command: c.NoteBatchStarts) -> None:
 def use_scheduler(work: Training, command: c.UseScheduler) -> None:
     if command.name not in work.carried_over.schedulers:
         before = work.hyper()
-        scheduler = command.make(work.optimizer)
-        of = getattr(scheduler, "optimizer", work.optimizer)
-        if of.param_groups is not work.optimizer.param_groups:
+        given = work.optimizer if command.optimizer is None else named_optimizer(work.optimizer, command.optimizer)
+        scheduler = command.make(given)
+        of = getattr(scheduler, "optimizer", given)
+        if of is not given and not any(of.param_groups is each.param_groups for each in each_of(given).values()):
             raise WorkloadError(
                 f"the {type(scheduler).__name__} of {command.name!r} is one of another optimizer, so it would set "
                 "nothing here: let make use what it is given, as in lambda optimizer: StepLR(optimizer, 30)"
@@ -229,7 +263,8 @@ def step_scheduler(work: Training, command: c.StepScheduler) -> None:
     try:
         scheduler.step() if command.metric is None else scheduler.step(command.metric)
     except Exception as error:
-        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(work.optimizer.param_groups)
+        of = getattr(scheduler, "optimizer", work.optimizer)
+        made_for, groups = len(getattr(scheduler, "base_lrs", ())), len(of.param_groups)
         if made_for in (0, groups):
             raise
         raise WorkloadError(

@@ -23,6 +23,7 @@ class Found:
         metrics: the metrics.
         unsaved_metrics: what could not be saved of them, each with the metric's name.
         place: who knows the place in the data: "the loader", or "the generators at the epoch's start".
+        within: what is within the optimizer and not saved with it, a sentence for each.
         inexact: what of the place cannot be restored exactly, a sentence for each.
     """
 
@@ -37,6 +38,7 @@ class Found:
     unsaved_metrics: tuple[str, ...] = ()
     place: str = "the generators at the epoch's start"
     inexact: tuple[str, ...] = ()
+    within: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -69,6 +71,7 @@ def inventory(found: Found) -> tuple[Item, ...]:
         *(Item(path, "sources") for path in found.sources),
         Item("the place in the training data", found.place),
         *(Item("the place in the training data", "", note) for note in found.inexact),
+        *(Item("optimizer", "", note) for note in found.within),
         *(Item(f"the metric {name}", "meters") for name in found.metrics),
         *(
             Item(

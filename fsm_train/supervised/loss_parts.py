@@ -26,8 +26,10 @@ Parts = Mapping[str, torch.Tensor]
 NO_PARTS: Parts = types.MappingProxyType({})
 
 
-def separate(loss: Any) -> tuple[Any, Parts]:
+def separate(loss: Any, *, several: bool = False) -> tuple[Any, Parts]:
     """The loss that is minimized, and its parts, detached; a loss that is no mapping has none.
+
+    With `several`, a part may have several elements, such as the loss of each sample, and is passed over then.
 
     >>> separate({"loss": torch.tensor(3.0), "kl": torch.tensor(1.0)})
     (tensor(3.), {'kl': tensor(1.)})
@@ -42,7 +44,8 @@ def separate(loss: Any) -> tuple[Any, Parts]:
             f"loss_fn returned a mapping of {', '.join(map(repr, loss)) or 'nothing'}, without 'loss': return what is "
             "minimized under that name, such as {'loss': rebuilt + kl, 'kl': kl}"
         )
-    return loss["loss"], {name: _part(name, value) for name, value in loss.items() if name != "loss"}
+    measured = {name: value for name, value in loss.items() if not (several and getattr(value, "ndim", None))}
+    return loss["loss"], {name: _part(name, value) for name, value in measured.items() if name != "loss"}
 
 
 def _part(name: Any, value: Any) -> torch.Tensor:

@@ -5,8 +5,7 @@ Rule of this file: what is gathered is on the CPU and belongs to nobody else.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -17,6 +16,7 @@ from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
 from ..data.batches import in_words, map_tensors
 from .arguments import check_call
+from .joining import join
 from .real_numbers import named_numbers
 
 
@@ -32,7 +32,8 @@ def over_all(function: Callable[[Any, Any], Any]) -> OverAll:
 
     They are gathered on the CPU, detached, and joined along their first dimension; scalars are stacked. Tuples and
     mappings are joined part by part. Lists, and tuples of mappings or texts, have an item for each sample: they become
-    one list. Tensors whose other dimensions differ, and anything else, become a list with an item for each batch.
+    one list. Tensors that differ in their dtype or behind the first dimension, and anything else, become a list with an
+    item for each batch.
 
     On training data an epoch is gathered, as the outputs were in training. What is gathered is a part of a checkpoint
     in the middle of an epoch, in which a container of another class than tuple, list or dict is saved as one of these.
@@ -90,7 +91,7 @@ class GatheredMetric:
     def results(self, name: str) -> Iterator[tuple[str, float]]:
         if not self.outputs:
             return
-        output, target = join(self.outputs, "outputs"), join(self.targets, "targets")
+        output, target = join(self.outputs, as_batch_of="outputs"), join(self.targets, as_batch_of="targets")
         try:
             with torch.no_grad():
                 answer = self.function(output, target)
@@ -129,58 +130,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return [_plain(part) for part in value] if isinstance(value, list) else value
-
-
-def join(parts: Sequence[Any], what: str) -> Any:
-    """What the batches gave, as if it was one batch; its containers are of the classes of the last.
-
-    >>> join([(torch.zeros(2), "a"), (torch.ones(1), "b")], "outputs")
-    (tensor([0., 0., 1.]), ['a', 'b'])
-    >>> join([["a", "b"], ["c"]], "targets")
-    ['a', 'b', 'c']
-
-    Args:
-        parts: at least one.
-        what: they are, for the message.
-
-    Raises:
-        WorkloadError: they are tuples of several lengths.
-    """
-    last = parts[-1]
-    if last is None:
-        return None
-    if all(isinstance(part, torch.Tensor) for part in parts):
-        return _join_tensors(parts)
-    if all(isinstance(part, Mapping) and part.keys() == last.keys() for part in parts):
-        joined = {key: join([part[key] for part in parts], what) for key in last}
-        if type(last) is dict or not isinstance(last, MutableMapping):
-            return joined
-        same = copy.copy(last)
-        for key, value in joined.items():
-            same[key] = value
-        return same
-    if all(isinstance(part, (tuple, list)) for part in parts):
-        if isinstance(last, list) or all(isinstance(item, (Mapping, str)) for part in parts for item in part):
-            return [item for part in parts for item in part]
-        return _join_tuples(parts, what)
-    return list(parts)
-
-
-def _join_tensors(tensors: Sequence[torch.Tensor]) -> Any:
-    if all(tensor.dim() == 0 for tensor in tensors):
-        return torch.stack(list(tensors))
-    if any(tensor.dim() == 0 or tensor.shape[1:] != tensors[0].shape[1:] for tensor in tensors):
-        return list(tensors)
-    return torch.cat(list(tensors))
-
-
-def _join_tuples(parts: Sequence[Any], what: str) -> Any:
-    last = parts[-1]
-    lengths = sorted({len(part) for part in parts})
-    if len(lengths) > 1:
-        raise WorkloadError(
-            f"the {what} of the batches are tuples of {lengths[0]} and of {lengths[-1]}, which cannot be joined part "
-            "by part: a tuple has the same parts in each batch; give what there is for each sample as a list"
-        )
-    joined = [join([part[i] for part in parts], what) for i in range(len(last))]
-    return type(last)(*joined) if hasattr(last, "_fields") else tuple(joined)

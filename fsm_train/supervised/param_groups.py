@@ -7,6 +7,7 @@ The optimizer is the truth: what a state says was read of it, and only what a ca
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ import torch
 from torch import nn
 
 from ..core.errors import WorkloadError
+from ..core.joint_hyper import shared_name, split
 from ..core.state import Hyper
+from .joint_optimizer import AnyOptimizer, JointOptimizer, each_of
 from .modules import modules_of
 
 _BETA = re.compile(r"beta([1-9])")
@@ -28,39 +31,55 @@ class Members:
 
     Attributes:
         groups: the parameters of each group.
+        counts: how many groups each has of the optimizers that step together.
     """
 
-    def __init__(self, groups: Sequence[Sequence[nn.Parameter]] = ()) -> None:
+    def __init__(self, groups: Sequence[Sequence[nn.Parameter]] = (), counts: Sequence[int] = ()) -> None:
         self.groups = groups
+        self.counts = counts
 
     @staticmethod
-    def of(optimizer: torch.optim.Optimizer) -> Members:
-        return Members([list(group["params"]) for group in optimizer.param_groups])
+    def of(optimizer: AnyOptimizer) -> Members:
+        counts = [len(each.param_groups) for each in each_of(optimizer).values()]
+        return Members([list(group["params"]) for group in optimizer.param_groups], counts)
 
     def __eq__(self, other: object) -> bool:
         """Whether these are the same parameters, in the same places."""
-        if not isinstance(other, Members) or len(self.groups) != len(other.groups):
+        if not isinstance(other, Members) or self.counts != other.counts or len(self.groups) != len(other.groups):
             return False
         return all(
             len(one) == len(two) and all(map(operator.is_, one, two))
             for one, two in zip(self.groups, other.groups, strict=True)
         )
 
-    def put_back(self, optimizer: torch.optim.Optimizer) -> None:
+    def put_back(self, optimizer: AnyOptimizer) -> None:
         """Give the optimizer these groups of parameters again. Their numbers are not put back."""
-        groups = optimizer.param_groups
-        del groups[len(self.groups) :]
-        for group, parameters in zip(groups, self.groups, strict=False):
-            group["params"] = list(parameters)
-        for parameters in self.groups[len(groups) :]:
-            optimizer.add_param_group({"params": list(parameters)})
+        waiting = iter(self.groups)
+        for each, count in zip(each_of(optimizer).values(), self.counts, strict=True):
+            members, groups = list(itertools.islice(waiting, count)), each.param_groups
+            del groups[count:]
+            for group, parameters in zip(groups, members, strict=False):
+                group["params"] = list(parameters)
+            for parameters in members[len(groups) :]:
+                each.add_param_group({"params": list(parameters)})
 
     __hash__ = None  # type: ignore[assignment]  # the parameters are compared by identity, and may be many
 
 
-def read_groups(optimizer: torch.optim.Optimizer) -> dict[str, Hyper]:
-    """The numbers that all groups have: one value with a single group, otherwise a tuple of one per group."""
-    numbers = [_numbers(group) for group in optimizer.param_groups]
+def read_groups(optimizer: AnyOptimizer) -> dict[str, Hyper]:
+    """The numbers that all groups have: one value with a single group, otherwise a tuple of one per group.
+
+    Of several optimizers also those that all groups of one have, by its name: `muon.momentum`.
+    """
+    hyper = _read(optimizer.param_groups)
+    if isinstance(optimizer, JointOptimizer):
+        for owner, each in optimizer.optimizers.items():
+            hyper |= {f"{owner}.{name}": value for name, value in _read(each.param_groups).items()}
+    return hyper
+
+
+def _read(groups: Sequence[Mapping[str, Any]]) -> dict[str, Hyper]:
+    numbers = [_numbers(group) for group in groups]
     names = [name for name in numbers[0] if all(name in group for group in numbers)]
     return {name: numbers[0][name] if len(numbers) == 1 else tuple(g[name] for g in numbers) for name in names}
 
@@ -85,12 +104,26 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
 
 
-def write_groups(optimizer: torch.optim.Optimizer, changes: Mapping[str, Hyper]) -> None:
+def write_groups(optimizer: AnyOptimizer, changes: Mapping[str, Hyper]) -> None:
     """Set the named numbers in each group: one value for all groups, or a tuple of one per group.
 
-    A number becomes a float, so that one that was whole, such as lr=1, can become 0.5; a tensor of floats is filled.
+    Of several optimizers, a number that is there by the name of one is written to that one alone. A number becomes a
+    float, so that one that was whole, such as lr=1, can become 0.5; a tensor of floats is filled.
     """
-    for i, group in enumerate(optimizer.param_groups):
+    if not isinstance(optimizer, JointOptimizer):
+        _write(optimizer.param_groups, changes)
+        return
+    parts = {shared_name(name) for name in changes}  # in a decision, `lr` is what `muon.lr` made of it
+    wanted = {name: value for name, value in changes.items() if name not in parts}
+    by_owner = all("." in name for name in wanted)
+    own = wanted if by_owner else split(read_groups(optimizer), wanted)
+    for owner, each in optimizer.optimizers.items():
+        of_each = {name.removeprefix(f"{owner}."): v for name, v in own.items() if name.startswith(f"{owner}.")}
+        _write(each.param_groups, of_each)
+
+
+def _write(groups: Sequence[dict[str, Any]], changes: Mapping[str, Hyper]) -> None:
+    for i, group in enumerate(groups):
         for name, value in changes.items():
             number = value[i] if isinstance(value, tuple) else value
             beta = None if name in group else _BETA.fullmatch(name)
@@ -102,7 +135,7 @@ def write_groups(optimizer: torch.optim.Optimizer, changes: Mapping[str, Hyper])
                 group[name] = _written(group[name], number)
 
 
-def check_groups(optimizer: torch.optim.Optimizer, before: int) -> None:
+def check_groups(optimizer: AnyOptimizer, before: int) -> None:
     """Refuse an optimizer with another number of groups than before: it is not known which of them a value is for.
 
     Raises:
@@ -124,7 +157,7 @@ def _written(place: object, number: float) -> object:
     return place.fill_(number)  # in place: a captured step reads this tensor
 
 
-def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: object) -> None:
+def check_parameters(model: nn.Module, optimizer: AnyOptimizer, loss_fn: object) -> None:
     """Refuse a model and an optimizer that do not fit together.
 
     Raises:
@@ -144,7 +177,7 @@ def check_parameters(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn
         )
 
 
-def stepped_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+def stepped_parameters(model: nn.Module, optimizer: AnyOptimizer) -> list[nn.Parameter]:
     """The parameters of the optimizer: the model's in the model's order, then those of the loss.
 
     Other parameters of the model may have gradients too, but these are never zeroed, and do not count.
@@ -163,7 +196,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> N
         {name: value.device for name, value in group.items() if isinstance(value, torch.Tensor)}
         for group in optimizer.param_groups
     ]
-    optimizer.load_state_dict(saved)
+    load = getattr(optimizer, "load_state_dict", None)
+    if load is None:
+        kind = type(optimizer).__name__
+        raise WorkloadError(f"the optimizer cannot be restored: {kind} has no load_state_dict, which takes its state")
+    load(saved)
     for group, device_of in zip(optimizer.param_groups, devices, strict=True):
         for name, device in device_of.items():
             if isinstance(group.get(name), torch.Tensor):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..core.commands import UseMixedPrecision
+from .joint_optimizer import AnyOptimizer, JointOptimizer, each_of, has_gradients
 
 _logger = logging.getLogger("fsm_train")
 
@@ -69,25 +70,44 @@ class Precision:
             torch._foreach_mul_(list(gradients), self.scaler.get_scale())
             self.unscaled = False
 
-    def unscale(self, optimizer: torch.optim.Optimizer, gradients: Sequence[torch.Tensor]) -> None:
+    def unscale(self, optimizer: AnyOptimizer, gradients: Sequence[torch.Tensor]) -> None:
         """Divide the gradients by the scale, in place."""
         if self.scaler is not None:
             self.rescale(gradients)  # unscaled gradients get here without a backward if a checkpoint was saved there
-            self.scaler.unscale_(optimizer)
+            for each in each_of(optimizer).values():
+                if has_gradients(each):
+                    self.scaler.unscale_(each)
             self.unscaled = self.awaits_update = True
 
-    def step(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Step, unless the scaler skips the step because of an infinity. Whether the step was taken."""
+    def step(self, optimizer: AnyOptimizer) -> bool:
+        """Step, unless the scaler skips the step because of an infinity. Whether the step was taken.
+
+        Several optimizers are skipped each on its own, as in torch's recipe; the step was taken if one of them took it.
+        """
         if self.scaler is None:
             optimizer.step()
             return True
         before = self.scaler.get_scale()
-        self.scaler.step(optimizer)
+        taken = False
+        if isinstance(optimizer, JointOptimizer):
+            for each in optimizer.optimizers.values():
+                taken |= self._step_one(self.scaler, each)
+        else:
+            self.scaler.step(optimizer)
         self._update()
         if not 0.0 < before < math.inf:
             self._warn_of_scale(before)
             return False
-        return self.scaler.get_scale() >= before  # a lower scale is the only sign of a skipped step
+        return taken or self.scaler.get_scale() >= before  # for one, a lower scale is the only sign of a skipped step
+
+    def _step_one(self, scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+        """Step one of the optimizers, unless one of its gradients is not finite. Whether it changed something."""
+        if not has_gradients(optimizer):  # whose parameters are frozen, say: the scaler has checked nothing
+            optimizer.step()
+            return False
+        scaler.step(optimizer)
+        found = scaler._found_inf_per_device(optimizer).values()
+        return not any(infinite.item() for infinite in found)
 
     def _warn_of_scale(self, scale: float) -> None:
         if not self._warned:

@@ -16,6 +16,7 @@ from ..core.errors import WorkloadError
 from ..core.under_way import evaluation_under_way
 from ..data.batches import apply_split, in_words, map_tensors, to_device
 from ..data.loaders import start_pass
+from .joining import join
 from .other_data import check_batches, evaluate_on
 from .snapshot import ValidationGuard
 from .workload import Supervised
@@ -69,7 +70,7 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
     with evaluation_under_way(workload), workload.set_aside(), evaluate_on(workload, data):
         guard = ValidationGuard.of(workload.modules, workload.loader_generators())
         try:
-            return joined(_outputs(workload, inputs_only))
+            return join(_outputs(workload, inputs_only))
         finally:
             workload._evaluation = None
             guard.put_back()
@@ -135,34 +136,3 @@ def _on_cpu(output: Any) -> Any:
     if isinstance(output, (torch.Tensor, tuple, list, Mapping)):
         return map_tensors(output, lambda tensor: tensor.detach().to(_CPU, copy=True))
     return to_device(output, _CPU)
-
-
-def joined(outputs: list[Any]) -> Any:
-    """The outputs of all batches as one, part by part; a list of what cannot be joined.
-
-    >>> joined([torch.zeros(2, 3), torch.zeros(1, 3)]).shape
-    torch.Size([3, 3])
-    >>> joined([(torch.tensor([1]), None), (torch.tensor([2, 3]), None)])
-    (tensor([1, 2, 3]), None)
-    >>> joined([{"loss": torch.tensor(0.5)}, {"loss": torch.tensor(0.25)}])
-    {'loss': [tensor(0.5000), tensor(0.2500)]}
-    """
-    first, kind = outputs[0], type(outputs[0])
-    if any(type(output) is not kind for output in outputs):
-        return outputs
-    if isinstance(first, torch.Tensor):
-        return torch.cat(outputs) if all(_fits(first, output) for output in outputs) else outputs
-    if first is None:
-        return None
-    if isinstance(first, Mapping) and all(output.keys() == first.keys() for output in outputs):
-        return {key: joined([output[key] for output in outputs]) for key in first}
-    if isinstance(first, tuple) and all(len(output) == len(first) for output in outputs):
-        parts = [joined(list(part)) for part in zip(*outputs, strict=True)]
-        return kind(*parts) if hasattr(first, "_fields") else tuple(parts)
-    return outputs
-
-
-def _fits(first: torch.Tensor, output: torch.Tensor) -> bool:
-    """Whether the two are parts of one tensor, by their first dimension."""
-    plain = not output.is_nested and output.layout is torch.strided and output.dim() > 0
-    return plain and output.shape[1:] == first.shape[1:] and output.dtype == first.dtype

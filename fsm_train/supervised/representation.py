@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..core.joint_hyper import without_shared
 from ..core.representation import html_table, properties
 from ..core.state import Hyper
 from ..data.batches import number_of_batches
 from .advice import sizes
+from .joint_optimizer import JointOptimizer, kinds_of
 from .training import Training
 
 
@@ -22,11 +24,12 @@ def as_html(work: Training, measures: Iterable[str], sensors: Iterable[str]) -> 
 
 def _parts(work: Training, measures: Iterable[str], sensors: Iterable[str]) -> list[tuple[str, str]]:
     """What the training consists of, by the names of the settings; those that were left out are left out."""
-    hyper = ", ".join(f"{name} {_number(value)}" for name, value in work.hyper().items())
+    hyper = ", ".join(f"{name} {_number(value)}" for name, value in without_shared(work.hyper()).items())
+    several = isinstance(work.optimizer, JointOptimizer)
     named = {"metrics": work.train_meters.metrics, "measures": measures, "sensors": sensors, "extra": work.extra}
     return [
         ("model", f"{type(work.model).__name__} of {sizes(work)}"),
-        ("optimizer", f"{type(work.optimizer).__name__}, {hyper}"),
+        ("optimizer", f"{kinds_of(work.optimizer)}; {hyper}" if several else f"{kinds_of(work.optimizer)}, {hyper}"),
         ("loss_fn", getattr(work.loss_fn, "__name__", type(work.loss_fn).__name__)),
         ("train", _loader(work.train)),
         *((each.argument, _loader(each.loader)) for each in work.evaluations),

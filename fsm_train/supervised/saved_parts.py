@@ -21,11 +21,13 @@ from ..data.loaders import persistent_workers_running
 from ..data.plain_generators import can_import_numpy, generators_of_plain, own_states, plain
 from ..data.position import EpochStart, SuspendPoint, inexact, is_stateful, own_place
 from ..data.sources import Sources, own_state
+from . import numbers
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
+from .joint_optimizer import JointOptimizer, each_of, other_names
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
-from .optimizer_state import load_exactly
+from .optimizer_state import load_exactly, unsaved_within
 from .own_states import states_loaded
 from .param_groups import Members
 from .saved_shape import check_shape
@@ -44,6 +46,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     generators = work.own_generators()
     paths = {id(layer.part): layer.path for layer in generators}
     sources, sources_at_start, unsafe = _changes(work, has_place=place is not None)
+    optimizer = work.optimizer.state_dict()
     items = inventory(
         Found(
             modules=tuple(work.modules),
@@ -56,6 +59,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
             unsaved_metrics=tuple(unsaved_metrics),
             place="the generators at the epoch's start" if place is None else "the loader",
             inexact=(*filter(None, [trouble]), *inexact(work.train, state, has_place=place is not None)),
+            within=tuple(unsaved_within(work.optimizer, optimizer, work.extra.values())),
         )
     )
     carried = work.carried_over
@@ -64,10 +68,11 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
         "modules": modules,
-        "optimizer": work.optimizer.state_dict(),
+        "optimizer": optimizer,
         "optimizer_of": _optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
+        "numbers": dict(work.numbers),
         "scaler": work.precision.state() if work.precision else carried.scaler,
         "averages": {**carried.saved_averages, **{name: a.state() for name, a in carried.averages.items()}},
         "weights": {name: kept.state() for name, kept in carried.weights.items()},
@@ -125,6 +130,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     with states_loaded(_stateful_objects(work, parts)):
         _load_optimizer_and_modules(work, parts)
     work.window.load(parts["window"])
+    work.numbers.update({name: n for name, n in parts.get("numbers", {}).items() if name in work.numbers})
     other_metrics = work.train_meters.load_state(parts["meters"])
     work.carried_over = CarriedOver(
         scaler=parts["scaler"],
@@ -164,7 +170,7 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
     is_another_model = False
     try:
         _add_saved_groups(work, parts["optimizer_of"])
-        if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
+        if other := _other_optimizers(_optimizer_of(work), parts["optimizer_of"]):
             raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
         load_exactly(work.optimizer, parts["optimizer"])
         work.read_parameters()
@@ -236,6 +242,7 @@ def _differences(work: Training, parts: Parts) -> Iterator[str]:
         yield f"extra {name!r}: it is not in the checkpoint, and begins as it is now"
     for name in sorted(parts["extra"].keys() - work.extra.keys()):
         yield f"extra {name!r}: it is in the checkpoint, and not brought back since the workload has none of this name"
+    yield from numbers.differences(work.numbers, parts.get("numbers", {}))
     batches = _batches_when_made(work)
     if parts["batches"] != batches:
         yield f"the training data: it has {batches} batches an epoch, and had {parts['batches']}"
@@ -279,11 +286,14 @@ def _order_generators(work: Training) -> list[torch.Generator]:
     return list(dict.fromkeys(generator for loader in loaders for generator in order_generators(loader)))
 
 
-def _optimizer_of(work: Training) -> list[Any]:
-    """The optimizer's class, and the names of the parameters in each group."""
+def _optimizer_of(work: Training) -> list[Any] | dict[str, list[Any]]:
+    """The optimizer's class, and the names of the parameters in each group; of several optimizers by name."""
     names = {id(parameter): name for name, parameter in _named_parameters(work)}
-    groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
-    return [type(work.optimizer).__name__, groups]
+    of_each = {
+        name: [type(each).__name__, [[names.get(id(p), "?") for p in group["params"]] for group in each.param_groups]]
+        for name, each in each_of(work.optimizer).items()
+    }
+    return of_each if isinstance(work.optimizer, JointOptimizer) else of_each[""]
 
 
 def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -291,14 +301,32 @@ def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]
         yield from ((f"{kind}.{name}", parameter) for name, parameter in module.named_parameters())
 
 
-def _add_saved_groups(work: Training, saved: list[Any]) -> None:
-    """Add the groups that the saved training added to its optimizer, if this one has those before them."""
-    (kind, groups), (saved_kind, saved_groups) = _optimizer_of(work), saved
-    added = saved_groups[len(groups) :]
-    parameters = dict(_named_parameters(work))
-    if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
-        for names in added:  # their numbers come from the state_dict of the optimizer
-            work.optimizer.add_param_group({"params": [parameters[name] for name in names]})
+def _by_name(optimizer_of: list[Any] | dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """What `_optimizer_of` gave, by name; one optimizer alone has the name ""."""
+    return optimizer_of if isinstance(optimizer_of, dict) else {"": optimizer_of}
+
+
+def _add_saved_groups(work: Training, all_saved: Any) -> None:
+    """Add the groups that the saved training added to its optimizers, if these have those before them."""
+    ours, parameters = _by_name(_optimizer_of(work)), dict(_named_parameters(work))
+    for name, (saved_kind, saved_groups) in _by_name(all_saved).items():
+        kind, groups = ours.get(name, ["", []])
+        added = saved_groups[len(groups) :]
+        if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
+            for names in added:  # their numbers come from the state_dict of the optimizer
+                group = {"params": [parameters[parameter] for parameter in names]}
+                each_of(work.optimizer)[name].add_param_group(group)
+
+
+def _other_optimizers(ours: Any, saved: Any) -> str:
+    """The first difference of the optimizers; empty if there is none."""
+    here, there = _by_name(ours), _by_name(saved)
+    if other := other_names(tuple(here), tuple(there)):
+        return other
+    for name in here:
+        if other := _other_optimizer(here[name], there[name]):
+            return f"of {name!r}, {other}" if name else other
+    return ""
 
 
 def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:

@@ -113,11 +113,13 @@ _MODULE = _record(
 _SOURCES = _optional(_record({"own": _mapping(_anything), "attributes": _mapping(_mapping(_anything))}))
 _WORKERS = _optional(_is(bool))
 _GROUP = _record({"params": _list(_is(int, str))})
+_OPTIMIZER = _record({}, state=_is(Mapping), param_groups=_list(_GROUP))
+_OPTIMIZER_OF = _items(_is(str), _list(_list(_is(str))))
 _MEAN = _items(_optional(_tensor), _list(_tensor), _list(is_number))
 _SHAPES: Mapping[str, Fits] = {
     "modules": _both(_record({"model": _MODULE}), _mapping(_MODULE)),
-    "optimizer": _record({}, state=_is(Mapping), param_groups=_list(_GROUP)),
-    "optimizer_of": _items(_is(str), _list(_list(_is(str)))),
+    "optimizer": _both(_OPTIMIZER, _record({}, optimizers=_mapping(_OPTIMIZER))),  # several have names
+    "optimizer_of": _either(_OPTIMIZER_OF, _mapping(_OPTIMIZER_OF)),
     "gradients": _mapping(_tensor, keys=_number),
     "window": _list(is_number, 2),
     "scaler": _optional(_mapping(_anything)),
@@ -142,6 +144,7 @@ _LATER: Mapping[str, Fits] = {
     "validations": _items(_number, _number),
     "sources": _SOURCES,
     "data": _is(Mapping),
+    "numbers": _mapping(is_number),
     "loss": _anything,
 }
 """Parts that checkpoints of earlier versions do not have."""

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from .joint_optimizer import AnyOptimizer, JointOptimizer
+
 Span = tuple[int, int | None]
 """The fewest units that a scheduler needs, and where it ends; None if it has no end. As the span of a schedule."""
 
 
-def scheduler_length(make: Callable[[Any], Any], optimizer: torch.optim.Optimizer) -> tuple[str, Span] | None:
+def scheduler_length(make: Callable[[Any], Any], optimizer: AnyOptimizer) -> tuple[str, Span] | None:
     """The scheduler that `make` makes, in words, and its span; None if that is not known.
 
     >>> from torch.optim.lr_scheduler import CosineAnnealingLR
@@ -31,8 +33,20 @@ def scheduler_length(make: Callable[[Any], Any], optimizer: torch.optim.Optimize
         return None  # what is wrong with it is raised where it is made for the training
 
 
-def _stand_in(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """An optimizer with the same numbers in groups of its own."""
+def _stand_in(optimizer: AnyOptimizer) -> AnyOptimizer:
+    """An optimizer with the same numbers in groups of its own.
+
+    Raises:
+        TypeError: its groups are those of another one, which it would write to.
+    """
+    if isinstance(optimizer, JointOptimizer):
+        return JointOptimizer({name: _stand_in_of_one(each) for name, each in optimizer.optimizers.items()})
+    return _stand_in_of_one(optimizer)
+
+
+def _stand_in_of_one(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    if isinstance(getattr(type(optimizer), "param_groups", None), property):
+        raise TypeError(f"the groups of a {type(optimizer).__name__} are those of another optimizer")
     stand_in: torch.optim.Optimizer = object.__new__(type(optimizer))
     vars(stand_in).update(vars(optimizer))
     vars(stand_in).pop("step", None)  # the function of a scheduler that was made of it before

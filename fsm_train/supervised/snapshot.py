@@ -66,6 +66,7 @@ class Snapshot:
         epoch_start: what the pass over the data follows from.
         meters: what train_loss and the metrics had collected; None where no training is under way.
         window: the shares of the batches whose gradients wait for a step.
+        numbers: the user's own.
         under_way: the pass over the training data, and how many of its batches were fetched.
     """
 
@@ -82,6 +83,7 @@ class Snapshot:
     epoch_start: EpochStart | None
     meters: dict[str, Any] | None
     window: list[float]
+    numbers: dict[str, float]
     under_way: tuple[Iterator[Any], int]
 
     @staticmethod
@@ -106,6 +108,7 @@ class Snapshot:
             epoch_start=work.epoch_start,
             meters=copy.deepcopy(work.train_meters.state()[0]) if work.suspended_at else None,
             window=work.window.state(),
+            numbers=dict(work.numbers),
             under_way=under_way,
         )
 
@@ -129,6 +132,7 @@ class Snapshot:
         work.carried_over = self.carried_over
         work.suspended_at, work.epoch_start = self.suspended_at, self.epoch_start
         work.window.load(self.window)
+        work.numbers.update(self.numbers)
         if self.meters is not None:
             work.train_meters.load_state(copy.deepcopy(self.meters))
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from ..checkpoints.saves import Saves
 from ..core.phase import Operation
 from ..core.state import Hyper, State
+from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
 from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
@@ -23,31 +24,20 @@ from ..data.sources import Sources
 from .arguments import check_arguments, check_call, check_data, check_depends, device_of, takes_target
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
+from .closures import gives_closure
 from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, own_parts, records_of
 from .freezing import FrozenParameters
+from .joint_optimizer import OptimizerLike, each_of, join
 from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
 from .modules import Modes, modules_of
+from .numbers import check_numbers, set_own
+from .own_backward import Backward
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
+from .whole_step_protocol import WholeStep
 from .window import Gradients, Window
-
-
-class WholeStep(Protocol):
-    """A compiled or captured training step: forward, loss, backward, step and zero in one call."""
-
-    def can_run(self) -> bool:
-        """Whether the batch under way can be trained with it."""
-        ...
-
-    def run(self) -> torch.Tensor:
-        """Train on the batch under way, and set `output`. The detached loss, a scalar."""
-        ...
-
-    def mark_stale(self) -> None:
-        """Note that a command was carried out or a hyper-parameter set, after which the step may be outdated."""
-        ...
 
 
 class Training:
@@ -61,14 +51,17 @@ class Training:
         model: the module that is trained. Commands may change its weights in place.
         wrapped_model: what forward calls: the model, in its parallel wrapper if there is one. Set by `call_through`.
         wrapper: makes `wrapped_model` from the model; None without a wrapper. Set by `call_through`.
-        optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`.
+        optimizer: steps the parameters. Its hyper-parameters are set with `set_hyper`. Of several that step together
+            it does what one does, and gives each by name, `optimizer["muon"]`.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or a mapping with it as "loss".
         train: the training data, an iterable of batches.
         valid: the validation data; a mapping from names where there are several evaluations; or None.
         evaluations: what a validation measures.
         device: of the model and of every batch.
+        custom_backward: the user's function of (loss, parameters) in place of loss.backward(), or None.
         custom_forward: the user's function of (model, inputs) or of (model, inputs, target), or None.
         extra: by name, further parts that belong in a checkpoint.
+        numbers: by name, the user's own: read in the loss and the model. Set with `set_hyper`.
         parameters: those of the optimizer: the model's in the model's order, then the loss's. Read anew when a call of
             `run` or an epoch begins, and after each command that `changes_hyper`.
         gradients: call it for the list of their gradients; `gradients.norm()` is the common norm, a scalar
@@ -80,6 +73,8 @@ class Training:
         loss_parts: what the loss of the batch under way gave beside "loss", by name, detached scalars.
         batch_size: what the batch under way counts: its samples, or what `samples` gives.
         mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
+        gives_closure: whether the step of the optimizer is given a closure, which evaluates the batch again.
+        for_each_evaluation: the commands that are carried out again then.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
         train_meters: train_loss and the train metrics of this epoch so far.
 
@@ -111,7 +106,7 @@ class Training:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike],
         loss_fn: LossFn,
         train: Iterable[Any],
         valid: Valid | None,
@@ -123,10 +118,16 @@ class Training:
         samples: Samples | None,
         extra: Mapping[str, Stateful] | None,
         ahead: bool | None,
+        closure: bool = False,
+        numbers: Mapping[str, float] | None = None,
+        backward: Backward | None = None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
+        self.optimizer = join(optimizer)
+        self.numbers = check_numbers(numbers, read_groups(self.optimizer))
+        self.gives_closure = gives_closure(self.optimizer, closure)
         check_data("train", train, tensors=split is not None)
-        check_parameters(model, optimizer, loss_fn)
+        check_parameters(model, self.optimizer, loss_fn)
         self._forward_takes_target = forward is not None and takes_target(forward)
         forward_takes = ("model", "inputs", "target") if self._forward_takes_target else ("model", "inputs")
         for name, function, parameters in (("forward", forward, forward_takes), ("split", split, ("batch",))):
@@ -137,7 +138,6 @@ class Training:
         self.model = model
         self.wrapped_model: nn.Module = model
         self.wrapper: Callable[[nn.Module], nn.Module] | None = None
-        self.optimizer = optimizer
         self.loss_fn = loss_fn
         self.train = check_loader(train, "train")
         self.device = next(model.parameters()).device
@@ -145,9 +145,10 @@ class Training:
         self.parameters: list[nn.Parameter] = []
         self.gradients = Gradients(self.parameters)
         self._members = Members()
-        self._groups_read = len(optimizer.param_groups)
+        self._groups_read = len(self.optimizer.param_groups)
         self.read_parameters()
         self.custom_forward = forward
+        self.custom_backward = backward
         self._split = split
         self._samples = samples
         self._moves = self.device.type != "cpu"
@@ -162,8 +163,10 @@ class Training:
         self.loss_parts: Parts = NO_PARTS
         self._loss: torch.Tensor | None = None  # detached, for facts and meters
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
+        self._parts_for_backward: Mapping[str, Any] | None = None  # the same for `custom_backward`
         self.window = Window()
         self.stepped = False
+        self.for_each_evaluation: list[Command] = []
 
         checked, shared = check_metrics(metrics or {}), self._shared()
         self._metrics = checked
@@ -171,12 +174,14 @@ class Training:
         self.valid = valid
         self.data_fingerprint = fingerprint(**self._roots())
         self.sources_when_made = Sources.now(self.train)
+        self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
+        self._batches_fetched = 0  # of that pass
         self.epoch_start: EpochStart | None = None
         self.epoch_began = -1  # the iteration in which it was noted
 
         self.state: State | None = None
         self.precision: Precision | None = None
-        self.frozen_parameters = FrozenParameters(model, optimizer)
+        self.frozen_parameters = FrozenParameters(model, self.optimizer)
         self.carried_over = CarriedOver()
         self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
@@ -228,9 +233,12 @@ class Training:
         return {name: frozen.get(part, part not in self._eval_parts) for name, part in self.model.named_modules()}
 
     def hyper(self) -> Mapping[str, Hyper]:
-        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group."""
+        """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.
+
+        Of several optimizers those that all have, and by its name those of each: `muon.momentum`.
+        """
         self._groups_read = len(self.optimizer.param_groups)
-        return read_groups(self.optimizer)
+        return {**read_groups(self.optimizer), **self.numbers}
 
     def read_parameters(self) -> None:
         """Read which parameters the optimizer has, since groups may be added and parameters exchanged."""
@@ -243,12 +251,14 @@ class Training:
                 self.whole_step.mark_stale()
 
     def set_hyper(self, changes: Mapping[str, Hyper]) -> None:
-        """Set the named hyper-parameters, which exist, in the optimizer. No others are written.
+        """Set the named hyper-parameters, which exist, in the optimizer or among `numbers`. No others are written.
 
         Raises:
             WorkloadError: the optimizer has not as many parameter groups as when they were read.
         """
         check_groups(self.optimizer, self._groups_read)
+        if self.numbers:
+            changes = set_own(self.numbers, changes)
         write_groups(self.optimizer, changes)
         if self.whole_step is not None:
             self.whole_step.mark_stale()
@@ -283,7 +293,8 @@ class Training:
     def weigh_loss(self, share: float) -> None:
         """Give this batch a share, from 0, of the gradient of the accumulation window."""
         assert self._for_backward is not None
-        self._for_backward = self.window.weigh(self._for_backward, share)
+        weighed = self.window.weigh(self._for_backward, share)
+        self._for_backward = weighed if self.custom_backward is None else self._for_backward  # which weighs gradients
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Call this function when this call of `run` ends, however it ends. The latest is called first."""
@@ -297,7 +308,8 @@ class Training:
         """
         if not self.loss_checked:
             check_loss(loss)
-            check_depends(loss, self.parameters)
+            if self.custom_backward is None:
+                check_depends(loss, self.parameters)
             self.loss_checked = True
 
     @property
@@ -333,8 +345,9 @@ class Training:
 
     def own_generators(self) -> list[Layer]:
         """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
-        functions = {"forward": self.custom_forward, "split": self._split, "loss": self.loss_fn}
-        return generators_of(**self._roots(), **functions, model=self.model, **dict(own_parts(self.evaluations)))
+        ours = {"forward": self.custom_forward, "backward": self.custom_backward, "split": self._split}
+        parts = {**ours, "loss": self.loss_fn, "model": self.model, **dict(own_parts(self.evaluations))}
+        return generators_of(**self._roots(), **parts)
 
     def _roots(self) -> dict[str, object]:
         """The data, by the beginnings of the paths of what they hold."""
@@ -350,7 +363,8 @@ class Training:
         tensors = [t for module in modules for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))]
         loaders = [self.train, *(self.valid.values() if isinstance(self.valid, Mapping) else [self.valid])]
         datasets = [loader.dataset for loader in loaders if hasattr(loader, "dataset")]
-        return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer)}
+        optimizers = each_of(self.optimizer).values()
+        return {id(part): part for part in (*modules, *tensors, *loaders, *datasets, self.optimizer, *optimizers)}
 
     def training_inputs(self) -> Iterable[Any]:
         """The inputs of each training batch that counts, in a pass of its own, which replaces the batch under way."""

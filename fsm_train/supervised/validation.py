@@ -96,7 +96,9 @@ class Validating(Training):
             else:
                 loss_fn = self.loss_fn if self._evaluation is None else self._evaluation.loss_fn(self.loss_fn)
                 loss = loss_fn(self.output, self.target)
-        separated, self.loss_parts = separate(loss)
+        separated, self.loss_parts = separate(loss, several=self.custom_backward is not None)
+        if self.custom_backward is not None:
+            self._parts_for_backward = loss if isinstance(loss, Mapping) and self._evaluation is None else None
         return separated  # type: ignore[no-any-return]  # the user's: what it is is looked at by who computes it
 
     def look_at_valid(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from fnmatch import fnmatchcase
 
 import torch
+
+from ..core.errors import WorkloadError
 
 
 class Gradients:
@@ -18,6 +21,7 @@ class Gradients:
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self.parameters = parameters
         self._norm: tuple[float, torch.Tensor] | None = None
+        self._found: dict[str, tuple[object, list[torch.nn.Parameter]]] = {}  # by pattern, of which parameters
 
     def __call__(self) -> list[torch.Tensor]:
         """The gradients of all parameters that have one."""
@@ -26,12 +30,45 @@ class Gradients:
     def norm(self, norm_type: float = 2.0) -> torch.Tensor:
         """The norm of all gradients as one vector, a scalar tensor; cached until `changed` is called."""
         if self._norm is None or self._norm[0] != norm_type:
-            self._norm = norm_type, torch.nn.utils.get_total_norm(self(), norm_type)
+            self._norm = norm_type, norm_of(self(), norm_type)
         return self._norm[1]
+
+    def matching(self, model: torch.nn.Module, pattern: str) -> list[torch.nn.Parameter]:
+        """The parameters of the optimizer that have a name in the model which matches. Looked for once.
+
+        Raises:
+            WorkloadError: none matches.
+        """
+        of, found = self._found.get(pattern, (None, []))
+        if of is not self.parameters:
+            found = list(_named(model, pattern, {*self.parameters}))
+            self._found[pattern] = self.parameters, found
+        return found
 
     def changed(self) -> None:
         """Drop the cached norm. Call it after changing a gradient in place."""
         self._norm = None
+
+
+def norm_of(gradients: Sequence[torch.Tensor], norm_type: float = 2.0) -> torch.Tensor:
+    """The norm of these gradients as one vector, a scalar tensor. A sparse one counts by its coalesced values."""
+    dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    return torch.nn.utils.get_total_norm(dense, norm_type)
+
+
+def _named(model: torch.nn.Module, pattern: str, among: Set[torch.nn.Parameter]) -> Iterator[torch.nn.Parameter]:
+    """Those of the parameters `among` that have a name which matches, each once.
+
+    Raises:
+        WorkloadError: none matches.
+    """
+    named = [*model.named_parameters(remove_duplicate=False)]
+    found = dict.fromkeys(p for name, p in named if p in among and fnmatchcase(name, pattern))
+    if not found:
+        names = [name for name, _ in named]
+        there_are = ", ".join(names[:12]) + ", …" * (len(names) > 12)
+        raise WorkloadError(f"clipping: no parameter of the optimizer matches {pattern!r}: there are {there_are}")
+    yield from found
 
 
 class Window:
@@ -41,19 +78,26 @@ class Window:
     the sum again before the next backward.
 
     Attributes:
-        share: of the batch under way, from 0.
+        share: of the batch under way, from 0; 0 if it has none.
+        weight: what the gradient of the batch under way is multiplied by: its share, or 1 if it has none.
         shares: the sum over the batches whose gradients wait for a step.
         divided_by: what those gradients were divided by; 1 while they are the sum.
+        batches: how many batches have added their gradients since the last zero, in this call of `run`.
     """
 
     def __init__(self) -> None:
-        self.share = 0.0
         self.shares = 0.0
         self.divided_by = 1.0
+        self.batches = 0
+        self.begin_batch()
+
+    def begin_batch(self) -> None:
+        """Forget the share of a batch that was left out."""
+        self.share, self.weight = 0.0, 1.0
 
     def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
         """The loss of the batch under way, times its share."""
-        self.share = share
+        self.share = self.weight = share
         return loss * share
 
     def undo_mean(self, gradients: Sequence[torch.Tensor]) -> None:
@@ -65,7 +109,8 @@ class Window:
     def add(self) -> None:
         """Add the share of the batch under way, after its backward."""
         self.shares += self.share
-        self.share = 0.0
+        self.begin_batch()
+        self.batches += 1
 
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Divide the gradients by the shares, which makes the sum the weighted mean. Idempotent."""
@@ -75,7 +120,8 @@ class Window:
 
     def clear(self) -> None:
         """Start a new window, after zero."""
-        self.share, self.shares, self.divided_by = 0.0, 0.0, 1.0
+        self.shares, self.divided_by, self.batches = 0.0, 1.0, 0
+        self.begin_batch()
 
     def state(self) -> list[float]:
         return [self.shares, self.divided_by]

@@ -1,7 +1,8 @@
-"""Supervised training on torch: a model, an optimizer, a loss and loaders.
+"""Supervised training on torch: its settings, what the interpreter asks of it, and how a call of `run` begins and ends.
 
-Each method does one operation and decides nothing. With no callbacks the operations are those of
-the five-line loop, in its order, so that the weights are the same to the last bit.
+The operations are those of `steps.py` and, in validations, of `validation.py`.
+
+Rule of this file: a setting is documented in its group here, and carried out elsewhere.
 """
 
 from __future__ import annotations
@@ -19,31 +20,32 @@ from ..checkpoints.saves import Saves
 from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.checks import check_bool
-from ..core.errors import WorkloadError
 from ..core.facts import UNSAVED
-from ..core.phase import BATCH_PHASES, Operation
+from ..core.phase import BATCH_PHASES
 from ..core.state import State
-from ..core.table import Outcome
 from ..core.transition import Command
 from ..data.batches import Forward, Split, number_of_batches
 from ..data.counting import Samples
 from ..data.generators import Generators, seed_all
 from ..data.layers import set_epoch
-from ..data.loaders import persistent_workers_running, start_pass
-from ..data.position import BatchStart, EpochStart, SuspendPoint, require_suspended_at, resume_iterator
+from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
-from ..data.sources import Sources
 from ..worlds.registry import handler_of, is_registered
-from . import handlers  # noqa: F401  importing it registers them
+from . import (
+    closures,
+    handlers,  # noqa: F401  importing it registers them
+    own_backward,
+)
 from .advice import log_summary_once, warn_of_sum
-from .arguments import explain_loss
-from .buffers import Buffers
+from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
-from .evaluations import Valid, check_averages
+from .evaluations import Valid
 from .failing import parts_after_failure
+from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
+from .own_backward import Backward
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -51,15 +53,12 @@ from .schedulers import Span, scheduler_length
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot
-from .validation import Validating
-from .whole_step import WHOLE_STEP, plain_step
+from .steps import Stepping
 
 Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 
-_END = object()
 
-
-class Supervised(Validating, Checkpointable):
+class Supervised(Stepping, Checkpointable):
     """Trains `model` to minimize `loss_fn(model(inputs), target)` over batches of (inputs, target).
 
     The model is trained in train mode. A part of it that is in eval mode when `run` begins stays so, as a frozen
@@ -74,47 +73,79 @@ class Supervised(Validating, Checkpointable):
     >>> sorted(run(start(work, epochs=2)).metrics)
     ['train_loss', 'valid_loss']
 
+    What is trained
+
     Args:
         model: its parameters are what the optimizer changes.
-        optimizer: any of torch.optim that steps without a closure. LBFGS and SAM, which take one, are refused.
+        optimizer: what has step, zero_grad, param_groups and state_dict. Or several by name, {"muon": …, "adamw": …},
+            that step together: in `state.hyper`, `lr` is then a tuple over the groups of all, and `muon.lr` is of one.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
             holds: in a partial, a bound method, an attribute, a closure or a global that it names.
-        train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
-        valid: the same for validation, or an `Evaluation` of it, or a mapping from names to several of them. It can be
-            the same loader: a DataLoader with persistent workers is copied then. The form of the first batch is looked
-            at before the training begins where that draws nothing: in a list, or a DataLoader over plain data.
-        metrics: by name, a function of (output, target) that is averaged over the samples, or that gives its own
-            (sum, count), whose sums are divided; `over_all` of a function, which gets all outputs and targets at once;
-            or an object with update, compute and reset (torchmetrics). Measured on train and valid data.
-        measures: by name, a function of this workload, a number or a mapping of them: `{"knn": f}` is the metric
-            valid_knn. Taken at the end of a validation, in eval mode, without gradients; generators are put back.
-        sensors: by name, a function of this workload that measures a fact; `inputs`, `target` and `output` of the batch
-            under way are None where there is none. Generators are put back.
-        device: where to train: the model is moved there, and what in a batch has `to(device)`. By default, where it is.
         forward: of (model, inputs), or of (model, inputs, target) if its third parameter has no default or is called
             target: the output, in training and validation. By default inputs in a tuple or list are passed by
             position, those in a mapping by keyword.
+        numbers: by name, numbers of your own, which are hyper-parameters like those of the optimizer: `{"kl": 0.0}` is
+            set by schedule(kl=…) or Transition(hyper={"kl": …}) at BATCH_BEGIN, and read in the loss or in `forward` as
+            work.numbers["kl"]; logged, replayed, saved.
+        backward: of (loss, parameters), in place of loss.backward(): it adds to the `.grad` of the parameters, those of
+            the optimizer that require a gradient, and returns nothing. Of a loss by parts it is given the mapping,
+            whose parts may be tensors of several elements then, such as the loss of each sample (only scalars are
+            measured). It sees this batch alone; what it adds is weighed by `accumulate` and scaled afterwards.
+        closure: whether `step` is given a closure although its signature does not demand one, as for SAM; one that
+            demands it (LBFGS) is given it anyway. The closure evaluates the batch again, and the evaluation that was
+            made before the step counts only while no parameter and no gradient has changed since.
+
+    The data
+
+    Args:
+        train: any iterable of batches that starts a new pass each time it is iterated: a DataLoader, a list.
+        valid: the same for validation, or an `Evaluation` of it, or a mapping from names to several of them; None for a
+            training without. It can be the same loader: a DataLoader with persistent workers is copied then, as it
+            has one pass at a time. The form of its first batch is looked at before the training begins, if it is a
+            list, a tuple, or a DataLoader without workers over a dataset of plain data: nothing is drawn by that. In
+            another loader, a batch of a wrong form is found at the first validation.
         split: of a batch, its (inputs, target). By default a batch is that pair.
         samples: of (inputs, target), what the batch counts: a number from 0, of samples, tokens or graphs. It is the
             weight of the batch in each mean, what `accumulate` weighs it by, and what `batch_size` and `state.samples`
             count; a batch that counts 0 is left out. By default it is the first dimension that all tensors of the
             batch have in common. A batch whose tensors disagree, as with time first, is refused.
+
+    What is measured
+
+    Args:
+        metrics: by name, a function of (output, target) that is averaged over the samples, or that gives its own
+            (sum, count), whose sums are divided; `over_all` of a function, which gets all outputs and targets at once;
+            or an object with update, compute and reset (torchmetrics). They are measured on train and valid data.
+        measures: by name, a function of this workload that gives a number or a mapping of them: `{"knn": f}` is the
+            metric valid_knn. It is taken at the end of a validation, in eval mode and without gradients. One that
+            draws random numbers changes no training: the generators are put back.
+        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, and of the
+            batch under way `inputs`, `target` and `output`. Those are None where there is none: the output of a batch
+            that was left out before its forward pass, all three after a validation and at EPOCH_END. The generators
+            are put back here too.
+        grad_in_valid: whether gradients are on in validations, for forces and others by torch.autograd.grad.
+
+    How it is run
+
+    Args:
+        device: where to train: the model is moved there, and what in a batch has `to(device)`. By default, where the
+            model is.
+        ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained. By default on
+            CUDA, from a list or a DataLoader with workers; False never does, and True refuses other data.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
-        ahead: whether to fetch and copy a batch while the one before it is trained; by default on CUDA, from workers.
-        grad_in_valid: whether gradients are on in validations, for forces by torch.autograd.grad.
 
     Raises:
         WorkloadError: the parts do not fit together, or one of them is of another kind.
-        TypeError: metrics, measures or sensors are no mapping from names, or one of them is a class.
+        TypeError: metrics, measures, sensors or numbers are no mapping from names, or one of them is a class.
     """
 
     @takes_by_name
     def __init__(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike],
         loss_fn: LossFn,
         train: Iterable[Any],
         valid: Valid | None = None,
@@ -129,7 +160,13 @@ class Supervised(Validating, Checkpointable):
         extra: Mapping[str, Stateful] | None = None,
         ahead: bool | None = None,
         grad_in_valid: bool = False,
+        numbers: Mapping[str, float] | None = None,
+        closure: bool = False,
+        backward: Backward | None = None,
     ) -> None:
+        check_bool("closure", closure)
+        if backward is not None:
+            check_call("backward", backward, "loss", "parameters")
         super().__init__(
             *(model, optimizer, loss_fn, train, valid),
             metrics=metrics,
@@ -139,14 +176,15 @@ class Supervised(Validating, Checkpointable):
             samples=samples,
             extra=extra,
             ahead=ahead,
+            closure=closure,
+            numbers=numbers,
+            backward=backward,
         )
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
         self.grad_in_valid = grad_in_valid
         self._measures = check_measures(measures or {}, self.train_meters.metrics, has_valid=self.has_valid)
         self._sensors = check_sensors(sensors or {})
-        self._batches: Iterator[Any] = iter(())  # the pass over train that is under way
-        self._batches_fetched = 0  # of that pass
         self._elapsed_before, self._since = 0.0, time.perf_counter()  # seconds before this call of run, and its start
 
     def __repr__(self) -> str:
@@ -206,6 +244,8 @@ class Supervised(Validating, Checkpointable):
     def carry_out(self, command: Command, state: State) -> None:
         self.state = state
         handler_of(type(command))(self, command)
+        if command.each_evaluation and self.gives_closure:
+            self.for_each_evaluation.append(command)
         if command.changes_hyper is not False:
             self.read_parameters()
         if self.carried_over.weights and state.phase not in BATCH_PHASES:
@@ -215,6 +255,10 @@ class Supervised(Validating, Checkpointable):
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)
+
+    def refuses(self, kind: type[Command]) -> str:
+        of_closure = closures.why_not(kind) if self.gives_closure else ""
+        return of_closure or ("" if self.custom_backward is None else own_backward.why_not(kind))
 
     def snapshot(self) -> Snapshot:
         return Snapshot.of(self, (self._batches, self._batches_fetched))
@@ -238,26 +282,6 @@ class Supervised(Validating, Checkpointable):
 
     def restore_parts(self, parts: Parts, state: State) -> tuple[str, ...]:
         return restore_parts(self, parts, state)
-
-    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        """One implementation of a whole step; none for a subclass that overrides one of its operations."""
-        overridden = any(getattr(type(self), op.value) is not getattr(Supervised, op.value) for op in WHOLE_STEP)
-        return self._whole_step if operations == WHOLE_STEP and not overridden else None
-
-    def _whole_step(self) -> bool:
-        """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares:
-            if self.whole_step is not None and self.whole_step.can_run():
-                self.note_step(self.whole_step.run())
-                return True
-            if self.precision is None:
-                self.note_step(plain_step(self))
-                return True
-        for operation in WHOLE_STEP:
-            self.doing = operation
-            getattr(self, operation.value)()
-        self.doing = None
-        return self.stepped
 
     # ------------------------------------------------------------------------- a call of run
 
@@ -299,102 +323,3 @@ class Supervised(Validating, Checkpointable):
         if state.resume_at is None or state.error:
             self._batches = iter(())  # ends the workers
         self.inputs = self.target = self.output = self._loss = self._for_backward = None
-
-    # ------------------------------------------------------------------------------ training
-
-    def open(self, state: State) -> None:
-        self.read_parameters()
-        set_epoch(self.train, state.epoch)
-        self.train_meters.reset()
-        self._batches_fetched = 0
-        self.use_training_modes()
-        self.carried_over.check_kept(self.modules)
-        check_averages(self.evaluations, self.carried_over.averages)
-        self._buffers = Buffers(self.modules.values())
-        self.epoch_start = EpochStart(
-            Generators.now(self.loader_generators()),
-            train=persistent_workers_running(self.train),
-            valid=persistent_workers_running(self.valid),
-            sources=Sources.now(self.train),
-        )
-        self.epoch_began = state.iteration
-        self._batches = prefetched(self._copier, self.train, start_pass(self.train))
-
-    def fetch(self) -> float | None:
-        self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
-        self.stepped = self._buffers.kept = False
-        self.window.share = 0.0
-        if self.notes_batch_starts and self.epoch_start is not None:
-            self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
-            self._buffers.keep()  # also for a whole step, in which `forward` does not
-        batch = next(self._batches, _END)
-        if batch is _END:
-            self.inputs = self.target = None
-            if self._batches_fetched == 0:
-                raise WorkloadError(
-                    "train gave no batch in this epoch: it is empty, or its __iter__ starts no new pass each time"
-                )
-            return None
-        self._batches_fetched += 1
-        return self._take(batch)
-
-    def loss(self) -> None:
-        loss = self.compute_loss()
-        self.check_first_loss(loss)
-        self._for_backward = loss
-        try:
-            self._loss = loss.detach()
-        except AttributeError as error:
-            explain_loss(loss, error)
-            raise
-
-    def discard(self) -> None:
-        """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
-        self.put_back_buffers()
-        self._for_backward = None
-
-    def backward(self) -> None:
-        loss = self._for_backward
-        assert loss is not None
-        if self.window.divided_by != 1.0:
-            self.window.undo_mean(self.gradients())
-        if self.precision is not None:
-            loss = self.precision.scale(loss, self.gradients())
-        try:
-            loss.backward()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            explain_loss(loss, error)
-            raise
-        self._for_backward = None
-        assert self._loss is not None
-        self.meter(self.train_meters, self._loss)
-        self.window.add()
-        self.gradients.changed()
-
-    def unscale(self) -> None:
-        """Make the gradients those of the step: without the scaler's scale, and the mean over their window."""
-        if self.precision is not None:
-            self.precision.unscale(self.optimizer, self.gradients())
-        if self.window.shares:
-            self.window.apply_mean(self.gradients())
-        self.gradients.changed()
-
-    def step(self) -> bool:
-        if self.precision is None:
-            self.optimizer.step()
-            self.stepped = True
-        else:
-            self.stepped = self.precision.step(self.optimizer)
-        return self.stepped
-
-    def zero(self) -> None:
-        self.optimizer.zero_grad()
-        if self.precision is not None:
-            self.precision.zero()
-        self.window.clear()
-
-    def measure(self, state: State) -> Mapping[str, float]:
-        self.inputs = self.target = self.output = None
-        metrics = self.train_meters.results()
-        self.train_meters.reset()
-        return metrics

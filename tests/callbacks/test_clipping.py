@@ -22,6 +22,15 @@ def test_clipping_is_a_command_before_the_step() -> None:
     assert drive(clip_grad_norm(0.5), [at(Phase.STEP_BEGIN)]) == [Transition(commands=(ClipGradNorm(0.5, 2.0),))]
 
 
+def test_a_command_reads_as_one_writes_it() -> None:
+    """A pattern is shown where there is one."""
+    assert repr(ClipGradNorm(1.0)) == "ClipGradNorm(max_norm=1.0, norm_type=2.0)"
+    assert repr(ClipGradNorm(1.0, pattern="h.*")) == "ClipGradNorm(max_norm=1.0, norm_type=2.0, pattern='h.*')"
+    assert drive(clip_grad_norm(1.0, pattern="h.*"), [at(Phase.STEP_BEGIN)]) == [
+        Transition(commands=(ClipGradNorm(1.0, pattern="h.*"),))
+    ]
+
+
 def test_clipping_is_once_a_step_with_accumulation() -> None:
     """Ten batches in windows of four are clipped three times: once each, the leftover included."""
     work = Scripted(batches=10)
@@ -60,7 +69,7 @@ def test_settings_are_recorded() -> None:
     """What they were made with, and under which name."""
     norm, value = clip_grad_norm(1.0, name="short"), clip_grad_value(0.5)
 
-    assert (norm.name, norm.params) == ("short", {"max_norm": 1.0, "norm_type": 2.0})
+    assert (norm.name, norm.params) == ("short", {"max_norm": 1.0, "norm_type": 2.0, "pattern": None})
     assert (value.name, value.params) == ("clip_grad_value", {"value": 0.5})
 
 

@@ -142,4 +142,7 @@ def test_settings_are_recorded() -> None:
     """The schedules stand in the params under the names of what they set."""
     callback = schedule(lr=exponential(0.5), name="decay")
 
-    assert (callback.name, dict(callback.params)) == ("decay", {"by": "step", "lr": exponential(0.5)})
+    assert (callback.name, dict(callback.params)) == (
+        "decay",
+        {"by": "step", "optimizer": None, "lr": exponential(0.5)},
+    )

@@ -119,7 +119,7 @@ def test_declarations_memory_and_name_are_those_of_the_callback() -> None:
     assert attrs.evolve(callback, params=inner.params, factory=inner.factory) == inner
     assert during(inner, epochs=(0, 4), name="early").name == "early"
     assert callback.factory == "fsm_train.callbacks.windows.during"
-    assert repr(callback.params["callback"]) == "clip_grad_norm(max_norm=1.0, norm_type=2.0)"
+    assert repr(callback.params["callback"]) == "clip_grad_norm(max_norm=1.0, norm_type=2.0, pattern=None)"
     assert "commands ClipGradNorm" in describe([callback])
     assert callback(at(Phase.STEP_BEGIN, epoch=3)) == inner(at(Phase.STEP_BEGIN, epoch=3))
     assert callback(at(Phase.STEP_BEGIN, epoch=4)) is None

@@ -400,7 +400,7 @@ PARTS: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "parameters as the optimizer": ({"optimizer": MODEL.parameters()}, ("a generator", "The order is")),
     "optimizer and loss swapped": ({"optimizer": mse, "loss_fn": OPTIMIZER}, ("an MSELoss", "The order is")),
-    "LBFGS": ({"optimizer": torch.optim.LBFGS(MODEL.parameters())}, ("LBFGS", "closure")),
+    "LBFGS": ({"optimizer": {"a": torch.optim.LBFGS(MODEL.parameters())}}, ("optimizer['a']", "closure")),
     "SAM": ({"optimizer": Sam(MODEL.parameters(), lr=0.1)}, ("Sam", "closure")),
     "a class as the loss": ({"loss_fn": nn.MSELoss}, ("the class MSELoss", "MSELoss()")),
     "a name as the loss": ({"loss_fn": "mse"}, ("loss_fn is a str", "torch.nn.CrossEntropyLoss()")),

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, on, over_all, restore, run, start
 from fsm_train.callbacks import checkpoint, early_stopping
+from fsm_train.supervised.joining import join
 from fsm_train.supervised.meters import Meters
-from fsm_train.supervised.over_all import join
 from tests.killed import killed_and_resumed
 from tests.models import same_weights
 
@@ -143,17 +143,21 @@ ONE, TWO = torch.tensor([1.0]), torch.tensor([2.0, 3.0])
         ([({"a": ONE}, {"a": TWO}), ({"a": ONE},)], [{"a": ONE}, {"a": TWO}, {"a": ONE}]),
         ([("a", "b"), ("c",)], ["a", "b", "c"]),
         ([3, 4], [3, 4]),
+        ([ONE, None], [ONE, None]),
+        ([ONE, TWO.double()], [ONE, TWO.double()]),
+        ([(ONE, ONE), [ONE, TWO]], [ONE, ONE, ONE, TWO]),
+        ([[ONE], (TWO,)], [[ONE], (TWO,)]),
     ],
 )
 def test_batches_are_joined_to_one(parts: list[Any], joined: Any) -> None:
     """Part by part; what has an item for each sample to a list of them; anything else to one for each batch."""
-    assert _plainly(join(parts, "outputs")) == _plainly(joined)
+    assert _plainly(join(parts, as_batch_of="outputs")) == _plainly(joined)
 
 
 def test_tuples_of_several_lengths_are_refused() -> None:
     """Nobody can tell which parts belong to each other."""
     with pytest.raises(WorkloadError, match="the targets of the batches are tuples of 1 and of 2, .*as a list"):
-        join([(ONE, TWO), (ONE,)], "targets")
+        join([(ONE, TWO), (ONE,)], as_batch_of="targets")
 
 
 # ------------------------------------------------------------------------------------- saving, and failures

@@ -5,11 +5,15 @@ Under `strict` a `type: ignore` that ignores nothing is an error. So each of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
 
 import fsm_train.commands
-from fsm_train import Callback, Flag, Phase, Scripted, Sink, State, Transition, iterate, on, run, start
-from fsm_train.callbacks import clip_grad_norm, early_stopping, schedule
+from fsm_train import Callback, Flag, Phase, Scripted, Sink, State, Supervised, Transition, iterate, on, run, start
+from fsm_train.callbacks import clip_grad_norm, early_stopping, schedule, torch_scheduler
 from fsm_train.schedules import Schedule, cosine, warmup
 from fsm_train.testing import Trace, at, check_callback, drive, parametrize_with_checks, simulate
 
@@ -49,6 +53,32 @@ def train() -> State:
     metrics: Mapping[str, float] = final.metrics
     assert metrics
     return final
+
+
+class Own:
+    """An optimizer that inherits nothing."""
+
+    param_groups: list[dict[str, Any]] = []  # noqa: RUF012  never written
+
+    def step(self) -> None: ...
+    def zero_grad(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+def own_backward(loss: Any, parameters: Sequence[nn.Parameter]) -> None:
+    loss.backward()
+
+
+def optimizers(model: nn.Module, data: list[tuple[torch.Tensor, torch.Tensor]]) -> list[Supervised]:
+    """One, several by name, one with a closure, and one of one's own."""
+    adam, loss = torch.optim.Adam(model.parameters()), nn.MSELoss()
+    several = Supervised(model, {"adam": adam, "own": Own()}, loss, data, numbers={"kl": 0.0}, backward=own_backward)
+    assert several.numbers["kl"] == 0.0
+    torch_scheduler({"adam": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 3)})
+    schedule(lr=cosine(3), optimizer="adam")
+    clip_grad_norm(1.0, pattern="head.*")
+    return [several, Supervised(model, torch.optim.LBFGS(model.parameters()), loss, data, closure=True)]
 
 
 def try_out() -> None:

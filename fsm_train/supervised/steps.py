@@ -1,0 +1,215 @@
+"""The operations of training: a pass over the data, and the steps in it.
+
+Rule of this file: each method does one operation and decides nothing. With no callbacks the operations are those of
+the five-line loop, in its order, so that the weights are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from ..core.errors import WorkloadError
+from ..core.phase import Operation
+from ..core.state import State
+from ..core.table import Outcome
+from ..data.generators import Generators
+from ..data.layers import set_epoch
+from ..data.loaders import persistent_workers_running, start_pass
+from ..data.position import BatchStart, EpochStart
+from ..data.prefetch import prefetched
+from ..data.sources import Sources
+from ..worlds.registry import handler_of
+from .arguments import explain_loss
+from .buffers import Buffers
+from .closures import Closure
+from .evaluations import check_averages
+from .own_backward import Backward, check_made, run_backward
+from .validation import Validating
+from .whole_step import WHOLE_STEP, plain_step
+
+_END = object()
+
+
+class Stepping(Validating):
+    """A training that takes steps: what `Supervised` does between EPOCH_BEGIN and EPOCH_END."""
+
+    _minimized: torch.Tensor  # of the last backward, detached, with penalties
+
+    def open(self, state: State) -> None:
+        self.read_parameters()
+        set_epoch(self.train, state.epoch)
+        self.train_meters.reset()
+        self._batches_fetched = 0
+        self.use_training_modes()
+        self.carried_over.check_kept(self.modules)
+        check_averages(self.evaluations, self.carried_over.averages)
+        self._buffers = Buffers(self.modules.values())
+        self.epoch_start = EpochStart(
+            Generators.now(self.loader_generators()),
+            train=persistent_workers_running(self.train),
+            valid=persistent_workers_running(self.valid),
+            sources=Sources.now(self.train),
+        )
+        self.epoch_began = state.iteration
+        self._batches = prefetched(self._copier, self.train, start_pass(self.train))
+
+    def fetch(self) -> float | None:
+        self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
+        self.stepped = self._buffers.kept = False
+        self.window.begin_batch()
+        self.for_each_evaluation.clear()
+        if self.notes_batch_starts and self.epoch_start is not None:
+            self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
+            self._buffers.keep()  # also for a whole step, in which `forward` does not
+        batch = next(self._batches, _END)
+        if batch is _END:
+            self.inputs = self.target = None
+            if self._batches_fetched == 0:
+                raise WorkloadError(
+                    "train gave no batch in this epoch: it is empty, or its __iter__ starts no new pass each time"
+                )
+            return None
+        self._batches_fetched += 1
+        return self._take(batch)
+
+    def loss(self) -> None:
+        loss = self.compute_loss()
+        self.check_first_loss(loss)
+        self._for_backward = loss
+        try:
+            self._loss = loss.detach()
+        except AttributeError as error:
+            explain_loss(loss, error)
+            raise
+
+    def discard(self) -> None:
+        """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
+        self.put_back_buffers()
+        self._for_backward = self._parts_for_backward = None
+
+    def backward(self) -> None:
+        loss = self._for_backward
+        assert loss is not None
+        if self.window.divided_by != 1.0:
+            self.window.undo_mean(self.gradients())
+        if self.custom_backward is not None:
+            self._own_backward(self.custom_backward, loss, self.window.weight)
+        else:
+            if self.precision is not None:
+                loss = self.precision.scale(loss, self.gradients())
+            try:
+                loss.backward()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                explain_loss(loss, error)
+                raise
+        if self.gives_closure:
+            self._minimized = loss.detach()
+        self._for_backward = None
+        assert self._loss is not None
+        self.meter(self.train_meters, self._loss)
+        self.window.add()
+        self.gradients.changed()
+
+    def _own_backward(self, backward: Backward, loss: torch.Tensor, weight: float) -> None:
+        """The user's backward of the batch under way, with its weight and scale on what it adds to the gradients."""
+        scale = None
+        if self.precision is not None and self.precision.scaler is not None:
+            scale = self.precision.scale(torch.ones((), device=self.device), self.gradients())
+        parts, self._parts_for_backward = self._parts_for_backward, None
+        losses = loss if parts is None else {**parts, "loss": loss}
+        trained = [parameter for parameter in self.parameters if parameter.requires_grad]
+        run_backward(backward, losses, trained, weight, scale)
+        check_made(trained)
+
+    def unscale(self) -> None:
+        """Make the gradients those of the step: without the scaler's scale, and the mean over their window."""
+        if self.precision is not None:
+            self.precision.unscale(self.optimizer, self.gradients())
+        if self.window.shares:
+            self.window.apply_mean(self.gradients())
+        self.gradients.changed()
+
+    def step(self) -> bool:
+        if self.gives_closure:
+            self._step_with_closure()
+            self.stepped = True
+        elif self.precision is None:
+            self.optimizer.step()
+            self.stepped = True
+        else:
+            self.stepped = self.precision.step(self.optimizer)
+        return self.stepped
+
+    def _step_with_closure(self) -> None:
+        if self.window.batches > 1:
+            raise WorkloadError(
+                f"gradients of {self.window.batches} batches wait for this step, but the optimizer evaluates one batch "
+                "again, by a closure: skip no step without zeroing (Flag.SKIP_ZERO)"
+            )
+        parameters = dict.fromkeys(p for module in self.modules.values() for p in module.parameters())
+        shown = self.output, self.loss_parts  # of the evaluation that is measured
+        optimizer: Any = self.optimizer  # torch says that a closure gives a float; its optimizers take the tensor too
+        try:
+            optimizer.step(Closure(parameters, self._minimized, self._evaluate_again))
+        finally:
+            self.output, self.loss_parts = shown
+        self.gradients.changed()
+
+    def _evaluate_again(self) -> torch.Tensor:
+        """Forward, loss and backward of the batch under way, with what callbacks did to its loss and gradients."""
+        self.optimizer.zero_grad()
+        doing, self.doing = self.doing, Operation.STEP  # so that the buffers from before the batch stay kept
+        self.forward()
+        self.doing = doing
+        self._for_backward = self.compute_loss()
+        for command in self.for_each_evaluation:
+            if command.acts_on != "gradients":
+                handler_of(type(command))(self, command)
+        loss = self._for_backward
+        if self.custom_backward is not None:
+            self._own_backward(self.custom_backward, loss, 1.0)
+        else:
+            loss.backward()  # type: ignore[no-untyped-call]
+        self._for_backward = None
+        self.gradients.changed()
+        for command in self.for_each_evaluation:
+            if command.acts_on == "gradients":
+                handler_of(type(command))(self, command)
+        return loss.detach()
+
+    def zero(self) -> None:
+        self.optimizer.zero_grad()
+        if self.precision is not None:
+            self.precision.zero()
+        self.window.clear()
+
+    def measure(self, state: State) -> Mapping[str, float]:
+        self.inputs = self.target = self.output = None
+        metrics = self.train_meters.results()
+        self.train_meters.reset()
+        return metrics
+
+    # ---------------------------------------------------------------------------- whole steps
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """One implementation of a whole step; none for a subclass that overrides one of its operations."""
+        overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
+        return self._whole_step if operations == WHOLE_STEP and not overridden else None
+
+    def _whole_step(self) -> bool:
+        """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
+        if self.mix is None and not self.window.shares and not self.gives_closure and self.custom_backward is None:
+            if self.whole_step is not None and self.whole_step.can_run():
+                self.note_step(self.whole_step.run())
+                return True
+            if self.precision is None:
+                self.note_step(plain_step(self))
+                return True
+        for operation in WHOLE_STEP:
+            self.doing = operation
+            getattr(self, operation.value)()
+        self.doing = None
+        return self.stepped
