@@ -26,6 +26,7 @@ SITUATIONS = (
     *("forward_forward", "ensemble", "population", "time_budget"),
     *("dcgan", "wgan_gp", "darts"),
     *("reinforce", "actor_critic", "ppo", "dqn", "dpo", "pruning", "quantization"),
+    *("lbfgs", "sam", "muon", "pcgrad", "dp_sgd"),
     *("profiler", "predictions"),
 )
 """The names of the modules, in the order of the table."""
