@@ -8,10 +8,9 @@ from torch.utils.data import TensorDataset
 
 from fsm_train import Supervised, run, start, together
 from fsm_train.callbacks import schedule
-from fsm_train.schedules import absolute
 from tests.models import digits, shuffled
 
-TRICK = "a number in the optimizer's group"
+TRICK = ""
 
 
 class Reversed(torch.autograd.Function):
@@ -69,11 +68,11 @@ def plain():
 
 def machine():
     model, optimizer, source, target = setup()
-    optimizer.param_groups[0]["strength"] = 0.0
     work = Supervised(
         *(model, optimizer, loss_of, together(source, target)),
         split=lambda batch: ((batch[0][0], batch[1][0]), batch[0][1]),
-        forward=lambda model, images: model(*images, optimizer.param_groups[0]["strength"]),
+        forward=lambda model, images: model(*images, work.numbers["strength"]),
+        numbers={"strength": 0.0},
     )
-    run(start(work, epochs=2), [schedule(strength=absolute(strength), by="iteration")])
+    run(start(work, epochs=2), [schedule(strength=strength)])
     return model

@@ -20,18 +20,20 @@ class Rollouts:
     """
 
     def __init__(self, world, model):
-        self.world, self.model, self.left = world, model, []
+        self.world, self.model, self.left, self.resumes = world, model, [], False
         world.reset()
 
     def __iter__(self):
-        self.left = self.left or [*self.batches(*self.play())]
+        if not self.resumes:
+            self.left = [*self.batches(*self.play())]
+        self.resumes = False
         return iter(lambda: self.left.pop(0) if self.left else None, None)
 
     def state_dict(self):
         return {"left": self.left}
 
     def load_state_dict(self, saved):
-        self.left = saved["left"]
+        self.left, self.resumes = saved["left"], True
 
     @torch.no_grad()
     def play(self):

@@ -19,13 +19,26 @@ HERE = Path(__file__).parent
 README = HERE.parents[1] / "examples" / "README.md"
 
 SITUATIONS = (
-    *("mnist", "super_resolution", "vae", "diffusion", "word_lm", "nanogpt", "ctc", "detection", "full_batch_graph"),
+    *(
+        "mnist",
+        "super_resolution",
+        "vae",
+        "diffusion",
+        "word_lm",
+        "nanogpt",
+        "ctc",
+        "detection",
+        "segmentation",
+        "full_batch_graph",
+    ),
+    *("mixed_precision", "swa"),
     *("torchvision_reference", "timm", "hf_no_trainer", "two_stages", "distillation", "multi_task", "k_fold"),
     *("siamese", "simclr", "moco", "dino", "sparse_embeddings", "neural_style", "early_exit"),
     *("continual", "curriculum", "adversarial", "dann", "gradnorm", "lookahead", "maml"),
     *("forward_forward", "ensemble", "population", "time_budget"),
     *("dcgan", "wgan_gp", "darts"),
     *("reinforce", "actor_critic", "ppo", "dqn", "dpo", "pruning", "quantization"),
+    *("lbfgs", "sam", "muon", "pcgrad", "dp_sgd"),
     *("profiler", "predictions"),
 )
 """The names of the modules, in the order of the table."""

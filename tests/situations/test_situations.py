@@ -78,14 +78,17 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.parametrize(("phase", "times"), [(Phase.BATCH_END, 7), (Phase.EPOCH_END, 1)])
 @pytest.mark.parametrize("name", [name for name in SITUATIONS if hasattr(situation(name), "run")])
-def test_it_is_resumed_exactly(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed in the middle, it ends with the same weights by objects that are all new; the log is replayed."""
+def test_it_is_resumed_exactly(
+    name: str, phase: Phase, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in or after an epoch, it ends with the same weights by objects that are all new; the log is replayed."""
     log = tmp_path / "run.jsonl"
 
-    @on(Phase.BATCH_END, memory=0)
-    def leave(state: State, batches: int) -> Transition:
-        return Transition(memory=batches + 1, flags=Flag.SUSPEND if batches == 6 else Flag.NONE)
+    @on(phase, memory=1)
+    def leave(state: State, time: int) -> Transition:
+        return Transition(memory=time + 1, flags=Flag.SUSPEND if time == times else Flag.NONE)
 
     def until_killed(state: State, callbacks: Any = ()) -> State:
         assert run(state, [*callbacks, checkpoint(tmp_path / "saved"), leave], log=log).phase is Phase.SUSPENDED

@@ -1,4 +1,4 @@
-"""`examples/char_lm.py`, resumed: its hidden state goes from window to window."""
+"""A hidden state that goes from window to window, as in `examples/char_lm.py`, in a training that is resumed."""
 
 from __future__ import annotations
 
