@@ -2,7 +2,7 @@
 
 They are sound because nothing watches the phases between forward and zero. Where something does, what comes before it
 is done at once, and then the step: `begin` and `take_step`. A batch that cannot be trained this way, because of its
-shape for example, gets the eager step, and each reason is warned of once.
+shape say, gets the eager step, and each reason is warned of once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from .training import Training
 from .whole_step import BACKWARD, FORWARD, LOSS, hold_loss, note_gradients, train_batch, zero
 
 T = TypeVar("T")
-
 WARM_UP = 3  # steps before a capture: they make the optimizer's state and choose algorithms
 MIN_CAPTURES = 4  # after this many captures, or changes of compiled numbers, check whether they were worth it
 MIN_REPLAYS_PER_CAPTURE = 20  # fewer replays do not make up for the time of a capture
