@@ -37,8 +37,8 @@ from fsm_train.checkpoints import writing
 from fsm_train.core.callback import Callback
 from fsm_train.data import reproducible
 from tests.checkpoints.faulty_disk import FaultyDisk
-from tests.checkpoints.processes import THOROUGH
 from tests.guarantees.one_weight import counting, in_epoch, names, weight
+from tests.how_long import SHARE, step_through
 from tests.models import diabetes, same_weights
 
 EPOCHS = 4
@@ -94,7 +94,7 @@ def places(folder: Path, monkeypatch: pytest.MonkeyPatch, begin: int) -> Sequenc
         trained(counting(), folder)
     assert {"mkdir", "rename", "unlink", "rmdir", "fsync", "write"} <= {*faulty.calls}
     count = len(faulty.calls)
-    return range(1, count + 1) if THOROUGH else (*range(begin, count, 31), count)
+    return (*range(begin if SHARE < 1 else 1, count, step_through(few=31)), count)
 
 
 # -------------------------------------------------------------------------- signals in a save
