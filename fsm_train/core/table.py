@@ -23,7 +23,19 @@ from collections.abc import Callable, Iterator, Mapping
 import attrs
 
 from .guards import batches_over as batches_over  # as before: imported from here too
-from .guards import before_an_epoch, continuing, exhausted, failed_before, has_valid, leftover, resuming, validated
+from .guards import (
+    before_an_epoch,
+    continuing,
+    exhausted,
+    failed_before,
+    has_valid,
+    leftover,
+    leftover_of_player,
+    resuming,
+    taking_turns,
+    turns_left,
+    validated,
+)
 from .guards import epochs_reached as epochs_reached
 from .guards import steps_reached as steps_reached
 from .guards import weighs_nothing as weighs_nothing
@@ -78,8 +90,12 @@ def _table() -> tuple[Edge, ...]:
         (P.EPOCH_BEGIN, (), (O.OPEN, O.FETCH), J.FETCHED),
         # A batch, which is the five-line loop when no flag is raised.
         (J.FETCHED, (exhausted,), (), J.BATCHES_OVER),
+        (J.FETCHED, (taking_turns,), (), J.NEXT_TURN),
         (J.FETCHED, (weighs_nothing,), (), P.BATCH_BEGIN, F.SKIP_BATCH),
         (J.FETCHED, (), (), P.BATCH_BEGIN),
+        (J.NEXT_TURN, (batches_over,), (O.TURN, O.UNSCALE), P.STEP_BEGIN),
+        (J.NEXT_TURN, (weighs_nothing,), (O.TURN,), P.BATCH_BEGIN, F.SKIP_BATCH),
+        (J.NEXT_TURN, (), (O.TURN,), P.BATCH_BEGIN),
         (P.BATCH_BEGIN, (F.SKIP_BATCH,), (), P.BATCH_END),
         (P.BATCH_BEGIN, (), (O.FORWARD,), P.LOSS_BEGIN),
         (P.LOSS_BEGIN, (F.SKIP_BATCH,), (O.DISCARD,), P.BATCH_END),
@@ -100,8 +116,10 @@ def _table() -> tuple[Edge, ...]:
         (P.BATCH_END, (F.VALIDATE, has_valid), (O.OPEN_VALID,), P.VALID_BEGIN),
         (P.BATCH_END, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
         (P.BATCH_END, (steps_reached,), (), J.BATCHES_OVER),
+        (P.BATCH_END, (turns_left,), (), J.NEXT_TURN),
         (P.BATCH_END, (), (O.FETCH,), J.FETCHED),
         # The end of an epoch: a step for the leftover window, then the validation.
+        (J.BATCHES_OVER, (leftover_of_player,), (), J.NEXT_TURN),
         (J.BATCHES_OVER, (leftover,), (O.UNSCALE,), P.STEP_BEGIN),
         (J.BATCHES_OVER, (F.SKIP_VALID,), (O.MEASURE,), P.EPOCH_END),
         (J.BATCHES_OVER, (validated,), (O.MEASURE,), P.EPOCH_END),
@@ -124,6 +142,7 @@ def _table() -> tuple[Edge, ...]:
         (P.VALID_END, (batches_over,), (O.MEASURE,), P.EPOCH_END),
         (P.VALID_END, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
         (P.VALID_END, (steps_reached,), (), J.BATCHES_OVER),
+        (P.VALID_END, (turns_left,), (), J.NEXT_TURN),
         (P.VALID_END, (), (O.FETCH,), J.FETCHED),
         # The end of a training, and of a call of run.
         (P.EPOCH_END, (F.SUSPEND,), (), P.SUSPEND),
@@ -158,6 +177,9 @@ SETTLED: Mapping[Place, Mapping[Term, bool]] = {
 }
 """What is known of the state at a place, and stays so until another one of these places is reached."""
 
+WITHOUT_TURNS: Mapping[Term, bool] = {taking_turns: False, turns_left: False, leftover_of_player: False}
+"""What is known of a training whose workload has no players, anywhere."""
+
 
 # ------------------------------------------------------- what operations and arrivals do to the state
 
@@ -182,6 +204,8 @@ def _stepped(at: Draft, outcome: Outcome) -> None:
     if outcome:
         at.step += 1
         at.step_hyper = at.hyper
+        if at.players.names:
+            at.players = at.players.stepped()
         if at.batches_over:  # weights that a validation after the last batch has not seen
             at.validated_at = min(at.validated_at, at.iteration - 1)
 
@@ -232,16 +256,35 @@ AFTER: Mapping[Operation, Effect] = {
 def _epoch_begins(at: Draft, _: Outcome) -> None:
     at.batch = 0
     at.batches_over = False
+    if at.players.names:
+        at.players = at.players.outside_epochs()
 
 
-def _batch_ends(at: Draft, _: Outcome) -> None:
-    at.batch += 1
-    at.iteration += 1
-    at.samples += at.fetched
+def _turn_begins(at: Draft, _: Outcome) -> None:
+    players = at.players
+    if at.batches_over:
+        at.players, at.pending = players.draining(at.pending)
+        return
+    if players.coming:  # a validation may have come in between
+        at.fetched, at.exhausted = players.fetched, False
+    at.players, at.pending = players.next_turn(at.iteration, at.pending, at.fetched)
 
 
-def _batches_are_over(at: Draft, _: Outcome) -> None:
+def _turn_ends(at: Draft, _: Outcome) -> None:
+    """A batch is over with its last turn; without players it is its only one."""
+    if not at.players.coming:
+        at.batch += 1
+        at.iteration += 1
+        at.samples += at.fetched
+
+
+def _batches_are_over(at: Draft, outcome: Outcome) -> None:
+    """A batch that is left between its turns is over too."""
     at.batches_over = True
+    if at.players.coming:
+        at.fetched = at.players.fetched
+        at.players = at.players.batch_over()
+        _turn_ends(at, outcome)
 
 
 def _validation_begins(at: Draft, _: Outcome) -> None:
@@ -254,6 +297,8 @@ def _valid_batch_ends(at: Draft, _: Outcome) -> None:
 
 def _epoch_ends(at: Draft, _: Outcome) -> None:
     at.epoch += 1
+    if at.players.names:
+        at.players = at.players.outside_epochs()
 
 
 def _resumed(at: Draft, _: Outcome) -> None:
@@ -263,7 +308,8 @@ def _resumed(at: Draft, _: Outcome) -> None:
 ON_ENTRY: Mapping[Place, Effect] = {
     Junction.NO_EPOCH: _epoch_begins,  # a training that is extended has the counters of the last epoch still
     Phase.EPOCH_BEGIN: _epoch_begins,
-    Phase.BATCH_END: _batch_ends,
+    Junction.NEXT_TURN: _turn_begins,
+    Phase.BATCH_END: _turn_ends,
     Junction.BATCHES_OVER: _batches_are_over,
     Phase.VALID_BEGIN: _validation_begins,
     Phase.VALID_BATCH_END: _valid_batch_ends,

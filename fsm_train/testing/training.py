@@ -125,13 +125,17 @@ class ScriptedTraining(Scripted):
 
     def __init__(self, training: Training, hyper: Mapping[str, Hyper], without: str | None = None) -> None:
         metrics = {name: values for name, values in training.metrics.items() if name != without}
+        facts: dict[str, Any] = {
+            name: _by_batch(values) for name, values in training.facts.items() if name != "elapsed"
+        }
+        measured: dict[str, Any] = {name: _by_epoch(values) for name, values in metrics.items()}
         super().__init__(
             batches=training.batches,
             batch_size=_by_batch(training.batch_sizes),
             loss=_by_batch(training.losses),
             hyper=hyper,
-            **{name: _by_batch(values) for name, values in training.facts.items() if name != "elapsed"},
-            **{name: _by_epoch(values) for name, values in metrics.items()},
+            **facts,
+            **measured,
             elapsed=_elapsed(training.facts.get("elapsed", (1.0,))),
         )
         self.interrupt_after = 0
