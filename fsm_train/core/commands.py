@@ -226,15 +226,17 @@ class Unfreeze(_LeavesOptimizer):
 class KeepAverage(_LeavesOptimizer):
     """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
 
-    Floating buffers are averaged too with `buffers="average"`; otherwise each update copies the buffers.
+    Floating buffers are averaged too with `buffers="average"`; otherwise each update copies the buffers. With turns
+    it is the average of the models of all players, or of the one that `player` names.
 
     >>> KeepAverage("ema", decay=0.999)
-    KeepAverage(name='ema', decay=0.999, buffers='copy')
+    KeepAverage(name='ema', decay=0.999, buffers='copy', player='')
     """
 
     name: str
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
     buffers: Literal["copy", "average"] = "copy"
+    player: str = ""
 
 
 @attrs.frozen
@@ -349,7 +351,7 @@ class NoteBatchStarts(_LeavesOptimizer):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Create the scheduler of this name if there is none: `make` makes it of the optimizer.
+    """Create the scheduler of this name if there is none: `make` makes it of the optimizer, or that of this player.
 
     >>> import torch
     >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name
@@ -358,6 +360,7 @@ class UseScheduler(Command):
 
     name: str
     make: Callable[[Any], Any]
+    player: str = ""
 
 
 @attrs.frozen

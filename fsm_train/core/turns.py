@@ -73,6 +73,11 @@ class Players:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
+    @property
+    def all_every(self) -> Mapping[str, int]:
+        """By name, at each so-many-th batch they play: what they were made `of`."""
+        return dict(zip(self.names, self.every, strict=True))
+
     def players_of(self, iteration: int) -> tuple[str, ...]:
         """The players that have a turn at the batch with this index, counted over the whole training from 0."""
         return tuple(n for n, every in zip(self.names, self.every, strict=True) if (iteration + 1) % every == 0)

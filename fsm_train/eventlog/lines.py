@@ -181,7 +181,7 @@ def start_of(state: State, held: int = 0) -> dict[str, Json]:
         "has_valid": state.has_valid,
         "fetched": state.fetched,
         **({} if state.batches_per_epoch is None else {"batches_per_epoch": state.batches_per_epoch}),
-        **({"players": dict(zip(state.players.names, state.players.every, strict=True))} if state.players else {}),
+        **({"players": state.players.all_every} if state.players else {}),
         **({"held": held} if held else {}),
         "history": [numbers(metrics) for metrics in state.history[held:]],
         "memory": {

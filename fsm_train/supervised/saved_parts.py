@@ -66,7 +66,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     parts: Parts = {
         "modules": modules,
         "optimizer": work.optimizer.state_dict(),
-        "optimizer_of": _optimizer_of(work),
+        "optimizer_of": optimizer_of(work),
         "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
         "window": work.window.state(),
         "scaler": work.precision.state() if work.precision else carried.scaler,
@@ -164,14 +164,9 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
     copies = {} if fit else {name: copy_of_module(module) for name, module in work.modules.items()}
     is_another_model = False
     try:
-        _add_saved_groups(work, parts["optimizer_of"])
-        if other := _other_optimizer(_optimizer_of(work), parts["optimizer_of"]):
-            raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
-        load_exactly(work.optimizer, parts["optimizer"])
-        work.read_parameters()
-        work.hyper()  # raises if what it holds now can't be read
+        load_optimizer(work, parts)
         if fit:
-            _load_gradients(work, parts["gradients"])
+            load_gradients(work, parts["gradients"])
         for name, module in work.modules.items():
             if name in saved:
                 check_tensors(module, saved[name])
@@ -182,7 +177,7 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
                 raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
             # else saved before modules were found in functions; a note says so
         if not fit:
-            _load_gradients(work, parts["gradients"])
+            load_gradients(work, parts["gradients"])
     except BaseException as error:
         members.put_back(work.optimizer)
         load_exactly(work.optimizer, before)
@@ -196,7 +191,21 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
         raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
 
 
-def _load_gradients(work: Training, gradients: Mapping[int, torch.Tensor]) -> None:
+def load_optimizer(work: Training, parts: Mapping[str, Any]) -> None:
+    """Load the optimizer, with the groups that were added to it.
+
+    Raises:
+        WorkloadError: it is another one.
+    """
+    _add_saved_groups(work, parts["optimizer_of"])
+    if other := _other_optimizer(optimizer_of(work), parts["optimizer_of"]):
+        raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
+    load_exactly(work.optimizer, parts["optimizer"])
+    work.read_parameters()
+    work.hyper()  # raises if what it holds now can't be read
+
+
+def load_gradients(work: Training, gradients: Mapping[int, torch.Tensor]) -> None:
     for i, gradient in gradients.items():
         if gradient.shape != work.parameters[i].shape:
             raise CheckpointError(f"its gradient {i} is of the shape {tuple(gradient.shape)}")
@@ -274,7 +283,7 @@ def _order_generators(work: Training) -> list[torch.Generator]:
     return list(dict.fromkeys(generator for loader in loaders for generator in order_generators(loader)))
 
 
-def _optimizer_of(work: Training) -> list[Any]:
+def optimizer_of(work: Training) -> list[Any]:
     """The optimizer's class, and the names of the parameters in each group."""
     names = {id(parameter): name for name, parameter in _named_parameters(work)}
     groups = [[names.get(id(p), "?") for p in group["params"]] for group in work.optimizer.param_groups]
@@ -288,7 +297,7 @@ def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]
 
 def _add_saved_groups(work: Training, saved: list[Any]) -> None:
     """Add the groups that the saved training added to its optimizer, if this one has those before them."""
-    (kind, groups), (saved_kind, saved_groups) = _optimizer_of(work), saved
+    (kind, groups), (saved_kind, saved_groups) = optimizer_of(work), saved
     added = saved_groups[len(groups) :]
     parameters = dict(_named_parameters(work))
     if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:

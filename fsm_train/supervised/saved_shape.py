@@ -114,6 +114,14 @@ _SOURCES = _optional(_record({"own": _mapping(_anything), "attributes": _mapping
 _WORKERS = _optional(_is(bool))
 _GROUP = _record({"params": _list(_is(int, str))})
 _MEAN = _items(_optional(_tensor), _list(_tensor), _list(is_number))
+_PLAYER = _record(
+    {
+        "optimizer": _record({}, state=_is(Mapping), param_groups=_list(_GROUP)),
+        "optimizer_of": _items(_is(str), _list(_list(_is(str)))),
+        "gradients": _mapping(_tensor, keys=_number),
+        "window": _list(is_number, 2),
+    }
+)
 _SHAPES: Mapping[str, Fits] = {
     "modules": _both(_record({"model": _MODULE}), _mapping(_MODULE)),
     "optimizer": _record({}, state=_is(Mapping), param_groups=_list(_GROUP)),
@@ -143,6 +151,8 @@ _LATER: Mapping[str, Fits] = {
     "sources": _SOURCES,
     "data": _is(Mapping),
     "loss": _anything,
+    "players": _record({"seated": _text, "others": _mapping(_PLAYER)}),
+    "batch": _items(_anything, _anything, is_number),
 }
 """Parts that checkpoints of earlier versions do not have."""
 

@@ -175,7 +175,7 @@ class Scripted(Workload):
 
     @property
     def players(self) -> Mapping[str, int]:
-        return dict(zip(self._players.names, self._players.every, strict=True))
+        return self._players.all_every
 
     @property
     def batches_per_epoch(self) -> int | None:
