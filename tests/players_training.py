@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fsm_train import Alternating, Command, Phase, Player, State, Transition, carries_out, on
+from fsm_train import Alternating, Callback, Command, Flag, Phase, Player, State, Transition, carries_out, on
 from tests.models import Noisy, digits
 
 NOISE = 12
@@ -107,6 +107,16 @@ def by_hand(
                 of.G.zero_grad()
                 g_loss(real, target).backward()
                 g_optimizer.step()
+
+
+def suspending(step: int) -> Callback[Any]:
+    """Suspends once, at the end of the first turn after which so many steps were taken."""
+
+    @on(Phase.BATCH_END, memory=False)
+    def suspending(state: State, over: bool) -> Transition | None:
+        return None if over or state.step < step else Transition(flags=Flag.SUSPEND, memory=True)
+
+    return suspending
 
 
 # ------------------------------------------------------------------------- an actor with a critic

@@ -6,14 +6,17 @@ Once per step, on the gradient of the whole accumulated window, after unscaling.
 
 from __future__ import annotations
 
-from ..core.callback import Callback, always, strict_factory
+from ..core.callback import Callback, always
 from ..core.checks import check_positive_or_inf
 from ..core.commands import ClipGradNorm, ClipGradValue
 from ..core.phase import Phase
+from .players import player_factory
 
 
-@strict_factory
-def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip_grad_norm") -> Callback[None]:
+@player_factory
+def clip_grad_norm(
+    max_norm: float, *, norm_type: float = 2.0, player: str | None = None, name: str = "clip_grad_norm"
+) -> Callback[None]:
     """Scale the gradients before a step so that their common norm is at most `max_norm`.
 
     At STEP_BEGIN. The norm before clipping is the fact `grad_norm`; with an infinite gradient it is
@@ -28,13 +31,14 @@ def clip_grad_norm(max_norm: float, *, norm_type: float = 2.0, name: str = "clip
     Args:
         max_norm: the largest norm that stays as it is.
         norm_type: the p of the p-norm; math.inf for the largest absolute value.
+        player: in a training with turns, the player that it is for; None for all.
     """
     check_positive_or_inf("norm_type", norm_type)
     return always(name, Phase.STEP_BEGIN, ClipGradNorm(max_norm, norm_type))
 
 
-@strict_factory
-def clip_grad_value(value: float, *, name: str = "clip_grad_value") -> Callback[None]:
+@player_factory
+def clip_grad_value(value: float, *, player: str | None = None, name: str = "clip_grad_value") -> Callback[None]:
     """Bring each element of the gradients to between -value and value before a step.
 
     At STEP_BEGIN, before clipping by norm. Unlike that, it changes the direction of the gradient.
@@ -46,5 +50,6 @@ def clip_grad_value(value: float, *, name: str = "clip_grad_value") -> Callback[
 
     Args:
         value: the largest absolute value that stays as it is.
+        player: in a training with turns, the player that it is for; None for all.
     """
     return always(name, Phase.STEP_BEGIN, ClipGradValue(value), order=-10)

@@ -8,12 +8,13 @@ from typing import Literal
 
 import attrs
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_choice
 from ..core.phase import BATCH_PHASES, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from ..schedules import Absolute, Schedule, absolute, constant, exponential, one_cycle, time_decay
+from .players import player_factory
 
 Bases = tuple[tuple[str, Hyper], ...]
 """The optimizer's own value of each scheduled hyper-parameter, by name."""
@@ -28,10 +29,11 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 }
 
 
-@strict_factory
+@player_factory
 def schedule(
     *,
     by: Literal["step", "iteration", "epoch", "training"] = "step",
+    player: str | None = None,
     name: str = "schedule",
     **schedules: Callable[..., float],
 ) -> Callback[Bases]:
@@ -59,6 +61,7 @@ def schedule(
             nearest. A plan that `extend` made longer is stretched over as a whole, so the share, and
             with it the rate, goes back to where that plan has it.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress.
+        player: in a training with turns, the player that it is for; None for all.
 
     A run logs a warning, and `describe(callbacks, state)` has a note, where a schedule ends long before or after the
     plan.
@@ -158,7 +161,8 @@ def finished_share(state: State) -> Share:
     plan, batches = state.plan, state.batches_per_epoch
     shares: list[Share] = []
     if plan.max_steps:
-        shares.append((min(state.step, plan.max_steps), plan.max_steps))
+        steps = sum(state.players.steps) if state.players else state.step  # the plan counts those of all players
+        shares.append((min(steps, plan.max_steps), plan.max_steps))
     if plan.epochs and batches:
         begun = 0 if state.draining or state.phase is not Phase.STEP_BEGIN else 1  # the batch of this step
         in_epoch = min(max(state.batch + begun - state.pending, 0), batches) if state.phase in BATCH_PHASES else 0

@@ -207,6 +207,9 @@ class Freeze(_LeavesOptimizer):
     train_bn: bool = True
     temporary: bool = False
 
+    def of_player(self, player: str) -> Freeze:
+        return attrs.evolve(self, pattern=f"{player}.{self.pattern}")
+
 
 @attrs.frozen
 class Unfreeze(_LeavesOptimizer):
@@ -217,6 +220,9 @@ class Unfreeze(_LeavesOptimizer):
     """
 
     pattern: str
+
+    def of_player(self, player: str) -> Unfreeze:
+        return attrs.evolve(self, pattern=f"{player}.{self.pattern}")
 
 
 # ------------------------------------------------------------------------------ sets of weights
@@ -237,6 +243,9 @@ class KeepAverage(_LeavesOptimizer):
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
     buffers: Literal["copy", "average"] = "copy"
     player: str = ""
+
+    def of_player(self, player: str) -> KeepAverage:
+        return attrs.evolve(self, player=player)
 
 
 @attrs.frozen
@@ -361,6 +370,9 @@ class UseScheduler(Command):
     name: str
     make: Callable[[Any], Any]
     player: str = ""
+
+    def of_player(self, player: str) -> UseScheduler:
+        return attrs.evolve(self, player=player)
 
 
 @attrs.frozen

@@ -54,6 +54,7 @@ class Alternating(Seated):
     one leaves in the parameters of another is forgotten, and a window that is accumulated is not disturbed by it. In
     float16 each player has its own gradient scaler, whose scale stays the same within its windows.
 
+    >>> from torch import nn
     >>> from fsm_train import run, start
     >>> G, D = nn.Linear(2, 3), nn.Linear(3, 1)
     >>> def d_loss(real, _):

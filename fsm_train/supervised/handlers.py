@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -21,6 +19,7 @@ from .compilation import compiled_step
 from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
 from .modules import Modes
+from .player import modules_of_player
 from .precision import Precision
 from .training import Training
 
@@ -142,22 +141,13 @@ def keep_average(work: Training, command: c.KeepAverage) -> None:
     average = work.carried_over.averages.get(command.name)
     if average is None:
         average = work.carried_over.averages[command.name] = Average(
-            command.name, _modules_of(work, command.player), command.decay
+            command.name, modules_of_player(work.modules, command.player), command.decay
         )
         if saved := work.carried_over.saved_averages.pop(command.name, None):
             average.load(saved)
     average.decay, average.averages_buffers = command.decay, command.buffers == "average"
     average.restore_own()
     work.undo_at_finish(lambda: average.use(False))
-
-
-def _modules_of(work: Training, player: str) -> Mapping[str, nn.Module]:
-    """All modules of the training, or the model of one player, whose parameters have the same names there."""
-    if not player:
-        return work.modules
-    if not isinstance(work.model, nn.ModuleDict) or player not in work.model:
-        raise WorkloadError(f"player={player!r}: this training has no player of this name")
-    return {f"model.{player}": work.model[player]}
 
 
 @carries_out_by_default(c.UpdateAverage)

@@ -92,6 +92,27 @@ class Models(nn.ModuleDict):
         )
 
 
+def modules_of_player(modules: Mapping[str, nn.Module], player: str) -> Mapping[str, nn.Module]:
+    """All modules of a training, or the model of one player, whose parameters have the same names as in all.
+
+    Raises:
+        WorkloadError: the training has no such player.
+    """
+    if not player:
+        return modules
+    models = modules["model"]
+    if not isinstance(models, Models) or player not in models:
+        raise WorkloadError(f"player={player!r}: this training has no player of this name")
+    return {"model": Models({player: models[player]})}
+
+
+def player_in(names: Iterable[str], modules: Mapping[str, nn.Module]) -> str:
+    """The player whose parameters these are alone, such as "model.G.0.weight"; "" where there is no such one."""
+    models = modules["model"]
+    players = {name.split(".")[1] for name in names if name.startswith("model.")}
+    return players.pop() if isinstance(models, Models) and len(models) > len(players) == 1 else ""
+
+
 class Seat:
     """What a training has of one player.
 

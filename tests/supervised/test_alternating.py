@@ -36,21 +36,11 @@ from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.choice import candidates
 from fsm_train.commands import UseMixedPrecision
 from tests.models import digits, five_lines
-from tests.players_training import ActorCritic, Gan, adam, bce, by_hand, follow, gan, real_digits
+from tests.players_training import ActorCritic, Gan, adam, bce, by_hand, follow, gan, real_digits, suspending
 
 
 def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def suspending(step: int) -> Callback[Any]:
-    """Suspends once, at the end of the first turn after which so many steps were taken."""
-
-    @on(Phase.BATCH_END, memory=False)
-    def suspending(state: State, over: bool) -> Transition | None:
-        return None if over or state.step < step else Transition(flags=Flag.SUSPEND, memory=True)
-
-    return suspending
 
 
 MakeTraining = Callable[[], tuple[Any, Alternating, list[Callback[Any]]]]
