@@ -56,6 +56,4 @@ for batch, (seen, worth) in enumerate((each for _ in range(3) for each in by_han
         after()
 for ours, plain in ((walk.actor, by_hand.actor), (walk.value, by_hand.value), (walk.target, by_hand.target)):
     assert all(map(torch.equal, ours.parameters(), plain.parameters())), "not the plain loop"
-print(
-    f"at (2, 0) it steps {walk.actor(torch.tensor([2.0, 0.0]))[0]:.2f} east, actor {final.steps_of('actor')} steps"
-)
+print(f"at (2, 0) it steps {walk.actor(torch.tensor([2.0, 0.0]))[0]:.2f} east, actor {final.steps_of('actor')} steps")

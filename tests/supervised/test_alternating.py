@@ -31,10 +31,10 @@ from fsm_train import (
     run,
     start,
 )
-from fsm_train.callbacks import checkpoint, compile_step, mixed_precision, parallel, validate_every
+from fsm_train.callbacks import checkpoint, compile_step, mixed_precision, mixup, parallel, validate_every
 from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.choice import candidates
-from fsm_train.commands import UseMixedPrecision
+from fsm_train.commands import SaveCheckpoint, UseMixedPrecision
 from tests.models import digits, five_lines
 from tests.players_training import ActorCritic, Gan, adam, bce, by_hand, follow, gan, real_digits, suspending
 
@@ -396,3 +396,114 @@ def test_it_is_collected_with_its_last_user() -> None:
     del of, work
     gc.collect()
     assert dead() is None
+
+
+# ------------------------------------------------------------------- what fails, and what cannot be saved
+
+
+@pytest.mark.parametrize("notes_batches", [True, False])
+def test_a_turn_that_fails_is_trained_again(notes_batches: bool, tmp_path: Path) -> None:
+    """The turn of D before it stays, and the batch is the same: with the generators noted, to the last bit."""
+
+    def make(fail: bool) -> tuple[Gan, Alternating]:
+        of = gan()
+        work = of.dcgan()
+        usual, calls = work.seats["G"].loss, []
+
+        def loss(real: torch.Tensor, target: Any) -> Any:
+            calls.append(1)
+            value = usual(real, target)
+            if fail and len(calls) == 6:
+                raise OSError("the disk is away")
+            return value
+
+        work.seats["G"].loss = loss
+        return of, work
+
+    _, work = make(fail=True)
+    saves = checkpoint(tmp_path, on_failure=True)
+    if not notes_batches:
+
+        @on(Phase.TEARDOWN, commands={SaveCheckpoint})
+        def saves(state: State) -> Transition | None:
+            return Transition(commands=(SaveCheckpoint(str(tmp_path), "failed"),)) if state.error else None
+
+    with pytest.raises(OSError, match="away"):
+        run(start(work, epochs=2, seed=0), [saves])
+    of, work = make(fail=False)
+    torch.manual_seed(99)
+    state = restore(tmp_path, work)
+    assert (state.players.coming, state.batch, state.steps_of("D"), state.steps_of("G")) == (("G",), 1, 6, 5)
+    final = run(state, [saves])
+    assert equal(of.weights(), plain(dcgan)) == notes_batches
+    assert (final.notes == ()) == notes_batches
+
+
+class Picture:
+    """A batch of a kind that no checkpoint holds."""
+
+    def __init__(self, pixels: torch.Tensor) -> None:
+        self.pixels = pixels
+
+
+def pictures(draws: bool) -> Any:
+    class Pictures:
+        def __iter__(self) -> Any:
+            for images in digits(128).tensors[0].split(32):
+                yield Picture(images + (0.1 * torch.randn_like(images) if draws else 0)), torch.zeros(32)
+
+    return Pictures()
+
+
+@pytest.mark.filterwarnings("ignore:to continue in the middle:RuntimeWarning")
+def test_a_batch_that_cannot_be_saved_is_fetched_again(tmp_path: Path) -> None:
+    """The notes say so; where reading draws nothing, it is the same."""
+
+    def make() -> tuple[Gan, Alternating]:
+        of = gan()
+        players = {
+            "D": Player(of.D, adam(of.D), lambda seen, y: of.real_and_fake(seen.pixels, y)),
+            "G": Player(of.G, adam(of.G), lambda seen, y: of.fooled(seen.pixels, y)),
+        }
+        return of, Alternating(players, pictures(draws=False), samples=lambda seen, y: len(y))
+
+    whole, work = make()
+    run(start(work, epochs=2, seed=0))
+    _, work = make()
+    run(start(work, epochs=2, seed=0), [checkpoint(tmp_path), suspending(3)])
+    of, work = make()
+    state = restore(tmp_path, work)
+    assert any("the batch that turns are still to come at" in note for note in state.notes)
+    run(state, [checkpoint(tmp_path), suspending(3)])
+    assert equal(of.weights(), whole.weights())
+
+
+def test_what_one_player_does_to_the_batch_is_its_own() -> None:
+    """A batch that is mixed for D is not mixed for G."""
+    seen = []
+    of = gan()
+    work = of.dcgan(train=[(digits(32).tensors[0], torch.zeros(32))])
+    usual = work.seats["G"].loss
+
+    def loss(real: torch.Tensor, target: Any) -> Any:
+        seen.append(real.clone())
+        return usual(real, target)
+
+    work.seats["G"].loss = loss
+    work.seats["D"].loss = lambda real, target: of.real_and_fake(real, target)["loss"]
+    run(start(work, epochs=1, seed=0), [mixup(player="D")])
+    assert torch.equal(seen[0], digits(32).tensors[0])
+
+
+def test_a_turn_that_is_left_out_changes_no_statistics() -> None:
+    """A batch norm in G is as it was where the turn of D, which goes through it, is skipped."""
+    of = gan()
+
+    @on(Phase.LOSS_END)
+    def skip(state: State) -> Transition:
+        return Transition(flags=Flag.SKIP_BACKWARD)
+
+    before = [tensor.clone() for tensor in of.weights()]
+    final = run(start(of.dcgan(), epochs=1, seed=0), [skip])
+    assert equal(of.weights(), before)
+    assert "train_D_loss" not in final.metrics
