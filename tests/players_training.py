@@ -132,7 +132,7 @@ class MoveTarget(Command):
 
 @carries_out(MoveTarget)
 def move_target(work: Any, command: MoveTarget) -> None:
-    of = work.seats["critic"].loss.__self__
+    of = work.by_player["critic"].loss.__self__
     of.move(command.rate)
 
 

@@ -115,9 +115,9 @@ class Players:
         """
         if self.coming:
             first, *rest = self.coming
-            return self._seated(first, self.turn + 1, tuple(rest), pending)
+            return self._with_turn(first, self.turn + 1, tuple(rest), pending)
         first, *rest = self.players_of(iteration)
-        return attrs.evolve(self, fetched=fetched)._seated(first, 0, tuple(rest), pending)
+        return attrs.evolve(self, fetched=fetched)._with_turn(first, 0, tuple(rest), pending)
 
     def leftover(self, pending: int) -> str:
         """The first player that has a window pending; "" if none has."""
@@ -125,7 +125,7 @@ class Players:
 
     def draining(self, pending: int) -> tuple[Players, int]:
         """The first player with a window pending takes its turn, which is at no batch."""
-        return self._seated(self.leftover(pending), 0, (), pending)
+        return self._with_turn(self.leftover(pending), 0, (), pending)
 
     def stepped(self) -> Players:
         """The one that plays has taken a step."""
@@ -140,7 +140,7 @@ class Players:
         """Nobody plays: the batches of an epoch, and the windows that they left, are over."""
         return attrs.evolve(self, player="", turn=0, coming=())
 
-    def _seated(self, name: str, turn: int, coming: tuple[str, ...], pending: int) -> tuple[Players, int]:
+    def _with_turn(self, name: str, turn: int, coming: tuple[str, ...], pending: int) -> tuple[Players, int]:
         waiting = _with(self.waiting, self.names.index(self.player), pending) if self.player else self.waiting
         index = self.names.index(name)
         players = attrs.evolve(self, waiting=_with(waiting, index, 0), player=name, turn=turn, coming=coming)

@@ -29,11 +29,11 @@ from .freezing import FrozenParameters
 from .loss_parts import NO_PARTS, may_have_parts, separate
 from .measures import Taken
 from .meters import AnyMetric, Meters
-from .player import AllGroups, Models, Player, Seat, check_players
+from .player import AllGroups, Models, Player, PlayerState, check_players
 from .precision import Precision
 from .saved_players import add_players, batch_again, restore_players
-from .seated import Seated
 from .snapshot import Snapshot
+from .turn_taking import TurnTaking
 from .workload import Sensor
 
 _NOT_FOR_PLAYERS = {
@@ -42,7 +42,7 @@ _NOT_FOR_PLAYERS = {
 }
 
 
-class Alternating(Seated):
+class Alternating(TurnTaking):
     """Trains several models in turns, each with its own optimizer and loss, on the same batches.
 
     At each batch the players that are due take their turns in their order: each walks from BATCH_BEGIN to BATCH_END,
@@ -108,8 +108,8 @@ class Alternating(Seated):
         players = check_players(players)
         models = Models({name: player.model for name, player in players.items()})
         self._every = {name: player.every for name, player in players.items()}
-        self.seats = {name: Seat(name, player, models) for name, player in players.items()}
-        self.seat = first = next(iter(self.seats.values()))
+        self.by_player = {name: PlayerState(name, player, models) for name, player in players.items()}
+        self.playing = first = next(iter(self.by_player.values()))
         super().__init__(
             *(models, first.optimizer, first.loss, train, valid),
             metrics=metrics,
@@ -124,14 +124,16 @@ class Alternating(Seated):
             grad_in_valid=grad_in_valid,
         )
         self.train_meters = Meters("train", {}, self.device)
-        self.frozen_parameters = FrozenParameters(models, cast("torch.optim.Optimizer", AllGroups(self.seats.values())))
-        self.take_seat(first)
+        self.frozen_parameters = FrozenParameters(
+            models, cast("torch.optim.Optimizer", AllGroups(self.by_player.values()))
+        )
+        self.switch_to(first)
 
     def _forward_of(self, evaluated: str, forward: Forward | None) -> Forward:
         if forward is not None:
             raise WorkloadError("evaluated= and forward= both say whose output is evaluated: leave one out")
-        if evaluated not in self.seats:
-            raise WorkloadError(f"evaluated={evaluated!r}: the players are {', '.join(map(repr, self.seats))}")
+        if evaluated not in self.by_player:
+            raise WorkloadError(f"evaluated={evaluated!r}: the players are {', '.join(map(repr, self.by_player))}")
         return functools.partial(_output_of, evaluated)
 
     def __repr__(self) -> str:
@@ -141,10 +143,10 @@ class Alternating(Seated):
         return html_table("Alternating", self._in_words())
 
     def _in_words(self) -> list[tuple[str, str]]:
-        optimizers = {name: type(seat.optimizer).__name__ for name, seat in self.seats.items()}
+        optimizers = {name: type(one.optimizer).__name__ for name, one in self.by_player.items()}
         batches = number_of_batches(self.train)
         return [
-            *((n, f"{type(self.model[n]).__name__}, {optimizers[n]}, every {self._every[n]}") for n in self.seats),  # type: ignore[index]
+            *((n, f"{type(self.model[n]).__name__}, {optimizers[n]}, every {self._every[n]}") for n in self.by_player),  # type: ignore[index]
             ("train", type(self.train).__name__ + ("" if batches is None else f" of {batches:,} batches")),
             *((each.argument, type(each.loader).__name__) for each in self.evaluations),
             ("device", str(self.device)),
@@ -158,7 +160,7 @@ class Alternating(Seated):
 
     def turn(self, state: State) -> None:
         """The turn of `state.player` begins: the batch under way is as it was fetched."""
-        self.take_seat(self.seats[state.player])
+        self.switch_to(self.by_player[state.player])
         self._loss = self.output = None
         self.stepped = self._buffers.kept = False
         self.window.share = 0.0
@@ -173,8 +175,8 @@ class Alternating(Seated):
 
     @property
     def metric_names(self) -> Set[str]:
-        losses = {f"train_{name}_loss" for name in self.seats}
-        parts = {f"train_{name}_*" for name, seat in self.seats.items() if may_have_parts(seat.loss)}
+        losses = {f"train_{name}_loss" for name in self.by_player}
+        parts = {f"train_{name}_*" for name, one in self.by_player.items() if may_have_parts(one.loss)}
         measures = {f"valid_{name}{more}" for name in self._measures for more in ("", "_*")}
         names = losses | parts | measures
         for each in self.evaluations:
@@ -194,31 +196,31 @@ class Alternating(Seated):
         player = getattr(command, "player", "")
         if isinstance(command, c.UseScheduler) and not player:
             raise WorkloadError(f"whose optimizer is {command.name!r} for? Say it: torch_scheduler(…, player='…')")
-        if player and player not in self.seats:
-            raise WorkloadError(f"player={player!r}: the players are {', '.join(map(repr, self.seats))}")
-        before = self.seat
-        self.take_seat(self.seats[player] if player else before)
+        if player and player not in self.by_player:
+            raise WorkloadError(f"player={player!r}: the players are {', '.join(map(repr, self.by_player))}")
+        before = self.playing
+        self.switch_to(self.by_player[player] if player else before)
         try:
             super().carry_out(command, state)
         finally:
-            self.take_seat(before)
+            self.switch_to(before)
 
     def _use_mixed_precision(self, command: c.UseMixedPrecision) -> None:
         """Each player has a scaler of its own: one window's scale must not change while another player steps."""
         if self.precision is not None:
             raise WorkloadError("mixed precision is in use already: leave one of the two callbacks out")
         saved = self.carried_over.scaler or {}
-        with self.each_seat() as seats:
-            for seat in seats:
-                self.precision = Precision(self.device, command, saved.get(seat.name))
+        with self.each_player() as players:
+            for one in players:
+                self.precision = Precision(self.device, command, saved.get(one.name))
 
         def undo() -> None:
             scalers = {}
-            with self.each_seat() as seats:
-                for seat in seats:
+            with self.each_player() as players:
+                for one in players:
                     assert self.precision is not None
                     self.precision.rescale(self.gradients())  # their window may still be open
-                    scalers[seat.name] = self.precision.state()
+                    scalers[one.name] = self.precision.state()
                     self.precision = None
             self.carried_over.scaler = scalers
 
@@ -233,12 +235,12 @@ class Alternating(Seated):
     # ------------------------------------------------------------------------- a call of run
 
     def prepare(self, state: State) -> None:
-        with self.each_seat() as seats:
-            for seat in seats:
+        with self.each_player() as players:
+            for one in players:
                 self.loss_checked = False
                 if state.iteration == 0 and state.resume_at is None:
-                    seat.optimizer.zero_grad()  # a training that failed before may have left gradients
-                    seat.window.clear()
+                    one.optimizer.zero_grad()  # a training that failed before may have left gradients
+                    one.window.clear()
         super().prepare(state)
 
     def reposition(self, state: State) -> None:
@@ -284,17 +286,17 @@ class Alternating(Seated):
         if self._evaluation is not None:
             return super().compute_loss()
         if self.precision is None:
-            loss = self._loss_of_player(self.seat)
+            loss = self._loss_of_player(self.playing)
         else:
             with self.precision.compute():
-                loss = self._loss_of_player(self.seat)
+                loss = self._loss_of_player(self.playing)
         separated, self.loss_parts = separate(loss)
         return separated  # type: ignore[no-any-return]  # the user's: what it is is looked at by who computes it
 
-    def _loss_of_player(self, seat: Seat) -> Any:
+    def _loss_of_player(self, one: PlayerState) -> Any:
         if self.mix is not None:
-            return self.mix.loss(seat.loss, self.inputs, self.target)
-        return seat.loss(self.inputs, self.target)
+            return self.mix.loss(one.loss, self.inputs, self.target)
+        return one.loss(self.inputs, self.target)
 
     def meter(self, meters: Meters, loss: torch.Tensor | None) -> None:
         """Add the turn, or the validation batch, under way to these meters."""
@@ -302,7 +304,7 @@ class Alternating(Seated):
             super().meter(meters, loss)
             return
         assert loss is not None
-        meters.add_parts(_named(self.seat.name, loss, self.loss_parts), self.batch_size)
+        meters.add_parts(_named(self.playing.name, loss, self.loss_parts), self.batch_size)
 
     def call(self, inputs: Any, target: Any = None) -> Any:
         if self._forward_in_use is None:
@@ -336,8 +338,8 @@ class Alternating(Seated):
     def _losses_of_players(self) -> dict[str, torch.Tensor]:
         """The losses of all players on the validation batch, and their parts, by name."""
         losses: dict[str, torch.Tensor] = {}
-        for name, seat in self.seats.items():
-            loss, parts = separate(seat.loss(self.inputs, self.target))
+        for name, one in self.by_player.items():
+            loss, parts = separate(one.loss(self.inputs, self.target))
             if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
                 check_scalar(loss)
             losses |= _named(name, loss.detach(), parts)

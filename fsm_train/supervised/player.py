@@ -1,6 +1,6 @@
 """The players of an `Alternating`: what one is given, and what a training has of each.
 
-Rule of this file: what belongs to one player is in its `Seat`. Whose turn it is, the machine decides.
+Rule of this file: what belongs to one player is in its `PlayerState`. Whose turn it is, the machine decides.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def player_in(names: Iterable[str], modules: Mapping[str, nn.Module]) -> str:
     return players.pop() if isinstance(models, Models) and len(models) > len(players) == 1 else ""
 
 
-class Seat:
+class PlayerState:
     """What a training has of one player.
 
     Its gradients are its own: what the backward pass of another player leaves in its parameters is forgotten when its
@@ -163,14 +163,14 @@ class Seat:
             check_groups(self.optimizer, self._groups_read)
             write_groups(self.optimizer, own)
 
-    def take(self) -> None:
+    def restore_gradients(self) -> None:
         """Its turn begins: its parameters have its own gradients, and no others."""
         aside, self._aside = self._aside or {}, None
         for parameter in self.parameters:
             parameter.grad = aside.get(parameter)
         self.gradients.changed()
 
-    def leave(self) -> None:
+    def set_gradients_aside(self) -> None:
         """Another player's turn begins: its gradients are set aside."""
         self._aside = {p: p.grad for p in self.parameters if p.grad is not None}
         for parameter in self._aside:
@@ -180,13 +180,13 @@ class Seat:
 class AllGroups:
     """The parameter groups of all players, for what asks an optimizer what it has."""
 
-    def __init__(self, seats: Iterable[Seat]) -> None:
-        self._seats = tuple(seats)
+    def __init__(self, players: Iterable[PlayerState]) -> None:
+        self._players = tuple(players)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         return [*self._groups()]
 
     def _groups(self) -> Iterator[dict[str, Any]]:
-        for seat in self._seats:
-            yield from seat.optimizer.param_groups
+        for one in self._players:
+            yield from one.optimizer.param_groups

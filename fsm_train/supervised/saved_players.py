@@ -18,26 +18,26 @@ from .optimizer_state import load_exactly
 from .param_groups import Members
 from .saved_parts import load_gradients, load_optimizer, optimizer_of, restore_parts
 from .saved_shape import check_shape
-from .seated import Seated
+from .turn_taking import TurnTaking
 
 
-def add_players(work: Seated, parts: Parts, notes: tuple[str, ...], state: State) -> tuple[Parts, tuple[str, ...]]:
+def add_players(work: TurnTaking, parts: Parts, notes: tuple[str, ...], state: State) -> tuple[Parts, tuple[str, ...]]:
     """The parts with those of the other players, and of the batch under way if turns are still to come at it."""
-    seated, others, scalers = work.seat.name, {}, {}
-    with work.each_seat() as seats:
-        for seat in seats:
+    playing, others, scalers = work.playing.name, {}, {}
+    with work.each_player() as players:
+        for one in players:
             if work.precision is not None:
                 work.precision.rescale(work.gradients())
-                scalers[seat.name] = work.precision.state()
-            if seat.name != seated:
-                others[seat.name] = {
-                    "optimizer": seat.optimizer.state_dict(),
+                scalers[one.name] = work.precision.state()
+            if one.name != playing:
+                others[one.name] = {
+                    "optimizer": one.optimizer.state_dict(),
                     "optimizer_of": optimizer_of(work),
                     "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
-                    "window": seat.window.state(),
+                    "window": one.window.state(),
                 }
     parts["scaler"] = scalers or work.carried_over.scaler
-    parts["players"] = {"seated": seated, "others": others}
+    parts["players"] = {"playing": playing, "others": others}
     if state.players.coming and work.shared_batch is not None:
         if unsafe := find_unsafe(work.shared_batch, "the batch"):
             notes = (*notes, f"the batch that turns are still to come at: {unsafe}, and it is fetched again")
@@ -46,7 +46,7 @@ def add_players(work: Seated, parts: Parts, notes: tuple[str, ...], state: State
     return parts, notes
 
 
-def restore_players(work: Seated, parts: Parts, state: State) -> tuple[str, ...]:
+def restore_players(work: TurnTaking, parts: Parts, state: State) -> tuple[str, ...]:
     """Restore all of it, or nothing; notes on what differs from the training that was saved.
 
     Raises:
@@ -57,24 +57,24 @@ def restore_players(work: Seated, parts: Parts, state: State) -> tuple[str, ...]
     saved = parts.get("players")
     if saved is None:
         raise WorkloadError("it was saved by a training without players, and this one has some")
-    if {saved["seated"], *saved["others"]} != {*work.seats} or state.players.all_every != work.players:
+    if {saved["playing"], *saved["others"]} != {*work.by_player} or state.players.all_every != work.players:
         raise WorkloadError(f"the players are {dict(work.players)}, and were {dict(state.players.all_every)}")
-    with work.each_seat(), _put_back_if_it_fails(work):
+    with work.each_player(), _put_back_if_it_fails(work):
         for name, own in saved["others"].items():
-            work.take_seat(work.seats[name])
+            work.switch_to(work.by_player[name])
             load_optimizer(work, own)
             load_gradients(work, own["gradients"])
             work.window.load(own["window"])
-        work.take_seat(work.seats[saved["seated"]])
+        work.switch_to(work.by_player[saved["playing"]])
         notes = restore_parts(work, parts, state)
     work.shared_batch = to_device(parts["batch"], work.device) if "batch" in parts else None
     return notes
 
 
 @contextmanager
-def _put_back_if_it_fails(work: Seated) -> Iterator[None]:
-    with work.each_seat() as seats:
-        undo = [_undo(work, seat.name) for seat in seats]
+def _put_back_if_it_fails(work: TurnTaking) -> Iterator[None]:
+    with work.each_player() as players:
+        undo = [_undo(work, one.name) for one in players]
     try:
         yield
     except BaseException as error:
@@ -85,24 +85,24 @@ def _put_back_if_it_fails(work: Seated) -> Iterator[None]:
         raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
 
 
-def _undo(work: Seated, name: str) -> Callable[[], None]:
-    seat = work.seats[name]
-    members, state, window = Members.of(seat.optimizer), seat.optimizer.state_dict(), seat.window.state()
-    gradients = [(parameter, parameter.grad) for parameter in seat.parameters]
+def _undo(work: TurnTaking, name: str) -> Callable[[], None]:
+    one = work.by_player[name]
+    members, state, window = Members.of(one.optimizer), one.optimizer.state_dict(), one.window.state()
+    gradients = [(parameter, parameter.grad) for parameter in one.parameters]
 
     def undo() -> None:
-        work.take_seat(seat)
-        members.put_back(seat.optimizer)
-        load_exactly(seat.optimizer, state)
+        work.switch_to(one)
+        members.put_back(one.optimizer)
+        load_exactly(one.optimizer, state)
         work.read_parameters()
-        seat.window.load(window)
+        one.window.load(window)
         for parameter, gradient in gradients:
             parameter.grad = gradient
 
     return undo
 
 
-def batch_again(work: Seated, point: SuspendPoint | None) -> None:
+def batch_again(work: TurnTaking, point: SuspendPoint | None) -> None:
     """Fetch the batch again that turns are still to come at, and let the generators be as they were then."""
     work.fetch()
     if point is not None:

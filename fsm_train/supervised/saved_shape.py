@@ -151,7 +151,7 @@ _LATER: Mapping[str, Fits] = {
     "sources": _SOURCES,
     "data": _is(Mapping),
     "loss": _anything,
-    "players": _record({"seated": _text, "others": _mapping(_PLAYER)}),
+    "players": _record({"playing": _text, "others": _mapping(_PLAYER)}),
     "batch": _items(_anything, _anything, is_number),
 }
 """Parts that checkpoints of earlier versions do not have."""

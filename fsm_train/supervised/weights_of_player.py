@@ -25,7 +25,7 @@ def parts_for(model: nn.Module, parts: Mapping[str, Any], player: str | None) ->
         if player is not None:
             raise WorkloadError(f"player={player!r}: this checkpoint is of a training without players")
         return parts
-    names = sorted({parts["players"]["seated"], *parts["players"]["others"]})
+    names = sorted({parts["players"]["playing"], *parts["players"]["others"]})
     there_are = ", ".join(map(repr, names))
     if player is None:
         ours = _shapes(model.state_dict())

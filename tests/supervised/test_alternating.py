@@ -288,8 +288,8 @@ def test_an_overflow_of_one_player_holds_no_other_back() -> None:
     """The step of D is skipped and its scale falls; G steps."""
     of = gan()
     work = of.dcgan()
-    usual = work.seats["D"].loss
-    work.seats["D"].loss = lambda real, target: usual(real, target)["loss"] * 1e30
+    usual = work.by_player["D"].loss
+    work.by_player["D"].loss = lambda real, target: usual(real, target)["loss"] * 1e30
 
     final = run(start(work, epochs=1, seed=0), [mixed_precision("float16")])
     assert (final.steps_of("D"), final.steps_of("G")) == (0, 4)
@@ -369,7 +369,7 @@ def test_another_training_is_not_restored(change: str, tmp_path: Path) -> None:
     if change == "every":
         work = other.dcgan(every=3)
     if change == "optimizer":
-        work.seats["G"].optimizer = torch.optim.SGD(other.G.parameters(), lr=0.5)
+        work.by_player["G"].optimizer = torch.optim.SGD(other.G.parameters(), lr=0.5)
     if change in ("gradient", "damaged", "supervised"):
         state, parts = read(candidates(tmp_path, "last")[0][0])
         if change == "supervised":
@@ -408,7 +408,7 @@ def test_a_turn_that_fails_is_trained_again(notes_batches: bool, tmp_path: Path)
     def make(fail: bool) -> tuple[Gan, Alternating]:
         of = gan()
         work = of.dcgan()
-        usual, calls = work.seats["G"].loss, []
+        usual, calls = work.by_player["G"].loss, []
 
         def loss(real: torch.Tensor, target: Any) -> Any:
             calls.append(1)
@@ -417,7 +417,7 @@ def test_a_turn_that_fails_is_trained_again(notes_batches: bool, tmp_path: Path)
                 raise OSError("the disk is away")
             return value
 
-        work.seats["G"].loss = loss
+        work.by_player["G"].loss = loss
         return of, work
 
     _, work = make(fail=True)
@@ -483,14 +483,14 @@ def test_what_one_player_does_to_the_batch_is_its_own() -> None:
     seen = []
     of = gan()
     work = of.dcgan(train=[(digits(32).tensors[0], torch.zeros(32))])
-    usual = work.seats["G"].loss
+    usual = work.by_player["G"].loss
 
     def loss(real: torch.Tensor, target: Any) -> Any:
         seen.append(real.clone())
         return usual(real, target)
 
-    work.seats["G"].loss = loss
-    work.seats["D"].loss = lambda real, target: of.real_and_fake(real, target)["loss"]
+    work.by_player["G"].loss = loss
+    work.by_player["D"].loss = lambda real, target: of.real_and_fake(real, target)["loss"]
     run(start(work, epochs=1, seed=0), [mixup(player="D")])
     assert torch.equal(seen[0], digits(32).tensors[0])
 
