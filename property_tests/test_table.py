@@ -209,6 +209,7 @@ def check_stop_at_steps(exploration: Exploration) -> None:
     for move in exploration.moves:
         if limit is not None and (O.STEP in move.edge.operations or O.FORWARD in move.edge.operations):
             assert move.before.seen.steps < limit or move.before.at.batches_over, move
+        assert limit is None or move.after.seen.steps <= limit, "a step beyond the plan"
 
 
 @everywhere

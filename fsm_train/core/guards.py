@@ -58,6 +58,11 @@ def leftover_of_player(at: Draft) -> bool:
     return bool(at.players.leftover(at.pending))
 
 
+def batches_and_steps_over(at: Draft) -> bool:
+    """Whether a window that a player left over would be stepped beyond the plan."""
+    return at.batches_over and steps_reached(at)
+
+
 def has_valid(at: Draft) -> bool:
     return at.has_valid
 

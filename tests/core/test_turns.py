@@ -160,6 +160,18 @@ def test_the_plan_counts_the_steps_of_all() -> None:
     assert (final.step, final.steps_of("D"), final.steps_of("G"), final.iteration) == (3, 2, 1, 2)
 
 
+def test_a_window_that_is_left_over_is_not_stepped_beyond_the_plan() -> None:
+    """D takes the last step of the plan, and G has a window open: it is dropped."""
+
+    @on(Phase.LOSS_END)
+    def hold(state: State) -> Transition | None:
+        return Transition(flags=Flag.SKIP_STEP | Flag.SKIP_ZERO) if state.player == "G" else None
+
+    final = simulate([hold], batches=9, max_steps=2, players={"G": 1, "D": 1})
+    assert (final.step, final.steps_of("D"), final.steps_of("G"), final.players.waiting) == (2, 2, 0, (0, 0))
+    assert simulate([hold], batches=2, epochs=1, players={"G": 1, "D": 1}).steps_of("G") == 1
+
+
 def test_a_batch_that_weighs_nothing_is_left_out_of_each_turn() -> None:
     """Nobody trains with it."""
     final = simulate([], batches=3, batch_size=[4, 0, 4], players={"D": 1, "G": 1})
