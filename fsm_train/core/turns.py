@@ -115,9 +115,9 @@ class Players:
         """
         if self.coming:
             first, *rest = self.coming
-            return self._with_turn(first, self.turn + 1, tuple(rest), pending)
+            return self._with_turn(first, self.turn + 1, tuple(rest), pending, self.fetched)
         first, *rest = self.players_of(iteration)
-        return attrs.evolve(self, fetched=fetched)._with_turn(first, 0, tuple(rest), pending)
+        return self._with_turn(first, 0, tuple(rest), pending, fetched)
 
     def leftover(self, pending: int) -> str:
         """The first player that has a window pending; "" if none has."""
@@ -125,12 +125,13 @@ class Players:
 
     def draining(self, pending: int) -> tuple[Players, int]:
         """The first player with a window pending takes its turn, which is at no batch."""
-        return self._with_turn(self.leftover(pending), 0, (), pending)
+        return self._with_turn(self.leftover(pending), 0, (), pending, self.fetched)
 
     def stepped(self) -> Players:
         """The one that plays has taken a step."""
-        index = self._index(self.player)
-        return attrs.evolve(self, steps=_with(self.steps, index, self.steps[index] + 1))
+        index = self.names.index(self.player)
+        steps = _with(self.steps, index, self.steps[index] + 1)
+        return Players(self.names, self.every, steps, self.waiting, self.player, self.turn, self.coming, self.fetched)
 
     def batch_over(self) -> Players:
         """No turn of this batch is to come any more."""
@@ -140,11 +141,14 @@ class Players:
         """Nobody plays: the batches of an epoch, and the windows that they left, are over."""
         return attrs.evolve(self, player="", turn=0, coming=())
 
-    def _with_turn(self, name: str, turn: int, coming: tuple[str, ...], pending: int) -> tuple[Players, int]:
+    # Made directly, once or twice a turn: attrs.evolve takes ten times as long.
+    def _with_turn(
+        self, name: str, turn: int, coming: tuple[str, ...], pending: int, fetched: float
+    ) -> tuple[Players, int]:
         waiting = _with(self.waiting, self.names.index(self.player), pending) if self.player else self.waiting
         index = self.names.index(name)
-        players = attrs.evolve(self, waiting=_with(waiting, index, 0), player=name, turn=turn, coming=coming)
-        return players, waiting[index]
+        others = _with(waiting, index, 0)
+        return Players(self.names, self.every, self.steps, others, name, turn, coming, fetched), waiting[index]
 
     def _index(self, name: str) -> int:
         if name not in self.names:

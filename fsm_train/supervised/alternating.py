@@ -6,7 +6,7 @@ Rule of this file: an operation is done as `Supervised` does it, with what belon
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -17,8 +17,10 @@ from ..checkpoints.writing import Parts
 from ..core import commands as c
 from ..core.arguments import takes_by_name
 from ..core.errors import WorkloadError
+from ..core.phase import Operation
 from ..core.representation import html_table, properties
 from ..core.state import State
+from ..core.table import Outcome
 from ..core.transition import Command
 from ..data.batches import Forward, Split, call, check_scalar, number_of_batches
 from ..data.counting import Samples
@@ -34,6 +36,7 @@ from .precision import Precision
 from .saved_players import add_players, batch_again, restore_players
 from .snapshot import Snapshot
 from .turn_taking import TurnTaking
+from .whole_step import WHOLE_STEP
 from .workload import Sensor
 
 _NOT_FOR_PLAYERS = {
@@ -167,8 +170,9 @@ class Alternating(TurnTaking):
         self.mix, self.loss_parts = None, NO_PARTS
         if self.shared_batch is not None:
             self.inputs, self.target, self.batch_size = self.shared_batch
-        if state.turn and self.notes_batch_starts and self.epoch_start is not None:
-            self.batch_start = BatchStart.now(state.batch, self.train, self.epoch_start)
+        if self.notes_batch_starts and self.epoch_start is not None:
+            if state.turn:  # for the first one that was noted before the batch was fetched
+                self.batch_start = BatchStart.now(state.batch, self.train, self.epoch_start)
             self._buffers.keep()
 
     # ---------------------------------------------------------------- what the interpreter asks
@@ -185,6 +189,17 @@ class Alternating(TurnTaking):
                 names -= {f"{each.prefix}_loss"}
                 names |= {each.prefix + name.removeprefix("train") for name in losses | parts}
         return names
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """A whole turn; none for a subclass that overrides one of its operations."""
+        overridden = any(getattr(type(self), op.value) is not getattr(Alternating, op.value) for op in WHOLE_STEP)
+        return self._whole_turn if operations == WHOLE_STEP and not overridden else None
+
+    def _whole_turn(self) -> bool:
+        for self.doing in WHOLE_STEP:
+            getattr(self, self.doing.value)()
+        self.doing = None
+        return self.stepped
 
     def carry_out(self, command: Command, state: State) -> None:
         """Do what the command says, for the player that it names."""
@@ -278,7 +293,7 @@ class Alternating(TurnTaking):
         """Nothing: the loss of a player calls the models itself. The buffers are kept in case the turn is left out."""
         if self._evaluation is not None:
             super().forward()
-        else:
+        elif self.doing is None:  # in a whole turn nothing can leave the batch out
             self._buffers.keep()
 
     def compute_loss(self) -> torch.Tensor:
