@@ -25,7 +25,7 @@ def parts_for(model: nn.Module, parts: Mapping[str, Any], player: str | None) ->
         if player is not None:
             raise WorkloadError(f"player={player!r}: this checkpoint is of a training without players")
         return parts
-    names = sorted({parts["players"]["playing"], *parts["players"]["others"]})
+    names = names_in(parts)
     there_are = ", ".join(map(repr, names))
     if player is None:
         ours = _shapes(model.state_dict())
@@ -35,12 +35,35 @@ def parts_for(model: nn.Module, parts: Mapping[str, Any], player: str | None) ->
         if len(fitting) != 1:
             raise WorkloadError(f"whose weights? Say it, load_weights(…, player='…'): there are {there_are}")
         (player,) = fitting
+    return parts_of_player(parts, player)
+
+
+def parts_of_player(parts: Mapping[str, Any], player: str) -> Mapping[str, Any]:
+    """The parts with the weights of this player alone.
+
+    Raises:
+        WorkloadError: there is no such player.
+    """
+    names = names_in(parts)
     if player not in names:
+        there_are = ", ".join(map(repr, names)) or "none"
         raise WorkloadError(f"there is no player {player!r} in this checkpoint: there are {there_are}")
     saved = parts["modules"]["model"]
     own = {"model": {part: values and _of(player, values) for part, values in saved.items()}}
     averages = {name: _average_of(player, average) for name, average in parts["averages"].items()}
     return {**parts, "modules": own, "averages": averages}
+
+
+def names_in(parts: Mapping[str, Any]) -> list[str]:
+    """The names of the players in a checkpoint; none of a training without turns."""
+    players = parts.get("players")
+    return [] if players is None else sorted({players["playing"], *players["others"]})
+
+
+def is_averaged(name: str, parts: Mapping[str, Any], average: Mapping[str, Any]) -> bool:
+    """Whether a value of all models is one of a player whose weights are averaged, or there are no players."""
+    begin = f"model.{name.partition('.')[0]}."
+    return "players" not in parts or any(other.startswith(begin) for other in average["parameters"])
 
 
 def has_average(parts: Mapping[str, Any], name: str) -> bool:

@@ -22,6 +22,7 @@ from fsm_train.callbacks import (
     skip_nonfinite,
     torch_scheduler,
 )
+from fsm_train.cli import main
 from fsm_train.schedules import linear
 from tests.players_training import Gan, adam, gan, generator, real_digits, suspending
 
@@ -139,6 +140,31 @@ def test_weights_of_one_player_are_averaged_and_loaded(tmp_path: Path) -> None:
     restore(tmp_path, again)
     with weights(again, "ema_G"):
         assert equal(other.G.parameters(), bare.parameters())
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_weights_of_players_are_written_to_files(averaged: bool, tmp_path: Path) -> None:
+    """Of all, or of one, with the average of the one that has one; without this library they are read by torch."""
+    of = gan()
+    work = of.dcgan(valid=real_digits(64, 64))
+    run(start(work, epochs=2, seed=0), [*[ema(0.9, player="G")] * averaged, checkpoint(tmp_path / "saved")])
+
+    def written(*options: str) -> dict[str, torch.Tensor]:
+        file = str(tmp_path / "weights.pt")
+        assert main(["weights", str(tmp_path / "saved"), "--which", "last", "-o", file, *options]) == 0
+        values: dict[str, torch.Tensor] = torch.load(file, weights_only=True)
+        return values
+
+    bare, critic = generator(), copy.deepcopy(of.D)
+    bare.load_state_dict(written("--player", "G"))
+    critic.load_state_dict(written("--player", "D"))
+    assert equal(critic.parameters(), of.D.parameters())
+    assert load_weights(tmp_path / "saved", generator(), which="last")["weights"] == ("ema_G" if averaged else "model")
+    assert equal(bare.parameters(), of.G.parameters())
+    whole = written()
+    assert torch.equal(whole["D.0.weight"], of.D.state_dict()["0.weight"])
+    assert torch.equal(whole["G.0.weight"], of.G.state_dict()["0.weight"])
+    assert main(["weights", str(tmp_path / "saved"), "--player", "E", "-o", str(tmp_path / "e.pt")]) != 0
 
 
 def test_weights_that_fit_nobody_are_refused(tmp_path: Path) -> None:
