@@ -28,10 +28,10 @@ from fsm_train.core.table import (
     weighs_nothing,
 )
 from fsm_train.core.transition import Transition
-from fsm_train.supervised import meters
+from fsm_train.supervised import meters, player
 from fsm_train.supervised.workload import Supervised
 from property_tests import strategies as our
-from property_tests import test_means, test_merge, test_runs, test_table
+from property_tests import test_means, test_merge, test_runs, test_table, test_turns
 from property_tests.exploration import Bounds, Exploration, Machine
 
 CAUGHT = (AssertionError, graphlib.CycleError, pytest.fail.Exception)
@@ -333,6 +333,13 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         metered_at_once,
         test_means.test_metrics_are_one_pass_over_what_was_kept,
         (KEPT_AND_NOT, 2),
+    ),
+    "gradients of all players in one": (
+        player.PlayerState,
+        "restore_gradients",
+        lambda state: None,
+        test_turns.test_turns_are_alternation_by_hand,
+        ([(1, 2), (1, 1)],),
     ),
     "left in disorder": (
         interpreter._Cursor,
