@@ -331,11 +331,12 @@ class Alternating(TurnTaking):
         assert evaluation is not None
         of_players = evaluation.settings.loss_fn is AS_IN_TRAINING
         with torch.set_grad_enabled(self.grad_in_valid), self._computing():
-            if self._forward_in_use is not None or evaluation.meters.metrics or not of_players:
+            own_loss = evaluation.has_loss and not of_players
+            if self._forward_in_use is not None or evaluation.meters.metrics or own_loss:
                 self.forward()
             if of_players:
                 self.loss_parts = self._losses_of_players()
-            elif evaluation.has_loss:
+            elif own_loss:
                 loss = self.compute_loss()
                 if not isinstance(loss, torch.Tensor) or loss.dim() != 0:
                     check_scalar(loss)

@@ -233,6 +233,21 @@ def test_an_output_is_evaluated_where_its_model_is_named() -> None:
     assert torch.equal(predict(work, judged), output)
 
 
+def test_an_evaluation_may_need_no_output() -> None:
+    """Without a loss and metrics it is there for measures, such as a distance of what is drawn."""
+    of = gan()
+    images = digits(64).tensors[0]
+    valid = Evaluation([(images, torch.ones(64))], loss_fn=None)
+
+    def gap(work: Any) -> float:
+        drawn = work.model["G"](torch.randn(64, 12))
+        return float((drawn.mean(dim=0) - images.mean(dim=0)).abs().mean())
+
+    final = run(start(of.dcgan(valid=valid, measures={"gap": gap}), epochs=2, seed=0))
+    assert {name for name in final.metrics if name.startswith("valid_")} == {"valid_gap"}
+    assert equal(of.weights(), plain(dcgan))
+
+
 # ------------------------------------------------------------------------------- mixed precision
 
 
