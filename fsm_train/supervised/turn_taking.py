@@ -5,7 +5,7 @@ Rule of this file: to switch changes nothing of a training but which player its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,8 @@ from .joint_optimizer import each_of
 from .modules import modules_of
 from .numbers import set_own
 from .player import PlayerState
+from .schedulers import Span, scheduler_length
+from .set_aside import undisturbed
 from .workload import Supervised
 
 
@@ -78,6 +80,12 @@ class TurnTaking(Supervised):
         for one in self.by_player.values():
             one.read_parameters()
         self.parameters, self.gradients = self.playing.parameters, self.playing.gradients
+
+    def scheduler_length(self, make: Callable[[Any], Any]) -> tuple[str, Span] | None:
+        """By the first player of whose optimizer `make` can make it: whose it is, nobody says here."""
+        with undisturbed(self):
+            lengths = (scheduler_length(make, one.optimizer) for one in self.by_player.values())
+            return next(filter(None, lengths), None)
 
     def own_generators(self) -> list[Layer]:
         functions = {"forward": self.custom_forward, "split": self._split}
