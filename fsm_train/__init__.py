@@ -30,6 +30,7 @@ from .interpreter import iterate, run, start
 from .sinks.base import Sink
 
 __all__ = [
+    "Alternating",
     "Callback",
     "CallbackError",
     "CheckpointError",
@@ -45,6 +46,7 @@ __all__ = [
     "NoCheckpointError",
     "Phase",
     "Plan",
+    "Player",
     "Sink",
     "State",
     "Supervised",
@@ -76,9 +78,11 @@ if TYPE_CHECKING:
     from .checkpoints.api import restore
     from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
+    from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
     from .supervised.exchanged import weights
     from .supervised.over_all import over_all
+    from .supervised.player import Player
     from .supervised.prediction import predict
     from .supervised.weights import load_weights
     from .supervised.workload import Supervised
@@ -125,7 +129,9 @@ else:
             ".supervised.exchanged": ("weights",),
             ".supervised.prediction": ("predict",),
             ".supervised.over_all": ("over_all",),
+            ".supervised.alternating": ("Alternating",),
             ".supervised.evaluations": ("Evaluation",),
+            ".supervised.player": ("Player",),
             ".supervised.weights": ("load_weights",),
             ".supervised.workload": ("Supervised",),
             ".worlds.scripted": ("Scripted",),

@@ -21,14 +21,15 @@ from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
 from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, after_failure, where
-from .core.fuse import Path, all_effects, fused_paths
+from .core.fuse import NOTHING_SETTLED, Path, all_effects, fused_paths
 from .core.merge import consult, decide
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.planned import schedule_notes
-from .core.runs import failed, interrupted, ready, with_hyper, with_late_signal, with_memories
+from .core.runs import failed, first_state, interrupted, ready, with_hyper, with_late_signal, with_memories
 from .core.state import Draft, Plan, State, hyper_read, replaced
-from .core.table import RESUMES_AT, ROWS, Outcome, Predicate, reads
+from .core.table import RESUMES_AT, ROWS, WITHOUT_TURNS, Outcome, Predicate, reads
 from .core.transition import Command
+from .core.turns import Players
 from .core.under_way import hand_on, refuse_if_in_use, run_under_way
 from .core.values import NO_FACTS, Facts, batch_size_alone
 from .core.workload import Workload, workload_of
@@ -68,14 +69,7 @@ def start(
         TypeError, ValueError: it is no workload, no limit is given, or one of the numbers makes no sense.
     """
     check_workload(workload, "start({}, epochs=…)")
-    return State(
-        Phase.READY,
-        Plan(epochs, max_steps, seed, seconds),
-        hyper=workload.hyper(),
-        has_valid=workload.has_valid,
-        workload=workload,
-        batches_per_epoch=getattr(workload, "batches_per_epoch", None),
-    )
+    return first_state(workload, Plan(epochs, max_steps, seed, seconds))
 
 
 @takes_by_name
@@ -261,7 +255,7 @@ class _Cursor:
         self.doing: Operation | None = None
         self.passed: Phase | None = None
         self.deciding = False
-        self.boundary: tuple[State, Flag, int, bool] | None = None
+        self.boundary: tuple[State, Flag, int, bool, Players] | None = None
         self.commands: list[Command] = []
         self.stand_at(state.phase)
 
@@ -297,17 +291,18 @@ class _Cursor:
             self.take_over(interrupted(self.now(), self.work.interrupt))
             hand_on(self.unwrapped, self.work.interrupt)
             self.work.interrupt = None
+        draft = self.draft
         paths = self.paths_here.get(self.flags)
         if paths is None:
-            found = fused_paths(self.place, self.flags, self.watch.at.keys())
+            settled = NOTHING_SETTLED if draft.players else WITHOUT_TURNS
+            found = fused_paths(self.place, self.flags, self.watch.at.keys(), settled)
             self.paths_here[self.flags] = paths = [_BoundPath(path, self) for path in found]
-        draft = self.draft
         for path in paths:  # the last one always holds
             if path.predicate is None or path.predicate(draft):
                 break
         resume_at = draft.resume_at
         if path.leaves_boundary:
-            self.boundary = self.state, self.flags, draft.pending, draft.batches_over
+            self.boundary = self.state, self.flags, draft.pending, draft.batches_over, draft.players
             if self.commands:
                 self.commands.clear()
         try:

@@ -18,6 +18,7 @@ import attrs
 from fsm_train.core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from fsm_train.core.state import COUNTERS, Draft, Plan
 from fsm_train.core.table import READABLE, TABLE, Edge, Effect, Outcome, effects, falling
+from fsm_train.core.turns import Players
 
 BATCH_SIZE, VALID_BATCH_SIZE = 2, 5
 BRACKETS = {
@@ -58,6 +59,7 @@ class Bounds:
     valid_batches: int = 0
     max_steps: int | None = None
     weightless: bool = False  # whether a batch can count 0
+    players: tuple[int, ...] = ()  # of each, at each so-many-th batch it plays
 
 
 class Seen(NamedTuple):
@@ -75,6 +77,12 @@ class Seen(NamedTuple):
     fresh: bool = False  # validated, with no batch and no step since
     size: int = 0  # of the batch that was fetched last
     undecided: bool = False  # a batch went forward, and is neither trained nor discarded yet
+    players: tuple[int, ...] = ()  # those of the bounds
+    playing: int = -1  # whose turn was the last in this epoch
+    to_come: tuple[int, ...] = ()  # who else has a turn at the batch under way
+    windows: tuple[int, ...] = ()  # of each, the window while another one plays
+    taken: tuple[int, ...] = ()  # of each, its steps
+    shared: int = 0  # the size of the batch under way, which a validation between two turns does not change
 
 
 @attrs.frozen(eq=False)
@@ -95,7 +103,7 @@ class Move:
 
 
 # What guards read and effects write, but for the metrics, of which there are none here.
-_key = attrgetter(*COUNTERS, "batches_over", "resume_at", "error", "fetched", "exhausted")
+_key = attrgetter(*COUNTERS, "batches_over", "resume_at", "error", "fetched", "exhausted", "players")
 _PLACES: tuple[Place, ...] = (*Phase, *Junction)
 _PLACE_NUMBER = {place: number for number, place in enumerate(_PLACES)}
 _FLAG_BITS = len(Flag)
@@ -124,7 +132,12 @@ class Exploration:
         self._situations: list[Situation] = []
         self._numbers: dict[object, int] = {}
         plan = Plan(bounds.epochs, bounds.max_steps)
-        self.first = self._situation(Draft(Phase.READY, plan, has_valid=bounds.valid_batches > 0), Seen())
+        players = Players.of({f"player {i}": every for i, every in enumerate(bounds.players)})
+        none = (0,) * len(bounds.players)
+        self.first = self._situation(
+            Draft(Phase.READY, plan, has_valid=bounds.valid_batches > 0, players=players),
+            Seen(players=bounds.players, windows=none, taken=none),
+        )
         self._explored = self._explore()
         self.states = len(self._explored)
         self.moves = [move for moves in self._moves.values() for move in moves]
@@ -262,7 +275,8 @@ def _seeing(seen: Seen, operation: Operation, answer: Outcome) -> Seen:
         case Operation.OPEN:
             return seen._replace(fetched=0)
         case Operation.FETCH if answer is not None:
-            return seen._replace(fetched=seen.fetched + 1, size=answer, undecided=False)
+            to_come = tuple(i for i, every in enumerate(seen.players) if seen.iterations % every == every - 1)
+            return seen._replace(fetched=seen.fetched + 1, size=answer, undecided=False, to_come=to_come, shared=answer)
         case Operation.OPEN_VALID:
             return seen._replace(valid_fetched=0)
         case Operation.FETCH_VALID if answer is not None:
@@ -274,7 +288,10 @@ def _seeing(seen: Seen, operation: Operation, answer: Outcome) -> Seen:
         case Operation.BACKWARD:
             return seen._replace(window=seen.window + 1, undecided=False)
         case Operation.STEP:
-            return seen._replace(window=0, steps=seen.steps + bool(answer), fresh=seen.fresh and not answer)
+            taken = tuple(n + (bool(answer) and i == seen.playing) for i, n in enumerate(seen.taken))
+            return seen._replace(
+                window=0, steps=seen.steps + bool(answer), taken=taken, fresh=seen.fresh and not answer
+            )
         case Operation.ZERO:
             return seen._replace(window=0)
         case Operation.ABANDON:
@@ -289,16 +306,30 @@ def _arriving(seen: Seen, place: Place) -> Seen:
         seen = seen._replace(open=seen.open[:-1])
     match place:
         case Phase.EPOCH_BEGIN | Junction.NO_EPOCH:
-            return seen._replace(batches=0)
-        case Phase.BATCH_END:
+            return seen._replace(batches=0, playing=-1)
+        case Junction.NEXT_TURN:
+            windows = tuple(seen.window if i == seen.playing else window for i, window in enumerate(seen.windows))
+            playing = seen.to_come[0] if seen.to_come else next((i for i, n in enumerate(windows) if n), seen.playing)
+            others = tuple(0 if i == playing else window for i, window in enumerate(windows))
             return seen._replace(
-                batches=seen.batches + 1,
-                iterations=seen.iterations + 1,
-                samples=seen.samples + seen.size,
-                fresh=False,
+                playing=playing, to_come=seen.to_come[1:], window=windows[playing], windows=others, size=seen.shared
             )
+        case Phase.BATCH_END | Junction.BATCHES_OVER if seen.to_come:
+            return seen._replace(fresh=False) if place is Phase.BATCH_END else _batch_over(seen)
+        case Phase.BATCH_END:
+            return _batch_over(seen)
         case Phase.VALID_END:
             return seen._replace(fresh=True)
         case Phase.EPOCH_END:
-            return seen._replace(epochs=seen.epochs + 1)
+            return seen._replace(epochs=seen.epochs + 1, playing=-1)
     return seen
+
+
+def _batch_over(seen: Seen) -> Seen:
+    return seen._replace(
+        batches=seen.batches + 1,
+        iterations=seen.iterations + 1,
+        samples=seen.samples + (seen.shared if seen.players else seen.size),
+        fresh=False,
+        to_come=(),
+    )

@@ -18,6 +18,7 @@ from fsm_train.core.phase import BATCH_PHASES, CONSULTED, Flag, Operation, Phase
 from fsm_train.core.state import Plan, State
 from fsm_train.core.table import READABLE
 from fsm_train.core.transition import UNCHANGED, Command, Transition
+from fsm_train.core.values import FrozenMap
 from fsm_train.interpreter import start
 from fsm_train.worlds.scripted import Scripted
 
@@ -94,6 +95,7 @@ class World:
     batches: tuple[int, ...] = (2,)  # of each epoch, over and over
     valid_batches: int | None = None  # None: no validation data
     stepped: tuple[bool, ...] = (True,)  # of each iteration, over and over
+    players: Mapping[str, int] = FrozenMap()  # who takes turns, and at each so-many-th batch
 
     def workload(self) -> Recording:
         validation = {"valid_batches": self.valid_batches, "valid_loss": lambda state: 1.0 / (1 + state.step)}
@@ -104,6 +106,7 @@ class World:
             stepped=lambda state: self.stepped[state.iteration % len(self.stepped)],
             grad_norm=lambda state: 0.5 * state.iteration,
             hyper=HYPER,
+            players=self.players,
             **(validation if self.valid_batches is not None else {}),
         )
 
@@ -130,6 +133,7 @@ def worlds() -> st.SearchStrategy[World]:
         batches=st.lists(st.sampled_from([2, 3, 1]), min_size=1, max_size=2).map(tuple),
         valid_batches=st.sampled_from([None, 2, 1]),
         stepped=st.sampled_from([(True,), (True, False)]),
+        players=st.sampled_from([FrozenMap(), FrozenMap(D=1, G=2), FrozenMap(G=2, D=1, E=1)]),
     )
 
 

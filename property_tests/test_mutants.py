@@ -15,6 +15,7 @@ from fsm_train.core.callback import Callback
 from fsm_train.core.phase import Flag, Junction, Operation, Phase, Place
 from fsm_train.core.state import Draft, Plan
 from fsm_train.core.table import (
+    ROWS,
     TABLE,
     Edge,
     Effect,
@@ -27,15 +28,16 @@ from fsm_train.core.table import (
     weighs_nothing,
 )
 from fsm_train.core.transition import Transition
-from fsm_train.supervised import meters
+from fsm_train.supervised import meters, player
 from fsm_train.supervised.workload import Supervised
 from property_tests import strategies as our
-from property_tests import test_means, test_merge, test_runs, test_table
+from property_tests import test_means, test_merge, test_runs, test_table, test_turns
 from property_tests.exploration import Bounds, Exploration, Machine
 
 CAUGHT = (AssertionError, graphlib.CycleError, pytest.fail.Exception)
 VALIDATED = Bounds(epochs=1, batches=2, valid_batches=1)
 PLAIN = Bounds(epochs=2, batches=1)
+TURNS = Bounds(epochs=1, batches=1, players=(1, 1))
 WEIGHTLESS = Bounds(epochs=1, batches=1, valid_batches=1, weightless=True)
 
 
@@ -87,6 +89,19 @@ def counts_always(at: Draft, _: Outcome) -> None:
 def keeps_validated(at: Draft, outcome: Outcome) -> None:
     at.pending = 0
     at.step += bool(outcome)
+
+
+def keeps_the_window(at: Draft, _: Outcome) -> None:
+    if at.batches_over:
+        at.players, at.pending = at.players.draining(at.pending)
+    else:
+        at.players, _ = at.players.next_turn(at.iteration, at.pending, at.fetched)
+
+
+def ends_each_turn(at: Draft, _: Outcome) -> None:
+    at.batch += 1
+    at.iteration += 1
+    at.samples += at.fetched
 
 
 P, J, O, F = Phase, Junction, Operation, Flag
@@ -166,6 +181,21 @@ MUTANTS: dict[str, tuple[Machine, Bounds, Callable[[Exploration], None]]] = {
         without(row(P.BATCH_END, J.BATCHES_OVER, steps_reached)),
         attrs.evolve(PLAIN, batches=2, max_steps=1),
         test_table.check_stop_at_steps,
+    ),
+    "turns left out": (without(row(P.BATCH_END, J.NEXT_TURN)), TURNS, test_table.check_turns),
+    "turns left out after a validation": (
+        without(row(P.VALID_END, J.NEXT_TURN)),
+        attrs.evolve(TURNS, valid_batches=1),
+        test_table.check_turns,
+    ),
+    "turn not announced": (doing(ROWS[J.NEXT_TURN][-1]), TURNS, test_table.check_order_of_operations),
+    "one window for all players": (affecting(J.NEXT_TURN, keeps_the_window), TURNS, test_table.check_turns),
+    "step counted for nobody": (affecting(O.STEP, keeps_validated), TURNS, test_table.check_turns),
+    "batch over with each turn": (affecting(P.BATCH_END, ends_each_turn), TURNS, test_table.check_counters),
+    "leftover window of a player dropped": (
+        without(row(J.BATCHES_OVER, J.NEXT_TURN)),
+        TURNS,
+        test_table.check_steps_have_gradients,
     ),
     "row that never holds": (
         with_row(Edge(P.BATCH_BEGIN, (exhausted,), (), P.BATCH_END)),
@@ -251,7 +281,7 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
     "paths past who watches": (
         interpreter,
         "fused_paths",
-        lambda place, flags, watched: fuse.fused_paths(place, flags, NEVER),
+        lambda place, flags, watched, settled: fuse.fused_paths(place, flags, NEVER, settled),
         test_runs.test_interpreter_is_the_fold_of_the_table,
         (TRAINING,),
     ),
@@ -303,6 +333,13 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         metered_at_once,
         test_means.test_metrics_are_one_pass_over_what_was_kept,
         (KEPT_AND_NOT, 2),
+    ),
+    "gradients of all players in one": (
+        player.PlayerState,
+        "restore_gradients",
+        lambda state: None,
+        test_turns.test_turns_are_alternation_by_hand,
+        ([(1, 2), (1, 1)],),
     ),
     "left in disorder": (
         interpreter._Cursor,

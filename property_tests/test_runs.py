@@ -18,7 +18,7 @@ from fsm_train.core.merge import consult, decide
 from fsm_train.core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Junction, Operation, Phase, Place
 from fsm_train.core.runs import extend, ready
 from fsm_train.core.state import State
-from fsm_train.core.table import ROWS
+from fsm_train.core.table import ROWS, WITHOUT_TURNS
 from fsm_train.core.transition import Transition
 from fsm_train.interpreter import iterate, run, start
 from property_tests import strategies as our
@@ -127,7 +127,7 @@ def test_whole_step_is_one_way() -> None:
         (way,) = fused_paths(Phase.BATCH_BEGIN, Flag.NONE, watched)
         assert [operation for operation, _ in way.moves if operation] == step
         assert way.target is Phase.BATCH_END
-        leftover, *_ = fused_paths(Junction.BATCHES_OVER, Flag.NONE, watched)
+        leftover, *_ = fused_paths(Junction.BATCHES_OVER, Flag.NONE, watched, WITHOUT_TURNS)
         assert [operation for operation, _ in leftover.moves if operation] == [*step[3:]]
 
 

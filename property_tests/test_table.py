@@ -14,7 +14,7 @@ import pytest
 
 from fsm_train.core.fold import choose
 from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, FINAL, VALID_FLAGS, Flag, Junction, Operation, Phase, Place
-from fsm_train.core.table import READABLE, SETTLED, TABLE, Edge, batches_over
+from fsm_train.core.table import READABLE, SETTLED, TABLE, WITHOUT_TURNS, Edge, batches_over
 from property_tests.exploration import BRACKETS, CLOSES, Bounds, Exploration, Machine, Move, State
 
 O = Operation
@@ -28,6 +28,9 @@ BOUNDS = (
     Bounds(epochs=1, batches=2, valid_batches=2, weightless=True),
     Bounds(epochs=0, batches=1),
     Bounds(epochs=1, batches=1, max_steps=0),
+    Bounds(epochs=1, batches=2, players=(1, 2)),
+    Bounds(epochs=1, batches=2, max_steps=2, weightless=True, players=(1, 1)),
+    Bounds(epochs=1, batches=1, valid_batches=1, players=(1, 1)),
     *(
         (Bounds(epochs=2, batches=2, valid_batches=1), Bounds(epochs=2, batches=2, valid_batches=1, max_steps=2))
         * THOROUGH
@@ -117,6 +120,7 @@ def check_steps_have_gradients(exploration: Exploration) -> None:
             assert move.before.seen.window > 0, move
         if move.place is Phase.EPOCH_END:
             assert move.after.seen.window == 0, "a leftover window was forgotten"
+            assert not any(move.after.seen.windows), "the leftover window of a player was forgotten"
 
 
 def check_settled(exploration: Exploration) -> None:
@@ -125,6 +129,9 @@ def check_settled(exploration: Exploration) -> None:
             assert predicate(move.after.at) == value, move
         if batches_over(move.before.at) != batches_over(move.after.at):
             assert move.place in SETTLED, move
+        if not exploration.bounds.players:
+            for predicate, value in WITHOUT_TURNS.items():
+                assert predicate(move.after.at) == value, move
 
 
 def check_brackets(exploration: Exploration) -> None:
@@ -149,6 +156,23 @@ def check_counters(exploration: Exploration) -> None:
         counted = (at.epoch, at.batch, at.iteration, at.samples, at.step, at.pending)
         assert counted == (seen.epochs, seen.batches, seen.iterations, seen.samples, seen.steps, seen.window), move
         assert (before.epoch, before.iteration, before.samples, before.step) <= counted[:1] + counted[2:5], move
+
+
+def check_turns(exploration: Exploration) -> None:
+    for move in exploration.moves:
+        before, seen, players = move.before.seen, move.after.seen, move.after.at.players
+        assert (players.steps, players.waiting) == (seen.taken, seen.windows), move
+        assert players.names.index(players.player) == seen.playing if players.player else seen.playing == -1, move
+        if move.place is not Junction.FETCHED and not move.after.at.error:  # where the machine does not know them yet
+            assert players.coming == tuple(players.names[i] for i in seen.to_come), move
+        assert sum(players.steps) == seen.steps or not players, move
+        if O.TURN in move.edge.operations:
+            assert before.players, move
+            assert move.before.at.players.player, "the workload is told who plays"
+        if O.FETCH in move.edge.operations:
+            assert not before.to_come, "a batch was fetched though a player has not had its turn"
+        if move.edge.source is Junction.NEXT_TURN and move.place is Phase.STEP_BEGIN:
+            assert before.window > 0, "a turn for a window that is empty"
 
 
 def check_left_out(exploration: Exploration) -> None:
@@ -185,6 +209,7 @@ def check_stop_at_steps(exploration: Exploration) -> None:
     for move in exploration.moves:
         if limit is not None and (O.STEP in move.edge.operations or O.FORWARD in move.edge.operations):
             assert move.before.seen.steps < limit or move.before.at.batches_over, move
+        assert limit is None or move.after.seen.steps <= limit, "a step beyond the plan"
 
 
 @everywhere
@@ -221,6 +246,12 @@ def test_brackets_nest(bounds: Bounds) -> None:
 def test_counters_count(bounds: Bounds) -> None:
     """Epochs, batches, iterations, samples, steps and pending are what an observer counts; four of them never fall."""
     check_counters(explored(bounds))
+
+
+@everywhere
+def test_turns_are_taken_in_order(bounds: Bounds) -> None:
+    """At each batch those play that are due, in their order; each has its own window and counts its own steps."""
+    check_turns(explored(bounds))
 
 
 @everywhere
@@ -296,8 +327,16 @@ def check_order_of_operations(exploration: Exploration) -> None:
         O.FETCH_VALID,
         O.MEASURE_VALID,
     ]
-    epoch = [O.OPEN, *[O.FETCH, *LOOP] * batches, O.FETCH, *validation * exploration.first.at.has_valid, O.MEASURE]
-    assert operations == [O.PREPARE, *epoch * epochs, O.FINISH]
+    batch = {
+        iteration: [O.TURN, *LOOP] * sum((iteration + 1) % every == 0 for every in exploration.bounds.players) or LOOP
+        for iteration in range(batches * epochs)
+    }
+    expected = [O.PREPARE]
+    for epoch in range(epochs):
+        in_epoch = range(epoch * batches, (epoch + 1) * batches)
+        expected += [O.OPEN, *(o for i in in_epoch for o in (O.FETCH, *batch[i])), O.FETCH]
+        expected += [*validation * exploration.first.at.has_valid, O.MEASURE]
+    assert operations == [*expected, O.FINISH]
 
 
 @pytest.mark.parametrize(

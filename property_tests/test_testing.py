@@ -17,7 +17,7 @@ from hypothesis.errors import NoSuchExample
 from hypothesis.strategies import SearchStrategy
 
 from fsm_train import Callback, ClipGradNorm, Command, Flag, Plan, State, Transition, WeighLoss, iterate, run, start
-from fsm_train.callbacks import accumulate, early_stopping, reduce_on_plateau, skip_nonfinite
+from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, reduce_on_plateau, skip_nonfinite
 from fsm_train.core.phase import CONSULTED, FINAL, Phase
 from fsm_train.core.table import READABLE
 from fsm_train.core.workload import Workload
@@ -246,10 +246,24 @@ class BareModel(MachineModel):
         return Scripted(batches=2)
 
 
-for model in (ScriptedModel, BareModel):
+class TurnsModel(MachineModel):
+    """Players that take turns, with validations in between."""
+
+    def callbacks(self) -> Sequence[Callback[Any]]:
+        return (accumulate(2), clip_grad_norm(1.0, player="G"))
+
+    def workload(self) -> Workload:
+        return Scripted(batches=3, valid_batches=2, valid_loss=1.0, players={"G": 2, "D": 1, "E": 1})
+
+    def check(self, state: State) -> None:
+        assert sum(state.players.steps) == state.step
+
+
+for model in (ScriptedModel, BareModel, TurnsModel):
     model.TestCase.settings = settings(max_examples=150 if THOROUGH else 25, stateful_step_count=30, deadline=None)
 TestScriptedModel = ScriptedModel.TestCase
 TestBareModel = BareModel.TestCase
+TestTurnsModel = TurnsModel.TestCase
 
 
 class Forgets(Scripted):

@@ -5,22 +5,33 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_bool, check_count
 from ..core.commands import WeighLoss
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import UNCHANGED, Transition
+from .players import player_factory
+
+Firsts = float | tuple[tuple[str, float], ...]
+"""The size of the first batch of the window under way; with turns, that of each player, by its name."""
 
 
-@strict_factory
+def _noted(firsts: Firsts, player: str, size: float) -> Firsts:
+    if not player:
+        return size
+    return tuple({**dict(firsts if isinstance(firsts, tuple) else ()), player: size}.items())
+
+
+@player_factory
 def accumulate(
     every: int | Mapping[int, int],
     *,
     drop_last: bool = False,
     weight: str = "batch_size",
+    player: str | None = None,
     name: str = "accumulate",
-) -> Callback[float]:
+) -> Callback[Firsts]:
     """Take one optimizer step per `every` batches, with the gradient of the one batch that is their union.
 
     Each batch is weighted by its size, so the gradient is that of the union (to rounding) for batches
@@ -40,6 +51,7 @@ def accumulate(
         weight: the fact that gives the weight of a batch. For a loss that is a mean over tokens it is their
             number, which a sensor measures, or which `Supervised(samples=…)` gives as `batch_size`. A batch
             that weighs 0 is left out.
+        player: in a training with turns, the player that it is for; None for all.
     """
     check_bool("drop_last", drop_last)
     if not isinstance(weight, str):
@@ -56,25 +68,26 @@ def accumulate(
         return from_epoch[max(first for first in from_epoch if first <= epoch)]
 
     @functools.lru_cache  # most batches of a training have the same answer
-    def answer(size: float, first: float, batches: int, begins: bool, full: bool) -> Transition:
+    def answer(size: float, first: float, batches: int, memory: object, full: bool) -> Transition:
         # Relative to the first batch of the window, so that shares are near 1 / every: with the sizes
         # themselves as shares, a loss in half precision overflows.
         return Transition(
             flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
-            memory=first if begins else UNCHANGED,
+            memory=memory,
             commands=(WeighLoss(size / (first * batches)),),
         )
 
+    initial: Firsts = 1.0
     phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)
 
     @on(
         *phases,
-        memory=1.0,
+        memory=initial,
         needs={weight} - {"batch_size"},
         raises=Flag.SKIP_STEP | Flag.SKIP_ZERO | Flag.SKIP_BACKWARD,
         commands={WeighLoss},
     )
-    def accumulate(state: State, first: float) -> Transition | None:
+    def accumulate(state: State, firsts: Firsts) -> Transition | None:
         if state.phase is Phase.STEP_BEGIN:
             return Transition(flags=Flag.SKIP_STEP) if state.draining else None
         batches = batches_per_step(state.epoch)
@@ -84,9 +97,10 @@ def accumulate(
         size = state.facts[weight]
         if size == 0:  # 0 times NaN is NaN, and a mean over nothing is NaN
             return Transition(flags=Flag.SKIP_BACKWARD)
-        begins = state.pending == 0
-        if begins:
-            first = size
-        return answer(size, first, batches, begins, state.pending + 1 >= batches)
+        full = state.pending + 1 >= batches
+        if state.pending == 0:
+            return answer(size, size, batches, _noted(firsts, state.player, size), full)
+        first = dict(firsts).get(state.player, 1.0) if isinstance(firsts, tuple) else firsts
+        return answer(size, first, batches, UNCHANGED, full)
 
     return accumulate

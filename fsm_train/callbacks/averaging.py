@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_bool, check_choice, check_count, check_number
 from ..core.commands import FinishAverage, KeepAverage, UpdateAverage, UseAverage
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
+from .players import player_factory
 
 _KEPT_BESIDE = (KeepAverage, UpdateAverage)
 _COMMANDS = (*_KEPT_BESIDE, UseAverage, FinishAverage)
 
 
-@strict_factory
+@player_factory
 def ema(
     decay: float = 0.999,
     *,
@@ -31,6 +32,7 @@ def ema(
     warmup: bool = False,
     initial: bool = False,
     validate: bool = True,
+    player: str | None = None,
     name: str = "ema",
 ) -> Callback[int]:
     """Keep an exponential moving average of the weights, validate with it, and end with it.
@@ -63,6 +65,7 @@ def ema(
         initial: whether the average begins with the weights before the first step, copied at TRAIN_BEGIN, so that the
             first step is averaged already: as timm's ModelEma, target networks, and the teachers of MoCo and BYOL.
         validate: whether the model has the average in validations and at the end. If not, it has its own weights there.
+        player: in a training with turns, the player that it is for; None for all.
         name: of the callback, and of its average. "own" and "model" are what the weights without it are called.
 
     Raises:
@@ -102,8 +105,8 @@ def ema(
     return ema
 
 
-@strict_factory
-def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
+@player_factory
+def swa(start_epoch: int, *, player: str | None = None, name: str = "swa") -> Callback[int]:
     """Average the weights at the end of each epoch from `start_epoch` on, and end with that average.
 
     Updated when the batches of an epoch are over (VALID_BEGIN, or EPOCH_END without a validation).
@@ -119,6 +122,7 @@ def swa(start_epoch: int, *, name: str = "swa") -> Callback[int]:
 
     Args:
         start_epoch: the first epoch, from 0, whose weights are averaged.
+        player: in a training with turns, the player that it is for; None for all.
         name: of the callback, and of its average.
     """
     _check_name(name)

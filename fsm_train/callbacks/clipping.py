@@ -6,15 +6,21 @@ Once per step, on the gradient of the whole accumulated window, after unscaling.
 
 from __future__ import annotations
 
-from ..core.callback import Callback, always, strict_factory
+from ..core.callback import Callback, always
 from ..core.checks import check_positive_or_inf
 from ..core.commands import ClipGradNorm, ClipGradValue
 from ..core.phase import Phase
+from .players import player_factory
 
 
-@strict_factory
+@player_factory
 def clip_grad_norm(
-    max_norm: float, *, norm_type: float = 2.0, pattern: str | None = None, name: str = "clip_grad_norm"
+    max_norm: float,
+    *,
+    norm_type: float = 2.0,
+    pattern: str | None = None,
+    player: str | None = None,
+    name: str = "clip_grad_norm",
 ) -> Callback[None]:
     """Scale the gradients before a step so that their common norm is at most `max_norm`.
 
@@ -33,6 +39,7 @@ def clip_grad_norm(
         norm_type: the p of the p-norm; math.inf for the largest absolute value.
         pattern: clips only the parameters of the model whose names match, such as "h.*"; their norm is a common one
             of them alone. By default all that the optimizers step. Two of them need different names.
+        player: in a training with turns, the player that it is for; None for all.
     """
     check_positive_or_inf("norm_type", norm_type)
     if pattern is not None and (not isinstance(pattern, str) or not pattern):
@@ -40,8 +47,8 @@ def clip_grad_norm(
     return always(name, Phase.STEP_BEGIN, ClipGradNorm(max_norm, norm_type, pattern))
 
 
-@strict_factory
-def clip_grad_value(value: float, *, name: str = "clip_grad_value") -> Callback[None]:
+@player_factory
+def clip_grad_value(value: float, *, player: str | None = None, name: str = "clip_grad_value") -> Callback[None]:
     """Bring each element of the gradients to between -value and value before a step.
 
     At STEP_BEGIN, before clipping by norm. Unlike that, it changes the direction of the gradient.
@@ -53,5 +60,6 @@ def clip_grad_value(value: float, *, name: str = "clip_grad_value") -> Callback[
 
     Args:
         value: the largest absolute value that stays as it is.
+        player: in a training with turns, the player that it is for; None for all.
     """
     return always(name, Phase.STEP_BEGIN, ClipGradValue(value), order=-10)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_bool, check_count
 from ..core.commands import Freeze, Unfreeze
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
+from .players import player_factory
 
 
-@strict_factory
+@player_factory
 def freeze(
-    pattern: str, *, until_epoch: int | None = None, train_bn: bool = True, name: str | None = None
+    pattern: str,
+    *,
+    until_epoch: int | None = None,
+    train_bn: bool = True,
+    player: str | None = None,
+    name: str | None = None,
 ) -> Callback[None]:
     """Freeze the parameters whose names match `pattern`, for the whole training or until an epoch begins.
 
@@ -35,6 +41,7 @@ def freeze(
         until_epoch: the first epoch, from 0, in which they are trained.
         train_bn: False keeps the statistics of batch norms whose parameters are all frozen: they are in eval
             mode as long.
+        player: in a training with turns, the player that it is for; None for all.
         name: of the callback; by default "freeze " and the pattern.
     """
     if not isinstance(pattern, str) or not pattern:

@@ -12,6 +12,7 @@ from ..core.state import State
 from ..core.transition import Transition
 from .directions import Direction
 from .monitoring import check_monitor, checked, checked_at, infers_mode, short
+from .players import player_factory
 
 
 @infers_mode
@@ -50,8 +51,10 @@ def stop_at(monitor: str, target: float, *, mode: Direction | None = None, name:
     return stop_at
 
 
-@strict_factory
-def stop_after(*, steps: int | None = None, seconds: float | None = None, name: str = "stop_after") -> Callback[None]:
+@player_factory
+def stop_after(
+    *, steps: int | None = None, seconds: float | None = None, player: str | None = None, name: str = "stop_after"
+) -> Callback[None]:
     """Stop the training after a number of optimizer steps, or of seconds.
 
     Steps are counted at STEP_END, that of a leftover window included (and at TRAIN_BEGIN, for a
@@ -65,6 +68,7 @@ def stop_after(*, steps: int | None = None, seconds: float | None = None, name: 
     Args:
         steps: optimizer steps.
         seconds: of training.
+        player: in a training with turns, the player that it is for; None for all.
     """
     if steps is None and seconds is None:
         raise ValueError("stop_after what? give steps=, seconds=, or both")
@@ -127,8 +131,10 @@ def suspend_after(*, seconds: float, name: str = "suspend_after") -> Callback[fl
     return suspend_after
 
 
-@strict_factory
-def validate_every(*, steps: int, first: bool = False, name: str = "validate_every") -> Callback[int]:
+@player_factory
+def validate_every(
+    *, steps: int, first: bool = False, player: str | None = None, name: str = "validate_every"
+) -> Callback[int]:
     """Validate every `steps` optimizer steps, also in the middle of an epoch.
 
     At BATCH_END, and with `first` at TRAIN_BEGIN. The validation at the end of an epoch counts too: no weights are
@@ -142,6 +148,7 @@ def validate_every(*, steps: int, first: bool = False, name: str = "validate_eve
     Args:
         steps: optimizer steps from one validation to the next.
         first: whether to validate before the first step too.
+        player: in a training with turns, the player that it is for; None for all.
     """
     check_count("steps", steps, least=1)
     check_bool("first", first)
@@ -197,8 +204,8 @@ def limit(*, batches: int | None = None, valid_batches: int | None = None, name:
     return limit
 
 
-@strict_factory
-def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
+@player_factory
+def record(*facts: str, every: int = 1, player: str | None = None, name: str = "record") -> Callback[None]:
     """Ask for facts, so that the log holds them; decide nothing.
 
     At BATCH_END, where asking does not interrupt a step; but grad_norm at STEP_BEGIN and stepped at
@@ -210,6 +217,7 @@ def record(*facts: str, every: int = 1, name: str = "record") -> Callback[None]:
     Args:
         *facts: the names of facts.
         every: ask only at multiples of this number of batches.
+        player: in a training with turns, the player that it is for; None for all.
     """
     if not all(isinstance(fact, str) for fact in facts):
         raise TypeError(f"facts={facts!r}: give the names one by one, as in record('loss', …)")

@@ -8,16 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_positive
 from ..core.commands import CutMix, MixUp
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Command, Transition
+from .players import player_factory
 
 
-@strict_factory
-def mixup(alpha: float = 0.4, *, name: str = "mixup") -> Callback[None]:
+@player_factory
+def mixup(alpha: float = 0.4, *, player: str | None = None, name: str = "mixup") -> Callback[None]:
     """Train on convex combinations of pairs of samples, and of the losses for their targets.
 
     At BATCH_BEGIN. The weight is drawn from Beta(alpha, alpha), once per batch, and is at least one
@@ -32,12 +33,13 @@ def mixup(alpha: float = 0.4, *, name: str = "mixup") -> Callback[None]:
 
     Args:
         alpha: the smaller, the less is mixed.
+        player: in a training with turns, the player that it is for; None for all.
     """
     return _mixing("mixup", alpha, lambda weight, generator: MixUp(weight, seed=generator.getrandbits(32)))
 
 
-@strict_factory
-def cutmix(alpha: float = 1.0, *, name: str = "cutmix") -> Callback[None]:
+@player_factory
+def cutmix(alpha: float = 1.0, *, player: str | None = None, name: str = "cutmix") -> Callback[None]:
     """Replace a random box of each image by that of another, and weigh the losses for both targets by area.
 
     At BATCH_BEGIN. The part that stays is drawn from Beta(alpha, alpha), once per batch, and is at least
@@ -52,6 +54,7 @@ def cutmix(alpha: float = 1.0, *, name: str = "cutmix") -> Callback[None]:
 
     Args:
         alpha: the smaller, the smaller the boxes.
+        player: in a training with turns, the player that it is for; None for all.
     """
 
     def command(weight: float, generator: Random) -> CutMix:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_bool, check_count
 from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.transition import Transition
+from .players import player_factory
 
 _CHECKED = {Phase.LOSS_END: ("loss", Flag.SKIP_BACKWARD), Phase.STEP_BEGIN: ("grad_norm", Flag.SKIP_STEP)}
 
 
-@strict_factory
-def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str = "stop_on_nonfinite") -> Callback[None]:
+@player_factory
+def stop_on_nonfinite(
+    *, gradients: bool = True, every: int = 1, player: str | None = None, name: str = "stop_on_nonfinite"
+) -> Callback[None]:
     """Stop the training at the first loss or gradient that is not finite, without taking that step.
 
     At LOSS_END and STEP_BEGIN. Under float16 the gradient scaler handles infinite gradients: there,
@@ -31,6 +34,7 @@ def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str = "st
     Args:
         gradients: whether the norm of the gradients is checked too.
         every: check only at multiples of this number of batches.
+        player: in a training with turns, the player that it is for; None for all.
     """
     check_count("every", every, least=1)
     check_bool("gradients", gradients)
@@ -51,9 +55,9 @@ def stop_on_nonfinite(*, gradients: bool = True, every: int = 1, name: str = "st
     return stop_on_nonfinite
 
 
-@strict_factory
+@player_factory
 def skip_nonfinite(
-    *, limit: int = 10, gradients: bool = True, name: str = "skip_nonfinite"
+    *, limit: int = 10, gradients: bool = True, player: str | None = None, name: str = "skip_nonfinite"
 ) -> Callback[tuple[int, int]]:
     """Leave out batches whose loss or gradient is not finite, and give up after `limit` of them in a row.
 
@@ -68,6 +72,7 @@ def skip_nonfinite(
     Args:
         limit: the number in a row at which the training stops; that batch is left out too.
         gradients: whether the norm of the gradients is checked too.
+        player: in a training with turns, the player that it is for; None for all.
     """
     check_count("limit", limit, least=1)
     check_bool("gradients", gradients)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import attrs
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_count, check_number
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from .directions import Direction
 from .monitoring import check_monitor, checked, checked_at, infers_mode, is_better, no_improvement
+from .players import player_factory
 
 
 @attrs.frozen
@@ -28,7 +29,7 @@ class Plateau:
 
 
 @infers_mode
-@strict_factory
+@player_factory
 def reduce_on_plateau(
     monitor: str = "valid_loss",
     *,
@@ -38,6 +39,7 @@ def reduce_on_plateau(
     mode: Direction | None = None,
     cooldown: int = 0,
     min_lr: float = 0.0,
+    player: str | None = None,
     name: str = "reduce_on_plateau",
 ) -> Callback[Plateau]:
     """Multiply the learning rate by `factor` when more than `patience` checks in a row brought no new best.
@@ -63,6 +65,7 @@ def reduce_on_plateau(
             …accuracy, …f1, …) and refuses a name that does not say it.
         cooldown: the number of checks after a reduction that do not count.
         min_lr: the lower limit of the rate of each group.
+        player: in a training with turns, the player that it is for; None for all.
 
     Raises:
         ValueError: the direction is not known; or, before the first batch, there will be no such metric.

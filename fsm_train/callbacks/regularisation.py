@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from ..core.callback import Callback, always, on, strict_factory
+from ..core.callback import Callback, always, on
 from ..core.checks import check_not_negative, check_positive
 from ..core.commands import AddGradNoise, AddPenalty
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
+from .players import player_factory
 
 
-@strict_factory
-def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_penalty") -> Callback[None]:
+@player_factory
+def weight_penalty(
+    *, l1: float = 0.0, l2: float = 0.0, player: str | None = None, name: str = "weight_penalty"
+) -> Callback[None]:
     """Add l1 * sum |w| + l2 * sum w ** 2, over the trainable parameters, to the loss that is minimised.
 
     At LOSS_END. The loss that is measured does not contain it. Unlike the optimizer's weight_decay, the
@@ -25,6 +28,7 @@ def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_pena
     Args:
         l1: the factor of the sum of absolute values, which makes weights exactly zero in the limit.
         l2: the factor of the sum of squares.
+        player: in a training with turns, the player that it is for; None for all.
     """
     penalty = AddPenalty(l1, l2)
     if not (l1 or l2):
@@ -33,8 +37,10 @@ def weight_penalty(*, l1: float = 0.0, l2: float = 0.0, name: str = "weight_pena
     return always(name, Phase.LOSS_END, penalty, order=-10)
 
 
-@strict_factory
-def grad_noise(std: float, *, decay: float = 0.0, name: str = "grad_noise") -> Callback[None]:
+@player_factory
+def grad_noise(
+    std: float, *, decay: float = 0.0, player: str | None = None, name: str = "grad_noise"
+) -> Callback[None]:
     """Add normally distributed noise to the gradients before each step, after clipping.
 
     At STEP_BEGIN, with the standard deviation std / (1 + step) ** (decay / 2). Neelakantan et al.,
@@ -49,6 +55,7 @@ def grad_noise(std: float, *, decay: float = 0.0, name: str = "grad_noise") -> C
     Args:
         std: the standard deviation at step 0.
         decay: how fast the variance falls; 0 keeps it.
+        player: in a training with turns, the player that it is for; None for all.
         name: of the callback. It is part of the seed of the noise: two callbacks draw different noise.
     """
     check_positive("std", std)

@@ -9,12 +9,13 @@ from typing import Literal
 
 import attrs
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_choice
 from ..core.phase import BATCH_PHASES, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
 from ..schedules import Absolute, Schedule, absolute, constant, exponential, one_cycle, time_decay
+from .players import player_factory
 
 Bases = tuple[tuple[str, Hyper], ...]
 """The optimizer's own value of each scheduled hyper-parameter, by name."""
@@ -32,11 +33,12 @@ _CLOCKS: dict[str, tuple[Phase, Callable[[State], int]]] = {
 }
 
 
-@strict_factory
+@player_factory
 def schedule(
     *,
     by: Literal["step", "iteration", "epoch", "training"] = "step",
     optimizer: str | None = None,
+    player: str | None = None,
     name: str | None = None,
     **schedules: Callable[..., float],
 ) -> Callback[Bases]:
@@ -66,6 +68,7 @@ def schedule(
             with it the rate, goes back to where that plan has it.
         optimizer: the name of one of several optimizers, whose numbers alone are set: `schedule(lr=…,
             optimizer="muon")` sets `muon.lr`. By default the numbers that all have, of each parameter group.
+        player: in a training with turns, the player that it is for; None for all.
         name: by default "schedule", or "schedule_muon" for that optimizer.
         **schedules: by hyper-parameter (lr, momentum, weight_decay, beta1, …) a function of progress, or by the name
             of a number of your own (`Supervised(numbers={"kl": 0.0})`). By step and by training, what a loss may read
@@ -178,7 +181,8 @@ def finished_share(state: State) -> Share:
     plan, batches = state.plan, state.batches_per_epoch
     shares: list[Share] = []
     if plan.max_steps:
-        shares.append((min(state.step, plan.max_steps), plan.max_steps))
+        steps = sum(state.players.steps) if state.players else state.step  # the plan counts those of all players
+        shares.append((min(steps, plan.max_steps), plan.max_steps))
     if plan.epochs and batches:
         begun = 0 if state.draining or state.phase is not Phase.STEP_BEGIN else 1  # the batch of this step
         in_epoch = min(max(state.batch + begun - state.pending, 0), batches) if state.phase in BATCH_PHASES else 0

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from ..core.callback import Callback, on, strict_factory
+from ..core.callback import Callback, on
 from ..core.checks import check_choice
 from ..core.commands import StepScheduler, UseScheduler
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
 from .monitoring import check_monitor, checked, checked_at
+from .players import player_factory
 
 
-@strict_factory
+@player_factory
 def torch_scheduler(
     make: Callable[[Any], Any] | Mapping[str, Callable[[Any], Any]],
     *,
     by: Literal["step", "epoch"] = "step",
     monitor: str | None = None,
+    player: str | None = None,
     name: str = "torch_scheduler",
 ) -> Callback[None]:
     """Set the hyper-parameters by one of torch's own schedulers.
@@ -48,6 +50,7 @@ def torch_scheduler(
         by: "step" or "epoch".
         monitor: the metric that is passed to the scheduler's `step`, as ReduceLROnPlateau needs it; only
             by epoch. An epoch without a measurement is no step.
+        player: in a training with turns, the player that it is for; None for all.
         name: of the callback, and of its scheduler.
     """
     makes: dict[str | None, Callable[[Any], Any]] = dict(make.items()) if isinstance(make, Mapping) else {None: make}

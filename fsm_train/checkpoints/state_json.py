@@ -16,6 +16,7 @@ from ..core.phase import Flag, Phase
 from ..core.runs import resume_place
 from ..core.state import COUNTERS, Plan, State
 from ..core.table import RESUMES_AT
+from ..core.turns import NO_PLAYERS, Players
 from ..core.values import NO_FACTS, FrozenMap, Metrics, SavedMemory
 from ..encoding import CannotDecodeError, decode, encode
 from .manifest import whole_number
@@ -68,6 +69,7 @@ def control_of(state: State, in_files: int = 0) -> bytes:
             "resume_at": None if resume_at is None else encode(resume_at),
             "has_valid": state.has_valid,
             "batches_over": state.batches_over,
+            **({"players": encode(state.players)} if state.players else {}),
             "elapsed": encode(state.elapsed),
             "notes": encode(state.notes),
             "settings": {name: dict(settings) for name, settings in state.settings.items()},
@@ -89,6 +91,20 @@ def _counter(name: str, value: Any) -> float:
 def _texts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, tuple) or not all(isinstance(text, str) for text in value):
         raise CannotDecodeError(f"{value!r:.60} are no notes")
+    return value
+
+
+def _players(value: Any) -> Players:
+    """The value, if it could be those of a training."""
+    if not isinstance(value, Players):
+        raise CannotDecodeError(f"{value!r:.60} are no players")
+    begun = Players.of(dict(zip(value.names, value.every, strict=True)))
+    counts = [*value.steps, *value.waiting, value.turn]
+    if len(value.steps) != len(begun.names) or len(value.waiting) != len(begun.names):
+        raise CannotDecodeError(f"{value!r:.60} counts others than its players")
+    if not {value.player, *value.coming} - {""} <= {*begun} or [whole_number(count) for count in counts] != counts:
+        raise CannotDecodeError(f"{value!r:.60} has turns of others than its players")
+    _counter("fetched", value.fetched)
     return value
 
 
@@ -129,6 +145,7 @@ def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS)
             has_valid=bool(fields["has_valid"]),
             batches_over=bool(fields["batches_over"]),
             resume_at=resume_at,
+            players=_players(decode(fields["players"], {"Players": Players})) if "players" in fields else NO_PLAYERS,
             elapsed=_seconds(decode(fields["elapsed"])),
             notes=_texts(decode(fields["notes"])),
             settings=FrozenMap({name: FrozenMap(own) for name, own in fields.get("settings", {}).items()}),

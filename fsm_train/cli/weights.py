@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--which", default="best", help="best by its metric (the default), last, or the name of a checkpoint"
     )
+    parser.add_argument("--player", help="of a training in turns, whose model it is; by default all, as G.0.weight")
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="what to write: .pt for torch.load, or .safetensors"
     )
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"weights needs {error.name}: pip install torch") from error
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        measured = writer.write_weights(options.folder, output, options.which)
+        measured = writer.write_weights(options.folder, output, options.which, options.player)
     for warning in caught:
         print(f"fsm-train: {escaped(warning.message)}", file=sys.stderr)
     if options.json:

@@ -216,6 +216,9 @@ class Freeze(_LeavesOptimizer):
     train_bn: bool = True
     temporary: bool = False
 
+    def of_player(self, player: str) -> Freeze:
+        return attrs.evolve(self, pattern=f"{player}.{self.pattern}")
+
 
 @attrs.frozen
 class Unfreeze(_LeavesOptimizer):
@@ -227,6 +230,9 @@ class Unfreeze(_LeavesOptimizer):
 
     pattern: str
 
+    def of_player(self, player: str) -> Unfreeze:
+        return attrs.evolve(self, pattern=f"{player}.{self.pattern}")
+
 
 # ------------------------------------------------------------------------------ sets of weights
 
@@ -235,15 +241,20 @@ class Unfreeze(_LeavesOptimizer):
 class KeepAverage(_LeavesOptimizer):
     """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
 
-    Floating buffers are averaged too with `buffers="average"`; otherwise each update copies the buffers.
+    Floating buffers are averaged too with `buffers="average"`; otherwise each update copies the buffers. With turns
+    it is the average of the models of all players, or of the one that `player` names.
 
     >>> KeepAverage("ema", decay=0.999)
-    KeepAverage(name='ema', decay=0.999, buffers='copy')
+    KeepAverage(name='ema', decay=0.999, buffers='copy', player='')
     """
 
     name: str
     decay: float | None = attrs.field(default=None, validator=attrs.validators.optional(fraction))
     buffers: Literal["copy", "average"] = "copy"
+    player: str = ""
+
+    def of_player(self, player: str) -> KeepAverage:
+        return attrs.evolve(self, player=player)
 
 
 @attrs.frozen
@@ -358,7 +369,7 @@ class NoteBatchStarts(_LeavesOptimizer):
 
 @attrs.frozen
 class UseScheduler(Command):
-    """Create the scheduler of this name if there is none: `make` makes it of the optimizer, or of the one of that name.
+    """Create the scheduler of this name if there is none: `make` makes it of the (named) optimizer (of the player).
 
     >>> import torch
     >>> UseScheduler("halve", lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)).name
@@ -368,6 +379,10 @@ class UseScheduler(Command):
     name: str
     make: Callable[[Any], Any]
     optimizer: str | None = None
+    player: str = ""
+
+    def of_player(self, player: str) -> UseScheduler:
+        return attrs.evolve(self, player=player)
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from .callback import Callback, check_names
 from .errors import ConflictError, WorkloadError
 from .facts import known_at
 from .joint_hyper import common_names
-from .phase import CONSULTED, Flag, Phase
+from .phase import BATCH_PHASES, CONSULTED, Flag, Phase
 from .planned import schedule_notes
 from .state import State
 from .table import READABLE, term_name
@@ -52,20 +52,32 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
             raise ConflictError(
                 f"{one.name!r} and {other.name!r} both set {', '.join(keys)} at {phases[-1].value}: leave one out"
             )
-        if phase := _contested_phase(one, other):
+        others = for_other_players(one, other)
+        if not others and (phase := _contested_phase(one, other)):
             raise ConflictError(
                 f"{one.name!r} and {other.name!r} both set hyper-parameters by a command at {phase.value}, so that the "
                 "result would depend on which of them comes first: leave one out, make one of them (as torch's "
                 "ChainedScheduler does), or give them a different order="
             )
         kinds = (one.commands or frozenset()) & (other.commands or frozenset())
-        if alone := {kind.__name__: kind.instead for kind in kinds if kind.alone}:
+        if alone := {kind.__name__: kind.instead for kind in kinds if kind.alone and not (others and _in_turn(kind))}:
             names = sorted(alone)
             raise ConflictError(
                 f"{one.name!r} and {other.name!r} both give the command {' or '.join(names)}, "
                 f"which only one callback of a run may: {alone[names[0]]}"
             )
     return checked
+
+
+def for_other_players(one: Callback[Any], other: Callback[Any]) -> bool:
+    """Whether the two are made for different players, in whose turns they act."""
+    players = {one.params.get("player"), other.params.get("player")}
+    return len(players) == 2 and None not in players
+
+
+def _in_turn(kind: type[Command]) -> bool:
+    """Whether a command of this type acts in a turn alone."""
+    return kind.useful_at is not None and BATCH_PHASES.issuperset(kind.useful_at)
 
 
 def check_commands(
@@ -169,7 +181,8 @@ def command_overlaps(callbacks: Sequence[Callback[Any]]) -> list[str]:
                     f"{by_command.name!r} sets hyper-parameters by a command, and {by_answer.name!r} sets "
                     f"{', '.join(sorted(by_answer.sets))}: what one sets lasts only until the other sets it"
                 )
-        phase = next((phase for phase in one.at if phase in other.at), None)
+        shared = () if for_other_players(one, other) else one.at
+        phase = next((phase for phase in shared if phase in other.at), None)
         both = {kind.acts_on for kind in one.commands or ()} & {kind.acts_on for kind in other.commands or ()}
         if phase is not None and one.order == other.order and (things := sorted(filter(None, both))):
             found.append(

@@ -14,6 +14,7 @@ from .phase import BATCH_PHASES, Flag, Operation, Phase, Place
 from .state import State
 from .table import FAILED_RESUMES_AT, FALLS_AFTER, ON_ENTRY, RESUMES_AT
 from .transition import Command
+from .turns import NO_PLAYERS, Players
 
 _IN_A_BATCH = frozenset({phase for phase in BATCH_PHASES if FAILED_RESUMES_AT[phase] is Phase.BATCH_END})
 _AFTER_BACKWARD = frozenset({Phase.BACKWARD_END, Phase.STEP_BEGIN})
@@ -27,13 +28,14 @@ class Boundary:
 
     Attributes:
         state: the last one that was made until then. Its memories, hyper-parameters and reason held there.
-        flags, pending, batches_over: as they were there.
+        flags, pending, batches_over, players: as they were there.
     """
 
     state: State
     flags: Flag
     pending: int
     batches_over: bool
+    players: Players = NO_PLAYERS
 
 
 @attrs.frozen(eq=False)
@@ -85,6 +87,11 @@ class Failure:
             return self.state.pending
         return self.boundary.pending if self.boundary else 0
 
+    @property
+    def between_turns(self) -> bool:
+        """Whether the last place where it could have been left was between two turns at the batch under way."""
+        return self.boundary is not None and bool(self.boundary.players.coming)
+
 
 def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
     """The phase that a training enters after it failed here, and whether callbacks are consulted there.
@@ -103,9 +110,9 @@ def resumes_at(failure: Failure) -> Place | None:
     if failure.phase is Phase.SUSPEND:
         return state.resume_at
     place = FAILED_RESUMES_AT.get(failure.phase)
-    if place is None or state.iteration == 0:
+    if place is None or (state.iteration == 0 and not failure.between_turns):
         return None
-    if failure.in_a_batch and state.batch == 0:
+    if failure.in_a_batch and state.batch == 0 and not failure.between_turns:
         return Phase.EPOCH_END  # of the epoch before
     return place
 
@@ -128,7 +135,9 @@ def whole_state(state: State) -> tuple[State, tuple[str, ...]]:
         )
     back = failure.in_a_batch or failure.phase in (Phase.EPOCH_BEGIN, Phase.TRAIN_END)
     boundary = (
-        failure.boundary if back and failure.boundary else Boundary(now, now.flags, now.pending, now.batches_over)
+        failure.boundary
+        if back and failure.boundary
+        else Boundary(now, now.flags, now.pending, now.batches_over, now.players)
     )
     memory = {
         name: value if value is not now.memory.get(name) else boundary.state.memory.get(name, value)
@@ -141,6 +150,7 @@ def whole_state(state: State) -> tuple[State, tuple[str, ...]]:
         resume_at=place,
         pending=failure.pending,
         batches_over=_batches_over(failure, place),
+        players=boundary.players,
         flags=boundary.flags & ~FALLS_AFTER[Operation.ABANDON] if place not in RESUMES_AT else boundary.flags,
         memory=memory,
         hyper=boundary.state.hyper,

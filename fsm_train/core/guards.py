@@ -44,6 +44,25 @@ def leftover(at: Draft) -> bool:
     return at.pending > 0
 
 
+def taking_turns(at: Draft) -> bool:
+    return bool(at.players.names)
+
+
+def turns_left(at: Draft) -> bool:
+    """Whether another player has its turn at the batch under way."""
+    return bool(at.players.coming)
+
+
+def leftover_of_player(at: Draft) -> bool:
+    """Whether some player has a window pending."""
+    return bool(at.players.leftover(at.pending))
+
+
+def batches_and_steps_over(at: Draft) -> bool:
+    """Whether a window that a player left over would be stepped beyond the plan."""
+    return at.batches_over and steps_reached(at)
+
+
 def has_valid(at: Draft) -> bool:
     return at.has_valid
 
@@ -54,4 +73,4 @@ def validated(at: Draft) -> bool:
 
 def before_an_epoch(at: Draft) -> bool:
     """Whether no epoch has begun yet in this training, or in what it was extended by."""
-    return at.batch == 0 and not at.batches_over
+    return at.batch == 0 and not at.batches_over and not at.players.player

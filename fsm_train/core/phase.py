@@ -53,6 +53,7 @@ class Junction(enum.Enum):
 
     NO_EPOCH = "no_epoch"  # a validation was asked for before the first epoch
     FETCHED = "fetched"  # a training batch was asked for, and came or did not come
+    NEXT_TURN = "next_turn"  # the turn of another player begins: at this batch, or for the window that it left
     BATCHES_OVER = "batches_over"  # no further training batch in this epoch
     VALID_FETCHED = "valid_fetched"  # the same for a batch of the validation
     VALID_ABANDONED = "valid_abandoned"  # where an abandoned validation starts again
@@ -84,6 +85,9 @@ BATCH_PHASES = frozenset(
         Phase.VALID_BATCH_END,
     }
 )
+TURN_PHASES = BATCH_PHASES - {Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END}
+"""Where a training batch is under way, or a step for a leftover window."""
+
 CONSULTED = tuple(phase for phase in Phase if phase is not Phase.READY and phase not in FINAL)
 
 
@@ -94,6 +98,7 @@ class Operation(enum.Enum):
     REPOSITION = "reposition"  # go back to where the training was suspended
     OPEN = "open"  # begin an epoch: train mode, a new pass over the training data
     FETCH = "fetch"  # the next training batch; its size, or None when there is none left
+    TURN = "turn"  # the turn of `State.player` begins, with the batch as it was fetched
     FORWARD = "forward"
     LOSS = "loss"
     DISCARD = "discard"  # the batch is left out after its forward pass: undo what that changed, such as buffers

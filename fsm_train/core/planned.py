@@ -47,6 +47,8 @@ def planned_length(at: Draft, callbacks: Iterable[Callback[Any]] = ()) -> Planne
     callbacks = tuple(callbacks)
     if any(map(_changes_for_a_part, callbacks)):
         return PlannedLength(None, None, None, "")
+    if at.players:
+        return _in_turns(at, callbacks)
     epochs, batches = at.plan.epochs, at.batches_per_epoch
     if batches is not None:
         batches = min((batches, *_settings(callbacks, "limit", "batches")))
@@ -76,6 +78,27 @@ def planned_length(at: Draft, callbacks: Iterable[Callback[Any]] = ()) -> Planne
             return PlannedLength(None, None, None, how)
         step, done = step + int(length) * per_epoch, done + int(length)
     return PlannedLength(step, done * batches, done, how)
+
+
+def _in_turns(at: Draft, callbacks: Iterable[Callback[Any]]) -> PlannedLength:
+    """Of a training with turns its batches and epochs, if nothing else limits it. What a step is, depends on whose."""
+    epochs, batches = at.plan.epochs, at.batches_per_epoch
+    if (
+        batches is None
+        or epochs is None
+        or at.plan.max_steps is not None
+        or any(_settings(callbacks, "stop_after", "steps"))
+    ):
+        return PlannedLength(None, None, None, "")
+    batches = min((batches, *_settings(callbacks, "limit", "batches")))
+    return PlannedLength(None, epochs * batches, epochs, f"{epochs} epochs, {batches} batches an epoch")
+
+
+def _steps_of(player: object, at: Draft, callbacks: Iterable[Callback[Any]], plan: PlannedLength) -> int | None:
+    """The planned steps of one player; None if they are not known, as with windows of several batches."""
+    if player not in at.players.names or plan.iteration is None or any(_settings(callbacks, "accumulate", "every")):
+        return None
+    return at.players.turns_until(str(player), plan.iteration)
 
 
 def _settings(callbacks: Iterable[Callback[Any]], factory: str, name: str) -> Iterator[Any]:
@@ -118,6 +141,8 @@ def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft, workload: obje
     for callback in callbacks:
         unit = str(callback.params.get("by"))
         length = getattr(plan, unit) if unit in _UNITS else None
+        if unit == "step" and (player := callback.params.get("player")):
+            length = _steps_of(player, at, callbacks, plan)
         if not length:
             continue
         for text, of_torch in _torch_lengths(callback, workload):

@@ -6,7 +6,7 @@ Rule of this file: pure functions of a state. None of them is on the path of a b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 
@@ -16,14 +16,31 @@ from .checks import check_not_negative
 from .failing import Failure
 from .joint_hyper import common_names, without_shared
 from .phase import Flag, Phase, Place
-from .state import Hyper, State, hyper_read
+from .state import Hyper, Plan, State, hyper_read
 from .table import RESUMES_AT
+from .turns import Players
 from .values import NO_FACTS, FrozenMap, SavedMemory
+
+if TYPE_CHECKING:
+    from .workload import Workload
 
 N = TypeVar("N", int, float)
 
 SAVED_AT = (Phase.BATCH_END, Phase.VALID_END, Phase.EPOCH_END, Phase.TRAIN_END, Phase.SUSPEND)
 """The phases at which a training can be saved: those where it is whole, with no validation under way."""
+
+
+def first_state(workload: Workload, plan: Plan) -> State:
+    """The state of a training that has not begun."""
+    return State(
+        Phase.READY,
+        plan,
+        hyper=workload.hyper(),
+        has_valid=workload.has_valid,
+        workload=workload,
+        batches_per_epoch=getattr(workload, "batches_per_epoch", None),
+        players=Players.of(getattr(workload, "players", {})),
+    )
 
 
 def resume_place(state: State) -> Place | None:

@@ -26,6 +26,7 @@ from .history import History, as_history
 from .phase import Flag, Phase, Place
 from .plan import Plan as Plan  # imported from here too
 from .representation import cut, html_table
+from .turns import NO_PLAYERS, Players, as_players
 from .values import EMPTY, NO_FACTS, Facts, Metrics, as_facts, as_metrics, frozen_map
 
 Hyper = float | tuple[float, ...]
@@ -82,6 +83,7 @@ class Draft(Counters):
     settings: Mapping[str, Mapping[str, str]] = attrs.field(default=EMPTY, eq=False)
     step_hyper: Mapping[str, Hyper] = attrs.field(default=EMPTY, converter=frozen_map, eq=False)
     batches_per_epoch: int | None = attrs.field(default=None, eq=False)
+    players: Players = attrs.field(default=NO_PLAYERS, converter=as_players)
 
     def state(self, phase: Phase, flags: Flag, facts: Facts) -> State:
         """The state at `phase`, with these flags and facts.
@@ -146,6 +148,9 @@ class State(Draft):
         settings: the `params` of each callback in words, by its name: what a resume compares. Not compared here.
         step_hyper: the hyper-parameters of the last applied step; `hyper` may be those of the next one. Not compared.
         batches_per_epoch: training batches in a pass over the data, or None where that is not known. Not compared.
+        players: those that take turns at a batch, and what is counted for each, as `Players` of `core/turns.py`; false
+            for a workload without turns. With turns a batch is finished at the BATCH_END of its last turn, `step`
+            counts the steps of all, and `pending` is of the player whose turn it is.
     """
 
     def __attrs_post_init__(self) -> None:
@@ -174,6 +179,7 @@ class State(Draft):
         rate = {name: self.hyper[name] for name in ("lr",) if name in self.hyper}
         parts = [
             ("at", f"epoch={self.epoch}, batch={self.batch}, step={self.step}"),
+            ("player", self.player),
             ("metrics", _in_short(self.metrics)),
             ("hyper", _in_short(rate)),
             ("facts", _in_short(self.facts)),
@@ -193,6 +199,27 @@ class State(Draft):
     def draining(self) -> bool:
         """Whether the batches are over and a step is being taken for the leftover window."""
         return self.batches_over and self.phase in (Phase.STEP_BEGIN, Phase.STEP_END)
+
+    @property
+    def player(self) -> str:
+        """The name of the player whose turn it is; between turns, as in a validation, of the one that played last.
+
+        "" from EPOCH_END to the first turn of an epoch, and for a workload without turns.
+        """
+        return self.players.player
+
+    @property
+    def turn(self) -> int:
+        """The index of that turn within the batch, from 0."""
+        return self.players.turn
+
+    def steps_of(self, player: str) -> int:
+        """The optimizer steps of this player that were applied; those of all are in `step`.
+
+        Raises:
+            LookupError: there is no such player.
+        """
+        return self.players.steps_of(player)
 
     def __getstate__(self) -> dict[str, Any]:
         """All but the workload: model, optimizer and data stay in this process."""
@@ -219,7 +246,8 @@ class State(Draft):
         """
         seed = self.plan.seed or 0
         validated = self.valid_batch if self.phase in (Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END) else 0
-        return random.Random(f"{seed}/{self.epoch}/{self.batch}/{self.iteration}/{self.step}/{validated}/{name}")
+        turn = f"{self.turn}/" if self.players else ""
+        return random.Random(f"{seed}/{self.epoch}/{self.batch}/{self.iteration}/{self.step}/{validated}/{turn}{name}")
 
 
 _FIELD_NAMES = tuple(field.name for field in attrs.fields(State))
@@ -336,10 +364,11 @@ _HYPER_ADVICE = {
 def _finite(name: str, value: object) -> float:
     if not is_exact_number(value):
         raise TypeError(f"{name}={value!r}: {_HYPER_ADVICE.get(type(value).__name__, _HYPER_IS)}")
+    own = name.rpartition(".")[2]  # without the name of a player
     if not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a hyper-parameter is finite")
-    if value < 0.0 and name.rpartition(".")[2] in _FROM_ZERO:  # muon.lr too
+    if value < 0.0 and own in _FROM_ZERO:
         raise ValueError(f"{name}={value!r}: it is a number from 0, as the optimizers of torch require")
-    if not 0.0 <= value < 1.0 and _BETA.fullmatch(name.rpartition(".")[2]):
+    if not 0.0 <= value < 1.0 and _BETA.fullmatch(own):
         raise ValueError(f"{name}={value!r}: it is a number from 0 and below 1, as the optimizers of torch require")
     return float(value) + 0.0  # there is one zero, so that equal values are the same

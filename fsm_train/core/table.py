@@ -7,7 +7,7 @@ The rules of this file:
 - A guard is a tuple of terms that must all hold. A `Flag` holds if any of its members is raised; a
   named predicate is a function of the state, in `guards.py`. "Either … or" is two rows.
 - While an edge is crossed its operations happen, in order. What they do to the state is in `AFTER`,
-  what arriving at a place does in `ON_ENTRY`, and which flags fall in `FALLS_ON_LEAVING`,
+  what arriving at a place does in `ON_ENTRY` (both in `effects.py`), and which flags fall in `FALLS_ON_LEAVING`,
   `FALLS_ON_ENTRY` and `FALLS_AFTER`. A fifth column is the flag that the machine raises itself.
 - Where a suspended or saved training resumes is in `RESUMES_AT`. Each place may also fail: what was
   saved then resumes as in `FAILED_RESUMES_AT`, and `failing.py` says how the machine leaves.
@@ -22,8 +22,25 @@ from collections.abc import Callable, Iterator, Mapping
 
 import attrs
 
+from .effects import AFTER as AFTER
+from .effects import ON_ENTRY as ON_ENTRY
+from .effects import Effect as Effect
+from .effects import Outcome as Outcome
+from .guards import (
+    batches_and_steps_over,
+    before_an_epoch,
+    continuing,
+    exhausted,
+    failed_before,
+    has_valid,
+    leftover,
+    leftover_of_player,
+    resuming,
+    taking_turns,
+    turns_left,
+    validated,
+)
 from .guards import batches_over as batches_over  # as before: imported from here too
-from .guards import before_an_epoch, continuing, exhausted, failed_before, has_valid, leftover, resuming, validated
 from .guards import epochs_reached as epochs_reached
 from .guards import steps_reached as steps_reached
 from .guards import weighs_nothing as weighs_nothing
@@ -31,14 +48,9 @@ from .phase import BATCH_FLAGS, CONSULTED, EPOCH_FLAGS, VALID_FLAGS, Flag, Junct
 from .phase import place_name as place_name  # as before: imported from here too
 from .phase import term_name as term_name
 from .state import Draft
-from .values import Metrics, frozen_map, same_numbers
 
 Predicate = Callable[[Draft], bool]
 Term = Flag | Predicate
-Effect = Callable[[Draft, "Outcome"], None]
-Outcome = object
-"""What an operation answers: a fetch the weight or None, a step whether it was taken, others metrics or numbers."""
-
 
 # ------------------------------------------------------------------------------------- the table
 
@@ -78,8 +90,13 @@ def _table() -> tuple[Edge, ...]:
         (P.EPOCH_BEGIN, (), (O.OPEN, O.FETCH), J.FETCHED),
         # A batch, which is the five-line loop when no flag is raised.
         (J.FETCHED, (exhausted,), (), J.BATCHES_OVER),
+        (J.FETCHED, (taking_turns,), (), J.NEXT_TURN),
         (J.FETCHED, (weighs_nothing,), (), P.BATCH_BEGIN, F.SKIP_BATCH),
         (J.FETCHED, (), (), P.BATCH_BEGIN),
+        (J.NEXT_TURN, (batches_and_steps_over,), (O.TURN, O.ZERO), J.BATCHES_OVER),
+        (J.NEXT_TURN, (batches_over,), (O.TURN, O.UNSCALE), P.STEP_BEGIN),
+        (J.NEXT_TURN, (weighs_nothing,), (O.TURN,), P.BATCH_BEGIN, F.SKIP_BATCH),
+        (J.NEXT_TURN, (), (O.TURN,), P.BATCH_BEGIN),
         (P.BATCH_BEGIN, (F.SKIP_BATCH,), (), P.BATCH_END),
         (P.BATCH_BEGIN, (), (O.FORWARD,), P.LOSS_BEGIN),
         (P.LOSS_BEGIN, (F.SKIP_BATCH,), (O.DISCARD,), P.BATCH_END),
@@ -100,8 +117,10 @@ def _table() -> tuple[Edge, ...]:
         (P.BATCH_END, (F.VALIDATE, has_valid), (O.OPEN_VALID,), P.VALID_BEGIN),
         (P.BATCH_END, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
         (P.BATCH_END, (steps_reached,), (), J.BATCHES_OVER),
+        (P.BATCH_END, (turns_left,), (), J.NEXT_TURN),
         (P.BATCH_END, (), (O.FETCH,), J.FETCHED),
         # The end of an epoch: a step for the leftover window, then the validation.
+        (J.BATCHES_OVER, (leftover_of_player,), (), J.NEXT_TURN),
         (J.BATCHES_OVER, (leftover,), (O.UNSCALE,), P.STEP_BEGIN),
         (J.BATCHES_OVER, (F.SKIP_VALID,), (O.MEASURE,), P.EPOCH_END),
         (J.BATCHES_OVER, (validated,), (O.MEASURE,), P.EPOCH_END),
@@ -124,6 +143,7 @@ def _table() -> tuple[Edge, ...]:
         (P.VALID_END, (batches_over,), (O.MEASURE,), P.EPOCH_END),
         (P.VALID_END, (F.STOP_EPOCH | F.STOP_TRAINING,), (), J.BATCHES_OVER),
         (P.VALID_END, (steps_reached,), (), J.BATCHES_OVER),
+        (P.VALID_END, (turns_left,), (), J.NEXT_TURN),
         (P.VALID_END, (), (O.FETCH,), J.FETCHED),
         # The end of a training, and of a call of run.
         (P.EPOCH_END, (F.SUSPEND,), (), P.SUSPEND),
@@ -158,119 +178,11 @@ SETTLED: Mapping[Place, Mapping[Term, bool]] = {
 }
 """What is known of the state at a place, and stays so until another one of these places is reached."""
 
-
-# ------------------------------------------------------- what operations and arrivals do to the state
-
-
-def _fetched(at: Draft, outcome: Outcome) -> None:
-    at.exhausted = outcome is None
-    if isinstance(outcome, (int, float)):
-        at.fetched = outcome
+WITHOUT_TURNS: Mapping[Term, bool] = {taking_turns: False, turns_left: False, leftover_of_player: False}
+"""What is known of a training whose workload has no players, anywhere."""
 
 
-def _valid_fetched(at: Draft, outcome: Outcome) -> None:
-    _fetched(at, outcome)
-    at.valid_batch += outcome == 0  # it is passed over, and over with that
-
-
-def _backward(at: Draft, outcome: Outcome) -> None:
-    at.pending += 1
-
-
-def _stepped(at: Draft, outcome: Outcome) -> None:
-    at.pending = 0  # also when a gradient scaler held the step back: the window is used up
-    if outcome:
-        at.step += 1
-        at.step_hyper = at.hyper
-        if at.batches_over:  # weights that a validation after the last batch has not seen
-            at.validated_at = min(at.validated_at, at.iteration - 1)
-
-
-def _zeroed(at: Draft, outcome: Outcome) -> None:
-    at.pending = 0
-
-
-def _valid_measured(at: Draft, outcome: Outcome) -> None:
-    """The metrics of a validation are those that it measured. One that was stopped before its first batch has none."""
-    if isinstance(outcome, Mapping):
-        others = {name: value for name, value in at.metrics.items() if not name.startswith("valid_")}
-        at.metrics = Metrics({**others, **outcome})
-        if all(name.startswith("train_") for name in outcome):  # which a log repeats
-            return
-    at.validated_at = at.iteration
-
-
-def _epoch_measured(at: Draft, outcome: Outcome) -> None:
-    """The metrics of a validation count only if it was in this epoch: last epoch's valid_loss is no new one."""
-    if isinstance(outcome, Mapping):
-        in_this_epoch = at.validated_at > at.iteration - at.batch or (
-            at.validated_at == at.iteration and not same_numbers(at.metrics, (at.history or ({},))[-1])
-        )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
-        of_validation = {name: value for name, value in at.metrics.items() if name.startswith("valid_")}
-        at.metrics = Metrics({**outcome, **(of_validation if in_this_epoch else {})})
-        at.history += (at.metrics,)
-
-
-def _finished(at: Draft, outcome: Outcome) -> None:
-    if isinstance(outcome, Mapping):
-        at.hyper = frozen_map(outcome)
-
-
-AFTER: Mapping[Operation, Effect] = {
-    Operation.FETCH: _fetched,
-    Operation.FETCH_VALID: _valid_fetched,
-    Operation.BACKWARD: _backward,
-    Operation.STEP: _stepped,
-    Operation.ZERO: _zeroed,
-    Operation.MEASURE_VALID: _valid_measured,
-    Operation.MEASURE: _epoch_measured,
-    Operation.FINISH: _finished,
-}
-"""What an operation with this outcome does to the state. Those that are not named here do nothing to it."""
-
-
-def _epoch_begins(at: Draft, _: Outcome) -> None:
-    at.batch = 0
-    at.batches_over = False
-
-
-def _batch_ends(at: Draft, _: Outcome) -> None:
-    at.batch += 1
-    at.iteration += 1
-    at.samples += at.fetched
-
-
-def _batches_are_over(at: Draft, _: Outcome) -> None:
-    at.batches_over = True
-
-
-def _validation_begins(at: Draft, _: Outcome) -> None:
-    at.valid_batch = 0
-
-
-def _valid_batch_ends(at: Draft, _: Outcome) -> None:
-    at.valid_batch += 1
-
-
-def _epoch_ends(at: Draft, _: Outcome) -> None:
-    at.epoch += 1
-
-
-def _resumed(at: Draft, _: Outcome) -> None:
-    at.resume_at = None
-
-
-ON_ENTRY: Mapping[Place, Effect] = {
-    Junction.NO_EPOCH: _epoch_begins,  # a training that is extended has the counters of the last epoch still
-    Phase.EPOCH_BEGIN: _epoch_begins,
-    Phase.BATCH_END: _batch_ends,
-    Junction.BATCHES_OVER: _batches_are_over,
-    Phase.VALID_BEGIN: _validation_begins,
-    Phase.VALID_BATCH_END: _valid_batch_ends,
-    Phase.EPOCH_END: _epoch_ends,
-    Junction.RESUMED: _resumed,
-}
-"""What arriving at a place does to the state."""
+# ------------------------------------------------------------- where a training resumes, and what crossing does
 
 RESUMES_AT: Mapping[Place, Place] = {
     Phase.BATCH_END: Phase.BATCH_END,

@@ -54,6 +54,10 @@ class Command:
     useful_at: ClassVar[tuple[Phase, ...] | None] = None
     each_evaluation: ClassVar[bool] = False
 
+    def of_player(self, player: str) -> Command:
+        """The same for one player of a training with turns. Here itself: it acts on the player whose turn it is."""
+        return self
+
 
 class _Unchanged:
     def __repr__(self) -> str:

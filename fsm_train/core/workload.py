@@ -22,6 +22,7 @@ BRACKETS = frozenset(
         Operation.PREPARE,
         Operation.REPOSITION,
         Operation.OPEN,
+        Operation.TURN,
         Operation.OPEN_VALID,
         Operation.MEASURE_VALID,
         Operation.ABANDON,
@@ -94,6 +95,11 @@ class Workload(Protocol):
         A name that ends with an asterisk, such as "valid_scores_*", stands for all that begin like it.
         """
         return None
+
+    @property
+    def players(self) -> Mapping[str, int]:
+        """By name, those that take turns, and at each so-many-th batch they play; without turns none."""
+        return {}
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -189,6 +195,10 @@ class Workload(Protocol):
         A whole number is an int. A batch that counts 0 is left out: the machine raises SKIP_BATCH itself.
         """
         ...
+
+    def turn(self, state: State) -> None:
+        """The turn of `state.player` begins: give it the batch as it was fetched. Here nothing: without players."""
+        return
 
     def forward(self) -> None: ...
     def loss(self) -> None: ...

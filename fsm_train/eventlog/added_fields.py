@@ -14,11 +14,11 @@ from ..encoding import Json
 ADDED: Mapping[str, tuple[str, ...]] = {
     "ClipGradNorm": ("pattern",),
     "Freeze": ("train_bn", "temporary"),
-    "KeepAverage": ("buffers",),
+    "KeepAverage": ("buffers", "player"),
     "Kept": ("before",),
     "SaveCheckpoint": ("monitor", "mode", "by"),
     "UpdateAverage": ("decay",),
-    "UseScheduler": ("optimizer",),
+    "UseScheduler": ("optimizer", "player"),
 }
 """By the name of a record, the fields that it did not have in its first version."""
 

@@ -146,7 +146,7 @@ def _header_parts(a: Entry, b: Entry) -> Iterator[Part]:
     yield Part("callbacks", specs_a, specs_b)
     yield Part("facts", start_a, start_b, (*COUNTERS, "hyper", "metrics"))
     yield from _history_parts(start_a, start_b)
-    yield Part("facts", start_a, start_b, ("has_valid", "batches_per_epoch"))
+    yield Part("facts", start_a, start_b, ("has_valid", "batches_per_epoch", "players"))
 
 
 def _history_parts(a: Mapping[str, Json], b: Mapping[str, Json]) -> Iterator[Part]:
@@ -193,6 +193,7 @@ def _line_parts(a: Entry, b: Entry) -> Iterator[Part]:
     """What is compared of two lines, in order."""
     yield Part("facts", {"course": a.course}, {"course": b.course})
     yield Part("decisions", {"phase": a.event}, {"phase": b.event})
+    yield Part("decisions", a.body, b.body, ("player",))
     yield Part("facts", a.facts, b.facts, [name for name in a.facts if name in b.facts])
     if a.event in MEASURED:
         yield Part("facts", a.body["metrics"], b.body["metrics"])

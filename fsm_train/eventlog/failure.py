@@ -34,7 +34,7 @@ def decide_at_teardown(
         path: the path of the log, for errors.
 
     Raises:
-        LogError: a counter of the line is negative.
+        LogError: a counter of the line is negative, or it has turns of other players.
         CallbackError, ConflictError: as in a run.
     """
     try:

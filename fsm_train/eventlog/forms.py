@@ -181,6 +181,19 @@ def _is_course(course: Json) -> bool:
 _COURSE_TYPES = frozenset({int, float, str, type(None)})
 
 
+_TURNS: Mapping[str, Check] = {
+    "turn": is_count,
+    "coming": lambda names: type(names) is list and all(map(_is_str, names)),
+    "steps": lambda steps: type(steps) is list and all(map(is_count, steps)),
+    "waiting": lambda waiting: type(waiting) is list and all(map(is_count, waiting)),
+    "fetched": _is_amount,
+}
+
+
+def _are_turns(turns: Json) -> bool:
+    return type(turns) is dict and not malformed_key(turns, _TURNS, _TURNS.keys())
+
+
 # --------------------------------------------------------------------------------- whole lines
 
 _LINE: Mapping[str, Check] = {
@@ -195,6 +208,8 @@ _LINE: Mapping[str, Check] = {
     "resume_at": _is_resumable,
     "batches_over": _is_bool,
     "exhausted": _is_bool,
+    "player": _is_str,
+    "turns": _are_turns,
 }
 """By key of a line, whether a value is of its form."""
 
@@ -262,6 +277,7 @@ _START: Mapping[str, Check] = {
     "has_valid": _is_bool,
     "fetched": _is_amount,
     "batches_per_epoch": is_count,
+    "players": lambda players: type(players) is dict and all(map(is_count, players.values())),
     "history": _is_history,
     "held": is_count,
     "further": is_count,

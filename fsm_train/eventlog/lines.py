@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from operator import attrgetter
 from typing import Any
 
+import attrs
 import orjson
 
 from ..core.callback import Callback
@@ -18,6 +19,7 @@ from ..core.phase import FINAL, Junction, Phase, Place
 from ..core.state import COUNTERS, Hyper, Plan, State
 from ..core.table import ROWS
 from ..core.transition import UNCHANGED, Transition
+from ..core.turns import Players
 from ..core.values import FrozenMap, SavedMemory
 from ..encoding import Json, decode, encode, flag_names, flags, number, numbers
 
@@ -34,7 +36,7 @@ ALWAYS = (Phase.SETUP, Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.VALID_END, Phas
 
 KEYS = frozenset(
     {*COUNTERS, "seq", "flags", "metrics", "hyper", "answers", "facts", "course", "reason", "resume_at", "error"}
-    | {"batches_over", "exhausted", "digest", "event"}
+    | {"batches_over", "exhausted", "player", "turns", "digest", "event"}
 )
 """Every key of a line. Any other key was bound to the logger: run_id, rank, a time."""
 
@@ -88,7 +90,34 @@ def line_of(state: State, answers: Mapping[str, Transition], cache: AnswerCache 
         line["resume_at"] = state.resume_at.value
     if state.error:
         line["error"] = encode(state.error)
+    if state.players:
+        line |= turns_of(state.players)
     return line
+
+
+def turns_of(players: Players) -> dict[str, Json]:
+    """Whose turn it is, and what is counted for each player; without the names, which the header has."""
+    counted = {"steps": list(players.steps), "waiting": list(players.waiting), "fetched": players.fetched}
+    turns = {"turn": players.turn, "coming": list(players.coming), **counted}
+    return {**({"player": players.player} if players.player else {}), "turns": turns}
+
+
+def decode_turns(body: Mapping[str, Json], players: Players) -> Players:
+    """The players of a line; `players` has their names.
+
+    Raises:
+        ValueError: the line has others.
+    """
+    turns: Any = body.get("turns", {})
+    if not turns and not players and "player" not in body:
+        return players
+    player = body.get("player", "")
+    fits = turns and len(turns["steps"]) == len(turns["waiting"]) == len(players.names)
+    if not fits or not {player, *turns["coming"]} - {""} <= {*players}:
+        there_are = ", ".join(players) or "no players"
+        raise ValueError(f"its turns are not those of this training, which has {there_are}")
+    several = {name: tuple(turns[name]) for name in ("coming", "steps", "waiting")}
+    return attrs.evolve(players, player=player, turn=turns["turn"], fetched=turns["fetched"], **several)
 
 
 _counters = attrgetter(*COUNTERS)
@@ -152,6 +181,7 @@ def start_of(state: State, held: int = 0) -> dict[str, Json]:
         "has_valid": state.has_valid,
         "fetched": state.fetched,
         **({} if state.batches_per_epoch is None else {"batches_per_epoch": state.batches_per_epoch}),
+        **({"players": state.players.all_every} if state.players else {}),
         **({"held": held} if held else {}),
         "history": [numbers(metrics) for metrics in state.history[held:]],
         "memory": {
@@ -243,6 +273,7 @@ def decode_state(body: Mapping[str, Json], phase: Phase, last: State) -> State:
         error=decode(body.get("error", "")),
         fetched=last.fetched,
         exhausted=body.get("exhausted", False),
+        players=decode_turns(body, last.players),
         **decode_counters(body),
     )
 

@@ -82,6 +82,7 @@ class Line(Counters):
         answers: the answers by callback, without the fields that change nothing; memories and commands are JSON.
         course: what happened since the line before, as pairs (event, count). An event is a batch as what it counts,
             None for the end of the data, "held back" for a step that was not applied, or the name of a signal.
+        player: the one whose turn it is, or was the last in this epoch; "" without turns.
         reason: why the training stops or was suspended; "" otherwise.
         error: the error of a training that failed; "" for others.
         bound: the keys that were bound to the logger.
@@ -98,6 +99,7 @@ class Line(Counters):
     hyper: Mapping[str, Hyper]
     answers: Mapping[str, Mapping[str, Json]]
     course: tuple[tuple[float | str | None, int], ...]
+    player: str
     reason: str
     error: str
     bound: Mapping[str, Json]
@@ -171,6 +173,7 @@ def _line(entry: Entry) -> Line:
         hyper=decode_hyper(body["hyper"]),
         answers={name: _answer(answer) for name, answer in body.get("answers", {}).items()},
         course=tuple((what, times) for what, times in entry.course),
+        player=body.get("player", ""),
         reason=decode(body.get("reason", "")),
         error=decode(body.get("error", "")),
         bound=entry.bound,

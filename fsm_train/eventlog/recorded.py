@@ -17,6 +17,7 @@ import attrs
 from ..core.phase import FINAL, Operation, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Command
+from ..core.turns import Players
 from ..core.values import FrozenMap
 from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
@@ -115,8 +116,17 @@ class Recorded(Workload):
     def _state(self, start: Mapping[str, Any], last: State | None, memories: Mapping[str, Mapping[str, type]]) -> State:
         if start.get("further"):
             raise CannotDecodeError(f"the log ends before the last {start['further']} epochs of its history")
-        blank = State(Phase.READY, decode_plan(start), has_valid=start["has_valid"], fetched=start["fetched"])
-        state = decode_state(start, Phase.READY, blank)
+        try:
+            players = Players.of(start.get("players", {}))
+            blank = State(
+                *(Phase.READY, decode_plan(start)),
+                has_valid=start["has_valid"],
+                fetched=start["fetched"],
+                players=players,
+            )
+            state = decode_state(start, Phase.READY, blank)
+        except ValueError as error:
+            raise CannotDecodeError(str(error)) from error
         self._hyper = state.hyper
         is_new = is_new_training(state)
         known = {} if last is None or last.error else last.memory
@@ -238,6 +248,11 @@ class Recorded(Workload):
         return found
 
     @property
+    def players(self) -> Mapping[str, int]:
+        found: Mapping[str, int] = self.header.body["start"].get("players", {})
+        return found
+
+    @property
     def has_valid(self) -> bool:
         return bool(self.header.body["start"]["has_valid"])
 
@@ -351,6 +366,7 @@ def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
         and body.get("epoch") == state.epoch
         and body.get("valid_batch") == state.valid_batch
         and body.get("step") == state.step
+        and ("turns" not in body or body["turns"]["turn"] == state.players.turn)
     )
 
 

@@ -242,7 +242,7 @@ def _height(value: float, low: float, high: float) -> str:
 
 def line_as_text(line: Line) -> str:
     """A line of a log as one line: phase, counters, measurements, and what the callbacks answered."""
-    where = f"epoch {line.epoch}  batch {line.batch}  step {line.step}"
+    where = f"epoch {line.epoch}  batch {line.batch}  step {line.step}" + (f"  {line.player}" if line.player else "")
     # Metrics stay in the state until the next epoch ends: they are new only here.
     metrics = line.metrics.items() if line.phase is Phase.EPOCH_END else ()
     facts = [(name, value) for name, value in line.facts.items() if name != "batch_size"]

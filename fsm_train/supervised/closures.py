@@ -53,7 +53,7 @@ def gives_closure(optimizer: AnyOptimizer, asked_for: bool) -> bool:
         if hasattr(each, "first_step") and hasattr(each, "second_step") and not (demands or asked_for):
             raise WorkloadError(
                 f"{kind} has two half steps, between which the loss is computed again: write Supervised(…, "
-                "closure=True), which gives its step a closure for that"
+                "closure=True), or Player(…, closure=True), which gives its step a closure for that"
             )
         if asked_for and not _parameters(each):
             raise WorkloadError(f"closure=True, but the step of {kind} takes no closure: leave it out")

@@ -16,6 +16,7 @@ from ..core.arguments import check_workload
 from ..core.errors import WorkloadError
 from .averages import Average
 from .modules import Modes
+from .player import modules_of_player, player_in
 from .training import Training
 
 
@@ -105,8 +106,10 @@ def _average(work: Training, name: str) -> Average:
     if name in carried.averages:
         return carried.averages[name]
     if name in carried.saved_averages:
-        average = Average(name, work.modules, None)
-        average.load(carried.saved_averages[name])
+        saved = carried.saved_averages[name]
+        player = player_in(saved["average"].get("parameters", ()), work.modules)
+        average = Average(name, modules_of_player(work.modules, player), None)
+        average.load(saved)
         return average
     names = [*carried.averages, *carried.saved_averages]
     close = difflib.get_close_matches(str(name), names, n=1)

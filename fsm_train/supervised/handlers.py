@@ -23,6 +23,7 @@ from .joint_optimizer import JointOptimizer, each_of, named_optimizer
 from .kept import KeptWeights
 from .mixing import cut_mix, mix_up
 from .modules import Modes
+from .player import modules_of_player
 from .precision import Precision
 from .training import Training
 from .window import norm_of
@@ -172,7 +173,9 @@ def unfreeze(work: Training, command: c.Unfreeze) -> None:
 def keep_average(work: Training, command: c.KeepAverage) -> None:
     average = work.carried_over.averages.get(command.name)
     if average is None:
-        average = work.carried_over.averages[command.name] = Average(command.name, work.modules, command.decay)
+        average = work.carried_over.averages[command.name] = Average(
+            command.name, modules_of_player(work.modules, command.player), command.decay
+        )
         if saved := work.carried_over.saved_averages.pop(command.name, None):
             average.load(saved)
     average.decay, average.averages_buffers = command.decay, command.buffers == "average"

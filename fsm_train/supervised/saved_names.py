@@ -39,6 +39,7 @@ def plain_parts(parts: Parts) -> Parts:
         **plain_weights(parts),
         "weights": without_compile(parts["weights"], _DEPTHS["weights"]),
         "optimizer_of": _plain_groups(parts["optimizer_of"]),
+        **({"players": _plain_players(parts["players"])} if "players" in parts else {}),
         "generators": _plain_paths(parts["generators"]),
         "beginning": beginning and {**beginning, "generators": _plain_paths(beginning["generators"])},
     }
@@ -49,6 +50,11 @@ def _plain_groups(optimizer_of: Any) -> Any:
         return optimizer_of
     kind, groups = optimizer_of
     return [kind, [[plain_name(name) for name in names] for names in groups]]
+
+
+def _plain_players(players: Mapping[str, Any]) -> dict[str, Any]:
+    others = players["others"].items()
+    return {**players, "others": {n: {**own, "optimizer_of": _plain_groups(own["optimizer_of"])} for n, own in others}}
 
 
 def _plain_paths(generators: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The keys of these parts are the format of `tensors.pt` on disk, and stay as they
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import nn
 from ..checkpoints.writing import Parts, find_unsafe
 from ..core.errors import CheckpointError, FsmTrainError, WorkloadError
 from ..core.state import State
-from ..data.compiled import named_parameters
 from ..data.fingerprint import differences
 from ..data.generators import Generators, fits, order_generators
 from ..data.loaders import persistent_workers_running
@@ -26,13 +25,13 @@ from ..data.sources import Sources, own_state
 from . import numbers
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
-from .joint_optimizer import JointOptimizer, each_of, other_names
 from .kept import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
 from .optimizer_state import load_exactly, unsaved_within, without_marks
 from .own_states import states_loaded
 from .param_groups import Members
 from .saved_names import plain_parts
+from .saved_optimizer import gradients_of, load_gradients, load_optimizer, optimizer_of
 from .saved_shape import check_shape
 from .structure_changes import changes_carried_out, plain_changes
 from .training import Training
@@ -78,8 +77,8 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     parts: Parts = {
         "modules": modules,
         "optimizer": optimizer,
-        "optimizer_of": _optimizer_of(work),
-        "gradients": {i: p.grad.detach() for i, p in enumerate(work.parameters) if p.grad is not None},
+        "optimizer_of": optimizer_of(work),
+        "gradients": gradients_of(work),
         "window": work.window.state(),
         "numbers": dict(work.numbers),
         "scaler": work.precision.state() if work.precision else carried.scaler,
@@ -93,7 +92,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "beginning": _plain_epoch_start(start, sources_at_start, paths) if start else None,
         "loader": place,
         "sources": sources.plain(),
-        "loss": own_state(work.loss_fn) if _loss_has_state(work) else None,
+        "loss": own_state(work.loss_fn) if loss_has_state(work) else None,
         "batches": _batches_when_made(work),
         "data": work.data_fingerprint,
         "meters": meters,
@@ -104,7 +103,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     return parts, notes_of(items)
 
 
-def _loss_has_state(work: Training) -> bool:
+def loss_has_state(work: Training) -> bool:
     """Whether the loss may have a state that neither a module nor an extra part has."""
     return not isinstance(work.loss_fn, nn.Module) and id(work.loss_fn) not in map(id, work.extra.values())
 
@@ -163,7 +162,7 @@ def _stateful_objects(work: Training, parts: Parts) -> Iterator[tuple[str, Any, 
     """The objects beside the model that load a state of their own, each with its name and what was saved of it."""
     for name in sorted(work.extra.keys() & parts["extra"].keys()):
         yield f"extra {name!r}", work.extra[name], parts["extra"][name]
-    if parts.get("loss") is not None and _loss_has_state(work):
+    if parts.get("loss") is not None and loss_has_state(work):
         yield "the loss", work.loss_fn, parts["loss"]
 
 
@@ -183,14 +182,9 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
     copies = {} if fit else {name: copy_of_module(module) for name, module in work.modules.items()}
     is_another_model = False
     try:
-        _add_saved_groups(work, parts["optimizer_of"])
-        if other := _other_optimizers(_optimizer_of(work), parts["optimizer_of"]):
-            raise WorkloadError(f"the optimizer is another one than was saved, which torch would not notice: {other}")
-        load_exactly(work.optimizer, parts["optimizer"])
-        work.read_parameters()
-        work.hyper()  # raises if what it holds now can't be read
+        load_optimizer(work, parts)
         if fit:
-            _load_gradients(work, parts["gradients"])
+            load_gradients(work, parts["gradients"])
         for name, module in work.modules.items():
             if name in saved:
                 check_tensors(module, saved[name])
@@ -201,7 +195,7 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
                 raise WorkloadError(f"nothing was saved of the {name}, which is a module now")
             # else saved before modules were found in functions; a note says so
         if not fit:
-            _load_gradients(work, parts["gradients"])
+            load_gradients(work, parts["gradients"])
     except BaseException as error:
         members.put_back(work.optimizer)
         load_exactly(work.optimizer, before)
@@ -213,15 +207,6 @@ def _load_optimizer_and_modules(work: Training, parts: Parts) -> None:
         if is_another_model or isinstance(error, FsmTrainError) or not isinstance(error, Exception):
             raise
         raise CheckpointError(f"its parts are not what a training saves ({type(error).__name__}: {error})") from error
-
-
-def _load_gradients(work: Training, gradients: Mapping[int, torch.Tensor]) -> None:
-    for i, gradient in gradients.items():
-        if gradient.shape != work.parameters[i].shape:
-            raise CheckpointError(f"its gradient {i} is of the shape {tuple(gradient.shape)}")
-    for i, parameter in enumerate(work.parameters):
-        saved = gradients.get(i)
-        parameter.grad = None if saved is None else saved.to(parameter.device)
 
 
 def _in_memory(
@@ -298,66 +283,6 @@ def _order_generators(work: Training) -> list[torch.Generator]:
     """The generators that earlier versions saved, in their order."""
     loaders = (work.train, *(each.loader for each in work.evaluations))
     return list(dict.fromkeys(generator for loader in loaders for generator in order_generators(loader)))
-
-
-def _optimizer_of(work: Training) -> list[Any] | dict[str, list[Any]]:
-    """The optimizer's class, and the names of the parameters in each group; of several optimizers by name."""
-    names = {id(parameter): name for name, parameter in _named_parameters(work)}
-    of_each = {
-        name: [type(each).__name__, [[names.get(id(p), "?") for p in group["params"]] for group in each.param_groups]]
-        for name, each in each_of(work.optimizer).items()
-    }
-    return of_each if isinstance(work.optimizer, JointOptimizer) else of_each[""]
-
-
-def _named_parameters(work: Training) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    for kind, module in work.modules.items():
-        yield from ((f"{kind}.{name}", parameter) for name, parameter in named_parameters(module))
-
-
-def _by_name(optimizer_of: list[Any] | dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """What `_optimizer_of` gave, by name; one optimizer alone has the name ""."""
-    return optimizer_of if isinstance(optimizer_of, dict) else {"": optimizer_of}
-
-
-def _add_saved_groups(work: Training, all_saved: Any) -> None:
-    """Add the groups that the saved training added to its optimizers, if these have those before them."""
-    ours, parameters = _by_name(_optimizer_of(work)), dict(_named_parameters(work))
-    for name, (saved_kind, saved_groups) in _by_name(all_saved).items():
-        kind, groups = ours.get(name, ["", []])
-        added = saved_groups[len(groups) :]
-        if kind == saved_kind and groups == saved_groups[: len(groups)] and parameters.keys() >= {*chain(*added)}:
-            for names in added:  # their numbers come from the state_dict of the optimizer
-                group = {"params": [parameters[parameter] for parameter in names]}
-                each_of(work.optimizer)[name].add_param_group(group)
-
-
-def _other_optimizers(ours: Any, saved: Any) -> str:
-    """The first difference of the optimizers; empty if there is none."""
-    here, there = _by_name(ours), _by_name(saved)
-    if other := other_names(tuple(here), tuple(there)):
-        return other
-    for name in here:
-        if other := _other_optimizer(here[name], there[name]):
-            return f"of {name!r}, {other}" if name else other
-    return ""
-
-
-def _other_optimizer(ours: list[Any], saved: list[Any]) -> str:
-    """The first difference of the two; empty if there is none."""
-    (kind, groups), (saved_kind, saved_groups) = ours, saved
-    if kind != saved_kind:
-        return f"it is of the class {kind}, and was of {saved_kind}"
-    if len(groups) != len(saved_groups):
-        return (
-            f"it has {len(groups)} parameter groups, and had {len(saved_groups)}: make it with "
-            "the groups that it began with, in the same order. Those that were added later are added by restore"
-        )
-    for i, (names, saved_names) in enumerate(zip(groups, saved_groups, strict=True)):
-        for name, saved_name in zip_longest(names, saved_names, fillvalue="nothing"):
-            if name != saved_name:
-                return f"its group {i} has {name} in the place of {saved_name}"
-    return ""
 
 
 def _plain_epoch_start(start: EpochStart, sources: Sources, paths: Mapping[int, str]) -> Parts:

@@ -114,12 +114,23 @@ _SOURCES = _optional(_record({"own": _mapping(_anything), "attributes": _mapping
 _WORKERS = _optional(_is(bool))
 _GROUP = _record({"params": _list(_is(int, str))})
 _OPTIMIZER = _record({}, state=_is(Mapping), param_groups=_list(_GROUP))
+_OPTIMIZERS = _both(_OPTIMIZER, _record({}, optimizers=_mapping(_OPTIMIZER)))  # several have names
 _OPTIMIZER_OF = _items(_is(str), _list(_list(_is(str))))
+_OPTIMIZERS_OF = _either(_OPTIMIZER_OF, _mapping(_OPTIMIZER_OF))
 _MEAN = _items(_optional(_tensor), _list(_tensor), _list(is_number))
+_PLAYER = _record(
+    {
+        "optimizer": _OPTIMIZERS,
+        "optimizer_of": _OPTIMIZERS_OF,
+        "gradients": _mapping(_tensor, keys=_number),
+        "window": _list(is_number, 2),
+    },
+    loss=_anything,
+)
 _SHAPES: Mapping[str, Fits] = {
     "modules": _both(_record({"model": _MODULE}), _mapping(_MODULE)),
-    "optimizer": _both(_OPTIMIZER, _record({}, optimizers=_mapping(_OPTIMIZER))),  # several have names
-    "optimizer_of": _either(_OPTIMIZER_OF, _mapping(_OPTIMIZER_OF)),
+    "optimizer": _OPTIMIZERS,
+    "optimizer_of": _OPTIMIZERS_OF,
     "gradients": _mapping(_tensor, keys=_number),
     "window": _list(is_number, 2),
     "scaler": _optional(_mapping(_anything)),
@@ -147,6 +158,8 @@ _LATER: Mapping[str, Fits] = {
     "numbers": _mapping(is_number),
     "loss": _anything,
     "structure": _list(_anything),
+    "players": _record({"playing": _text, "others": _mapping(_PLAYER)}),
+    "batch": _items(_anything, _anything, is_number),
 }
 """Parts that checkpoints of earlier versions do not have."""
 

@@ -235,7 +235,7 @@ class Validating(Training):
         validation = self._validation
         assert validation is not None
         self._close_evaluation(validation, stopped=stopped_at_its_begin(state))
-        if validation.metrics and self._measures:
+        if self._measures and (validation.metrics or validation.counted):  # it was not stopped before its first batch
             take(self, self._measures, validation.metrics)
         self.end_validation()
         self.carried_over.note_measured(validation.measured_by)

@@ -25,15 +25,19 @@ from ..core.values import FrozenMap
 from ..data.compiled import named_parameters, state_dict_of
 from .averages import Average
 from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, put_back_module
+from .player import modules_of_player, player_in
 from .saved_names import plain_weights
 from .saved_shape import check_shape_of_weights
+from .weights_of_player import has_average, parts_for
 
 T = TypeVar("T")
 
 _logger = logging.getLogger("fsm_train")
 
 
-def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "best") -> Mapping[str, Any]:
+def load_weights(
+    where: str | PathLike[str], model: nn.Module, *, which: str = "best", player: str | None = None
+) -> Mapping[str, Any]:
     """Load the weights of a checkpoint into a model, without an optimizer: those that were measured.
 
     Where validations were measured with an average of the weights, as beside `ema`, that average is loaded, so that
@@ -60,6 +64,7 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
         model: of the same structure as the one that was trained. Its parameters are changed in place.
         which: "best" by the metric that `checkpoint(monitor=…)` was given, of equal ones the earliest; "last"; or the
             name of a checkpoint. A warning names each damaged one that is passed over.
+        player: of a training in turns, whose model it is; None for the only one that it fits.
 
     Returns:
         What was loaded: `name`, `epoch`, `step`, `metrics`, and `weights`: "model", or the name of the average. And
@@ -78,7 +83,7 @@ def load_weights(where: str | PathLike[str], model: nn.Module, *, which: str = "
         )
     if not isinstance(which, str):
         raise TypeError(f"which={which!r}: write 'best', 'last' or the name of a checkpoint")
-    _, measured = choose(where, which, partial(_give, model))
+    _, measured = choose(where, which, partial(_give, model, player))
     return measured
 
 
@@ -152,21 +157,27 @@ def _measured(path: Path, state: State, parts: Parts, weights: str) -> Mapping[s
     return FrozenMap({"name": path.name, **measured, "weights": weights, "left_out": left_out})
 
 
-def _give(model: nn.Module, path: Path, parts: Parts, weights: str) -> None:
+def _give(model: nn.Module, player: str | None, path: Path, parts: Mapping[str, Any], weights: str) -> None:
     """Load the weights, or the average of this name, into the model: all or none.
 
     Raises:
         CheckpointError: the checkpoint does not hold them.
         WorkloadError: the model is another one.
     """
+    parts = parts_for(model, parts, player)
     saved = parts["modules"]["model"]
+    if weights != "model" and "players" in parts and not has_average(parts, weights):
+        weights = "model"
     fits = weights == "model" and saved["buffers"] is not None and fits_module(model, saved)
     before = None if fits else copy_of_module(model)  # which takes memory
     try:
         _load(model, saved, path)
         if weights != "model":
-            average = Average(weights, {"model": model}, None)
-            average.load({"average": of_the_model(parts["averages"][weights]["average"]), "own": None})
+            averaged = of_the_model(parts["averages"][weights]["average"])
+            modules = {"model": model}
+            player = player_in(averaged.get("parameters", ()), modules)
+            average = Average(weights, modules_of_player(modules, player), None)
+            average.load({"average": averaged, "own": None})
             average.use(True)  # and it stays so
     except BaseException as error:
         if before is not None:

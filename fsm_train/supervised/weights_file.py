@@ -6,6 +6,7 @@ Rule of this file: the weights are those that `load_weights` loads, to the last 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 
 from ..checkpoints.manifest import TEMPORARY
-from ..checkpoints.writing import Parts
 from ..core.errors import CheckpointError, WorkloadError
 from .weights import choose, of_the_model
+from .weights_of_player import has_average, is_averaged, parts_of_player
 
 
-def write_weights(where: str | PathLike[str], file: str | PathLike[str], which: str = "best") -> Mapping[str, Any]:
+def write_weights(
+    where: str | PathLike[str], file: str | PathLike[str], which: str = "best", player: str | None = None
+) -> Mapping[str, Any]:
     """Write the state_dict of the model in a checkpoint: the weights that `load_weights` would load.
 
     >>> from fsm_train import Supervised, run, start
@@ -36,6 +39,7 @@ def write_weights(where: str | PathLike[str], file: str | PathLike[str], which: 
         where: a folder of checkpoints, or one checkpoint.
         file: what to write, .safetensors or for torch.load. One that is there is replaced when all is written.
         which: as for `load_weights`.
+        player: of a training in turns, whose model it is; None for all models in one file, as "G.0.weight".
 
     Returns:
         What `load_weights` returns.
@@ -46,7 +50,7 @@ def write_weights(where: str | PathLike[str], file: str | PathLike[str], which: 
         OSError: the file cannot be written.
     """
     path = Path(file)
-    values, measured = choose(where, which, state_dict_of)
+    values, measured = choose(where, which, partial(state_dict_of, player=player))
     unfinished = path.with_name(f"{TEMPORARY}{path.name}")
     try:
         if path.suffix == ".safetensors":
@@ -60,12 +64,17 @@ def write_weights(where: str | PathLike[str], file: str | PathLike[str], which: 
     return measured
 
 
-def state_dict_of(path: Path, parts: Parts, weights: str) -> dict[str, Any]:
+def state_dict_of(path: Path, parts: Mapping[str, Any], weights: str, player: str | None = None) -> dict[str, Any]:
     """The state_dict of the model in a checkpoint, with the average of this name in it, or as it is for "model".
 
     Raises:
         CheckpointError: the average does not fit the model beside it.
+        WorkloadError: there is no such player.
     """
+    if player is not None:
+        parts = {**parts_of_player(parts, player)}
+        weights = weights if weights == "model" or has_average(parts, weights) else "model"
+        del parts["players"]
     saved = parts["modules"]["model"]
     values: dict[str, Any] = dict(saved["values"])
     if weights == "model":
@@ -86,6 +95,8 @@ def state_dict_of(path: Path, parts: Parts, weights: str) -> dict[str, Any]:
     for name, value in values.items():
         if name in buffers:
             new[name] = buffers[name]
+        elif not is_averaged(name, parts, average):
+            continue
         elif isinstance(value, torch.Tensor) and name not in (saved["buffers"] or ()):
             mean = shared.get(_memory(value))
             if mean is None:

@@ -46,6 +46,7 @@ def simulate(
     max_steps: int | None = None,
     batches: Script = 1,
     hyper: Mapping[str, Hyper] | None = None,
+    players: Mapping[str, int] | None = None,
     seed: int | None = None,
     sinks: Iterable[Sink] = (),
     until: When | None = None,
@@ -67,6 +68,9 @@ def simulate(
     (4, 'interrupted by a signal')
     >>> run(suspended).batch  # goes on where it was
     9
+    >>> final = simulate([], batches=10, players={"D": 1, "G": 5})
+    >>> final.step, final.steps_of("D"), final.steps_of("G")
+    (12, 10, 2)
 
     Args:
         callbacks: as for `run`.
@@ -74,7 +78,8 @@ def simulate(
             sequence among the train_… and valid_… values, or 1.
         max_steps: number of steps of the plan.
         batches: training batches per epoch.
-        hyper: the hyper-parameters; by default {"lr": 0.1}.
+        hyper: the hyper-parameters; by default {"lr": 0.1}, or with players {"D.lr": 0.1, …}.
+        players: by name, those that take turns, and at each so-many-th batch they play: {"D": 1, "G": 5}.
         seed: seed of the plan, which `state.random` depends on.
         sinks: as for `run`.
         until: return the state at this phase, after its answers, instead of the last one.
@@ -94,7 +99,7 @@ def simulate(
     if epochs is None and max_steps is None:
         per_epoch = [len(v) for name, v in values.items() if _is_metric(name) and isinstance(v, Sequence)]
         epochs = min(per_epoch, default=1)
-    work: Workload = Scripted(batches=batches, hyper=hyper, **values)
+    work: Workload = Scripted(batches=batches, hyper=hyper, players=players, **values)
     if isinstance(fail_at, Operation):
         setattr(work, fail_at.value, _failing(fail_at))
     if trace is not None:
@@ -175,24 +180,32 @@ def at(phase: Phase, **fields: Any) -> State:
     """A state at `phase`, for a test.
 
     A name that is no field of `State` is a metric if it begins with train_ or valid_, a hyper-parameter if
-    it is lr, momentum or weight_decay, and otherwise a fact.
+    it is lr, momentum or weight_decay, and otherwise a fact. With `players`, `player` and `turn` say whose turn it is.
 
     >>> at(Phase.LOSS_END, iteration=7, loss=0.5).facts["loss"]
     0.5
     >>> at(Phase.EPOCH_END, valid_loss=1.25).metrics
     {'valid_loss': 1.25}
+    >>> at(Phase.STEP_BEGIN, players={"D": 1, "G": 5}, player="G", turn=1).player
+    'G'
 
     Raises:
         TypeError: a name is likely a misspelt one.
+        LookupError: the player is none of the players.
     """
+    turn = {name: fields.pop(name) for name in ("player", "turn") if name in fields}
     known = frozenset(field.name for field in attrs.fields(State))
-    check_not_misspelt("at", fields, known | KNOWN_AT.keys() | _HYPER | {"train_loss", "valid_loss"})
+    check_not_misspelt("at", fields, known | KNOWN_AT.keys() | _HYPER | {"player", "turn", "train_loss", "valid_loss"})
     others = {name: fields.pop(name) for name in list(fields) if name not in known}
     metrics = {name: value for name, value in others.items() if _is_metric(name)}
     hyper = {name: value for name, value in others.items() if name in _HYPER}
     facts = {name: value for name, value in others.items() if name not in metrics and name not in hyper}
     defaults: dict[str, Any] = {"plan": Plan(epochs=10), "has_valid": True}
     state = State(**{**defaults, **fields, "phase": phase})
+    if "player" in turn:
+        state.players.steps_of(turn["player"])
+    if turn:
+        state = attrs.evolve(state, players=attrs.evolve(state.players, **turn))
     return attrs.evolve(
         state,
         metrics=FrozenMap({**state.metrics, **metrics}),

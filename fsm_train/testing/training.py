@@ -58,6 +58,15 @@ class Training:
     seed: int = 0
 
 
+NO_TURNS: Mapping[str, int] = FrozenMap()
+
+
+def players_for(callback: Callback[Any]) -> Mapping[str, int]:
+    """The players of a simulated training: for a callback that is for one, that and others; otherwise none."""
+    player = callback.params.get("player")
+    return FrozenMap({"first": 1, str(player): 2, "last": 1}) if player is not None else NO_TURNS
+
+
 def consultations_of(
     callback: Callback[Any],
     training: Training,
@@ -100,7 +109,7 @@ def consultations_of(
     if watchers:
         before, after = (_watcher(name, callback.at) for name in WATCHERS)
         callbacks = [before, *callbacks[::-1], after]
-    work = ScriptedTraining(training, hyper, without)
+    work = ScriptedTraining(training, hyper, without, players_for(callback))
     state = start(work, epochs=training.epochs, seed=training.seed)
     if interrupt:
         work.interrupt_after = training.interrupt_after
@@ -123,15 +132,26 @@ def consultations_of(
 class ScriptedTraining(Scripted):
     """A workload whose measurements depend on the counters alone, so that suspending or watching it changes nothing."""
 
-    def __init__(self, training: Training, hyper: Mapping[str, Hyper], without: str | None = None) -> None:
+    def __init__(
+        self,
+        training: Training,
+        hyper: Mapping[str, Hyper],
+        without: str | None = None,
+        players: Mapping[str, int] = NO_TURNS,
+    ) -> None:
         metrics = {name: values for name, values in training.metrics.items() if name != without}
+        facts: dict[str, Any] = {
+            name: _by_batch(values) for name, values in training.facts.items() if name != "elapsed"
+        }
+        measured: dict[str, Any] = {name: _by_epoch(values) for name, values in metrics.items()}
         super().__init__(
             batches=training.batches,
             batch_size=_by_batch(training.batch_sizes),
             loss=_by_batch(training.losses),
-            hyper=hyper,
-            **{name: _by_batch(values) for name, values in training.facts.items() if name != "elapsed"},
-            **{name: _by_epoch(values) for name, values in metrics.items()},
+            hyper={f"{player}.{name}": value for player in players for name, value in hyper.items()} or hyper,
+            players=players,
+            **facts,
+            **measured,
             elapsed=_elapsed(training.facts.get("elapsed", (1.0,))),
         )
         self.interrupt_after = 0

@@ -8,21 +8,23 @@ a function of the state.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from ..core.checks import NO_TEXT, as_count, check_not_misspelt, is_exact_number, is_text
 from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
+from ..core.guards import before_an_epoch
 from ..core.phase import Operation
 from ..core.runs import stopped_at_its_begin
 from ..core.state import Hyper, State, check_hyper
 from ..core.transition import Command
+from ..core.turns import Players
 from ..core.workload import BRACKETS, Workload
 
 Script = float | Sequence[float] | Callable[[State], float]
 
 
-SCRIPTED_NAMES = KNOWN_AT.keys() | {"batches", "hyper", "valid_batches", "train_loss", "valid_loss"}
+SCRIPTED_NAMES = KNOWN_AT.keys() | {"batches", "hyper", "players", "valid_batches", "train_loss", "valid_loss"}
 """What a `Scripted` can be given besides names of one's own."""
 
 
@@ -91,12 +93,14 @@ class Scripted(Workload):
         batches: training batches per epoch.
         batch_size: what a training batch counts, from 0; one that counts 0 is left out.
         loss: of each training batch.
-        hyper: the hyper-parameters that an optimizer would have.
+        hyper: the hyper-parameters that an optimizer would have; by default a rate "lr" of 0.1, or one for each player.
+        players: by name, those that take turns, and at each so-many-th batch they play: {"D": 1, "G": 5}. A loss that
+            is a function of the state can ask for `state.player`.
         valid_batches: batches of a validation; the loss of each is the coming valid_loss, if that is known.
         metrics: `valid_…` are measured at the end of each validation (there is one if any is given),
             `train_…` at the end of each epoch (without train_loss, that is the weighted mean of the
-            losses). `grad_norm`, `stepped` and `elapsed` are those facts, and any other name is a
-            sensor of that name.
+            losses; with players train_D_loss is that of D's). `grad_norm`, `stepped` and `elapsed` are those facts,
+            and any other name is a sensor of that name.
 
     Attributes:
         commands: the commands that were carried out, in order.
@@ -115,10 +119,12 @@ class Scripted(Workload):
         loss: Script = 0.0,
         hyper: Mapping[str, Hyper] | None = None,
         valid_batches: Script = 1,
+        players: Mapping[str, int] | None = None,
         **metrics: Script,
     ) -> None:
         check_not_misspelt("Scripted", metrics, SCRIPTED_NAMES)
-        hyper = {"lr": 0.1} if hyper is None else hyper
+        self._players = Players.of(players or {})
+        hyper = dict.fromkeys([f"{name}.lr" for name in self._players] or ["lr"], 0.1) if hyper is None else hyper
         self._hyper = {name: check_hyper(name, value) for name, value in hyper.items()}
         self._batches = _Reader("batches", batches)
         self._batch_size = _Reader("batch_size", batch_size)
@@ -146,7 +152,9 @@ class Scripted(Workload):
         self._stepped = True
         self._fetched_any = self._valid_fetched_any = False
         self._losses_added = 0  # in the epoch under way
-        self._total = self._weight = 0.0
+        self._total = self._weight = 0.0  # of the losses in the epoch under way: their weighted sum, and the weights
+        self._player = ""
+        self._sums: dict[str, tuple[float, float]] = {}  # the same of each player while another one plays
         self._elapsed = 0.0
 
     @property
@@ -163,7 +171,11 @@ class Scripted(Workload):
 
     @property
     def metric_names(self) -> Set[str]:
-        return {"train_loss", *self._train, *self._valid}
+        return {*self._losses_by_name(self._players or ("",)), *self._train, *self._valid}
+
+    @property
+    def players(self) -> Mapping[str, int]:
+        return self._players.all_every
 
     @property
     def batches_per_epoch(self) -> int | None:
@@ -207,6 +219,7 @@ class Scripted(Workload):
         self._batches_to_come = int(self._batches.next(state))
         self._fetched_any = False
         self._total = self._weight = 0.0
+        self._sums = {}
         self._losses_added = 0
 
     def fetch(self, state: State | None = None) -> float | None:
@@ -219,6 +232,11 @@ class Scripted(Workload):
         self._batches_to_come -= 1
         self._size = as_count(self._batch_size.next(state), "batch_size")
         return self._size
+
+    def turn(self, state: State) -> None:
+        self._sums[self._player] = self._total, self._weight
+        self._player, self._loss = state.player, None
+        self._total, self._weight = self._sums.get(self._player, (0.0, 0.0))
 
     def forward(self, state: State | None = None) -> None:
         """Nothing to do."""
@@ -271,9 +289,9 @@ class Scripted(Workload):
 
     def _so_far(self, state: State) -> Mapping[str, float]:
         """In the middle of an epoch the mean loss so far, and the coming values of scripted metrics."""
-        if state.batch == 0 or state.batches_over or not self._losses_added:
+        if before_an_epoch(state) or state.batches_over or not self._losses_added:
             return {}
-        mean = {"train_loss": self._total / self._weight} if self._weight and "train_loss" not in self._train else {}
+        mean = {name: value for name, value in self._means().items() if name not in self._train}
         known = {name: reader.coming() for name, reader in self._train.items() if not callable(reader.script)}
         return {**mean, **known}
 
@@ -284,9 +302,18 @@ class Scripted(Workload):
         """As of a real training: an epoch whose batches were all left out, or that had none, measures nothing."""
         if not self._losses_added:
             return {}
-        mean = {"train_loss": self._total / self._weight} if self._weight else {}
+        mean = self._means()
         self._losses_added = 0
         return {**mean, **{name: reader.next(state) for name, reader in self._train.items()}}
+
+    def _means(self) -> Mapping[str, float]:
+        """The mean losses of the epoch so far: of one that is weighed by nothing there is none."""
+        sums = {**self._sums, self._player: (self._total, self._weight)}
+        means = {player: total / weight for player, (total, weight) in sums.items() if weight}
+        return dict(zip(self._losses_by_name(means), means.values(), strict=True))
+
+    def _losses_by_name(self, players: Iterable[str]) -> list[str]:
+        return [f"train_{player}_loss" if player else "train_loss" for player in players]
 
     def finish(self, state: State) -> None:
         """Nothing to do."""

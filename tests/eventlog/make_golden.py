@@ -30,6 +30,14 @@ def _everything(state: State) -> float:
     return (1.0, float("nan"), float("inf"), -0.0, 1e-320)[state.iteration % 5]
 
 
+class _Paused(Scripted):
+    """Interrupted in the turn of D at each fourth batch."""
+
+    def turn(self, state: State) -> None:
+        super().turn(state)
+        self.interrupt = "SIGTERM" if state.iteration % 4 == 3 and state.player == "D" else None
+
+
 def sealed(path: Path, lines: list[dict[str, Any]]) -> None:
     """Write the lines with numbers and digests that fit."""
     before = ""
@@ -86,6 +94,18 @@ def golden(name: str, path: Path) -> None:
                 first = deque(iterate(extend(special, epochs=1), [early_stopping()], log=path), maxlen=1).pop()
             deque(iterate(extend(first, epochs=3), [early_stopping()], log=path))
             deque(iterate(extend(first, epochs=2), [early_stopping()], log=path))
+        case "turns":
+            # Suspended between the turns of a batch, with a window of one player pending, and continued.
+            players = {"D": 1, "G": 2}
+            losses = _Paused(batches=5, loss=_everything, valid_loss=valid, players=players)
+            used: list[Callback[object]] = [
+                accumulate(2, player="D"),
+                schedule(lr=cosine(8), player="G"),
+                early_stopping("valid_loss", patience=3),
+            ]
+            state = start(losses, epochs=6, seed=0)
+            while state.phase is not Phase.DONE:
+                (state,) = deque(iterate(state, used, log=path), maxlen=1)
         case "jump" | "torn" | "newer":
             golden("library", path)
             lines = [orjson.loads(line) for line in path.read_bytes().splitlines()[:60]]

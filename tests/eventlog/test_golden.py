@@ -24,6 +24,7 @@ DIGESTS = {
     "settings-1.jsonl": "fceefd5af581bdb1",
     "suspended-1.jsonl": "5febe852e2256e46",
     "torn-1.jsonl": "2e0334bcd323669b",
+    "turns-2.jsonl": "536ff9551462ba99",
     "unwatched-1.jsonl": "ba1d495cf3881e8e",
 }
 
@@ -42,6 +43,7 @@ def test_golden_logs_are_as_they_were() -> None:
         ("checks-1", 37, 3, "stop_after: 10 steps were taken"),  # from when a check was the end of an epoch
         ("settings-1", 27, 3, ""),
         ("unwatched-1", 12, 3, ""),
+        ("turns-2", 123, 6, ""),  # suspended between the turns of a batch
     ],
 )
 def test_good_logs_agree(name: str, lines: int, epoch: int, reason: str) -> None:

@@ -1,15 +1,14 @@
 """DARTS, first order: weights learn from one half of the data, and how operations are mixed from the other."""
 
-import attrs
 import torch
 from torch import nn
 from torch.utils.data import random_split
 
-from fsm_train import Command, Phase, Supervised, Transition, carries_out, on, run, start, together
+from fsm_train import Alternating, Player, run, start, together
 from fsm_train.callbacks import clip_grad_norm
 from tests.models import digits, shuffled
 
-TRICK = "a command steps the optimizer of the mixture"
+TRICK = ""
 
 
 class Mixed(nn.Module):
@@ -49,28 +48,17 @@ def plain():
     return model
 
 
-@attrs.frozen
-class StepMixture(Command):
-    """Train the mixture on the batch of the other half."""
-
-
 def machine():
     model, optimizer, of_mixture, train, search = setup()
-
-    @carries_out(StepMixture)
-    def step(work, command):
-        work.inputs, (images, labels) = work.inputs
-        (model.alphas.grad,) = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), model.alphas)
-        of_mixture.step()
-
-    @on(Phase.BATCH_BEGIN, commands={StepMixture})
-    def mixture_first(state):
-        return Transition(commands=(StepMixture(),))
-
-    work = Supervised(
-        *(model, optimizer, nn.functional.cross_entropy, together(train, search)),
-        split=lambda batch: ((batch[0][0], batch[1]), batch[0][1]),
-        extra={"mixture's optimizer": of_mixture},
+    loss_of = lambda images, labels: nn.functional.cross_entropy(model(images), labels)
+    work = Alternating(
+        {
+            "mixture": Player(model, of_mixture, lambda halves, _: loss_of(*halves[1])),
+            "weights": Player(model, optimizer, lambda halves, _: loss_of(*halves[0])),
+        },
+        together(train, search),
+        split=lambda halves: (halves, None),
+        samples=lambda halves, _: len(halves[0][0]),
     )
-    run(start(work, epochs=2), [mixture_first, clip_grad_norm(5.0)])
+    run(start(work, epochs=2), [clip_grad_norm(5.0, player="weights")])
     return model

@@ -1,13 +1,12 @@
 """A GAN of convolutions: the critic learns from a real and a generated batch, then the generator from the critic."""
 
-import attrs
 import torch
 from torch import nn
 
-from fsm_train import Command, Phase, Supervised, Transition, carries_out, on, run, start
+from fsm_train import Alternating, Player, run, start
 from tests.models import digits, shuffled
 
-TRICK = "a command steps the critic's optimizer"
+TRICK = ""
 
 
 def setup():
@@ -32,11 +31,12 @@ def plain():
     generator, critic, of_generator, of_critic, train = setup()
     for _ in range(2):
         for images, _ in train:
-            fake = generator(torch.randn(len(images), 8))
-            loss = looks(critic(images), 1.0) + looks(critic(fake.detach()), 0.0)
+            fake = generator(torch.randn(len(images), 8)).detach()
+            loss = looks(critic(images), 1.0) + looks(critic(fake), 0.0)
             of_critic.zero_grad()
             loss.backward()
             of_critic.step()
+            fake = generator(torch.randn(len(images), 8))
             loss = looks(critic(fake), 1.0)
             of_generator.zero_grad()
             loss.backward()
@@ -44,31 +44,16 @@ def plain():
     return generator, critic
 
 
-@attrs.frozen
-class TeachCritic(Command):
-    """Generate a batch, train the critic with it and the real one, and leave it in place of that."""
-
-
 def machine():
     generator, critic, of_generator, of_critic, train = setup()
 
-    @carries_out(TeachCritic)
-    def teach(work, command):
-        fake = generator(torch.randn(len(work.inputs), 8))
-        loss = looks(critic(work.inputs), 1.0) + looks(critic(fake.detach()), 0.0)
-        of_critic.zero_grad()
-        loss.backward()
-        of_critic.step()
-        work.inputs = fake
+    def critical(images, labels):
+        fake = generator(torch.randn(len(images), 8)).detach()
+        return looks(critic(images), 1.0) + looks(critic(fake), 0.0)
 
-    @on(Phase.BATCH_BEGIN, commands={TeachCritic})
-    def critic_first(state):
-        return Transition(commands=(TeachCritic(),))
+    def deceptive(images, labels):
+        return looks(critic(generator(torch.randn(len(images), 8))), 1.0)
 
-    work = Supervised(
-        *(generator, of_generator, lambda scores, labels: looks(scores, 1.0), train),
-        forward=lambda generator, fake: critic(fake),
-        extra={"critic": critic, "critic's optimizer": of_critic},
-    )
-    run(start(work, epochs=2), [critic_first])
+    players = {"D": Player(critic, of_critic, critical), "G": Player(generator, of_generator, deceptive)}
+    run(start(Alternating(players, train), epochs=2))
     return generator, critic

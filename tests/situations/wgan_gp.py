@@ -1,13 +1,12 @@
 """WGAN-GP: five steps of the critic, with a penalty on the norm of its gradient, to one of the generator."""
 
-import attrs
 import torch
 from torch import nn
 
-from fsm_train import Command, Phase, Supervised, Transition, carries_out, on, run, start
+from fsm_train import Alternating, Player, run, start
 from tests.models import digits, shuffled
 
-TRICK = "a command steps the generator's optimizer"
+TRICK = ""
 
 
 def setup():
@@ -49,35 +48,17 @@ def plain():
     return generator, critic
 
 
-@attrs.frozen
-class StepGenerator(Command):
-    """Train the generator for a step."""
-
-
 def machine():
     generator, critic, of_generator, of_critic, train = setup()
 
-    @carries_out(StepGenerator)
-    def step(work, command):
-        loss = -critic(generator(torch.randn(32, 8))).mean()
-        of_generator.zero_grad()
-        loss.backward()
-        of_generator.step()
-        of_critic.zero_grad()
-
-    @on(Phase.BATCH_END, every=5, commands={StepGenerator})
-    def each_fifth(state):
-        return Transition(commands=(StepGenerator(),))
-
-    def with_fake(critic, images):
+    def critical(images, labels):
         with torch.no_grad():
             fake = generator(torch.randn(len(images), 8))
-        return scores(critic, images, fake)
+        return distance(*scores(critic, images, fake))
 
-    work = Supervised(
-        *(critic, of_critic, lambda output, labels: distance(*output), train),
-        forward=with_fake,
-        extra={"generator": generator, "generator's optimizer": of_generator},
-    )
-    run(start(work, epochs=2), [each_fifth])
+    players = {
+        "D": Player(critic, of_critic, critical),
+        "G": Player(generator, of_generator, lambda *_: -critic(generator(torch.randn(32, 8))).mean(), every=5),
+    }
+    run(start(Alternating(players, train), epochs=2))
     return generator, critic

@@ -270,3 +270,18 @@ def test_measures_need_a_validation() -> None:
 def test_measures_are_shown() -> None:
     """As the other settings."""
     assert "knn" in repr(_autoencoder(measures={"knn": _knn}))
+
+
+def test_a_measure_needs_no_metric_beside_it() -> None:
+    """An evaluation without a loss and metrics is there for the measures, which are taken at its end."""
+    model = torch.nn.Linear(2, 1)
+    batches = [(torch.ones(3, 2), torch.ones(3, 1))]
+    work = Supervised(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        torch.nn.MSELoss(),
+        batches,
+        Evaluation(batches, loss_fn=None),
+        measures={"five": lambda work: 5.0},
+    )
+    assert run(start(work, epochs=1)).metrics["valid_five"] == 5.0

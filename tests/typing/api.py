@@ -12,7 +12,22 @@ import torch
 from torch import nn
 
 import fsm_train.commands
-from fsm_train import Callback, Flag, Phase, Scripted, Sink, State, Supervised, Transition, iterate, on, run, start
+from fsm_train import (
+    Alternating,
+    Callback,
+    Flag,
+    Phase,
+    Player,
+    Scripted,
+    Sink,
+    State,
+    Supervised,
+    Transition,
+    iterate,
+    on,
+    run,
+    start,
+)
 from fsm_train.callbacks import clip_grad_norm, early_stopping, schedule, torch_scheduler
 from fsm_train.schedules import Schedule, cosine, warmup
 from fsm_train.testing import Trace, at, check_callback, drive, parametrize_with_checks, simulate
@@ -90,6 +105,22 @@ def try_out() -> None:
     print(answer, answers, final, report)
 
 
+def take_turns(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """A loss gives a tensor or parts; whose turn it is, is text."""
+
+    def scalar(inputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return inputs.mean()
+
+    def parts(inputs: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"loss": inputs.mean()}
+
+    players = {"D": Player(model, optimizer, scalar), "G": Player(model, optimizer, parts, every=5)}
+    work = Alternating(players, [(torch.zeros(1), torch.zeros(1))])
+    final: State = run(start(work, epochs=1), [clip_grad_norm(1.0, player="D"), schedule(lr=cosine(3), player="G")])
+    player: str = final.player
+    return final.steps_of(player) + final.turn
+
+
 @parametrize_with_checks([count])
 def test_count(check: object) -> None: ...
 
@@ -99,6 +130,8 @@ def misuse(final: State) -> None:
     on(Phase.EPOCH_END)(needs_an_int)  # type: ignore[arg-type]
     fsm_train.commands.ClipGradNrom(1.0)  # type: ignore[attr-defined]
     clip_grad_norm("1.0")  # type: ignore[arg-type]
+    clip_grad_norm(1.0, player=3)  # type: ignore[arg-type]
+    Alternating([], [])  # type: ignore[arg-type]
     early_stopping(patienc=3)  # type: ignore[call-arg]
     final.epoch = 3  # type: ignore[misc]
     final.metrics["x"] = 1.0  # type: ignore[index]
