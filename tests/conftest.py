@@ -9,6 +9,10 @@ from __future__ import annotations
 import signal
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None)  # a machine may be busy
+settings.load_profile("tests")
 
 pytest_plugins = ["_fsm_train_pytestplugin"]
 

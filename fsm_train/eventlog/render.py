@@ -170,7 +170,8 @@ def _page(summary: LogSummary) -> Iterator[str]:
 
 def _callback(spec: Mapping[str, Json]) -> str:
     """A callback as the call that makes it; one that no factory made by its name and phases."""
-    name, params = spec["name"], ", ".join(f"{name}={_param(value)}" for name, value in spec["params"].items())
+    given = {name: value for name, value in spec["params"].items() if value is not None}  # None is what nobody types
+    name, params = spec["name"], ", ".join(f"{name}={_param(value)}" for name, value in given.items())
     factory = spec["factory"].rpartition(".")[2]
     if not factory and not params:
         return f"{name}, at {', '.join(spec['at'])}"

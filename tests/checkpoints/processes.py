@@ -23,12 +23,11 @@ from fsm_train.core.phase import Junction
 from fsm_train.signals import SIGNALS
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import End, disturb, end_of, resume
+from tests.how_long import THOROUGH
 
 FRESH = multiprocessing.get_context("forkserver")
 """Each process is forked from a server that has only imported these modules."""
 FRESH.set_forkserver_preload([__name__, "tests.checkpoints.test_damage"])
-THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
-"""Whether to try every boundary, hundreds of kills and a thousand faults, which takes minutes."""
 
 
 def all_or_some(paths: Iterable[Path], every: int) -> list[Path]:

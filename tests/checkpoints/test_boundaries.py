@@ -11,7 +11,8 @@ import pytest
 from fsm_train import restore
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import differences, suspended_everywhere, train_through
-from tests.checkpoints.processes import THOROUGH, all_or_some, each_in_a_fresh_process, signalled
+from tests.checkpoints.processes import all_or_some, each_in_a_fresh_process, signalled
+from tests.how_long import of_all
 
 
 def _gone_on_with_from_everywhere(folder: Path, specs: list[Spec], every: int) -> None:
@@ -100,7 +101,7 @@ def test_kills_at_random_moments(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     draw, kills, trainings = random.Random(seed), 0, 0
-    while kills < (100 if THOROUGH else 4):
+    while kills < of_all(100, few=4):
         spec = Spec(("everything", "awkward")[trainings % 2], epochs=2, saves=str(tmp_path / str(trainings)), slow=0.01)
         trainings += 1
         result = signalled(spec, signal.SIGKILL, draw.uniform(0.0, 0.5))

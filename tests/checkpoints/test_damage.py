@@ -31,7 +31,8 @@ from fsm_train.checkpoints.folder import Folder
 from fsm_train.checkpoints.manifest import FORMAT, MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
 from fsm_train.core.commands import SaveCheckpoint
 from tests.checkpoints.faulty_disk import FaultyDisk
-from tests.checkpoints.processes import FRESH, THOROUGH
+from tests.checkpoints.processes import FRESH
+from tests.how_long import of_all, step_through
 from tests.models import diabetes, sgd
 
 FILES = (STATE, TENSORS, MANIFEST)
@@ -78,7 +79,7 @@ def test_damage_is_found_and_said_and_the_newest_good_one_is_used(two: Path, tmp
     shutil.copytree(two, folder)
     newest = folder / "epoch-00002"
     work = _work()
-    for i in range(1002 if THOROUGH else 60):
+    for i in range(of_all(1002, few=60)):
         name, damage = FILES[i % 3], (_flip, _zero, _truncate)[i // 3 % 3]
         good = (newest / name).read_bytes()
         data = bytearray(good)
@@ -172,7 +173,7 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_good_checkpoint(tmp_path: Path)
     writes = [i for i, name in enumerate(calls, 1) if name == "write"]
     others = [i for i, name in enumerate(calls, 1) if name != "write"]
     seen = set()
-    for die_at in (*others, *(writes if THOROUGH else writes[:: len(writes) // 5])):
+    for die_at in (*others, *writes[:: step_through(few=len(writes) // 5)]):
         folder = tmp_path / str(die_at)
         assert _killed_at(original, folder, die_at, said) == 9
         state = restore(folder, _work())

@@ -36,7 +36,7 @@ from fsm_train.checkpoints.manifest import list_folder
 from fsm_train.core.callback import Callback
 from tests.checkpoints.failing_training import BrokenError
 from tests.checkpoints.faulty_disk import CHANGES, LOOKS, FaultyDisk
-from tests.checkpoints.processes import THOROUGH
+from tests.how_long import step_through
 
 BROKEN = OSError(errno.EIO, os.strerror(errno.EIO))
 EARLIER = tuple({"train_loss": i / 7} for i in range(20))  # epochs of a long history
@@ -150,7 +150,7 @@ def test_whatever_fails_once_the_training_goes_on(kind: str, tmp_path: Path, mon
     assert {"mkdir", "rename", "fsync", "write", "open w+b", "stat", "listdir", "preadv"} <= {*whole.calls}
     assert (whole.last is None) is (kind == "a failure")
     said = errors = 0
-    tried = range(1, len(whole.calls) + 1, 1 if THOROUGH else max(23, len(whole.calls) // 12))
+    tried = range(1, len(whole.calls) + 1, step_through(few=max(23, len(whole.calls) // 12)))
     for fail_at in tried:
         one = _with_fault(training, tmp_path / str(fail_at), fail_at, monkeypatch)
         _check_outcome(one, whole, training, f"{fail_at}: {whole.calls[fail_at - 1]}")

@@ -31,7 +31,7 @@ from tests.checkpoints.failing_training import (
     with_fault,
     workload,
 )
-from tests.checkpoints.processes import THOROUGH
+from tests.how_long import THOROUGH
 
 WINDOWS = pytest.mark.parametrize("window", [0, 1, 2])
 

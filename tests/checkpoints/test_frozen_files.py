@@ -32,8 +32,9 @@ from fsm_train.checkpoints import frozen_files, writing
 from fsm_train.checkpoints.history_files import is_frozen_file
 from fsm_train.checkpoints.manifest import list_folder, manifest_of, verify_all
 from fsm_train.supervised.weights_file import write_weights
-from tests.checkpoints.processes import FRESH, THOROUGH
+from tests.checkpoints.processes import FRESH
 from tests.diabetes_training import batches
+from tests.how_long import THOROUGH
 from tests.models import same_weights
 
 DATA = batches(8, 8, 8, 8)

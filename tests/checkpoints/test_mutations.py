@@ -29,13 +29,13 @@ from fsm_train import (
 )
 from fsm_train.cli import main
 from fsm_train.core.commands import SaveCheckpoint
+from tests.how_long import THOROUGH, of_all
 
 from .mutations import KINDS, mutate
-from .processes import THOROUGH
 from .rich_training import everything, library, rich, same
 
 PARTS = 20
-MUTATIONS = 10_000 if THOROUGH else 100
+MUTATIONS = of_all(10_000, few=100)
 SECONDS = 10.0  # for one call, whose answer takes some milliseconds
 BYTES = 2**29  # of memory, which a file of some kilobytes takes at most
 EPOCHS = 260

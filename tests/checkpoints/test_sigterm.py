@@ -14,7 +14,8 @@ import pytest
 from fsm_train.checkpoints.manifest import list_folder, verify
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import differences, train_through
-from tests.checkpoints.processes import THOROUGH, signalled
+from tests.checkpoints.processes import signalled
+from tests.how_long import SHARE, of_all
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
 
@@ -32,7 +33,7 @@ def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) ->
     print(f"seed {seed}")
     expected = train_through(Spec(loader="reproducible", epochs=1))
     draw, trials, validating, trainings = random.Random(seed), 0, 0, 0
-    while trials < (25 if THOROUGH else 2):
+    while trials < of_all(25, few=2):
         folder = tmp_path / str(trainings)
         spec = Spec(loader="reproducible", workers=workers, epochs=1, saves=str(folder), slow=0.02)
         trainings += 1
@@ -50,7 +51,7 @@ def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) ->
         assert result.status == 0, seed
         assert differences(expected, (result.end, [])) == [], seed
     print(f"{trials} trials, {validating} of them in a validation, {trainings} trainings")
-    assert validating or not THOROUGH, seed
+    assert validating or SHARE < 1, seed
 
 
 def test_the_example_ends_as_if_it_had_never_been_killed() -> None:

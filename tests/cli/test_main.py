@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -160,3 +161,23 @@ def test_too_little_memory_is_a_sentence(log: str, capsys: Captured, monkeypatch
 
     assert main(["show", log]) == 2
     assert capsys.readouterr().err == "fsm-train: there is too little memory for it\n"
+
+
+def test_a_closed_pipe_is_no_error_and_nothing_more_is_written_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, where the reader is gone for certain."""
+
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    with (tmp_path / "pipe").open("w") as file:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", Closed())
+            assert main(["graph"]) == 0
+        file.write("more")
+    assert (tmp_path / "pipe").read_text() == ""

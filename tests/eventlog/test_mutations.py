@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 import warnings
@@ -15,13 +14,13 @@ from fsm_train import Callback, Scripted, extend, run, start
 from fsm_train.callbacks import early_stopping, record, reduce_on_plateau
 from fsm_train.cli import main, tail
 from fsm_train.eventlog import LogError, diff, read_log, replay, sweep, what_if
+from tests.how_long import of_all
 
 from .log_files import library, logged, workload
 from .mutations import mutated
 
-THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
 PARTS = 20
-MUTATIONS = 10_000 if THOROUGH else 200
+MUTATIONS = of_all(10_000, few=200)
 SECONDS = 10.0  # for one command, whose answer takes some milliseconds
 
 Captured = pytest.CaptureFixture[str]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.processes import THOROUGH
+from tests.how_long import THOROUGH
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

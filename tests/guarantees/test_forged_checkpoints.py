@@ -30,8 +30,8 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.supervised.saved_shape import check_shape
 from tests.checkpoints.mutations import seal
-from tests.checkpoints.processes import THOROUGH
 from tests.checkpoints.rich_training import everything, library, rich, same
+from tests.how_long import of_all
 
 CALLBACKS = library(8)
 
@@ -143,7 +143,7 @@ def test_whatever_is_forged_all_or_nothing_is_restored(source: Path, tmp_path: P
     good = saved(source)
     places = paths_in(good)
     refused = 0
-    for i in range(2000 if THOROUGH else 60):
+    for i in range(of_all(2000, few=60)):
         path, value = chance.choice(places), chance.choice(WRONG)
         folder = forged(source, tmp_path / str(i), with_a(good, path, value))
         work = rich()

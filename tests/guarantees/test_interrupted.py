@@ -37,8 +37,8 @@ from fsm_train.checkpoints import writing
 from fsm_train.core.callback import Callback
 from fsm_train.data import reproducible
 from tests.checkpoints.faulty_disk import FaultyDisk
-from tests.checkpoints.processes import THOROUGH
 from tests.guarantees.one_weight import counting, in_epoch, names, weight
+from tests.how_long import SHARE, step_through
 from tests.models import diabetes, same_weights
 
 EPOCHS = 4
@@ -94,7 +94,7 @@ def places(folder: Path, monkeypatch: pytest.MonkeyPatch, begin: int) -> Sequenc
         trained(counting(), folder)
     assert {"mkdir", "rename", "unlink", "rmdir", "fsync", "write"} <= {*faulty.calls}
     count = len(faulty.calls)
-    return range(1, count + 1) if THOROUGH else (*range(begin, count, 31), count)
+    return (*range(begin if SHARE < 1 else 1, count, step_through(few=31)), count)
 
 
 # -------------------------------------------------------------------------- signals in a save
@@ -105,7 +105,7 @@ def places(folder: Path, monkeypatch: pytest.MonkeyPatch, begin: int) -> Sequenc
 @pytest.mark.parametrize("more", [0, 1, 6])
 def test_ctrl_c_twice_at_any_file(more: int, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is KeyboardInterrupt, also if it comes again `more` calls later, while what was begun is cleaned away."""
-    interrupted = 0
+    interrupted, threads = 0, threading.active_count()  # others, which earlier tests may have left
     for place in places(tmp_path / "undisturbed", monkeypatch, 1 + 5 * more + 3 * after):
         folder = tmp_path / str(place)
         numbers = {place, place + more}
@@ -116,7 +116,7 @@ def test_ctrl_c_twice_at_any_file(more: int, after: bool, tmp_path: Path, monkey
             assert len(faulty.calls) < place, (place, faulty.calls[-1])
             continue
         interrupted += 1
-        assert threading.active_count() == 1, place
+        assert threading.active_count() == threads, place
         went_on(folder, replayed=False)  # while the exception is there, with all the frames that it came through
         assert error.__traceback__, place
     assert interrupted > 2
@@ -166,6 +166,7 @@ def test_ctrl_c_while_the_thread_that_hashes_begins(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(writing.ThreadPoolExecutor, "submit", interrupted)
     done = threading.Event()
+    threads = threading.active_count()
     releases = threading.Timer(30, lambda: done.set() or os._exit(3))  # type: ignore[func-returns-value]
     releases.daemon = True
     releases.start()
@@ -174,7 +175,7 @@ def test_ctrl_c_while_the_thread_that_hashes_begins(tmp_path: Path, monkeypatch:
     releases.cancel()
     releases.join()
     monkeypatch.undo()
-    assert threading.active_count() == 1
+    assert threading.active_count() == threads
     went_on(tmp_path)
 
 

@@ -38,8 +38,8 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import manifest
 from fsm_train.core.commands import SaveCheckpoint
 from tests.checkpoints.crowd import crowded
-from tests.checkpoints.processes import THOROUGH
 from tests.guarantees.one_weight import counting, in_epoch, names, quiet, weight
+from tests.how_long import THOROUGH
 
 
 def wide() -> Supervised:

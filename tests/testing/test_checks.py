@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections.abc import Callable
@@ -24,11 +23,11 @@ from fsm_train.testing import (
     parametrize_with_checks,
 )
 from fsm_train.testing.training import Training, consultations_of
+from tests.how_long import THOROUGH
 from tests.testing.common_mistakes import MISTAKES
 from tests.testing.library_examples import EXAMPLES, EXPECTED
 from tests.testing.mutant_callbacks import MUTANTS, keeps_a_list
 
-THOROUGH = os.environ.get("FSM_TRAIN_LONG") == "1"
 A_FEW = 200 if THOROUGH else 12
 
 
