@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from .arguments import check_state, kind_of
 from .errors import WorkloadError
 from .phase import Operation
+from .reductions import Reduction
 from .state import Hyper, State
 from .table import Outcome
 from .transition import Command
@@ -100,6 +101,32 @@ class Workload(Protocol):
         return None
 
     @property
+    def reductions(self) -> Mapping[str, Reduction]:
+        """How each of the `sensors` becomes one number of several ranks; those that are left out are means."""
+        return {}
+
+    @property
+    def known_sizes(self) -> tuple[int, float, float] | None:
+        """Of the pass over the training data that was opened last: its batches, what each counts, what the last counts.
+
+        None, the default, where that is not known. Ranks that know the same need not ask each other for each batch.
+        """
+        return None
+
+    @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        """The same of the validation data."""
+        return None
+
+    @property
+    def metric_weights(self) -> Mapping[str, float]:
+        """What the metrics measured last weigh as means, beside those of other ranks.
+
+        Those that are left out weigh what the batches counted.
+        """
+        return {}
+
+    @property
     def notes(self) -> Sequence[str]:
         """What went wrong in this call of `run` beside the training, such as a checkpoint that was not written."""
         return ()
@@ -134,6 +161,13 @@ class Workload(Protocol):
     def put_back(self, snapshot: Any) -> None:
         """Be again as when the snapshot was taken; it can be put back more than once."""
         ...
+
+    def set_rank_weight(self, weight: float) -> None:
+        """Let the loss of the batch under way be multiplied by this before backward, not where it is measured.
+
+        So the mean of the gradients of several ranks is that of their union. By default nothing happens.
+        """
+        return
 
     def scheduler_length(self, make: Callable[[Any], Any]) -> tuple[str, tuple[int, int | None]] | None:
         """The scheduler of torch that `make` makes, in words, the fewest units that it needs, and its end if any.

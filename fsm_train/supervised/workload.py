@@ -22,6 +22,7 @@ from ..core.arguments import takes_by_name
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES
+from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
 from ..core.transition import Command
 from ..data.batches import Forward, Split, number_of_batches
@@ -175,6 +176,10 @@ class Supervised(Stepping, Checkpointable):
     @property
     def sensors(self) -> Set[str]:
         return self._sensors.keys()
+
+    @property
+    def reductions(self) -> Mapping[str, Reduction]:
+        return reductions_of(self._sensors)
 
     @property
     def metric_names(self) -> Set[str] | None:
