@@ -107,7 +107,7 @@ class Supervised(Stepping, Checkpointable):
         sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, and of the
             batch under way `inputs`, `target` and `output`. Those are None where there is none: the output of a batch
             that was left out before its forward pass, all three after a validation and at EPOCH_END. The generators
-            are put back here too.
+            are put back here too. `Sensor(f, reduction="sum")` says how several ranks make one number of theirs.
         grad_in_valid: whether gradients are on in validations, for forces and others by torch.autograd.grad.
 
     How it is run
