@@ -1,0 +1,180 @@
+"""Several processes as one training, on gloo."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch.distributed as dist
+
+from fsm_train import Phase, Scripted, State, WorkloadError, run, start
+from fsm_train.callbacks import early_stopping, record, reduce_on_plateau, skip_nonfinite
+from fsm_train.supervised.ranks import GlooExchange
+from fsm_train.testing import PerRank, differences, simulate
+from fsm_train.worlds.agreed import Agreed
+from fsm_train.worlds.disagreement import DisagreementError, PeerError
+from tests.forked import forked
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+
+TRIALS = 100 if os.environ.get("FSM_TRAIN_LONG") == "1" else 10
+
+UNEVEN: dict[str, tuple[Any, Any]] = {
+    "batches": (5, 4),
+    "batch_size": (2, 3),
+    "loss": (1.0, [1.0, float("nan")] * 6),
+    "valid_loss": ([3.0, 2.0, 1.0], [1.0, 2.0, 4.0]),
+    "valid_batches": (1, 2),
+}
+
+
+def agreed(work: Scripted, **settings: Any) -> Any:
+    return Agreed(work, GlooExchange(**settings), interrupts_every=1).as_workload()
+
+
+def library() -> list[Any]:
+    return [early_stopping(patience=1), reduce_on_plateau(patience=0), skip_nonfinite(limit=9), record("grad_norm")]
+
+
+def test_processes_end_as_simulated_ranks_do(tmp_path: Path) -> None:
+    """With the same last state, on both, and after the same number of exchanges."""
+
+    def work(rank: int) -> tuple[State, int]:
+        joined = agreed(Scripted(**{name: values[rank] for name, values in UNEVEN.items()}))
+        return run(start(joined, epochs=3), library()), joined.exchanges
+
+    (one, exchanges), (other, as_many) = forked(2, tmp_path, work)
+    simulated = simulate(library(), ranks=2, epochs=3, **{name: PerRank(*values) for name, values in UNEVEN.items()})
+    assert not list(differences(one, other))
+    assert not list(differences(one, simulated))
+    assert exchanges == as_many
+
+
+@pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
+def test_signal_to_one_process_suspends_all(tmp_path: Path, signalled: tuple[int, ...]) -> None:
+    """All leave at the same step, with the same reason."""
+
+    class Signalled(Scripted):
+        def step(self, state: State | None = None) -> bool:
+            self.steps = getattr(self, "steps", 0) + 1
+            if self.steps == 3 and self.rank in signalled:  # type: ignore[attr-defined]
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(state)
+
+    def work(rank: int) -> State:
+        scripted = Signalled(batches=50)
+        scripted.rank = rank  # type: ignore[attr-defined]
+        return run(start(agreed(scripted), epochs=1))
+
+    one, other = forked(2, tmp_path, work)
+    assert not list(differences(one, other))
+    assert (one.phase, one.step, one.reason) == (Phase.SUSPENDED, 4, "interrupted by SIGTERM")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("who", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
+def test_signals_at_any_time(tmp_path: Path, who: tuple[int, ...]) -> None:
+    """In training and in validations, between and within exchanges: all leave at the same place, and none hangs."""
+
+    class Slow(Scripted):
+        def forward(self, state: State | None = None) -> None:
+            time.sleep(0.0005)
+
+        def evaluate(self, state: State | None = None) -> None:
+            time.sleep(0.0005)
+            super().evaluate(state)
+
+    def work(rank: int) -> list[State]:
+        slow = Slow(batches=20, valid_batches=20, valid_loss=1.0, batch_size=[2 + rank] * 10**5)
+        state, states = start(agreed(slow), epochs=10**6), []
+        delays = random.Random(rank)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes after the other rank's has suspended both
+        for _ in range(TRIALS):
+            timer = threading.Timer(delays.uniform(0.0, 0.06), os.kill, (os.getpid(), signal.SIGTERM))
+            if rank in who:
+                timer.start()
+            state = run(state)
+            if rank in who:
+                timer.join()
+            states.append(attrs.evolve(state, workload=None))
+        return states
+
+    one, other = forked(2, tmp_path, work)
+    assert len(one) == len(other) == TRIALS
+    assert {state.phase for state in one} == {Phase.SUSPENDED}
+    assert [list(differences(*pair)) for pair in zip(one, other, strict=True)] == [[]] * TRIALS
+
+
+def test_failing_process_frees_the_others(tmp_path: Path) -> None:
+    """Within a moment, and not after a time-out; they say who it was and what it raised."""
+
+    def work(rank: int) -> Any:
+        scripted = Scripted(batches=9, loss=[1.0, 1.0] if rank == 1 else 1.0)
+        return run(start(agreed(scripted), epochs=1))
+
+    began = time.monotonic()
+    one, other = forked(2, tmp_path, work)
+    assert time.monotonic() - began < 20
+    assert isinstance(one, PeerError)
+    assert str(one).startswith("rank 1 failed, and this rank ended with it: WorkloadError: the script of loss has 2")
+    assert type(other) is WorkloadError
+
+
+def test_process_that_is_gone_is_missed(tmp_path: Path) -> None:
+    """It could leave no word, and the others end at once all the same."""
+
+    class Gone(Scripted):
+        def step(self, state: State | None = None) -> bool:
+            os._exit(1)
+
+    def work(rank: int) -> Any:
+        return run(start(agreed(Gone(batches=3) if rank else Scripted(batches=3)), epochs=1))
+
+    one, other = forked(2, tmp_path, work)
+    assert isinstance(other, EOFError)
+    assert isinstance(one, PeerError)
+    assert str(one).startswith("another rank is gone without a word, while rank 0 was at a look for signals")
+
+
+def test_wait_that_is_too_long_says_where(tmp_path: Path) -> None:
+    """Of each rank, also of one that came to no exchange."""
+
+    class Slow(Scripted):
+        def forward(self, state: State | None = None) -> None:
+            time.sleep(1.5)
+
+    def work(rank: int) -> Any:
+        return run(start(agreed((Slow if rank else Scripted)(batches=3), seconds=0.5), epochs=1))
+
+    one, _ = forked(2, tmp_path, work)
+    assert str(one).startswith(
+        "the ranks waited 0.5 seconds for each other: rank 0 waited at a look for signals between two batches; rank 1 "
+        "came to no exchange. One that came to no exchange"
+    )
+
+
+def test_disagreement_is_the_same_sentence_in_each_process(tmp_path: Path) -> None:
+    """Texts go through rows of numbers, of all lengths."""
+
+    def work(rank: int) -> Any:
+        return run(start(agreed(Scripted(hyper={"lr": 0.1 + rank, "momentum": 0.9})), epochs=1))
+
+    one, other = forked(2, tmp_path, work)
+    assert isinstance(one, DisagreementError)
+    assert str(one) == str(other)
+    assert "hyper lr: 0.1 on rank 0, 1.1 on rank 1" in str(one)
+
+
+def test_without_a_process_group_there_is_no_exchange() -> None:
+    """It says what to do."""
+    with pytest.raises(WorkloadError, match="there is no process group: start this script with torchrun"):
+        GlooExchange()
+    with pytest.raises(ValueError, match="seconds"):
+        GlooExchange(seconds=0)
