@@ -56,6 +56,7 @@ class Workload(Protocol):
         interrupt: the name of a signal that asks to leave, set by a signal handler, or None. The
             interpreter sets it to None when it has acted on it.
         hands_on_signals: whether what interrupts its run is handed on to the runs that this one is inside of.
+        shares_facts: whether to measure a fact takes several ranks. Sinks, which not all ranks have, then measure none.
         doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
         metric_names: the names of the metrics that there will be, or None. A monitor is checked against them.
@@ -77,6 +78,7 @@ class Workload(Protocol):
     interrupt: str | None
     hands_on_signals: bool = True
     doing: Operation | None = None
+    shares_facts: bool = False
 
     @property
     def informed(self) -> Set[Operation]:

@@ -98,6 +98,11 @@ class Agreed(WorkloadProxy):
     # ------------------------------------------------------------------------------- what is known before
 
     @property
+    def shares_facts(self) -> bool:
+        """Sinks of one rank, such as its log or its progress bar, measure nothing: the others would not take part."""
+        return self._meeting.ranks > 1
+
+    @property
     def batches_per_epoch(self) -> int | None:
         """Those of the rank that has the fewest; None if one does not know. Agreed on here and when a run begins."""
         return self._batches_per_epoch

@@ -13,10 +13,12 @@ import pytest
 from fsm_train import (
     Callback,
     CallbackError,
+    EventLog,
     Flag,
     Operation,
     Phase,
     Scripted,
+    Sink,
     State,
     Transition,
     WorkloadError,
@@ -321,6 +323,41 @@ def test_step_that_is_one_call_counts() -> None:
     assert ends.state.metrics["train_loss"] == 2.0
     assert asked
     assert not {Operation.FETCH, Operation.FETCH_VALID, Operation.EVALUATE}.intersection(*asked)
+
+
+class Looks(Sink):
+    """Notes the loss in each state that it sees."""
+
+    at = (Phase.BATCH_END,)
+    needs = frozenset({"loss"})
+
+    def __init__(self) -> None:
+        self.losses: list[float | None] = []
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        self.losses.append(state.facts.get("loss"))
+
+
+def test_sinks_of_one_rank_measure_nothing() -> None:
+    """The first rank alone writes, and shows: it gets the facts that a callback needs, and no others."""
+    alone, beside = Looks(), Looks()
+
+    simulate([], ranks=2, batches=2, loss=PerRank(1.0, 2.0), sinks=PerRank([alone], []))
+    simulate([record("loss")], ranks=2, batches=2, loss=PerRank(1.0, 2.0), sinks=PerRank([beside], []))
+
+    assert (alone.losses, beside.losses) == ([None, None], [1.5, 1.5])
+
+
+def test_log_of_one_rank_alone(tmp_path: Path) -> None:
+    """With facts of its own it is as one without; the ranks end alike, and it is replayed."""
+    path = tmp_path / "run.jsonl"
+
+    def train(rank: int, join: Join) -> State:
+        log = None if rank else EventLog(path, facts={"loss"}, phases=[Phase.STEP_END])
+        return run(start(join(Scripted(batches=3, valid_loss=[2.0, 1.0])), epochs=2), [early_stopping()], log=log)
+
+    assert train_ranks(2, train).state.epoch == 2
+    assert replay(path).ok
 
 
 # -------------------------------------------------------------------------------------------- signals
