@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any
 
 import attrs
@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 
-from fsm_train import Callback, Phase, Scripted, State, iterate, start
+from fsm_train import Callback, Command, Phase, Scripted, State, iterate, start
+from fsm_train.commands import WeighLoss
 from fsm_train.core.reductions import Sensor
 from fsm_train.testing import DeadlockError, Moment, RankEnds, train_ranks
 from fsm_train.testing.ranks import Join
@@ -62,7 +63,7 @@ class Measured(Scripted):
     """A rank's workload that notes what goes into backward: the loss, what it counts, and the weight of the rank.
 
     Attributes:
-        gradients: of each backward (loss, size, weight).
+        gradients: of each backward (loss, what it counts, weight).
     """
 
     def __init__(self, share: Share, stepped: tuple[bool, ...]) -> None:
@@ -83,6 +84,22 @@ class Measured(Scripted):
         )
         self.gradients: list[tuple[float, float, float]] = []
         self._rank_weight = 1.0
+        self._counts = 0.0
+
+    def fetch(self, state: State | None = None) -> float | None:
+        size = super().fetch(state)
+        self._counts = size or 0.0
+        return size
+
+    def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+        found = super().read(names, state)
+        self._tokens = found.get("tokens", 0.0)
+        return found
+
+    def carry_out(self, command: Command, state: State) -> None:
+        super().carry_out(command, state)
+        if isinstance(command, WeighLoss) and command.by == "tokens":
+            self._counts = self._tokens
 
     def set_rank_weight(self, weight: float) -> None:
         self._rank_weight = weight
@@ -90,7 +107,7 @@ class Measured(Scripted):
     def backward(self, state: State | None = None) -> None:
         super().backward(state)
         assert self._loss is not None
-        self.gradients.append((self._loss, self._size, self._rank_weight))
+        self.gradients.append((self._loss, self._counts, self._rank_weight))
 
 
 def by_batch(values: tuple[float, ...]) -> Callable[[State], float]:

@@ -62,7 +62,7 @@ def accumulate(
         return Transition(
             flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
             memory=first if begins else UNCHANGED,
-            commands=(WeighLoss(size / (first * batches)),),
+            commands=(WeighLoss(size / (first * batches), by=weight),),
         )
 
     phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)

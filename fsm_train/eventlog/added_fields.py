@@ -17,6 +17,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "Kept": ("before",),
     "SaveCheckpoint": ("monitor", "mode", "by"),
     "UpdateAverage": ("decay",),
+    "WeighLoss": ("by",),
 }
 """By the name of a record, the fields that it did not have in its first version."""
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 from ..core.checks import is_whole
-from ..core.commands import SaveCheckpoint
+from ..core.commands import SaveCheckpoint, WeighLoss
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.reductions import reduced, reduction_of, weighted_mean
 from ..core.state import State
@@ -89,6 +89,7 @@ class Agreed(WorkloadProxy):
         self._train, self._valid = Pass(), Pass()
         self._known_batches: Sequence[float] = ()
         self._left_out = LeftOut()
+        self._rank_weights: dict[str, float] = {}  # of the batch under way, by the fact that weighs it
         self._batches_per_epoch = self._shortest(self._meeting.meet(Topic.JOIN, self._own_batches()))
 
     @property
@@ -170,6 +171,8 @@ class Agreed(WorkloadProxy):
     def carry_out(self, command: Command, state: State) -> None:
         if isinstance(command, SaveCheckpoint):
             self._meeting.meet(Topic.SAVE, about=self._control(state))
+        if isinstance(command, WeighLoss) and command.by in self._rank_weights:
+            self.wrapped.set_rank_weight(self._rank_weights[command.by])
         self.wrapped.carry_out(command, state)
 
     # ------------------------------------------------------------------------------------------ the data
@@ -189,6 +192,7 @@ class Agreed(WorkloadProxy):
         own = self.wrapped.fetch(*self._given(Operation.FETCH, *state))
         now = self._train
         now.take(own)
+        self._rank_weights = {}
         self._meeting.batches += 1
         if now.even:
             self._look_for_signals()
@@ -258,6 +262,8 @@ class Agreed(WorkloadProxy):
         )
         declared = self.wrapped.reductions
         found = {name: [numbers[name] for numbers in given if name in numbers] for name in sorted(names)}
+        for name in own.keys() & found.keys():
+            self._rank_weights[name] = rank_weight(own[name], [value for value, _ in found[name]])
         return {name: reduced(reduction_of(name, declared), there) for name, there in found.items() if there}
 
     def measure(self, state: State) -> Mapping[str, float]:

@@ -30,7 +30,7 @@ from fsm_train import (
     run,
     start,
 )
-from fsm_train.callbacks import checkpoint, early_stopping, record, schedule, validate_every
+from fsm_train.callbacks import accumulate, checkpoint, early_stopping, record, schedule, validate_every
 from fsm_train.core.reductions import Sensor
 from fsm_train.testing import Moment, PerRank, RankEnds, simulate, train_ranks
 from fsm_train.testing.ranks import Join
@@ -158,6 +158,32 @@ def test_facts_that_are_no_means() -> None:
         depth=PerRank(1.0, 2.0),
     )
     assert final.memory["remember"] == (1.5, 3.0, math.inf, 7.0, 12.0)
+
+
+def test_weights_of_ranks_are_by_what_accumulate_weighs_by() -> None:
+    """Tokens, say: two of a rank with three times as many samples count less than four of the other one."""
+
+    class Weighed(Scripted):
+        weights: list[float]
+
+        def set_rank_weight(self, weight: float) -> None:
+            self.now = weight
+
+        def backward(self, state: State | None = None) -> None:
+            super().backward(state)
+            self.weights = [*getattr(self, "weights", []), self.now]
+
+    works: list[Weighed] = []
+
+    def train(rank: int, join: Join) -> State:
+        tokens: Any = Sensor(lambda state: 4.0 if rank else 2.0 * (state.batch % 2), reduction="sum")
+        works.append(Weighed(batches=4, batch_size=3 - 2 * rank, tokens=tokens))
+        return run(start(join(works[-1]), epochs=1), [accumulate(2, weight="tokens")])
+
+    assert train_ranks(2, train).state.step == 2
+    few, many = sorted(work.weights for work in works)
+    assert few == pytest.approx([0.0, 2 * 2 / 6] * 2)
+    assert many == pytest.approx([2.0, 2 * 4 / 6] * 2)
 
 
 def test_a_rank_whose_batch_counts_nothing_takes_part() -> None:
