@@ -12,14 +12,16 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 import torch.distributed as dist
 
-from fsm_train import Phase, Scripted, State, WorkloadError, run, start
-from fsm_train.callbacks import early_stopping, record, reduce_on_plateau, skip_nonfinite
+from fsm_train import Phase, Scripted, State, Supervised, WorkloadError, evaluate, run, start
+from fsm_train.callbacks import early_stopping, parallel, record, reduce_on_plateau, skip_nonfinite
 from fsm_train.supervised.ranks import GlooExchange
 from fsm_train.testing import PerRank, differences, simulate
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
+from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
@@ -178,3 +180,50 @@ def test_without_a_process_group_there_is_no_exchange() -> None:
         GlooExchange()
     with pytest.raises(ValueError, match="seconds"):
         GlooExchange(seconds=0)
+
+
+# ------------------------------------------------------------------------------------ a real model
+
+
+def real(rank: int | None) -> Supervised:
+    """Every second patient of each batch on each of two ranks; None for the union."""
+
+    def of_rank(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        return batch if rank is None else tuple(part[rank::2] for part in batch)
+
+    train = [of_rank(batch) for batch in batches(8, 8, 8)]
+    valid = [of_rank(batch) for batch in batches(8, 8, 6, skip=30)]
+    if rank == 1:
+        valid.pop()  # and give its patients to the other rank
+    elif rank == 0:
+        valid[-1] = batches(8, 8, 6, skip=30)[-1]
+    metrics = {"error": lambda output, target: (output - target).abs().mean()}
+    return workload(train, valid=valid, metrics=metrics)
+
+
+def test_two_processes_train_as_one_does_on_the_union(tmp_path: Path) -> None:
+    """With DDP, to rounding: what is decided by facts and metrics, the weights, and an evaluation."""
+    deciding = [reduce_on_plateau(patience=0, min_delta=0.02), early_stopping(patience=2, min_delta=0.02)]
+
+    def work(rank: int) -> Any:
+        model = real(rank)
+        joined = Agreed(model, GlooExchange(), interrupts_every=2).as_workload()
+        final = run(start(joined, epochs=12, seed=0), [parallel("ddp"), *deciding, record("loss", "grad_norm")])
+        return attrs.evolve(final, workload=None), weights_of(model.model).tolist(), dict(evaluate(joined))
+
+    (one, weights, measured), (other, others, as_measured) = forked(2, tmp_path, work)
+    assert not list(differences(one, other))
+    assert (weights, measured) == (others, as_measured)
+
+    alone = real(None)
+    final = run(start(alone, epochs=12, seed=0), [*deciding, record("loss", "grad_norm")])
+    assert (one.epoch, one.step, one.samples, one.reason[:20]) == (
+        final.epoch,
+        final.step,
+        final.samples,
+        final.reason[:20],
+    )
+    assert one.hyper["lr"] == final.hyper["lr"] < 0.05
+    assert one.metrics == pytest.approx(final.metrics, rel=1e-5)
+    assert measured == pytest.approx(dict(evaluate(alone)), rel=1e-5)
+    torch.testing.assert_close(torch.tensor(weights), weights_of(alone.model), rtol=0, atol=1e-6)
