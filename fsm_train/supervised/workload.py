@@ -28,6 +28,7 @@ from ..core.transition import Command
 from ..data.batches import Forward, Split, number_of_batches
 from ..data.counting import Samples
 from ..data.generators import Generators, seed_all
+from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
@@ -192,6 +193,10 @@ class Supervised(Stepping, Checkpointable):
     def batches_per_epoch(self) -> int | None:
         """`len(train)`; None if it has none, as an iterable of unknown length."""
         return number_of_batches(self.train)
+
+    @property
+    def known_sizes(self) -> tuple[int, float, float] | None:
+        return known_sizes(self.train) if self._samples is None and self._split is None else None
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {}

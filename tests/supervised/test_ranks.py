@@ -14,8 +14,9 @@ import attrs
 import pytest
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader, DistributedSampler
 
-from fsm_train import Phase, Scripted, State, Supervised, WorkloadError, evaluate, run, start
+from fsm_train import Flag, Phase, Scripted, State, Supervised, Transition, WorkloadError, evaluate, on, run, start
 from fsm_train.callbacks import early_stopping, parallel, record, reduce_on_plateau, skip_nonfinite
 from fsm_train.supervised.ranks import GlooExchange
 from fsm_train.testing import PerRank, differences, simulate
@@ -23,6 +24,7 @@ from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
+from tests.models import diabetes
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -227,3 +229,27 @@ def test_two_processes_train_as_one_does_on_the_union(tmp_path: Path) -> None:
     assert one.metrics == pytest.approx(final.metrics, rel=1e-5)
     assert measured == pytest.approx(dict(evaluate(alone)), rel=1e-5)
     torch.testing.assert_close(torch.tensor(weights), weights_of(alone.model), rtol=0, atol=1e-6)
+
+
+def test_loader_with_a_distributed_sampler_takes_no_exchange_per_batch(tmp_path: Path) -> None:
+    """Its shares are even, also in their last and smaller batch, and resumed in the middle of an epoch."""
+
+    def work(rank: int) -> Any:
+        sampler: Any = DistributedSampler(data := diabetes(), num_replicas=2, rank=rank, seed=1)
+        joined = Agreed(
+            workload(DataLoader(data, batch_size=50, sampler=sampler)), GlooExchange(), interrupts_every=1000
+        )
+        suspended = run(start(joined.as_workload(), epochs=2, seed=0), [stop_in_epoch])
+        before = joined.exchanges
+        final = run(suspended)
+        return attrs.evolve(final, workload=None), before, joined.exchanges - before
+
+    @on(Phase.BATCH_END)
+    def stop_in_epoch(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == 3 else None
+
+    (one, *exchanges), (other, *as_many) = forked(2, tmp_path, work)
+    assert not list(differences(one, other))
+    assert one.samples == 2 * 442
+    # join, prepare, open, finish, elapsed; prepare, reposition, measure, an epoch of open and measure, finish, elapsed
+    assert exchanges == as_many == [5, 7]
