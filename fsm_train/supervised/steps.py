@@ -21,6 +21,7 @@ from ..data.sources import Sources
 from .arguments import explain_loss
 from .buffers import Buffers
 from .evaluations import check_averages
+from .rank_weight import weigh_rank
 from .validation import Validating
 from .whole_step import WHOLE_STEP, plain_step
 
@@ -77,6 +78,9 @@ class Stepping(Validating):
             explain_loss(loss, error)
             raise
 
+    def set_rank_weight(self, weight: float) -> None:
+        self.rank_weight = weight
+
     def discard(self) -> None:
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
         self.put_back_buffers()
@@ -87,6 +91,8 @@ class Stepping(Validating):
         assert loss is not None
         if self.window.divided_by != 1.0:
             self.window.undo_mean(self.gradients())
+        if self.rank_weight != 1.0:
+            loss = weigh_rank(self, loss)
         if self.precision is not None:
             loss = self.precision.scale(loss, self.gradients())
         try:
@@ -96,7 +102,10 @@ class Stepping(Validating):
             raise
         self._for_backward = None
         assert self._loss is not None
-        self.meter(self.train_meters, self._loss)
+        if self.batch_size:
+            self.meter(self.train_meters, self._loss)
+        else:  # which other ranks have a batch for that counts
+            self.put_back_buffers()
         self.window.add()
         self.gradients.changed()
 
@@ -137,7 +146,7 @@ class Stepping(Validating):
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares:
+        if self.mix is None and not self.window.shares and self.rank_weight == 1.0:
             if self.whole_step is not None and self.whole_step.can_run():
                 self.note_step(self.whole_step.run())
                 return True

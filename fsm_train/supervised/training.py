@@ -81,6 +81,7 @@ class Training:
         batch_size: what the batch under way counts: its samples, or what `samples` gives.
         mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
+        rank_weight: what the loss of this batch is multiplied by for backward, beside other ranks. Set by `Agreed`.
         train_meters: train_loss and the train metrics of this epoch so far.
 
         state: the State in which the present command is carried out. Set by the interpreter's call.
@@ -166,6 +167,7 @@ class Training:
         self._loss: torch.Tensor | None = None  # detached, for facts and meters
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
         self.window = Window()
+        self.rank_weight = 1.0
         self.stepped = False
 
         checked, shared = check_metrics(metrics or {}), self._shared()

@@ -264,7 +264,7 @@ class Supervised(Stepping, Checkpointable):
 
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
-        self.loss_checked, self.doing = False, None  # a run that failed leaves them set
+        self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
         log_summary_once(self)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -17,7 +18,17 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler
 
 from fsm_train import Flag, Phase, Scripted, State, Supervised, Transition, WorkloadError, evaluate, on, run, start
-from fsm_train.callbacks import early_stopping, parallel, record, reduce_on_plateau, skip_nonfinite
+from fsm_train.callbacks import (
+    accumulate,
+    clip_grad_norm,
+    early_stopping,
+    mixed_precision,
+    parallel,
+    record,
+    reduce_on_plateau,
+    skip_nonfinite,
+    weight_penalty,
+)
 from fsm_train.supervised.ranks import GlooExchange
 from fsm_train.testing import PerRank, differences, simulate
 from fsm_train.worlds.agreed import Agreed
@@ -253,3 +264,66 @@ def test_loader_with_a_distributed_sampler_takes_no_exchange_per_batch(tmp_path:
     assert one.samples == 2 * 442
     # join, prepare, open, finish, elapsed; prepare, reposition, measure, an epoch of open and measure, finish, elapsed
     assert exchanges == as_many == [5, 7]
+
+
+SIZES = ((5, 4, 0, 3, 2), (3, 4, 6, 1, 7))
+"""Of each batch on each rank. None of the first rank's third one counts, and its loss is no number."""
+
+UNION: Any = {
+    "plain": [],
+    "accumulate": [accumulate(2)],
+    "skip": [skip_nonfinite(limit=9), clip_grad_norm(0.1)],
+    "bf16": [mixed_precision("bfloat16")],
+    "fp16": [mixed_precision("float16", initial_scale=64.0)],
+    "penalty": [weight_penalty(l2=0.1)],
+}
+
+
+def counted(inputs: torch.Tensor, target: torch.Tensor) -> float:
+    return float((~target.isnan()).sum())
+
+
+def in_parts(rank: int | None, *, broken: bool) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches of this rank, or of both together; with `broken` the second one's loss is not finite on one rank."""
+    found = []
+    for i, ((inputs, target), sizes) in enumerate(zip(batches(8, 8, 6, 4, 9), zip(*SIZES, strict=True), strict=True)):
+        target = torch.full_like(target, math.inf) if broken and i == 1 and rank != 0 else target
+        parts = [inputs[: sizes[0]], inputs[sizes[0] :]], [target[: sizes[0]], target[sizes[0] :]]
+        if rank is None:
+            found.append((inputs, target))
+        elif sizes[rank]:
+            found.append((parts[0][rank], parts[1][rank]))
+        else:
+            found.append((inputs[:2], torch.full((2, 1), math.nan)))
+    return found
+
+
+def test_weight_of_a_rank_ends_with_its_run() -> None:
+    """A workload that was one of several trains alone as ever."""
+    once, again = workload(), workload()
+    again.set_rank_weight(0.0)
+
+    for work in (once, again):
+        run(start(work, epochs=1))
+    assert torch.equal(weights_of(once.model), weights_of(again.model))
+
+
+@pytest.mark.parametrize("chosen", UNION)
+def test_gradient_of_unequal_ranks_is_that_of_the_union(tmp_path: Path, chosen: str) -> None:
+    """With DDP to rounding, leftover windows and a rank whose batch counts nothing included."""
+    broken, tolerance = chosen == "skip", 1e-2 if chosen in ("bf16", "fp16") else 1e-6
+
+    def work(rank: int) -> Any:
+        model = workload(in_parts(rank, broken=broken), samples=counted)
+        final = run(start(Agreed(model, GlooExchange()).as_workload(), epochs=3), [parallel("ddp"), *UNION[chosen]])
+        return attrs.evolve(final, workload=None), weights_of(model.model).tolist()
+
+    (one, weights), (other, others) = forked(2, tmp_path, work)
+    assert not list(differences(one, other))
+    assert weights == others
+
+    alone = workload(in_parts(None, broken=broken), samples=counted)
+    final = run(start(alone, epochs=3), UNION[chosen])
+    assert (one.step, one.samples) == (final.step, final.samples)
+    assert one.metrics == pytest.approx(final.metrics, rel=max(tolerance, 1e-5))
+    torch.testing.assert_close(torch.tensor(weights), weights_of(alone.model), rtol=0, atol=tolerance)
