@@ -29,10 +29,12 @@ from fsm_train.callbacks import (
     skip_nonfinite,
     weight_penalty,
 )
+from fsm_train.supervised.rank_weight import weigh_rank
 from fsm_train.supervised.ranks import GlooExchange
 from fsm_train.testing import PerRank, differences, simulate
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
+from fsm_train.worlds.rows import WIDTH
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
 from tests.models import diabetes
@@ -185,6 +187,35 @@ def test_disagreement_is_the_same_sentence_in_each_process(tmp_path: Path) -> No
     assert isinstance(one, DisagreementError)
     assert str(one) == str(other)
     assert "hyper lr: 0.1 on rank 0, 1.1 on rank 1" in str(one)
+
+
+def test_one_process_exchanges_with_itself(tmp_path: Path) -> None:
+    """A script is the same for one process and for several. After a failure there is no group any more."""
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        exchange = GlooExchange(store=store)
+        assert (exchange.rank, exchange.ranks) == (0, 1)
+        assert exchange([float(i) for i in range(WIDTH)]) == [[float(i) for i in range(WIDTH)]]
+        assert exchange.failure() is None
+
+        exchange.fail("OSError: disk full")
+        exchange.fail("OSError: and again")
+        assert str(exchange.failure()) == "rank 0 failed, and this rank ended with it: OSError: disk full"
+        assert not dist.is_initialized()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def test_weight_of_a_rank_scales_its_gradient() -> None:
+    """And one of nothing leaves no trace of a loss that is not a number, but a gradient for each parameter."""
+    work = workload()
+    for weight, loss, gradient in ((2.0, 1.0, 2.0), (0.0, math.nan, 0.0)):
+        work.optimizer.zero_grad()
+        work.set_rank_weight(weight)
+        weigh_rank(work, loss * sum(parameter.sum() for parameter in work.model.parameters())).backward()
+        assert {parameter.grad.unique().item() for parameter in work.model.parameters()} == {gradient}
 
 
 def test_without_a_process_group_there_is_no_exchange() -> None:
