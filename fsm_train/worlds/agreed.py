@@ -158,18 +158,21 @@ class Agreed(WorkloadProxy):
 
     def finish(self, state: State) -> None:
         try:
-            if state.error:
-                # Who left a loop over `iterate` did so in a script that all ranks run.
-                if not state.error.startswith(GeneratorExit.__name__):
-                    self._meeting.fail(state.error)
-            else:
+            if not self._failed(state):
                 self._meeting.meet(Topic.FINISH, about=self._control(state))
         finally:
             self._in_run = False
             self.wrapped.finish(state)
 
+    def _failed(self, state: State) -> bool:
+        """Whether this rank is torn down: then it tells the others, who are elsewhere, and exchanges nothing more."""
+        # Who left a loop over `iterate` did so in a script that all ranks run.
+        if state.error and not state.error.startswith(GeneratorExit.__name__):
+            self._meeting.fail(state.error)
+        return bool(state.error)
+
     def carry_out(self, command: Command, state: State) -> None:
-        if isinstance(command, SaveCheckpoint):
+        if isinstance(command, SaveCheckpoint) and not self._failed(state):
             self._meeting.meet(Topic.SAVE, about=self._control(state))
         if isinstance(command, WeighLoss) and command.by in self._rank_weights:
             self.wrapped.set_rank_weight(self._rank_weights[command.by])
@@ -247,6 +250,8 @@ class Agreed(WorkloadProxy):
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         own = self.wrapped.read(names, state)
+        if self._failed(state):
+            return own
         weight = 1.0
         if state.phase in BATCH_PHASES:
             in_validation = state.phase.value.startswith("valid_")

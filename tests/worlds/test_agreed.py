@@ -22,6 +22,7 @@ from fsm_train import (
     State,
     Transition,
     WorkloadError,
+    ablate,
     evaluate,
     find_lr,
     iterate,
@@ -31,6 +32,7 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import accumulate, checkpoint, early_stopping, record, schedule, validate_every
+from fsm_train.commands import SaveCheckpoint
 from fsm_train.core.reductions import Sensor
 from fsm_train.testing import Moment, PerRank, RankEnds, simulate, train_ranks
 from fsm_train.testing.ranks import Join
@@ -328,6 +330,23 @@ def test_rates_are_tried_together() -> None:
     )
 
 
+def test_callbacks_are_left_out_together() -> None:
+    """`ablate` compares trainings of all ranks, and tells each the same."""
+    found = []
+
+    def train(rank: int, join: Join) -> State:
+        def make(seed: int) -> State:
+            work = Scripted(batches=4 + rank, valid_loss=lambda state: rank + 1.0 / (1 + state.step))
+            return start(join(work), epochs=2, seed=seed)
+
+        found.append(ablate(make, [early_stopping(patience=1), accumulate(2)]))
+        return make(0)
+
+    assert not train_ranks(2, train).errors
+    assert found[0] == found[1]
+    assert str(found[0]).count("0.7000") == 2  # after four steps: the mean of 1 / 5 and 1 + 1 / 5
+
+
 def test_step_that_is_one_call_counts() -> None:
     """A workload may carry out a step as one; fetches and evaluations stay apart."""
     asked: list[tuple[Operation, ...]] = []
@@ -529,6 +548,24 @@ def test_failing_rank_frees_the_others() -> None:
     with pytest.raises(WorkloadError, match="the script of loss") as raised:
         ends.state  # noqa: B018
     assert "Rank 2 ended with PeerError: rank 1 failed" in "\n".join(raised.value.__notes__)
+
+
+def test_failing_rank_asks_the_others_nothing_more() -> None:
+    """What it measures and saves while it is torn down is its own: they are elsewhere, and are told at once."""
+
+    @on(Phase.TEARDOWN, needs={"elapsed"}, memory=0.0)
+    def last_words(state: State, _: float) -> Transition:
+        return Transition(memory=state.facts["elapsed"], commands=(SaveCheckpoint("nowhere", "last"),))
+
+    works: list[Scripted] = []
+
+    def make(rank: int) -> Scripted:
+        works.append(Scripted(batches=2, loss=[1.0] if rank == 1 else 1.0, elapsed=7.0 + rank))
+        return works[-1]
+
+    ends = trained(make, last_words, ranks=3)
+    assert [type(error).__name__ for error in ends.errors] == ["PeerError", "WorkloadError", "PeerError"]
+    assert [work.commands for work in works] == [[SaveCheckpoint("nowhere", "last")]] * 3
 
 
 def test_callback_that_raises_on_all_ranks_raises_the_same() -> None:
