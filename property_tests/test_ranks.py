@@ -18,20 +18,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import Phase as Stage
 from hypothesis import strategies as st
 
-from fsm_train import Callback, Command, Phase, Scripted, State, iterate, start
+from fsm_train import Callback, Command, Phase, Scripted, State, Transition, iterate, on, start
+from fsm_train.callbacks import checkpoint
 from fsm_train.commands import WeighLoss
 from fsm_train.core.reductions import Sensor
+from fsm_train.core.workload import Workload
 from fsm_train.testing import DeadlockError, Moment, RankEnds, train_ranks
-from fsm_train.testing.ranks import Join
+from fsm_train.testing.ranks import MOMENTS, Join
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
+from fsm_train.worlds.proxy import WorkloadProxy
 from tests.testing.library_examples import EXAMPLES
 
 CALLS = 4
 """Of run: a training may be suspended by a signal, and by callbacks."""
 
+
+@on(Phase.TEARDOWN, needs={"elapsed"}, memory=0.0)
+def last_words(state: State, _: float) -> Transition:
+    """Measures something at the very end."""
+    return Transition(memory=state.facts["elapsed"])
+
+
 LIBRARY: Mapping[str, Callable[[], Callback[Any]]] = {
-    f"{name} {i}": make for name, makes in EXAMPLES.items() for i, make in enumerate(makes)
+    **{f"{name} {i}": make for name, makes in EXAMPLES.items() for i, make in enumerate(makes)},
+    "checkpoint on failure": lambda: checkpoint("failures", on_failure=True, name="checkpoint on failure"),
+    "last words": lambda: last_words,
 }
 NUMBERS = st.sampled_from([0.5, 1.0, 2.0, math.nan, math.inf])
 OURS = (DisagreementError, PeerError, DeadlockError)
@@ -241,6 +253,61 @@ def test_ranks_that_are_alike_are_one(world: World, ranks: int) -> None:
         assert b.samples == ranks * a.samples
 
 
+class Breaking(WorkloadProxy):
+    """Raises before the operation of this number, counted from 0, or whatever else it is asked to do."""
+
+    def __init__(self, workload: Workload, after: int) -> None:
+        super().__init__(workload)
+        self._left = after
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        return self._breaking(found) if name in MOMENTS else found
+
+    def _breaking(self, do: Callable[..., Any]) -> Callable[..., Any]:
+        def operation(*given: object) -> Any:
+            self._left -= 1
+            if self._left == -1:
+                raise OSError("broken")
+            return do(*given)
+
+        return operation
+
+
+def others_end_with_it(world: World, breaking: int, after: int, agreed: Callable[..., Agreed] = Agreed) -> None:
+    """Raise AssertionError unless all ranks end with what one raises, and say whose it is."""
+
+    def train(rank: int, join: Join) -> State:
+        work: Any = Measured(world.shares[rank], world.stepped)
+        if rank == breaking:
+            work = Breaking(work, after).as_workload()
+        work = join(work, interrupt_at=world.shares[rank].interrupt_at)
+        (state,) = deque(
+            iterate(start(work, epochs=world.epochs), [LIBRARY[name]() for name in world.callbacks]), maxlen=1
+        )
+        return state
+
+    ends = train_ranks(len(world.shares), train, interrupts_every=world.interrupts_every, agreed=agreed).ends
+    assert not any(isinstance(end, (DeadlockError, DisagreementError)) for end in ends), ends
+    if isinstance(ends[breaking], OSError):
+        causes = [
+            f"rank {rank} failed, and this rank ended with it: {type(end).__name__}: {end}"
+            for rank, end in enumerate(ends)
+            if not isinstance(end, PeerError)
+        ]
+        # Another rank may fail at the same time, for a reason of its own.
+        assert not any(isinstance(end, State) for end in ends), ends
+        assert all(str(end) in causes for end in ends if isinstance(end, PeerError)), ends
+    else:
+        assert not any(isinstance(end, OURS) for end in ends), ends
+
+
+@given(worlds(), st.integers(0, 3), st.integers(0, 60))
+def test_what_one_rank_raises_ends_the_others(world: World, breaking: int, after: int) -> None:
+    """Within any operation, measurement or command: none of them waits for it for ever."""
+    others_end_with_it(world, breaking % len(world.shares), after)
+
+
 # ------------------------------------------------------------------------------------ the law has teeth
 
 
@@ -340,3 +407,23 @@ def test_mutants_are_found(mutant: type[Agreed]) -> None:
     with pytest.raises((AssertionError, BaseExceptionGroup)):
         law()
     assert tried <= 60
+
+
+class TellsNothing(Agreed):
+    def _failed(self, state: State) -> bool:
+        return bool(state.error)
+
+
+class MeasuresAsEverWhenItFails(Agreed):
+    def _failed(self, state: State) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("mutant", [TellsNothing, MeasuresAsEverWhenItFails], ids=lambda mutant: mutant.__name__)
+def test_ranks_that_are_not_told_wait(mutant: type[Agreed]) -> None:
+    """The third rank raises in its fifth operation, and the others meet what it measures last, or nothing."""
+    world = World(shares=(Share(),) * 3, callbacks=("last words",))
+
+    others_end_with_it(world, breaking=2, after=5)
+    with pytest.raises(AssertionError):
+        others_end_with_it(world, breaking=2, after=5, agreed=mutant)

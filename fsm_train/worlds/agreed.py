@@ -13,8 +13,9 @@ in `core/reductions.py` one number of many, in `passes.py` the end of the data, 
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
 from ..core.checks import is_whole
@@ -162,7 +163,17 @@ class Agreed(WorkloadProxy):
                 self._meeting.meet(Topic.FINISH, about=self._control(state))
         finally:
             self._in_run = False
-            self.wrapped.finish(state)
+            with self._telling():
+                self.wrapped.finish(state)
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the others what is raised where no `finish` follows."""
+        try:
+            yield
+        except BaseException as error:
+            self._meeting.fail(f"{type(error).__name__}: {error}")
+            raise
 
     def _failed(self, state: State) -> bool:
         """Whether this rank is torn down: then it tells the others, who are elsewhere, and exchanges nothing more."""
@@ -249,7 +260,8 @@ class Agreed(WorkloadProxy):
     # ------------------------------------------------------------------------------- what is measured
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
-        own = self.wrapped.read(names, state)
+        with self._telling():
+            own = self.wrapped.read(names, state)
         if self._failed(state):
             return own
         weight = 1.0

@@ -568,6 +568,25 @@ def test_failing_rank_asks_the_others_nothing_more() -> None:
     assert [work.commands for work in works] == [[SaveCheckpoint("nowhere", "last")]] * 3
 
 
+@pytest.mark.parametrize("where", ["prepare", "open", "fetch", "measure", "finish", "read"])
+def test_failure_anywhere_frees_the_others(where: str) -> None:
+    """At the very end of a run too, where the others ask for the seconds that it took."""
+
+    class Broken(Scripted):
+        def broken(self, *_: object) -> Any:
+            raise OSError("disk full")
+
+    def make(rank: int) -> Scripted:
+        work = Broken()
+        if rank == 1:
+            setattr(work, where, work.broken)
+        return work
+
+    one, other = trained(make).ends
+    assert isinstance(other, OSError)
+    assert str(one) == "rank 1 failed, and this rank ended with it: OSError: disk full"
+
+
 def test_callback_that_raises_on_all_ranks_raises_the_same() -> None:
     """No rank waits for another."""
 
