@@ -84,8 +84,11 @@ def test_what_makes_no_sense_is_refused(given: Any, error: type[Exception], text
 
 # ------------------------------------------------------------------------------------------- moments
 
+NEVER_HERE = {"reposition", "discard", "abandon", "finish", "measure_valid", "turn"}
+"""Not before a first suspension, or after it can be acted on; and ranks have no turns."""
 
-@pytest.mark.parametrize("of", sorted(MOMENTS - {"reposition", "discard", "abandon", "finish", "measure_valid"}))
+
+@pytest.mark.parametrize("of", sorted(MOMENTS - NEVER_HERE))
 @pytest.mark.parametrize("after", [False, True])
 def test_signal_before_or_after_anything(of: str, after: bool) -> None:
     """To one rank, it suspends all of them, and no rank waits for another."""
