@@ -227,6 +227,11 @@ class Supervised(Stepping, Checkpointable):
     def known_sizes(self) -> tuple[int, float, float] | None:
         return known_sizes(self.train) if self._samples is None and self._split is None else None
 
+    @property
+    def metric_weights(self) -> Mapping[str, float]:
+        """What each evaluation of the validation that was measured last counted, by its metrics."""
+        return self._metric_weights
+
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {}
         if sensors := names & self.sensors:

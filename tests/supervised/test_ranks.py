@@ -45,7 +45,8 @@ from fsm_train.callbacks import (
 from fsm_train.supervised.rank_weight import weigh_rank
 from fsm_train.supervised.ranks import GlooExchange
 from fsm_train.supervised.whole_step import WHOLE_STEP, train_piece
-from fsm_train.testing import PerRank, differences, simulate
+from fsm_train.testing import PerRank, differences, simulate, train_ranks
+from fsm_train.testing.ranks import Join
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
 from fsm_train.worlds.rows import WIDTH
@@ -390,6 +391,22 @@ def test_compiled_piece_of_a_step_leaves_a_rank_that_weighs_alone() -> None:
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in work.parameters]))  # type: ignore[union-attr]
 
     torch.testing.assert_close(gradients[1], 3.0 * gradients[0])
+
+
+def test_metrics_of_several_evaluations_weigh_what_each_of_them_counted() -> None:
+    """And not what all of them counted together: shares may be uneven in another way in each."""
+    near, far = batches(2, 8, skip=30), batches(2, 8, skip=60)
+
+    def of_ranks(rank: int) -> dict[str, Any]:
+        return {"near": near[rank : rank + 1], "far": far[1 - rank : 2 - rank]}
+
+    def train(rank: int, join: Join) -> State:
+        return run(start(join(workload(valid=of_ranks(rank))), epochs=1, seed=0))
+
+    together = train_ranks(2, train).state.metrics
+    alone = run(start(workload(valid={"near": near, "far": far}), epochs=1, seed=0)).metrics
+    for name in ("valid_near_loss", "valid_far_loss"):
+        assert together[name] == pytest.approx(alone[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("chosen", UNION)
