@@ -21,6 +21,7 @@ from .core.errors import (
     WorkloadError,
 )
 from .core.phase import Flag, Phase
+from .core.reductions import Sensor
 from .core.runs import extend
 from .core.state import Plan, State
 from .core.transition import Command, Transition
@@ -47,6 +48,7 @@ __all__ = [
     "Phase",
     "Plan",
     "Player",
+    "Sensor",
     "Sink",
     "State",
     "Supervised",

@@ -39,6 +39,7 @@ class Watched:
         followers: sinks that also observe wherever a callback is consulted.
         yields: whether `iterate` yields the state here though no callback is consulted.
         callbacks_only, callbacks_and_sinks: the two usual sets of observers, with the facts that they need.
+        shared: whether facts are those of several ranks: a sink, which not all have, gets only what callbacks need.
         selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
     """
 
@@ -50,8 +51,10 @@ class Watched:
         followers: Sequence[Guarded],
         yields: bool,
         sensors: Set[str],
+        shared: bool = False,
     ) -> None:
         self.place = place
+        self.shared = shared
         self.callbacks = callbacks
         self.sinks = sinks
         self.followers = followers
@@ -86,7 +89,8 @@ class Watched:
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
         """The facts that these need and that can be measured here."""
-        needs = frozenset[str]().union(*(c.needs for c in callbacks), *(s.sink.needs for s in sinks))
+        of_sinks = () if self.shared else (s.sink.needs for s in sinks)
+        needs = frozenset[str]().union(*(c.needs for c in callbacks), *of_sinks)
         return measurable(needs, self.place, self.sensors) if needs else needs
 
 
@@ -121,7 +125,8 @@ class Watch:
             yields = phase in at and phase in CONSULTED  # the last state is yielded anyway
             if here or watching or yields:
                 followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
-                self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors)
+                shared = getattr(work, "shares_facts", False)
+                self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors, shared)
 
     @contextmanager
     def wrapped(self, work: Workload, state: State) -> Iterator[Workload]:

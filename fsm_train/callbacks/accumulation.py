@@ -74,7 +74,7 @@ def accumulate(
         return Transition(
             flags=Flag.NONE if full else Flag.SKIP_STEP | Flag.SKIP_ZERO,
             memory=memory,
-            commands=(WeighLoss(size / (first * batches)),),
+            commands=(WeighLoss(size / (first * batches), by=weight),),
         )
 
     initial: Firsts = 1.0

@@ -93,11 +93,15 @@ class WeighLoss(_LeavesOptimizer):
     step, the gradients are divided by the sum of the shares of its batches. So the gradient is the
     weighted mean also if the shares do not add up to one: in a leftover window, or with a batch skipped.
 
+    `by` names the fact of which it is the share. On several ranks the loss of each weighs by what it measured of that
+    itself. It is not compared.
+
     >>> WeighLoss(0.25)  # one of four batches of equal size
     WeighLoss(share=0.25)
     """
 
     share: float = attrs.field(validator=not_negative)
+    by: str = attrs.field(default="batch_size", eq=False, repr=False)
     useful_at: ClassVar[tuple[Phase, ...]] = LOSS_IS_THERE
 
 

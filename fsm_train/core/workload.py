@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from .arguments import check_state, kind_of
 from .errors import WorkloadError
 from .phase import Operation
+from .reductions import Reduction
 from .state import Hyper, State
 from .table import Outcome
 from .transition import Command
@@ -56,6 +57,7 @@ class Workload(Protocol):
         interrupt: the name of a signal that asks to leave, set by a signal handler, or None. The
             interpreter sets it to None when it has acted on it.
         hands_on_signals: whether what interrupts its run is handed on to the runs that this one is inside of.
+        shares_facts: whether to measure a fact takes several ranks. Sinks, which not all ranks have, then measure none.
         doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
         metric_names: the names of the metrics that there will be, or None. A monitor is checked against them.
@@ -77,6 +79,7 @@ class Workload(Protocol):
     interrupt: str | None
     hands_on_signals: bool = True
     doing: Operation | None = None
+    shares_facts: bool = False
 
     @property
     def informed(self) -> Set[Operation]:
@@ -104,6 +107,32 @@ class Workload(Protocol):
     @property
     def batches_per_epoch(self) -> int | None:
         return None
+
+    @property
+    def reductions(self) -> Mapping[str, Reduction]:
+        """How each of the `sensors` becomes one number of several ranks; those that are left out are means."""
+        return {}
+
+    @property
+    def known_sizes(self) -> tuple[int, float, float] | None:
+        """Of the pass over the training data that was opened last: its batches, what each counts, what the last counts.
+
+        None, the default, where that is not known. Ranks that know the same need not ask each other for each batch.
+        """
+        return None
+
+    @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        """The same of the validation data."""
+        return None
+
+    @property
+    def metric_weights(self) -> Mapping[str, float]:
+        """What the metrics measured last weigh as means, beside those of other ranks.
+
+        Those that are left out weigh what the batches counted.
+        """
+        return {}
 
     @property
     def notes(self) -> Sequence[str]:
@@ -144,6 +173,13 @@ class Workload(Protocol):
     def put_back(self, snapshot: Any) -> None:
         """Be again as when the snapshot was taken; it can be put back more than once."""
         ...
+
+    def set_rank_weight(self, weight: float) -> None:
+        """Let the loss of the batch under way be multiplied by this before backward, not where it is measured.
+
+        So the mean of the gradients of several ranks is that of their union. By default nothing happens.
+        """
+        return
 
     def scheduler_length(self, make: Callable[[Any], Any]) -> tuple[str, tuple[int, int | None]] | None:
         """The scheduler of torch that `make` makes, in words, the fewest units that it needs, and its end if any.

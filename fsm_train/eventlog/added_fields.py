@@ -19,6 +19,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "SaveCheckpoint": ("monitor", "mode", "by"),
     "UpdateAverage": ("decay",),
     "UseScheduler": ("optimizer", "player"),
+    "WeighLoss": ("by",),
 }
 """By the name of a record, the fields that it did not have in its first version."""
 

@@ -28,6 +28,7 @@ from .buffers import Buffers
 from .closures import Closure
 from .evaluations import check_averages
 from .own_backward import Backward, check_made, run_backward
+from .rank_weight import check_can_weigh, weigh_rank
 from .validation import Validating
 from .whole_step import WHOLE_STEP, hold_loss, plain_step, train_piece
 
@@ -80,6 +81,10 @@ class Stepping(Validating):
     def loss(self) -> None:
         hold_loss(self, self.compute_loss())
 
+    def set_rank_weight(self, weight: float) -> None:
+        check_can_weigh(self, weight)
+        self.rank_weight = weight
+
     def discard(self) -> None:
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
         self.put_back_buffers()
@@ -93,6 +98,8 @@ class Stepping(Validating):
         if self.custom_backward is not None:
             self._own_backward(self.custom_backward, loss, self.window.weight)
         else:
+            if self.rank_weight != 1.0:
+                loss = weigh_rank(self, loss)
             if self.precision is not None:
                 loss = self.precision.scale(loss, self.gradients())
             try:
@@ -104,7 +111,10 @@ class Stepping(Validating):
             self._minimized = loss.detach()
         self._for_backward = None
         assert self._loss is not None
-        self.meter(self.train_meters, self._loss)
+        if self.batch_size:
+            self.meter(self.train_meters, self._loss)
+        else:  # which other ranks have a batch for that counts
+            self.put_back_buffers()
         self.window.add()
         self.gradients.changed()
 
@@ -202,7 +212,8 @@ class Stepping(Validating):
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares and not self.gives_closure and self.custom_backward is None:
+        own = self.gives_closure or self.custom_backward is not None or self.rank_weight != 1.0
+        if self.mix is None and not self.window.shares and not own:
             if self.whole_step is not None and self.whole_step.can_run():
                 self.note_step(self.whole_step.run())
                 return True

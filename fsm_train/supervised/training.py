@@ -79,6 +79,7 @@ class Training:
         gives_closure: whether the step of the optimizer is given a closure, which evaluates the batch again.
         for_each_evaluation: the commands that are carried out again then.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
+        rank_weight: what the loss of this batch is multiplied by for backward, beside other ranks. Set by `Agreed`.
         train_meters: train_loss and the train metrics of this epoch so far.
 
         state: the State in which the present command is carried out. Set by the interpreter's call.
@@ -173,6 +174,7 @@ class Training:
         self._for_backward: torch.Tensor | None = None  # the loss with its graph, weighted, with penalties
         self._parts_for_backward: Mapping[str, Any] | None = None  # the same for `custom_backward`
         self.window = Window()
+        self.rank_weight = 1.0
         self.stepped = False
         self.for_each_evaluation: list[Command] = []
 

@@ -50,6 +50,8 @@ class Validation:
         measured_by: by their prefixes, the weights of those that say which.
         batches: the pass of the evaluation under way; None before the first one.
         counted: how many of its batches count.
+        size: what they count together.
+        weights: of each metric of the evaluations that are over, what their batches counted.
         exchanged: the averages that the model had before it got the weights of this evaluation; None before that.
     """
 
@@ -57,6 +59,8 @@ class Validation:
     number: int | None
     metrics: dict[str, float] = attrs.field(factory=dict)
     measured_by: dict[str, str] = attrs.field(factory=dict)
+    weights: dict[str, float] = attrs.field(factory=dict)
+    size: float = 0
     batches: Iterator[Any] | None = None
     counted: int = 0
     exchanged: list[Average] | None = None
@@ -70,6 +74,7 @@ class Validating(Training):
     _validation_guard: ValidationGuard | None = None  # of the same
 
     _measures: Mapping[str, Taken] = MappingProxyType({})
+    _metric_weights: Mapping[str, float] = MappingProxyType({})  # of the validation that was measured last
 
     def _metric_names(self) -> Set[str]:
         """The names of all metrics; one with an asterisk stands for all that begin like it."""
@@ -162,7 +167,7 @@ class Validating(Training):
             seed_own(self.loader_generators(), each.settings.seed)
         each.meters.reset()
         validation.batches = prefetched(self._copier, loader, start_pass(loader))
-        validation.counted = 0
+        validation.counted = validation.size = 0
 
     def fetch_valid(self) -> float | None:
         self.output = self._loss = None
@@ -174,6 +179,7 @@ class Validating(Training):
             if batch is not _END:
                 size = self._take(batch)
                 validation.counted += size > 0
+                validation.size += size
                 return size
             if not validation.due:
                 return None  # `measure_valid` ends the last one
@@ -218,7 +224,9 @@ class Validating(Training):
         evaluation = self._evaluation
         if evaluation is None:
             return
-        add_new(validation.metrics, evaluation.meters.results().items(), evaluation.argument)
+        results = evaluation.meters.results()
+        add_new(validation.metrics, results.items(), evaluation.argument)
+        validation.weights |= dict.fromkeys(results, validation.size)
         if not validation.counted and not stopped:
             raise WorkloadError(
                 f"{evaluation.argument} gave no batch that counts: it is empty, its __iter__ starts no new pass each "
@@ -238,6 +246,7 @@ class Validating(Training):
         if self._measures and (validation.metrics or validation.counted):  # it was not stopped before its first batch
             take(self, self._measures, validation.metrics)
         self.end_validation()
+        self._metric_weights = validation.weights
         self.carried_over.note_measured(validation.measured_by)
         if validation.number is not None:
             self.carried_over.validations = validation.number, state.iteration

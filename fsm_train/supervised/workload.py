@@ -22,11 +22,13 @@ from ..core.arguments import takes_by_name
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES
+from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
 from ..core.transition import Command
 from ..data.batches import Forward, Split, number_of_batches
 from ..data.counting import Samples
 from ..data.generators import Generators, seed_all
+from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
@@ -126,7 +128,7 @@ class Supervised(Stepping, Checkpointable):
         sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, and of the
             batch under way `inputs`, `target` and `output`. Those are None where there is none: the output of a batch
             that was left out before its forward pass, all three after a validation and at EPOCH_END. The generators
-            are put back here too.
+            are put back here too. `Sensor(f, reduction="sum")` says how several ranks make one number of theirs.
         grad_in_valid: whether gradients are on in validations, for forces and others by torch.autograd.grad.
 
     How it is run
@@ -206,6 +208,10 @@ class Supervised(Stepping, Checkpointable):
         return self._sensors.keys()
 
     @property
+    def reductions(self) -> Mapping[str, Reduction]:
+        return reductions_of(self._sensors)
+
+    @property
     def metric_names(self) -> Set[str] | None:
         """None for a subclass that measures in its own way."""
         if any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid")):
@@ -216,6 +222,15 @@ class Supervised(Stepping, Checkpointable):
     def batches_per_epoch(self) -> int | None:
         """`len(train)`; None if it has none, as an iterable of unknown length."""
         return number_of_batches(self.train)
+
+    @property
+    def known_sizes(self) -> tuple[int, float, float] | None:
+        return known_sizes(self.train) if self._samples is None and self._split is None else None
+
+    @property
+    def metric_weights(self) -> Mapping[str, float]:
+        """What each evaluation of the validation that was measured last counted, by its metrics."""
+        return self._metric_weights
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {}
@@ -292,7 +307,7 @@ class Supervised(Stepping, Checkpointable):
 
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
-        self.loss_checked, self.doing = False, None  # a run that failed leaves them set
+        self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
         log_summary_once(self)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .differences import differences
+from .rank_threads import DeadlockError
+from .ranks import Moment, PerRank, RankEnds, RanksDifferError, train_ranks
 from .simulation import SimulatedError, at, drive, simulate
 from .trace import Event, Trace
 
@@ -16,9 +18,14 @@ __all__ = [
     "CHECKS",
     "CallbackCheckError",
     "CheckFailedError",
+    "DeadlockError",
     "Event",
     "MachineModel",
+    "Moment",
     "NotJudgedError",
+    "PerRank",
+    "RankEnds",
+    "RanksDifferError",
     "SimulatedError",
     "Trace",
     "at",
@@ -29,6 +36,7 @@ __all__ = [
     "parametrize_with_checks",
     "simulate",
     "strategies",
+    "train_ranks",
 ]
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ _NEW_PROCESS = Law(
     "It answers the same in a fresh process, under another PYTHONHASHSEED.",
     "Go through sets in sorted order, and use no hash() of strings: both differ from process to process.",
     lambda case: None,
-    after=("answers_the_same_twice", "goes_on_as_before"),
+    after=("answers_the_same_twice", "same_on_every_rank", "goes_on_as_before"),
 )
 _SPEED = Law(
     "is_fast",

@@ -18,6 +18,7 @@ from ..core.table import READABLE, too_late
 from ..core.transition import UNCHANGED, Transition
 from ..core.values import FrozenMap, unsaveable
 from . import hidden_state
+from .as_rank import first_difference
 from .cases import LAWS, Case, Finding, Law, describe_change, law
 from .consultation import Consultation, Failure, ask, missing_name, same_response, saveable_memories
 from .differences import differences
@@ -300,6 +301,18 @@ def answers_the_same_twice(case: Case) -> Finding | None:
         if not isinstance(c.response, Failure) and not same_response(c.response, c.observations.second_response):
             return Finding(describe_change(c.response, c.observations.second_response, "asked a second time"), c)
     return None
+
+
+@law(
+    "Let the answer depend on the state and the memory alone: facts and metrics are those of all ranks together, and "
+    "state.random(name) draws the same on each.",
+    after=tuple(name for name in _PURE if name != "reads_no_environment"),
+)
+def same_on_every_rank(case: Case) -> Finding | None:
+    """On every rank it answers the same."""
+    if (found := first_difference(case.callback, case.alone)) is None:
+        return None
+    return Finding(describe_change(*found[1:], "on the second of two ranks"), found[0])
 
 
 @law(

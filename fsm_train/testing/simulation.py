@@ -21,6 +21,7 @@ from ..core.workload import Workload
 from ..interpreter import iterate, start
 from ..sinks.base import Sink
 from ..worlds.scripted import SCRIPTED_NAMES, Script, Scripted
+from .ranks import Moment, PerRank, of_rank, train_ranks
 from .trace import Trace
 
 When = Phase | Callable[[State], bool]
@@ -40,20 +41,21 @@ class SimulatedError(Exception):
 
 @takes_by_name
 def simulate(
-    callbacks: Iterable[Callback[Any]],
+    callbacks: Iterable[Callback[Any]] | PerRank[Iterable[Callback[Any]]],
     *,
     epochs: int | None = None,
     max_steps: int | None = None,
-    batches: Script = 1,
-    hyper: Mapping[str, Hyper] | None = None,
+    batches: Script | PerRank[Script] = 1,
+    hyper: Mapping[str, Hyper] | PerRank[Mapping[str, Hyper]] | None = None,
     players: Mapping[str, int] | None = None,
     seed: int | None = None,
-    sinks: Iterable[Sink] = (),
+    sinks: Iterable[Sink] | PerRank[Iterable[Sink]] = (),
     until: When | None = None,
-    interrupt_at: When | None = None,
-    fail_at: When | Operation | None = None,
-    trace: Trace | None = None,
-    **values: Script,
+    interrupt_at: When | Moment | PerRank[When | Moment | None] | None = None,
+    fail_at: When | Operation | PerRank[When | Operation | None] | None = None,
+    trace: Trace | PerRank[Trace] | None = None,
+    ranks: int | None = None,
+    **values: Script | PerRank[Script],
 ) -> State:
     """Run the callbacks on a training without a model, and return the last state.
 
@@ -72,6 +74,13 @@ def simulate(
     >>> final.step, final.steps_of("D"), final.steps_of("G")
     (12, 10, 2)
 
+    On several ranks, of which the second is sent a signal and has fewer batches:
+
+    >>> simulate([], ranks=2, epochs=2, batches=PerRank(5, 3)).step
+    6
+    >>> simulate([], ranks=2, batches=9, interrupt_at=PerRank(None, Phase.STEP_END)).batch
+    2
+
     Args:
         callbacks: as for `run`.
         epochs: number of epochs of the plan. With neither epochs nor max_steps, the length of the shortest
@@ -86,6 +95,8 @@ def simulate(
         interrupt_at: interrupt the training there, as SIGTERM does, and return the suspended state.
         fail_at: raise `SimulatedError` there: at a phase, or the first time that an operation is carried out.
         trace: an empty `Trace`, which is filled with what happens.
+        ranks: how many ranks train together. Each setting may then be a `PerRank`, and `interrupt_at` a `Moment`;
+            the state that is returned is the one with which all ranks end.
         **values: what is measured (loss, valid_loss, grad_norm, …; see `Scripted`): values,
             sequences, or functions of the state.
 
@@ -93,26 +104,83 @@ def simulate(
         TypeError: a name among the values is likely a misspelt setting.
         SimulatedError: `fail_at` asks for it; raised after TEARDOWN.
         AssertionError: until, interrupt_at or fail_at never happened, or max_steps is never reached:
-            with no number of epochs, 1,000 epochs in a row made no step.
+            with no number of epochs, 1,000 epochs in a row made no step. With ranks: they end differently
+            (`RanksDifferError`), or wait for each other (`DeadlockError`).
+        DisagreementError, WorkloadError: with ranks, as for `Agreed`, which refuses players.
     """
     check_not_misspelt("simulate", values, _SETTINGS)
+    settings: dict[str, Any] = {
+        "epochs": epochs,
+        "max_steps": max_steps,
+        "seed": seed,
+        "batches": batches,
+        "hyper": hyper,
+        "players": players,
+        "sinks": sinks,
+        "until": until,
+        "interrupt_at": interrupt_at,
+        "fail_at": fail_at,
+        "trace": trace,
+        "callbacks": callbacks,
+        **values,
+    }
+    if ranks is None:
+        return _simulate(_alone, **settings)
+    if not isinstance(callbacks, PerRank):
+        settings["callbacks"] = check_names(callbacks)  # an iterator would be used up by the first rank
+    return train_ranks(ranks, lambda rank, join: _simulate(join, **of_rank(rank, ranks, settings))).state
+
+
+def _simulate(
+    join: Callable[..., Workload],
+    *,
+    callbacks: Iterable[Callback[Any]],
+    epochs: int | None,
+    max_steps: int | None,
+    seed: int | None,
+    sinks: Iterable[Sink],
+    until: When | None,
+    interrupt_at: When | Moment | None,
+    fail_at: When | Operation | None,
+    trace: Trace | None,
+    **values: Any,
+) -> State:
+    """One training; its workload goes through `join`."""
     if epochs is None and max_steps is None:
         per_epoch = [len(v) for name, v in values.items() if _is_metric(name) and isinstance(v, Sequence)]
         epochs = min(per_epoch, default=1)
-    work: Workload = Scripted(batches=batches, hyper=hyper, players=players, **values)
+    work: Workload = Scripted(**values)
     if isinstance(fail_at, Operation):
         setattr(work, fail_at.value, _failing(fail_at))
+    moment: Moment | None = None
+    if isinstance(interrupt_at, Moment):
+        moment, interrupt_at = interrupt_at, None
+    work = joined = join(work, interrupt_at=moment)
     if trace is not None:
         work, sinks = trace.watching(work), (*sinks, trace)
     state = start(work, epochs=epochs, max_steps=max_steps, seed=seed)
     plan = {"until": until, "interrupt_at": interrupt_at, "fail_at": fail_at}
-    return _train_with_plan(
+    last = _train_with_plan(
         state, callbacks, sinks, {name: when for name, when in plan.items() if when is not None}, trace
     )
+    if moment is not None and not cast("Any", joined).sent:
+        raise AssertionError(f"interrupt_at={moment!r} never came: the training ended after {last.iteration} batches")
+    return last
+
+
+def _alone(work: Workload, *, interrupt_at: Moment | None) -> Workload:
+    """The workload as it is.
+
+    Raises:
+        TypeError: a signal is to come at a moment of a rank.
+    """
+    if interrupt_at is not None:
+        raise TypeError(f"interrupt_at={interrupt_at!r}: a Moment is for trainings on ranks; give ranks= too")
+    return work
 
 
 _SETTINGS = SCRIPTED_NAMES | {
-    *("callbacks", "epochs", "max_steps", "seed", "sinks", "until", "interrupt_at", "fail_at", "trace")
+    *("callbacks", "epochs", "max_steps", "seed", "sinks", "until", "interrupt_at", "fail_at", "trace", "ranks")
 }
 
 _STEPLESS_EPOCHS = 1_000

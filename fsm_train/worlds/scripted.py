@@ -15,6 +15,7 @@ from ..core.errors import WorkloadError
 from ..core.facts import KNOWN_AT
 from ..core.guards import before_an_epoch
 from ..core.phase import Operation
+from ..core.reductions import Reduction, reductions_of
 from ..core.runs import stopped_at_its_begin
 from ..core.state import Hyper, State, check_hyper
 from ..core.transition import Command
@@ -181,6 +182,27 @@ class Scripted(Workload):
     def batches_per_epoch(self) -> int | None:
         script = self._batches.script
         return int(script) if isinstance(script, (int, float)) else None
+
+    @property
+    def reductions(self) -> Mapping[str, Reduction]:
+        return reductions_of({name: reader.script for name, reader in self._facts.items()})
+
+    @property
+    def known_sizes(self) -> tuple[int, float, float] | None:
+        return self._known(self._batches)
+
+    @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        return self._known(self._valid_batches)
+
+    def _known(self, batches: _Reader) -> tuple[int, float, float] | None:
+        """Numbers are known before; what a sequence or a function gives is not."""
+        if not isinstance(batches.script, (int, float)) or not isinstance(self._batch_size.script, (int, float)):
+            return None
+        size = as_count(self._batch_size.script, "batch_size")
+        if batches is self._valid_batches:
+            size = size or 1
+        return int(batches.script), size, size
 
     def hyper(self) -> Mapping[str, Hyper]:
         return dict(self._hyper)

@@ -20,6 +20,7 @@ from fsm_train import (
     Callback,
     CallbackError,
     Phase,
+    Sensor,
     State,
     Supervised,
     Transition,
@@ -257,6 +258,25 @@ def test_facts_are_measured_when_needed() -> None:
     assert seen[0]["grad_norm"] == torch.nn.utils.get_total_norm(gradients).item()
     assert seen[0]["largest"] == diabetes().tensors[0].abs().max().item()
     assert 0 < seen[0]["elapsed"] < 60
+
+
+def test_sensor_declares_its_reduction() -> None:
+    """It is called as its function is, and a plain function declares none."""
+    model = nn.Linear(3, 1)
+    work = Supervised(
+        model,
+        torch.optim.SGD(model.parameters(), lr=0.1),
+        nn.MSELoss(),
+        [(torch.ones(4, 3), torch.zeros(4, 1))],
+        sensors={"rows": Sensor(lambda work: len(work.inputs), reduction="sum"), "largest": lambda work: 1.0},
+    )
+
+    @on(Phase.LOSS_END, needs={"rows"}, memory=0.0)
+    def remember(state: State, _: float) -> Transition:
+        return Transition(memory=state.facts["rows"])
+
+    assert work.reductions == {"rows": "sum"}
+    assert run(start(work, epochs=1), [remember]).memory["remember"] == 4.0
 
 
 def test_hyper_parameters_are_those_of_the_groups() -> None:

@@ -132,6 +132,11 @@ def goes_by_address(state: State) -> Transition:
     return Transition(reason=str(id(state)))
 
 
+@on(Phase.EPOCH_END)
+def goes_by_the_seed(state: State) -> Transition:
+    return Transition(reason=str(random.getstate()[1][1]))
+
+
 @on(Phase.SETUP, Phase.EPOCH_END, memory=0)
 def resets_at_setup(state: State, epochs: int) -> Transition:
     return Transition(memory=0 if state.phase is Phase.SETUP else epochs + 1)
@@ -177,6 +182,7 @@ MUTANTS: dict[str, Callback[Any]] = {
     "needs_what_it_reads": asks_for_nothing,
     "names_missing_metrics": takes_zero_for_missing,
     "answers_the_same_twice": goes_by_address,
+    "same_on_every_rank": goes_by_the_seed,
     "goes_on_as_before": resets_at_setup,
     "ignores_other_callbacks": counts_the_others,
     "handles_parameter_groups": halves_one_rate,

@@ -1,0 +1,60 @@
+"""Ranks as forked processes on gloo: what each returned or raised."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+LIMIT = 60
+"""Seconds after which a rank that hangs is ended."""
+
+
+def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
+    """Call the function in one process for each rank, all in one process group.
+
+    Returns:
+        by rank what it returned, which can be pickled, or the exception that it raised; EOFError where it was killed.
+    """
+    context = multiprocessing.get_context("fork")
+    ends, processes = [], []
+    for rank in range(ranks):
+        receives, sends = context.Pipe(duplex=False)
+        process = context.Process(target=_rank, args=(rank, ranks, folder / "store", work, sends), daemon=True)
+        process.start()
+        sends.close()
+        ends.append(receives)
+        processes.append(process)
+    found: list[Any] = []
+    for receives, process in zip(ends, processes, strict=True):
+        try:
+            found.append(receives.recv() if receives.poll(LIMIT) else TimeoutError("it hangs"))
+        except EOFError as error:
+            found.append(error)
+        process.join(5)
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return found
+
+
+def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(path), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=LIMIT))
+    try:
+        end = work(rank)
+    except BaseException as error:
+        error.__cause__ = error.__context__ = None
+        end = error
+    with contextlib.suppress(BrokenPipeError):
+        sends.send(end)
+    sends.close()
+    os._exit(0)  # what pytest would do at its end is not for this process to do
