@@ -89,12 +89,10 @@ class AddGradNoise(_LeavesOptimizer):
 class WeighLoss(_LeavesOptimizer):
     """Weight the gradient of this batch by `share`.
 
-    The loss that goes into backward is multiplied by it; the loss that is measured is not. Before a
-    step, the gradients are divided by the sum of the shares of its batches. So the gradient is the
-    weighted mean also if the shares do not add up to one: in a leftover window, or with a batch skipped.
-
-    `by` names the fact of which it is the share. On several ranks the loss of each weighs by what it measured of that
-    itself. It is not compared.
+    The loss that goes into backward is multiplied by it; the loss that is measured is not. Before a step, the gradients
+    are divided by the sum of the shares of its batches. So the gradient is the weighted mean also if the shares do not
+    add up to one: in a leftover window, or with a batch skipped. `by` names the fact of which it is the share. On
+    several ranks the loss of each weighs by what it measured of that itself. `by` is not compared.
 
     >>> WeighLoss(0.25)  # one of four batches of equal size
     WeighLoss(share=0.25)
@@ -332,10 +330,9 @@ class RestoreWeights(_LeavesOptimizer):
 class SaveCheckpoint(_LeavesOptimizer):
     """Write a checkpoint of this name into the folder; once it is on disk, remove those in `drop`.
 
-    It is carried out after all other commands of its phase, so that it saves what they change.
-
-    With a `monitor` the manifest records its value, its mode, and which weights it was measured with: "model", or the
-    name of an average. `load_weights` finds the best by that.
+    It is carried out after all other commands of its phase, so that it saves what they change. With a `monitor` the
+    manifest records its value, its mode, and which weights it was measured with: "model", or the name of an average.
+    `load_weights` finds the best by that.
 
     If the disk refuses, that is a warning and a note, and nothing is removed. A callback that needs the fact
     `unsaved:NAME` is told if the checkpoint that it asked for last, with `by="NAME"`, could not be written.
