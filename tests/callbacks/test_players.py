@@ -235,3 +235,14 @@ def test_what_it_sets_beside_its_own_keeps_its_name() -> None:
 
     final = simulate([of_player(callback, "G")], players={"G": 1}, hyper={"kl": 1.0, "G.lr": 0.5})
     assert dict(final.hyper) == {"kl": 0.5, "G.lr": 0.25}
+
+
+def test_it_can_be_for_a_part_of_the_training(tmp_path: Path) -> None:
+    """`during` around it is still for its player, also in a replay from the header."""
+    early = callbacks.during(callbacks.schedule(lr=linear(1.0, 0.0, 10), player="G"), epochs=(0, 1))
+    work = Scripted(batches=4, players=TURNS)
+    final = run(start(work, epochs=3), [early], log=tmp_path / "run.jsonl")
+
+    assert final.hyper["G.lr"] == pytest.approx(0.1 * (1 - 1 / 10))
+    assert early.sets == {"G.lr"}
+    assert replay(tmp_path / "run.jsonl").ok
