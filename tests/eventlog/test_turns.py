@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fsm_train import Phase, Scripted, WorkloadError, diff, read_log, replay, run, start, what_if
+from fsm_train import Phase, Recorded, Scripted, WorkloadError, diff, read_log, replay, run, start, what_if
 from fsm_train.callbacks import accumulate, early_stopping, skip_nonfinite
 from fsm_train.cli import main
 from fsm_train.core.state import State
@@ -56,6 +56,7 @@ def test_it_is_replayed(log: Path) -> None:
     assert replayed.ok, replayed.divergence
     assert replayed.state is not None
     assert replayed.state.players.steps == (8, 4)
+    assert Recorded(log).players == TURNS
 
 
 def test_a_log_that_is_continued_between_turns_is_replayed(tmp_path: Path) -> None:
