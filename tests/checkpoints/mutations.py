@@ -119,7 +119,7 @@ def _odd_part(parts: Any, draw: Draw) -> Any:
     """A value as no part has it, or only elsewhere: a tensor of another shape, dtype or layout, or any other value."""
     tensors = [place[key] for place, key in places([parts]) if isinstance(place[key], torch.Tensor)]
     plain = [t for t in tensors if t.layout is torch.strided and not t.is_meta and t.is_floating_point()]
-    one: Any = draw.choice([t for t in plain if t.numel() < 2**20] or [torch.ones(2)])
+    one: Any = draw.choice([t for t in plain if 0 < t.numel() < 2**20] or [torch.ones(2)])
     match draw.randrange(8):
         case 0:
             return draw.choice((one.to(torch.complex64), one.bool(), one.half(), one.long(), one.double()))

@@ -80,7 +80,9 @@ def run_script(spec: Spec, answer: Path) -> None:
         "handlers": restored,
         "validating": state.resume_at is Junction.VALID_ABANDONED,
     }
-    answer.write_text(json.dumps([end_of(work, state), report]))
+    unfinished = answer.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps([end_of(work, state), report]))
+    unfinished.rename(answer)  # for it may be killed meanwhile
     if state.phase is Phase.SUSPENDED:
         sys.exit(128 + signal.SIGTERM)
 
