@@ -108,6 +108,12 @@ def _players(value: Any) -> Players:
     return value
 
 
+def _flags(value: Any) -> Flag:
+    if type(value) is not int or not 0 <= value <= (~Flag.NONE).value:  # Flag(-1) would be all of them
+        raise CannotDecodeError(f"{value!r:.60} are no flags")
+    return Flag(value)
+
+
 def _seconds(value: Any) -> float:
     if not is_number(value) or not 0 <= value < math.inf:
         raise CannotDecodeError(f"{value!r:.60} is no time")
@@ -135,7 +141,7 @@ def state_of(control: bytes, in_files: History[Mapping[str, float]] = NO_EPOCHS)
             Plan(**fields["plan"]),
             **counters,
             reason=str(decode(fields["reason"])),
-            flags=Flag(fields["flags"]),
+            flags=_flags(fields["flags"]),
             facts=NO_FACTS,
             metrics=FrozenMap(decode(fields["metrics"])),
             history=in_files + tuple(Metrics(metrics) for metrics in decode(fields["history"], depth=1000)),

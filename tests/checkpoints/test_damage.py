@@ -500,7 +500,7 @@ def _state(**changes: Any) -> Callable[[dict[str, Any]], bytes]:
         _state(epoch=1e300),
         _state(epoch=-1),
         _state(step=True),
-        _state(flags=1 << 40),
+        *(_state(flags=flags) for flags in (1 << 40, -1, True, 1.0)),
         _state(resume_at={"$enum": "Phase.STEP_BEGIN"}),
         _state(resume_at={"$enum": "Operation.STEP"}),
         _state(resume_at={"$": "Popen", "args": "true"}),

@@ -116,7 +116,7 @@ def test_show_writes_settings_as_they_were_typed(tmp_path: Path, capsys: Capture
     main(["show", str(tmp_path / "run.jsonl")])
 
     shown = capsys.readouterr().out
-    assert "schedule(by='step', optimizer=None, lr=piecewise(points=((0, 1.0), (5, 0.5))), " in shown
+    assert "schedule(by='step', lr=piecewise(points=((0, 1.0), (5, 0.5))), " in shown
     assert "start=0.01)) as 'rates'" in shown
     assert "smoothed, at batch_end" in shown
     assert "odd(a={1: 2}, b=(1,), c=<built-in function print>, d='x')" in shown
