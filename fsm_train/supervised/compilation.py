@@ -1,8 +1,8 @@
 """Whole training steps, compiled or captured.
 
 They are sound because nothing watches the phases between forward and zero. Where something does, what comes before it
-is done at once, and then the step: `begin` and `take_step`. A batch that cannot be trained this way, because of its
-shape say, gets the eager step, and each reason is warned of once.
+is done at once, and then the step: `begin` and `take_step`. A batch that cannot be trained this way, for its shape say,
+gets the eager step, and each reason is warned of once.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import copy
 import types
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -43,7 +44,7 @@ def step(optimizer: AnyOptimizer) -> None:
     optimizer.step()
 
 
-class _FastStep:
+class _FastStep(ABC):
     """What compiled and captured steps have in common: the choice between them and the eager step.
 
     Attributes:
@@ -57,13 +58,13 @@ class _FastStep:
         self.warned: set[str] = set()
         self.stale = False
 
+    @abstractmethod
     def begin(self, operations: tuple[Operation, ...]) -> tuple[Operation, ...]:
         """Do the first of these operations on the batch under way at once; those that are left to do, maybe all.
 
         Args:
             operations: from FORWARD on, up to where a callback looks.
         """
-        raise NotImplementedError
 
     def take_step(self) -> None:
         """The optimizer's step."""
@@ -75,8 +76,7 @@ class _FastStep:
 
     def can_run(self) -> bool:
         """Whether the batch under way can be trained like this. If not, warn once of the reason."""
-        obstacle = self.obstacle()
-        if obstacle is not None:
+        if (obstacle := self.obstacle()) is not None:
             self.warn_once(*obstacle)
         return obstacle is None
 
