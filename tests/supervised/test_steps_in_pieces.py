@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import Callback, Flag, Phase, State, Transition, on, replay, restore, run, start
+from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, on, replay, restore, run, start
 from fsm_train.callbacks import (
     accumulate,
     checkpoint,
@@ -277,3 +277,22 @@ def test_modules_without_gradients_are_captured(graphs: list[PretendedGraph]) ->
         return Spare()
 
     assert_same(lambda: [clip_grad_norm(0.1)], model=spare)
+
+
+def test_a_mixed_batch_that_is_left_out_after_its_loss_leaves_the_statistics_as_they_were() -> None:
+    """Its forward pass is eager, and a callback may leave it out none the less."""
+
+    @on(Phase.LOSS_END)
+    def leaves_some_out(state: State) -> Transition | None:
+        return Transition(flags=Flag.SKIP_BATCH) if state.batch % 2 else None
+
+    def mixed(*others: Callback[Any]) -> nn.Module:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+        data = [(torch.randn(8, 3), torch.randint(2, (8,))) for _ in range(4)]
+        work = Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.CrossEntropyLoss(), data)
+        run(start(work, epochs=2, seed=0), [mixup(0.4), leaves_some_out, *others])
+        return model
+
+    eager, pieces = mixed().state_dict(), mixed(compile_step(backend="eager")).state_dict()
+    assert all(torch.equal(eager[name], pieces[name]) for name in eager)
