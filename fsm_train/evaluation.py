@@ -68,13 +68,14 @@ def evaluate(
         raise ValueError(
             "there is no validation data: give the workload some (valid=…), or other data here: evaluate(work, data)"
         )
+    shared = workload.across_ranks()
     state = attrs.evolve(start(workload, epochs=0), phase=Phase.VALID_BEGIN, workload=None)
     with (
         evaluation_under_way(workload) as beside_a_run,
-        workload.set_aside() if beside_a_run else nullcontext(),
-        workload.evaluate_on(data),
+        shared.set_aside() if beside_a_run else nullcontext(),
+        shared.evaluate_on(data),
     ):
-        metrics = _measured(workload, state, given=data is not None)
+        metrics = _measured(shared, state, given=data is not None)
     return FrozenMap(_renamed(metrics, prefix or ("valid" if data is None else "test")))
 
 

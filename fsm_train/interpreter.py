@@ -35,7 +35,7 @@ from .core.values import NO_FACTS, Facts, batch_size_alone
 from .core.workload import Workload, workload_of
 from .signals import interrupts, noted_outside
 from .sinks.base import Sink, check_sinks
-from .watch import Watch, Watched, event_log
+from .watch import Watch, Watched, of_rank
 
 if TYPE_CHECKING:
     from .eventlog.writer import EventLog
@@ -165,13 +165,18 @@ def _train(
 ) -> Iterator[State]:
     """What `iterate` says, with an interrupt left where it is if nothing could act on it."""
     callbacks = with_time_limit(check_callbacks(callbacks), state.plan)
-    watch = Watch(callbacks, (*check_sinks(sinks), *event_log(log)), as_phases(at), work)
+    shared = work.across_ranks(callbacks)
+    watch = Watch(callbacks, of_rank(shared.rank, check_sinks(sinks), log), as_phases(at), shared)
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
-    state, changes = with_hyper(state, work.hyper(), watch.callbacks)
-    state = attrs.evolve(state, batches_per_epoch=getattr(work, "batches_per_epoch", None))
-    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, work)):
+    state, changes = with_hyper(state, shared.hyper(), watch.callbacks)
+    state = attrs.evolve(state, batches_per_epoch=getattr(shared, "batches_per_epoch", None))
+    for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, shared)):
         _logger.warning("%s", warning)
-    with run_under_way(work, lambda: cursor.place), work.reserve(watch.folders), watch.wrapped(work, state) as wrapped:
+    with (
+        run_under_way(work, lambda: cursor.place),
+        shared.reserve(watch.folders),
+        watch.wrapped(shared, state) as wrapped,
+    ):
         cursor = _Cursor(state, wrapped, watch, work)
         try:
             watch.open_sinks(cursor.state)
@@ -189,12 +194,12 @@ def _train(
             raise
         finally:
             cursor.drop_cached_paths()
-            if work.interrupt is not None:
-                hand_on(work, work.interrupt)
-    elapsed = work.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
-    notes = watch.notes((*state.notes, *work.notes))
+            if shared.interrupt is not None:
+                hand_on(work, shared.interrupt)
+    elapsed = shared.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
+    notes = watch.notes((*state.notes, *shared.notes))
     last = attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=notes)
-    yield _with_late_signal(last, work.interrupt)
+    yield _with_late_signal(last, shared.interrupt)
 
 
 def _with_late_signal(last: State, signal: str | None) -> State:

@@ -11,10 +11,10 @@ import os
 import time
 from collections.abc import Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from os import PathLike
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from .core.arguments import check_path
+from .core.arguments import check_path, is_path
 from .core.callback import Callback, is_due
 from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
@@ -178,6 +178,19 @@ def _folders(callbacks: Sequence[Callback[Any]]) -> Set[str]:
                     "monitor=…, keep=…, last=…), which keeps the best and the last"
                 )
     return owners.keys()
+
+
+def of_rank(rank: int, sinks: Sequence[Sink], log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
+    """The sinks of this rank, and that which writes the log: those of rank 0.
+
+    Other ranks have no sinks, and no log either, unless its path has "{rank}" in it. What the logs say is the same.
+    """
+    path = getattr(log, "path", log)
+    if isinstance(path, (str, PathLike)) and "{rank}" in fspath(path):
+        if not is_path(log):
+            raise ValueError(f"log={log!r}: a log of each rank has no settings: write log={fspath(path)!r}")
+        return (*(sinks if rank == 0 else ()), *event_log(fspath(path).replace("{rank}", str(rank))))
+    return (*sinks, *event_log(log)) if rank == 0 else ()
 
 
 def event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:

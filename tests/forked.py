@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -27,7 +28,7 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
     ends, processes = [], []
     for rank in range(ranks):
         receives, sends = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, ranks, folder / "store", work, sends), daemon=True)
+        process = context.Process(target=_rank, args=(rank, ranks, _made(folder) / "store", work, sends), daemon=True)
         process.start()
         sends.close()
         ends.append(receives)
@@ -35,7 +36,7 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
     found: list[Any] = []
     for receives, process in zip(ends, processes, strict=True):
         try:
-            found.append(receives.recv() if receives.poll(LIMIT) else TimeoutError("it hangs"))
+            found.append(pickle.loads(receives.recv_bytes()) if receives.poll(LIMIT) else TimeoutError("it hangs"))
         except EOFError as error:
             found.append(error)
         process.join(5)
@@ -55,6 +56,11 @@ def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: 
         error.__cause__ = error.__context__ = None
         end = error
     with contextlib.suppress(BrokenPipeError):
-        sends.send(end)
+        sends.send_bytes(pickle.dumps(end))  # torch would share the memory of tensors with a process that ends
     sends.close()
     os._exit(0)  # what pytest would do at its end is not for this process to do
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from .arguments import check_state, kind_of
+from .callback import Callback
 from .errors import WorkloadError
 from .phase import Operation
 from .reductions import Reduction
@@ -57,6 +58,7 @@ class Workload(Protocol):
         interrupt: the name of a signal that asks to leave, set by a signal handler, or None. The
             interpreter sets it to None when it has acted on it.
         hands_on_signals: whether what interrupts its run is handed on to the runs that this one is inside of.
+        rank: the number of this process among those that train together. Logs and sinks are those of rank 0.
         shares_facts: whether to measure a fact takes several ranks. Sinks, which not all ranks have, then measure none.
         doing: within operations that are carried out as one, the operation under way.
         has_valid: whether there is validation data.
@@ -80,6 +82,15 @@ class Workload(Protocol):
     hands_on_signals: bool = True
     doing: Operation | None = None
     shares_facts: bool = False
+    rank: int = 0
+
+    def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
+        """What a run drives: with other ranks what all of them are told, and by default this workload itself.
+
+        Args:
+            callbacks: of the run; None where there is none, as in an evaluation.
+        """
+        return self
 
     @property
     def informed(self) -> Set[Operation]:

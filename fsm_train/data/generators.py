@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -89,6 +90,17 @@ class Generators:
 
 def _cuda_in_use() -> bool:
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def seed_of_rank(seed: int, rank: int) -> int:
+    """The seed of one of several ranks, which drop out and augment differently; that of rank 0 is the seed itself.
+
+    >>> seed_of_rank(7, 0), seed_of_rank(7, 1) == seed_of_rank(7, 2)
+    (7, False)
+    """
+    if rank == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed} {rank}".encode()).digest()[:8], "big")
 
 
 def seed_all(seed: int) -> None:

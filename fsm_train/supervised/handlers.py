@@ -128,6 +128,10 @@ def use_mixed_precision(work: Training, command: c.UseMixedPrecision) -> None:
 
 @carries_out_by_default(c.UseParallel)
 def use_parallel(work: Training, command: c.UseParallel) -> None:
+    if work.ranks is not None:
+        if command.kind == "data_parallel":
+            raise WorkloadError("parallel= of the workload says how it is wrapped: leave parallel() out")
+        return  # as the workload was prepared
     if command.kind == "ddp" and work.custom_backward is not None:
         raise WorkloadError(
             "DistributedDataParallel averages gradients while loss.backward() makes them, which a backward of your own "

@@ -21,6 +21,7 @@ from ..worlds.disagreement import PeerError
 from ..worlds.rows import PLACES, WIDTH, Row
 
 _FAILED = "failed"
+_shared: dict[float, GlooExchange] = {}
 _GRACE = 2.0
 """Seconds in which ranks whose wait is over say where they waited."""
 
@@ -37,6 +38,7 @@ class GlooExchange:
 
     Attributes:
         rank, ranks: the number of this one, and how many there are.
+        of: the process group that it was made in.
 
     Raises:
         WorkloadError: there is no process group.
@@ -51,6 +53,7 @@ class GlooExchange:
                 "torch.distributed.init_process_group(…) before"
             )
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.of = dist.group.WORLD
         self._seconds = seconds
         self._store = c10d.PrefixStore("fsm_train", store or c10d._get_default_store())
         self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
@@ -122,3 +125,15 @@ class GlooExchange:
         """The store may be gone with the rank that held it."""
         with contextlib.suppress(RuntimeError):
             yield
+
+
+def shared_exchange(seconds: float) -> GlooExchange:
+    """The exchange of this process group that waits so long: one for all trainings of this process.
+
+    Raises:
+        WorkloadError: there is no process group.
+    """
+    group = dist.group.WORLD if dist.is_initialized() else None
+    if seconds not in _shared or _shared[seconds].of is not group:
+        _shared[seconds] = GlooExchange(seconds=seconds)
+    return _shared[seconds]

@@ -115,6 +115,8 @@ class Stepping(Validating):
             self.meter(self.train_meters, self._loss)
         else:  # which other ranks have a batch for that counts
             self.put_back_buffers()
+        if self.ranks is not None:
+            self.ranks.unreduced = True
         self.window.add()
         self.gradients.changed()
 
@@ -130,7 +132,9 @@ class Stepping(Validating):
         check_made(trained)
 
     def unscale(self) -> None:
-        """Make the gradients those of the step: without the scaler's scale, and the mean over their window."""
+        """Make the gradients those of the step: of all ranks, without a scaler's scale, the mean over their window."""
+        if self.ranks is not None:
+            self.ranks.reduce(self)
         if self.precision is not None:
             self.precision.unscale(self.optimizer, self.gradients())
         if self.window.shares:
@@ -212,8 +216,7 @@ class Stepping(Validating):
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        own = self.gives_closure or self.custom_backward is not None or self.rank_weight != 1.0
-        if self.mix is None and not self.window.shares and not own:
+        if self.mix is None and not self.window.shares and not self.one_by_one:
             if self.whole_step is not None and self.whole_step.can_run():
                 self.note_step(self.whole_step.run())
                 return True

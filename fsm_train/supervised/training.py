@@ -14,7 +14,7 @@ from ..core.phase import Operation
 from ..core.state import Hyper, State
 from ..core.transition import Command
 from ..data.batches import Forward, Split, apply_split, call, check_loader, check_loss, pair, to_device
-from ..data.compiled import named_modules, uncompiled
+from ..data.compiled import uncompiled
 from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
 from ..data.generators import generators_of
@@ -32,16 +32,18 @@ from .joint_optimizer import OptimizerLike, each_of, join
 from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
 from .mixing import Mix
-from .modules import Modes, modules_of
+from .modules import modules_of
 from .numbers import check_numbers, set_own
 from .own_backward import Backward
+from .parallel import Parallel, Ranks, join_ranks
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
+from .training_modes import TrainingModes
 from .whole_step_protocol import WholeStep
 from .window import Gradients, Window
 
 
-class Training:
+class Training(TrainingModes):
     """A model, an optimizer, a loss and data, with the batch under way: what commands and sensors get.
 
     `Supervised` adds the operations of the machine. A command changes a training through the methods here
@@ -78,6 +80,8 @@ class Training:
         mix: how the loss of a mixed batch is computed, or None. Commands may set it; a fetch clears it.
         gives_closure: whether the step of the optimizer is given a closure, which evaluates the batch again.
         for_each_evaluation: the commands that are carried out again then.
+        parallel: how several processes train this model, as it was given; None if that was left out.
+        ranks: these processes; None if this one trains alone.
         window: the shares of the batches whose gradients wait for a step. Changed by `weigh_loss` and the operations.
         rank_weight: what the loss of this batch is multiplied by for backward, beside other ranks. Set by `Agreed`.
         train_meters: train_loss and the train metrics of this epoch so far.
@@ -126,6 +130,7 @@ class Training:
         closure: bool = False,
         numbers: Mapping[str, float] | None = None,
         backward: Backward | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
         check_arguments(model, optimizer, loss_fn)
         self.optimizer = join(optimizer)
@@ -141,8 +146,10 @@ class Training:
         ):
             if function is not None:
                 check_function(name, function, *parameters)
+        self.parallel = parallel
+        self.ranks: Ranks | None = join_ranks(parallel, device)
         if device is not None:
-            model.to(device_of(device))
+            model.to(device_of(device) if self.ranks is None else self.ranks.device(device_of(device)))
         self._given_model = model
         self.model = uncompiled(model)
         self.wrapped_model: nn.Module = model
@@ -194,7 +201,6 @@ class Training:
         self.precision: Precision | None = None
         self.frozen_parameters = FrozenParameters(self.model, self.optimizer)
         self.carried_over = CarriedOver()
-        self._eval_parts: tuple[nn.Module, ...] = ()  # those that were in eval mode when the model was in train mode
         self._undo = ExitStack()
         self.loss_checked = False
         self.notes_batch_starts = False
@@ -220,29 +226,6 @@ class Training:
     def modules(self) -> Mapping[str, nn.Module]:
         """What is trained: "model", and "loss" for a loss that is a module or holds one."""
         return modules_of(self.model, self.loss_fn)
-
-    def use_training_modes(self) -> None:
-        """Put the model in train mode, and leave those parts in eval mode that were so before."""
-        if self.model.training:
-            frozen = self.frozen_parameters.batch_norms
-            self._eval_parts = tuple(m for m in self.model.modules() if not m.training and m not in frozen)
-        self.model.train()
-        for part in (*self._eval_parts, *self.frozen_parameters.batch_norms):
-            part.training = False
-
-    def begin_modes(self) -> None:
-        """Train in train mode in this call of `run`; a model that was in eval mode is so again when it ends."""
-        if not self.model.training:  # after a prediction, say
-            self.undo_at_finish(Modes.of(self.model).put_back)
-        self.use_training_modes()
-
-    def training_modes(self) -> dict[str, bool]:
-        """By name, whether each part of the model is in train mode when it is trained, and not frozen."""
-        frozen = self.frozen_parameters.batch_norms
-        if self.model.training:
-            return {name: frozen.get(uncompiled(part), part.training) for name, part in named_modules(self.model)}
-        learn = {name: uncompiled(part) for name, part in named_modules(self.model)}
-        return {name: frozen.get(part, part not in self._eval_parts) for name, part in learn.items()}
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.
@@ -280,12 +263,24 @@ class Training:
 
         The target is for a `forward` that takes one.
         """
+        model = self.wrapped_model if self.ranks is None or self.trains_this_batch else self._given_model
         if (forward := self._forward_in_use) is None:
-            return call(self.wrapped_model, inputs)
+            return call(model, inputs)
         own = self._evaluation is not None and self._evaluation.settings.forward is not None
         if self._evaluation.forward_takes_target if own and self._evaluation else self._forward_takes_target:
-            return forward(self.wrapped_model, inputs, target)
-        return forward(self.wrapped_model, inputs)
+            return forward(model, inputs, target)
+        return forward(model, inputs)
+
+    @property
+    def trains_this_batch(self) -> bool:
+        """Whether a backward follows, for which a wrapper makes ready: not in an evaluation."""
+        return self._evaluation is None and torch.is_grad_enabled()
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a step takes more than the five-line loop: its operations are not done in one call."""
+        own = self.gives_closure or self.custom_backward is not None or self.rank_weight != 1.0
+        return own or (self.ranks is not None and self.ranks.reduces(self))
 
     @property
     def _forward_in_use(self) -> Forward | None:

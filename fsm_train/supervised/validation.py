@@ -22,7 +22,7 @@ from ..core.state import State
 from ..data.batches import apply_split, check_scalar, pair
 from ..data.counting import count
 from ..data.first_look import first_look
-from ..data.generators import seed_all, seed_own
+from ..data.generators import seed_all, seed_of_rank, seed_own
 from ..data.loaders import set_persistent_workers, start_pass, with_inner, with_new_workers
 from ..data.prefetch import prefetched
 from .averages import Average
@@ -122,6 +122,8 @@ class Validating(Training):
 
     def open_valid(self, state: State) -> None:
         """Begin a validation, with the first of the evaluations that are due in it."""
+        if self.ranks is not None:
+            self.ranks.share_buffers(self)
         check_averages(self.evaluations, self.carried_over.averages)
         self.carried_over.check_kept(self.modules)
         modules = {**self.modules, **self._modules_of_evaluations()}
@@ -163,8 +165,9 @@ class Validating(Training):
         loader = each.loader
         if each.settings.seed is not None:
             loader = with_new_workers(loader)
-            seed_all(each.settings.seed)
-            seed_own(self.loader_generators(), each.settings.seed)
+            seed = seed_of_rank(each.settings.seed, 0 if self.ranks is None else self.ranks.rank)
+            seed_all(seed)
+            seed_own(self.loader_generators(), seed)
         each.meters.reset()
         validation.batches = prefetched(self._copier, loader, start_pass(loader))
         validation.counted = validation.size = 0

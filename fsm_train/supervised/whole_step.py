@@ -73,8 +73,7 @@ def train_piece(work: Training, operations: tuple[Operation, ...]) -> bool:
     left = operations
     if BACKWARD not in operations:
         work._buffers.keep()  # a callback may leave the batch out after its loss
-    own = work.gives_closure or work.custom_backward is not None or work.rank_weight != 1.0
-    if work.whole_step is not None and work.mix is None and not own:
+    if work.whole_step is not None and work.mix is None and not work.one_by_one:
         left = work.whole_step.begin(operations)
     for operation in left:
         work.doing = operation

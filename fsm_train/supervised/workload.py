@@ -19,15 +19,17 @@ from ..checkpoints.api import Checkpointable
 from ..checkpoints.saves import Saves
 from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
+from ..core.callback import Callback
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
 from ..core.phase import BATCH_PHASES
 from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
 from ..core.transition import Command
+from ..core.workload import Workload
 from ..data.batches import Forward, Split, number_of_batches
 from ..data.counting import Samples
-from ..data.generators import Generators, seed_all
+from ..data.generators import Generators, seed_all, seed_of_rank
 from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
@@ -48,6 +50,7 @@ from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
 from .own_backward import Backward
+from .parallel import Parallel, across_ranks
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -138,6 +141,10 @@ class Supervised(Stepping, Checkpointable):
             model is.
         ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained. By default on
             CUDA, from a list or a DataLoader with workers; False never does, and True refuses other data.
+        parallel: "ddp" lets the processes that torchrun starts train one model, through DistributedDataParallel; one
+            process trains as without it. A mapping has settings of torch's wrapper, and of ours: `agree` ("epoch",
+            "phase", "never": when the ranks compare what they decided), `seconds` to wait for each other. "cuda" as
+            device is then each process's own. False lets each process train a model of its own.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
 
     Raises:
@@ -167,6 +174,7 @@ class Supervised(Stepping, Checkpointable):
         numbers: Mapping[str, float] | None = None,
         closure: bool = False,
         backward: Backward | None = None,
+        parallel: Parallel | None = None,
     ) -> None:
         check_bool("closure", closure)
         if backward is not None:
@@ -183,6 +191,7 @@ class Supervised(Stepping, Checkpointable):
             closure=closure,
             numbers=numbers,
             backward=backward,
+            parallel=parallel,
         )
         warn_of_sum(loss_fn)
         check_bool("grad_in_valid", grad_in_valid)
@@ -198,6 +207,13 @@ class Supervised(Stepping, Checkpointable):
         return as_html(self, self._measures, self.sensors)
 
     # ---------------------------------------------------------------- what the interpreter asks
+
+    @property
+    def rank(self) -> int:  # type: ignore[override]
+        return 0 if self.ranks is None else self.ranks.rank
+
+    def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
+        return across_ranks(self, callbacks)
 
     @property
     def has_valid(self) -> bool:
@@ -309,6 +325,8 @@ class Supervised(Stepping, Checkpointable):
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
         log_summary_once(self)
+        if self.ranks is not None:
+            self.ranks.prepare(self)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
         self.begin_modes()
@@ -318,7 +336,7 @@ class Supervised(Stepping, Checkpointable):
             self.window.clear()
             self.look_at_valid()
             if state.plan.seed is not None:
-                seed_all(state.plan.seed)
+                seed_all(seed_of_rank(state.plan.seed, self.rank))
 
     def reposition(self, state: State) -> None:
         """Continue where the training was suspended or ended, with the generators as they were then."""
@@ -337,6 +355,8 @@ class Supervised(Stepping, Checkpointable):
 
     def finish(self, state: State) -> None:
         self.end_validation()  # of one that failed
+        if self.ranks is not None and not state.error:
+            self.ranks.share_buffers(self)
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))

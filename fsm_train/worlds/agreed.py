@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal, get_args
 
+from ..core.callback import Callback
 from ..core.checks import is_whole
 from ..core.commands import SaveCheckpoint, WeighLoss
 from ..core.errors import WorkloadError
@@ -104,6 +105,14 @@ class Agreed(WorkloadProxy):
     def exchanges(self) -> int:
         return self._meeting.exchanges
 
+    @property
+    def lost(self) -> bool:
+        """Whether the ranks no longer meet, after a failure."""
+        return self._meeting.lost
+
+    def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
+        return self.as_workload()
+
     # ------------------------------------------------------------------------------- what is known before
 
     @property
@@ -155,6 +164,7 @@ class Agreed(WorkloadProxy):
     # ------------------------------------------------------------------------------- a run begins and ends
 
     def prepare(self, state: State) -> None:
+        self._agreed_signal = None  # of a call of `run` before this one
         rows = self._meeting.meet(Topic.PREPARE, self._own_batches(), about=self._control(state))
         self._batches_per_epoch = self._shortest(rows)
         self._in_run, self._left_out = True, LeftOut()
@@ -229,8 +239,18 @@ class Agreed(WorkloadProxy):
         return union_size(sizes)
 
     def backward(self, *state: State) -> None:
-        self.wrapped.backward(*self._given(Operation.BACKWARD, *state))
+        self._blaming(self.wrapped.backward)(*self._given(Operation.BACKWARD, *state))
         self._train.counted += self._train.size or 0.0
+
+    @contextlib.contextmanager
+    def set_aside(self) -> Iterator[None]:
+        """As the workload does; the validation under way is another one meanwhile."""
+        before = self._valid
+        try:
+            with self.wrapped.set_aside():
+                yield
+        finally:
+            self._valid = before
 
     def open_valid(self, state: State) -> None:
         self.wrapped.open_valid(*self._given(Operation.OPEN_VALID, state))
@@ -321,9 +341,11 @@ class Agreed(WorkloadProxy):
         if self._agree == "phase" or _NOT_FUSED.intersection(operations):
             return None
         run_fused: Callable[[], Outcome] | None = self.wrapped.fused(operations)
-        if run_fused is None or Operation.BACKWARD not in operations:
-            return run_fused
-        fused = run_fused
+        if run_fused is None:
+            return None
+        fused = self._blaming(run_fused)
+        if Operation.BACKWARD not in operations:
+            return fused
 
         def counted() -> Outcome:
             outcome = fused()
@@ -335,9 +357,22 @@ class Agreed(WorkloadProxy):
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         operation = _OPERATIONS.get(name)
-        if operation is None or self.__dict__.get("_agree") != "phase":
+        if operation is None or "_agree" not in self.__dict__:
             return found
-        return lambda *state: found(*self._given(operation, *state))
+        blaming = self._blaming(found)
+        return blaming if self._agree != "phase" else lambda *state: blaming(*self._given(operation, *state))
+
+    def _blaming(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """The method, whose error is that of another rank if that failed while this one reduced gradients, say."""
+
+        def blaming(*given: State) -> Any:
+            try:
+                return method(*given)
+            except RuntimeError as error:
+                self._meeting.blame(error)
+                raise
+
+        return blaming
 
     def _given(self, operation: Operation, *state: State) -> tuple[State, ...]:
         """What the workload's own method is given, after the ranks have compared where they are, if they do."""

@@ -93,6 +93,17 @@ class Meeting:
             self.lost = True
             getattr(self._exchange, "fail", _nobody_to_tell)(reason)
 
+    def blame(self, error: BaseException) -> None:
+        """Raise what another rank failed with, if one did, since what was raised here follows from it.
+
+        Raises:
+            PeerError: a rank failed.
+        """
+        found = getattr(self._exchange, "failure", _nobody_failed)()
+        if found is not None and not self.lost:
+            self.lost = True
+            raise found from error
+
     def _rows(self, topic: Topic, about: int, values: Sequence[float]) -> list[Row]:
         row = Row(topic, about, self._signal_here(), tuple(values))
         self.exchanges += 1
@@ -137,3 +148,8 @@ class Meeting:
 
 def _nobody_to_tell(reason: str) -> None:
     """The exchange is a plain function: the others learn of it when their wait for this rank ends."""
+
+
+def _nobody_failed() -> BaseException | None:
+    """The exchange is a plain function: it knows of no failure."""
+    return None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any, cast
 
+from ..core.callback import Callback
 from ..core.workload import Workload
 
 
@@ -25,6 +26,11 @@ class WorkloadProxy:
         if name == "wrapped":  # copy and pickle ask for attributes before __init__ has run
             raise AttributeError(name)
         return getattr(self.wrapped, name)
+
+    def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
+        """This proxy, around what all ranks are told."""
+        self.wrapped = self.wrapped.across_ranks(callbacks)
+        return self.as_workload()
 
     @property
     def metric_names(self) -> Set[str] | None:

@@ -17,7 +17,8 @@ MEMBERS = frozenset(name for name in {*vars(Workload), *Workload.__annotations__
 
 AGREED = frozenset(
     {
-        *("batches_per_epoch", "shares_facts", "informed", "notes", "metric_names", "interrupt"),
+        *("batches_per_epoch", "shares_facts", "informed", "notes", "metric_names", "interrupt", "set_aside"),
+        "across_ranks",
         *("prepare", "reposition", "finish", "carry_out", "read", "fused"),
         *("open", "fetch", "backward", "measure", "open_valid", "fetch_valid", "evaluate", "measure_valid"),
     }
@@ -26,9 +27,19 @@ AGREED = frozenset(
 
 OWN = frozenset(
     {
-        *("hands_on_signals", "doing", "has_valid", "sensors", "players", "carries", "refuses", "scheduler_length"),
+        *(
+            "rank",
+            "hands_on_signals",
+            "doing",
+            "has_valid",
+            "sensors",
+            "players",
+            "carries",
+            "refuses",
+            "scheduler_length",
+        ),
         *("reductions", "known_sizes", "known_valid_sizes", "metric_weights", "set_rank_weight"),
-        *("hyper", "set_hyper", "snapshot", "put_back", "set_aside", "evaluate_on", "undisturbed", "reserve"),
+        *("hyper", "set_hyper", "snapshot", "put_back", "evaluate_on", "undisturbed", "reserve"),
         *("turn", "forward", "loss", "discard", "unscale", "step", "zero", "abandon"),
     }
 )

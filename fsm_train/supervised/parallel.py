@@ -1,0 +1,254 @@
+"""Several processes that train one model: the group they form, and what is done so that they train as one.
+
+Rule of this file: it is found from the environment that torchrun sets, or from a process group that is there; nothing
+is guessed from the hardware. What ranks tell each other is in `ranks.py`, and what follows from it in `worlds/`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Iterable, Mapping, Set
+from datetime import timedelta
+from typing import Any, Literal, cast
+
+import attrs
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..core.callback import Callback
+from ..core.checks import check_choice, check_positive
+from ..core.commands import UseParallel, WeighLoss
+from ..core.errors import WorkloadError
+from ..core.workload import Workload
+from ..worlds.agreed import Agree, Agreed
+from .ranks import GlooExchange, shared_exchange
+from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
+
+Parallel = Literal["ddp", False] | Mapping[str, Any]
+
+_OWN = ("kind", "agree", "seconds", "interrupts_every")
+_OF_TORCH = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
+
+
+@attrs.frozen
+class ParallelSettings:
+    """What `Supervised(parallel=…)` says.
+
+    Attributes:
+        kind: how the model is wrapped.
+        agree: when the ranks compare what they decided, as for `Agreed`.
+        seconds: how long a rank waits for the others.
+        interrupts_every: batches between two looks for signals; None for several looks a second.
+        wrapper: settings of torch's wrapper.
+    """
+
+    kind: Literal["ddp"] = "ddp"
+    agree: Agree = "epoch"
+    seconds: float = 300.0
+    interrupts_every: int | None = None
+    wrapper: Mapping[str, Any] = attrs.field(factory=dict)
+
+
+def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
+    """The settings, checked; None without.
+
+    Raises:
+        ValueError: no such kind, or no such setting.
+    """
+    if parallel is None or parallel is False:
+        return None
+    if isinstance(parallel, str):
+        parallel = {"kind": parallel}
+    if not isinstance(parallel, Mapping) or parallel.get("kind", "ddp") != "ddp":
+        raise ValueError(f'parallel={parallel!r}: write parallel="ddp", or its settings in a mapping')
+    if unknown := [name for name in parallel if name not in (*_OWN, *_OF_TORCH)]:
+        raise ValueError(
+            f"parallel={{{unknown[0]!r}: …}}: there is no such setting. There are {', '.join(_OWN)}, and those of "
+            f"DistributedDataParallel: {', '.join(_OF_TORCH)}"
+        )
+    check_choice("parallel['agree']", parallel.get("agree", "epoch"), ("epoch", "phase", "never"))
+    check_positive("parallel['seconds']", parallel.get("seconds", 300.0))
+    own: dict[str, Any] = {name: value for name, value in parallel.items() if name in _OWN}
+    return ParallelSettings(**own, wrapper={name: value for name, value in parallel.items() if name in _OF_TORCH})
+
+
+def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> Ranks | None:
+    """The ranks that this process trains with; None if it trains alone.
+
+    Under torchrun this forms the process group, unless the program did so before.
+
+    Raises:
+        ValueError: no such setting.
+    """
+    settings = check_parallel(parallel)
+    if settings is None or not dist.is_available():
+        return None
+    if not dist.is_initialized() and (launched := launched_ranks()) > 1:
+        _form_group(launched, device, settings)
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return Ranks(settings)
+
+
+def launched_ranks() -> int:
+    """How many processes torchrun says that it started; 0 if it started none."""
+    there = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
+    return int(os.environ["WORLD_SIZE"]) if there else 0
+
+
+def _form_group(ranks: int, device: torch.device | str | None, settings: ParallelSettings) -> None:
+    on_cuda = device is not None and torch.device(device).type == "cuda"
+    if on_cuda:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(
+        "nccl" if on_cuda else "gloo",
+        rank=int(os.environ["RANK"]),
+        world_size=ranks,
+        timeout=timedelta(seconds=settings.seconds),
+    )
+
+
+class Ranks:
+    """The processes that train one model, as one of them sees them.
+
+    Attributes:
+        rank, ranks: the number of this one, and how many there are.
+        settings: of `Supervised(parallel=…)`.
+        by_hand: whether all gradients are reduced once before each step, and not by torch's wrapper in each backward.
+        unreduced: whether a backward added to the gradients since they were reduced.
+    """
+
+    def __init__(self, settings: ParallelSettings) -> None:
+        self.settings = settings
+        self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
+        self.by_hand = False
+        self.unreduced = False
+        self._agreed: Agreed | None = None
+        self._of: object = None  # the parameters that the next two were worked out for
+        self._beside_wrapper: list[nn.Parameter] = []
+        self._sparse: Set[nn.Parameter] = frozenset()
+        if self.rank:
+            quieten()
+
+    @property
+    def exchange(self) -> GlooExchange:
+        return shared_exchange(self.settings.seconds)
+
+    def device(self, device: torch.device) -> torch.device:
+        """The device of this rank: "cuda" is the one of this process."""
+        is_any_cuda = device.type == "cuda" and device.index is None
+        return torch.device("cuda", torch.cuda.current_device()) if is_any_cuda else device
+
+    def agreed(self, work: Any) -> Workload:
+        """The workload as all ranks are told of it. There is one for a workload, in all calls of `run`."""
+        if self._agreed is None or self._agreed.lost:
+            settings = self.settings
+            self._agreed = Agreed(work, self.exchange, agree=settings.agree, interrupts_every=settings.interrupts_every)
+        return self._agreed.as_workload()
+
+    # ------------------------------------------------------------------------------------ the model
+
+    def prepare(self, work: Any) -> None:
+        """Let the model be called through torch's wrapper in this call of `run`."""
+        work.call_through(self._wrapped)
+        work.undo_at_finish(lambda: work.call_through(None))
+        self.unreduced = False
+
+    def _wrapped(self, model: nn.Module) -> nn.Module:
+        device = next(model.parameters()).device
+        given = dict(self.settings.wrapper)
+        if device.type == "cuda":
+            given.setdefault("device_ids", [device])
+        wrapped = DistributedDataParallel(model, **given)
+        if self.by_hand:
+            wrapped.require_backward_grad_sync = False
+        return wrapped
+
+    # -------------------------------------------------------------------------------- the gradients
+
+    def reduces(self, work: Any) -> bool:
+        """Whether gradients are reduced by `reduce` before a step: all of them, or those that the wrapper has not."""
+        if self._of is not work.parameters:
+            known = {*work.model.parameters()}
+            self._of, self._beside_wrapper = work.parameters, [p for p in work.parameters if p not in known]
+            self._sparse = sparse_parameters(work.modules.values())
+        return self.by_hand or bool(self._beside_wrapper)
+
+    def reduce(self, work: Any) -> None:
+        """Make each gradient the mean over ranks, where torch's wrapper has not done so. Idempotent."""
+        if self.unreduced and self.reduces(work):
+            reduce_gradients(work.parameters if self.by_hand else self._beside_wrapper, self._sparse, self.ranks)
+        self.unreduced = False
+
+    def share_buffers(self, work: Any) -> None:
+        """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass."""
+        broadcast_buffers(work.modules.values())
+
+
+def reduced_by_hand(callbacks: Iterable[Callback[Any]], work: Any) -> bool:
+    """Whether gradients are reduced once before a step: of a window of batches, or of a backward of the user's own.
+
+    torch's wrapper decides before a forward pass whether the backward after it exchanges gradients; that the batch
+    is one of a window is known after its loss.
+    """
+    return work.custom_backward is not None or any(WeighLoss in (each.commands or ()) for each in callbacks)
+
+
+def spelled_by(callbacks: Iterable[Callback[Any]]) -> Parallel | None:
+    """What the callback `parallel("ddp")` says."""
+    by_callback = (
+        each.params.get("kind") for each in callbacks if UseParallel in (each.commands or ()) and each.factory
+    )
+    return "ddp" if "ddp" in by_callback else None
+
+
+def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Workload:
+    """What a run drives: the workload, or with other ranks what all of them are told.
+
+    Args:
+        work: a `Supervised`.
+        callbacks: of the run; None where there is none, as in an evaluation.
+
+    Raises:
+        WorkloadError: there are other ranks, and nothing says that they train together.
+    """
+    if work.ranks is None and spelled_by(callbacks or ()):
+        work.ranks = join_ranks("ddp", work.device)
+    ranks: Ranks | None = work.ranks
+    if ranks is None:
+        if work.parallel is None:
+            _refuse_group(work)
+        return cast("Workload", work)
+    if work.gives_closure:
+        raise WorkloadError(
+            "the optimizer evaluates its batch again by a closure, and decides by the loss of this rank alone, so the "
+            "ranks would part: use another optimizer, or one rank"
+        )
+    if callbacks is not None:
+        ranks.by_hand = reduced_by_hand(callbacks, work)
+    return ranks.agreed(work)
+
+
+def _refuse_group(work: Workload) -> None:
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
+        raise WorkloadError(
+            f"this is rank {dist.get_rank()} of a process group of {dist.get_world_size()}, and each would train a "
+            f"model of its own: {'train players on one rank' if work.players else write}"
+        )
+
+
+class _OnlyErrors(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+
+def quieten() -> None:
+    """Warnings are rank 0's to say: on the others only errors are logged."""
+    logger = logging.getLogger("fsm_train")
+    if not any(isinstance(each, _OnlyErrors) for each in logger.filters):
+        logger.addFilter(_OnlyErrors())
