@@ -16,7 +16,7 @@ from .limits import limit, record, stop_after, stop_at, suspend_after, validate_
 from .mixing import cutmix, mixup
 from .nonfinite import skip_nonfinite, stop_on_nonfinite
 from .plateau import reduce_on_plateau
-from .precision import mixed_precision, parallel
+from .precision import detect_anomaly, mixed_precision, parallel
 from .regularisation import grad_noise, weight_penalty
 from .scheduling import schedule
 from .stopping import early_stopping
@@ -30,6 +30,7 @@ __all__ = [
     "clip_grad_value",
     "compile_step",
     "cutmix",
+    "detect_anomaly",
     "during",
     "early_stopping",
     "ema",

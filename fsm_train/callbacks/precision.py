@@ -1,6 +1,6 @@
-"""How the model computes: in half precision, and through a parallel wrapper.
+"""How the model computes: in half precision, through a parallel wrapper, and looked at for NaN.
 
-Both begin at SETUP of every call of `run`, and end at TEARDOWN, also after a failure.
+All begin at SETUP of every call of `run`, and end at TEARDOWN, also after a failure.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Literal
 
 from ..core.callback import Callback, always, strict_factory
-from ..core.checks import check_choice, check_count
-from ..core.commands import UseMixedPrecision, UseParallel
+from ..core.checks import check_bool, check_choice, check_count
+from ..core.computing import DetectAnomaly, UseMixedPrecision, UseParallel
 from ..core.phase import Phase
 
 
@@ -60,3 +60,22 @@ def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: s
     """
     check_choice("kind", kind, ("data_parallel", "ddp"))
     return always(name, Phase.SETUP, UseParallel(kind), order=-100)
+
+
+@strict_factory
+def detect_anomaly(*, check_nan: bool = True, name: str = "detect_anomaly") -> Callback[None]:
+    """Find the operation whose gradient fails: its error shows where the forward pass called it.
+
+    At SETUP, through `torch.autograd.set_detect_anomaly`, which is put back at TEARDOWN. It is slow, and so is for
+    finding a fault alone; the weights are the same with it. Under a gradient scaler a NaN is usual in the first steps.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> detect_anomaly()(at(Phase.SETUP)).commands
+    (DetectAnomaly(check_nan=True),)
+
+    Args:
+        check_nan: whether a gradient that is NaN is an error at once, also where nothing fails.
+    """
+    check_bool("check_nan", check_nan)
+    return always(name, Phase.SETUP, DetectAnomaly(check_nan))

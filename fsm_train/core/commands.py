@@ -1,7 +1,8 @@
 """The commands of the library: effects as data, which can be compared, logged and replayed.
 
 Rule of this file: records with checks. `supervised/handlers.py` carries the commands out on a real model;
-a command for which random numbers are drawn there holds their seed.
+a command for which random numbers are drawn there holds their seed. Those that say how the model computes are in
+`computing.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from .checks import fraction, not_negative, positive
-from .phase import CONSULTED, Phase
+from .command_kinds import BATCH_IS_NEW, BATCHES_FOLLOW, GRADIENT_IS_THERE, LOSS_IS_THERE, LeavesOptimizer
+from .computing import DetectAnomaly as DetectAnomaly
+from .computing import UseCompiledStep as UseCompiledStep
+from .computing import UseMixedPrecision as UseMixedPrecision
+from .computing import UseParallel as UseParallel
+from .phase import Phase
 from .transition import Command
-
-GRADIENT_IS_THERE = (Phase.BACKWARD_END, Phase.STEP_BEGIN)
-LOSS_IS_THERE = (Phase.LOSS_END,)
-BATCH_IS_NEW = (Phase.BATCH_BEGIN, Phase.VALID_BATCH_BEGIN)
-BATCHES_FOLLOW = tuple(p for p in CONSULTED if p not in (Phase.TRAIN_END, Phase.SUSPEND, Phase.TEARDOWN))
 
 _ONE_VALIDATES = (
     "the model has one average in its validations and at its end. Leave one out, or let it keep its average beside the "
@@ -26,18 +27,11 @@ _ONE_VALIDATES = (
 )
 
 
-class _LeavesOptimizer(Command):
-    """A command that leaves the numbers and the parameters in the groups of the optimizer as they are."""
-
-    __slots__ = ()
-    changes_hyper: ClassVar[bool] = False
-
-
 # ------------------------------------------------------------------------------- the gradient
 
 
 @attrs.frozen
-class ClipGradNorm(_LeavesOptimizer):
+class ClipGradNorm(LeavesOptimizer):
     """Scale all gradients, or those of the parameters that match, so that their common norm is at most `max_norm`.
 
     >>> ClipGradNorm(1.0)
@@ -57,7 +51,7 @@ class ClipGradNorm(_LeavesOptimizer):
 
 
 @attrs.frozen
-class ClipGradValue(_LeavesOptimizer):
+class ClipGradValue(LeavesOptimizer):
     """Bring each element of the gradients to between -value and value.
 
     >>> ClipGradValue(0.5)
@@ -71,7 +65,7 @@ class ClipGradValue(_LeavesOptimizer):
 
 
 @attrs.frozen
-class AddGradNoise(_LeavesOptimizer):
+class AddGradNoise(LeavesOptimizer):
     """Add normally distributed noise with this standard deviation to the gradients.
 
     >>> AddGradNoise(std=0.01, seed=0)
@@ -86,7 +80,7 @@ class AddGradNoise(_LeavesOptimizer):
 
 
 @attrs.frozen
-class WeighLoss(_LeavesOptimizer):
+class WeighLoss(LeavesOptimizer):
     """Weight the gradient of this batch by `share`.
 
     The loss that goes into backward is multiplied by it; the loss that is measured is not. Before a step, the gradients
@@ -104,7 +98,7 @@ class WeighLoss(_LeavesOptimizer):
 
 
 @attrs.frozen
-class AddPenalty(_LeavesOptimizer):
+class AddPenalty(LeavesOptimizer):
     """Add l1 * sum |w| + l2 * sum w ** 2, over trainable parameters, to the loss that goes into backward.
 
     >>> AddPenalty(l2=1e-4)
@@ -121,7 +115,7 @@ class AddPenalty(_LeavesOptimizer):
 
 
 @attrs.frozen
-class MixUp(_LeavesOptimizer):
+class MixUp(LeavesOptimizer):
     """Mix each sample of the batch with another: `weight` of itself, and the rest of its partner.
 
     The loss is the mean, with the same weights, of the losses for both targets. The partners are a
@@ -138,7 +132,7 @@ class MixUp(_LeavesOptimizer):
 
 
 @attrs.frozen
-class CutMix(_LeavesOptimizer):
+class CutMix(LeavesOptimizer):
     """Replace a box of each image by that of its partner, and weight the losses for both targets by area.
 
     `weight` is the fraction of the image that stays; the middle of the box is at (`x`, `y`), as
@@ -156,54 +150,11 @@ class CutMix(_LeavesOptimizer):
     useful_at: ClassVar[tuple[Phase, ...]] = BATCH_IS_NEW
 
 
-# ------------------------------------------------------------------------- how the model computes
+# ------------------------------------------------------------------------------ what is trained
 
 
 @attrs.frozen
-class UseMixedPrecision(_LeavesOptimizer):
-    """Compute forward and loss in half precision, with a gradient scaler for float16, until TEARDOWN.
-
-    >>> UseMixedPrecision("bfloat16").dtype
-    'bfloat16'
-    """
-
-    dtype: Literal["bfloat16", "float16"]
-    initial_scale: float = attrs.field(default=2.0**16, validator=positive)
-    growth_interval: int = 2000
-    alone: ClassVar[bool] = True
-    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
-
-
-@attrs.frozen
-class UseParallel(_LeavesOptimizer):
-    """Call the model through a parallel wrapper, until TEARDOWN.
-
-    >>> UseParallel("ddp")
-    UseParallel(kind='ddp')
-    """
-
-    kind: Literal["data_parallel", "ddp"]
-    alone: ClassVar[bool] = True
-    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
-
-
-@attrs.frozen
-class UseCompiledStep(_LeavesOptimizer):
-    """Train steps compiled or captured, as far as no callback is consulted in them, until TEARDOWN.
-
-    >>> UseCompiledStep("default")
-    UseCompiledStep(mode='default', backend='inductor')
-    """
-
-    mode: str
-    backend: str = "inductor"
-    alone: ClassVar[bool] = True
-    whole_steps: ClassVar[bool] = True
-    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
-
-
-@attrs.frozen
-class Freeze(_LeavesOptimizer):
+class Freeze(LeavesOptimizer):
     """Freeze the parameters whose names match this pattern: no gradient, no weight decay.
 
     With `train_bn=False` the batch norms whose parameters are all frozen like this keep their statistics: they are in
@@ -223,7 +174,7 @@ class Freeze(_LeavesOptimizer):
 
 
 @attrs.frozen
-class Unfreeze(_LeavesOptimizer):
+class Unfreeze(LeavesOptimizer):
     """Undo `Freeze` of this pattern.
 
     >>> Unfreeze("encoder.*")
@@ -240,7 +191,7 @@ class Unfreeze(_LeavesOptimizer):
 
 
 @attrs.frozen
-class KeepAverage(_LeavesOptimizer):
+class KeepAverage(LeavesOptimizer):
     """Create the average of this name if there is none: exponential with a `decay`, else the plain mean.
 
     Floating buffers are averaged too with `buffers="average"`; otherwise each update copies the buffers. With turns
@@ -260,7 +211,7 @@ class KeepAverage(_LeavesOptimizer):
 
 
 @attrs.frozen
-class UpdateAverage(_LeavesOptimizer):
+class UpdateAverage(LeavesOptimizer):
     """Update the average of this name with the current weights; the first update copies them.
 
     A `decay` is that of this update, in place of the average's own.
@@ -274,7 +225,7 @@ class UpdateAverage(_LeavesOptimizer):
 
 
 @attrs.frozen
-class UseAverage(_LeavesOptimizer):
+class UseAverage(LeavesOptimizer):
     """Swap the average of this name in for the weights, or, with on=False, out again. Idempotent.
 
     >>> UseAverage("ema", on=True)
@@ -288,7 +239,7 @@ class UseAverage(_LeavesOptimizer):
 
 
 @attrs.frozen
-class FinishAverage(_LeavesOptimizer):
+class FinishAverage(LeavesOptimizer):
     """Replace the weights by the average of this name; with `batch_norm`, compute its batch-norm statistics.
 
     It is carried out after the other commands of its phase, which may restore another average.
@@ -305,7 +256,7 @@ class FinishAverage(_LeavesOptimizer):
 
 
 @attrs.frozen
-class KeepWeights(_LeavesOptimizer):
+class KeepWeights(LeavesOptimizer):
     """Keep a copy of the weights and averages, in memory, under this name.
 
     >>> KeepWeights("best")
@@ -316,7 +267,7 @@ class KeepWeights(_LeavesOptimizer):
 
 
 @attrs.frozen
-class RestoreWeights(_LeavesOptimizer):
+class RestoreWeights(LeavesOptimizer):
     """Restore the weights and averages that `KeepWeights` copied under this name.
 
     >>> RestoreWeights("best")
@@ -327,7 +278,7 @@ class RestoreWeights(_LeavesOptimizer):
 
 
 @attrs.frozen
-class SaveCheckpoint(_LeavesOptimizer):
+class SaveCheckpoint(LeavesOptimizer):
     """Write a checkpoint of this name into the folder; once it is on disk, remove those in `drop`.
 
     It is carried out after all other commands of its phase, so that it saves what they change. With a `monitor` the
@@ -352,7 +303,7 @@ class SaveCheckpoint(_LeavesOptimizer):
 
 
 @attrs.frozen
-class NoteBatchStarts(_LeavesOptimizer):
+class NoteBatchStarts(LeavesOptimizer):
     """Note before each batch what it follows from, such as all random generators, until the call of `run` ends.
 
     A checkpoint of a training that fails then resumes exactly before the batch that failed. It costs some tens of

@@ -157,6 +157,13 @@ def use_compiled_step(work: Training, command: c.UseCompiledStep) -> None:
     work.undo_at_finish(undo)
 
 
+@carries_out_by_default(c.DetectAnomaly)
+def detect_anomaly(work: Training, command: c.DetectAnomaly) -> None:
+    before = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+    torch.autograd.set_detect_anomaly(True, command.check_nan)
+    work.undo_at_finish(lambda: torch.autograd.set_detect_anomaly(*before))  # type: ignore[arg-type]
+
+
 @carries_out_by_default(c.Freeze)
 def freeze(work: Training, command: c.Freeze) -> None:
     work.undo_at_finish(work.frozen_parameters.clear)

@@ -30,6 +30,7 @@ from fsm_train import (
 from fsm_train.callbacks import (
     accumulate,
     clip_grad_norm,
+    detect_anomaly,
     freeze,
     mixed_precision,
     parallel,
@@ -451,3 +452,34 @@ def distributed_is_plain() -> None:
         run(start(work, epochs=1), [parallel("ddp"), _failing()])
     assert work.wrapped_model is work.model
     run(start(work, epochs=1))
+
+
+# ----------------------------------------------------------------------------------------- anomalies
+
+
+def _not_a_number(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """A loss that is finite, with a gradient that is not: the derivative of a square root at 0."""
+    return ((output - output).sum().abs().sqrt() + (output - target).square().mean()).mean()
+
+
+def test_anomaly_is_found_where_it_is_made() -> None:
+    """The error names the operation; afterwards torch is as before, also where it detected already."""
+    model = torch.nn.Linear(2, 1)
+    batches = [(torch.ones(4, 2), torch.zeros(4, 1))]
+    work = Supervised(model, torch.optim.SGD(model.parameters(), lr=0.1), _not_a_number, batches)
+
+    with pytest.raises(RuntimeError, match="returned nan values"), pytest.warns(UserWarning, match="Error detected in"):
+        run(start(work, epochs=1), [detect_anomaly()])
+    assert not torch.is_anomaly_enabled()
+
+    with torch.autograd.set_detect_anomaly(True, False):
+        run(start(work, epochs=1), [detect_anomaly(check_nan=False)])  # nothing fails: only a NaN comes out
+        assert (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()) == (True, False)
+
+
+def test_weights_are_the_same_while_anomalies_are_detected() -> None:
+    """It looks, and changes nothing."""
+    plain, watched = workload(), workload()
+    run(start(plain, epochs=2, seed=0))
+    run(start(watched, epochs=2, seed=0), [detect_anomaly()])
+    assert torch.equal(weights_of(plain.model), weights_of(watched.model))
