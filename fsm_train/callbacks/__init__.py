@@ -16,7 +16,7 @@ from .limits import limit, record, stop_after, stop_at, suspend_after, validate_
 from .mixing import cutmix, mixup
 from .nonfinite import skip_nonfinite, stop_on_nonfinite
 from .plateau import reduce_on_plateau
-from .precision import detect_anomaly, mixed_precision, parallel
+from .precision import detect_anomaly, micro_batches, mixed_precision, parallel
 from .regularisation import grad_noise, weight_penalty
 from .scheduling import schedule
 from .stopping import early_stopping
@@ -37,6 +37,7 @@ __all__ = [
     "freeze",
     "grad_noise",
     "limit",
+    "micro_batches",
     "mixed_precision",
     "mixup",
     "parallel",

@@ -1,4 +1,4 @@
-"""How the model computes: in half precision, through a parallel wrapper, and looked at for NaN.
+"""How the model computes: in half precision, in pieces, through a parallel wrapper, or looked at for NaN.
 
 All begin at SETUP of every call of `run`, and end at TEARDOWN, also after a failure.
 """
@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..core.callback import Callback, always, strict_factory
 from ..core.checks import check_bool, check_choice, check_count
-from ..core.computing import DetectAnomaly, UseMixedPrecision, UseParallel
+from ..core.computing import DetectAnomaly, UseMicroBatches, UseMixedPrecision, UseParallel
 from ..core.phase import Phase
 
 
@@ -79,3 +79,28 @@ def detect_anomaly(*, check_nan: bool = True, name: str = "detect_anomaly") -> C
     """
     check_bool("check_nan", check_nan)
     return always(name, Phase.SETUP, DetectAnomaly(check_nan))
+
+
+@strict_factory
+def micro_batches(size: int | None = None, *, name: str = "micro_batches") -> Callback[None]:
+    """Compute each batch in pieces, for a model that is too large for a whole one; the gradient stays the same.
+
+    At SETUP. The output is computed piece by piece without a graph, the loss over the whole batch, and then forward and
+    backward again for each piece, which costs a second forward pass. Callbacks see one batch, one loss and one step.
+    The loss need not be a mean over samples. Batch norm does see the pieces, which is said once. Gao et al., "Scaling
+    Deep Contrastive Learning Batch Size under Memory Limited Setup" (2021).
+
+    With None a batch is whole, until memory runs out: then the pieces are halved, for this batch and all that follow,
+    with a warning and a note in the last state. A dropout of the batch in which that happens may be drawn anew.
+
+    >>> from fsm_train import Phase
+    >>> from fsm_train.testing import at
+    >>> micro_batches(16)(at(Phase.SETUP)).commands
+    (UseMicroBatches(size=16),)
+
+    Args:
+        size: the most samples of a piece: tensors of the inputs are cut along their first dimension.
+    """
+    if size is not None:
+        check_count("size", size, least=1)
+    return always(name, Phase.SETUP, UseMicroBatches(size))

@@ -16,6 +16,7 @@ from .checks import fraction, not_negative, positive
 from .command_kinds import BATCH_IS_NEW, BATCHES_FOLLOW, GRADIENT_IS_THERE, LOSS_IS_THERE, LeavesOptimizer
 from .computing import DetectAnomaly as DetectAnomaly
 from .computing import UseCompiledStep as UseCompiledStep
+from .computing import UseMicroBatches as UseMicroBatches
 from .computing import UseMixedPrecision as UseMixedPrecision
 from .computing import UseParallel as UseParallel
 from .phase import Phase

@@ -68,3 +68,16 @@ class DetectAnomaly(LeavesOptimizer):
     check_nan: bool = True
     alone: ClassVar[bool] = True
     useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW
+
+
+@attrs.frozen
+class UseMicroBatches(LeavesOptimizer):
+    """Compute each batch in pieces, with the gradient of the whole one, until TEARDOWN.
+
+    >>> UseMicroBatches(16)
+    UseMicroBatches(size=16)
+    """
+
+    size: int | None = None
+    alone: ClassVar[bool] = True
+    useful_at: ClassVar[tuple[Phase, ...]] = BATCHES_FOLLOW

@@ -45,6 +45,7 @@ from .workload import Sensor
 _OF_ONE_MODEL = {
     c.UseCompiledStep: "compile_step compiles the step of one model",
     c.UseParallel: "parallel wraps one model",
+    c.UseMicroBatches: "micro_batches computes the output of one model",
 }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..core.commands import UseCompiledStep, WeighLoss
+from ..core.commands import UseCompiledStep, UseMicroBatches, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.transition import Command
 from .joint_optimizer import AnyOptimizer, JointOptimizer, each_of
@@ -67,6 +67,8 @@ def why_not(kind: type[Command]) -> str:
             "the optimizer evaluates its batch again, by a closure, and an accumulated gradient is of several batches: "
             "take larger batches"
         )
+    if issubclass(kind, UseMicroBatches):
+        return "the optimizer evaluates its batch again, by a closure, which is not done in pieces: leave them out"
     if issubclass(kind, UseCompiledStep):
         return "the optimizer evaluates its batch again, by a closure, which no compiled step can do: leave it out"
     return ""

@@ -21,6 +21,7 @@ from .closures import refuse_scaler
 from .compilation import compiled_step
 from .joint_optimizer import JointOptimizer, each_of, named_optimizer
 from .kept import KeptWeights
+from .micro_batches import MicroBatches
 from .mixing import cut_mix, mix_up
 from .modules import Modes
 from .player import modules_of_player
@@ -145,6 +146,16 @@ def use_parallel(work: Training, command: c.UseParallel) -> None:
     else:
         raise WorkloadError('"ddp" needs a process group: call torch.distributed.init_process_group(…) first')
     work.undo_at_finish(lambda: work.call_through(None))
+
+
+@carries_out_by_default(c.UseMicroBatches)
+def use_micro_batches(work: Training, command: c.UseMicroBatches) -> None:
+    work.micro_batches = MicroBatches(command.size, work.said)
+
+    def undo() -> None:
+        work.micro_batches = None
+
+    work.undo_at_finish(undo)
 
 
 @carries_out_by_default(c.UseCompiledStep)

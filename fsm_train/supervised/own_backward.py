@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.commands import UseCompiledStep
+from ..core.commands import UseCompiledStep, UseMicroBatches
 from ..core.errors import WorkloadError
 from ..core.transition import Command
 from ..data.batches import in_words
@@ -117,6 +117,8 @@ def check_made(parameters: Sequence[nn.Parameter]) -> None:
 
 def why_not(kind: type[Command]) -> str:
     """Why a command of this type cannot go with a backward of the user's own; "" if it can."""
+    if issubclass(kind, UseMicroBatches):
+        return "the backward of this training is its own (backward=…), which sees no pieces of a batch: leave them out"
     if issubclass(kind, UseCompiledStep):
         return "the backward of this training is its own (backward=…), which no compiled step has: leave it out"
     return ""

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..core.callback import Callback
 from ..core.checks import check_choice, check_positive
-from ..core.commands import UseParallel, WeighLoss
+from ..core.commands import UseMicroBatches, UseParallel, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.workload import Workload
 from ..worlds.agreed import Agree, Agreed
@@ -190,12 +190,15 @@ class Ranks:
 
 
 def reduced_by_hand(callbacks: Iterable[Callback[Any]], work: Any) -> bool:
-    """Whether gradients are reduced once before a step: of a window of batches, or of a backward of the user's own.
+    """Whether gradients are reduced once before a step: of several batches, of pieces, or by a backward of one's own.
 
     torch's wrapper decides before a forward pass whether the backward after it exchanges gradients; that the batch
     is one of a window is known after its loss.
     """
-    return work.custom_backward is not None or any(WeighLoss in (each.commands or ()) for each in callbacks)
+    several_backwards = (WeighLoss, UseMicroBatches)
+    return work.custom_backward is not None or any(
+        kind in (each.commands or ()) for each in callbacks for kind in several_backwards
+    )
 
 
 def spelled_by(callbacks: Iterable[Callback[Any]]) -> Parallel | None:

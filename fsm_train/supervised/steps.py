@@ -103,7 +103,10 @@ class Stepping(Validating):
             if self.precision is not None:
                 loss = self.precision.scale(loss, self.gradients())
             try:
-                loss.backward()  # type: ignore[no-untyped-call]
+                if self.micro_batches is not None:
+                    self.micro_batches.backward(self, loss)
+                else:
+                    loss.backward()  # type: ignore[no-untyped-call]
             except RuntimeError as error:
                 explain_loss(loss, error)
                 raise

@@ -31,6 +31,7 @@ from .freezing import FrozenParameters
 from .joint_optimizer import OptimizerLike, each_of, join
 from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
+from .micro_batches import MicroBatches
 from .mixing import Mix
 from .modules import modules_of
 from .numbers import check_numbers, set_own
@@ -89,6 +90,7 @@ class Training(TrainingModes):
         state: the State in which the present command is carried out. Set by the interpreter's call.
         precision: autocast and gradient scaler; None for the model's own precision. Commands may set it.
         whole_step: a compiled or captured step; None for eager steps. Commands may set it.
+        micro_batches: how a batch is computed in pieces; None for a whole one. Commands may set it.
         frozen_parameters: the patterns of frozen parameters. Commands call its methods.
         carried_over: what outlasts a call of `run` beside model and optimizer: averages, copies of weights,
             schedulers. Commands change what is theirs; a new training starts with a new one.
@@ -105,6 +107,7 @@ class Training(TrainingModes):
         batch_start: what the batch under way follows from; None if that is not noted.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
         saves: the folders that this call of run writes checkpoints to, and what became of each save.
+        said: what is to be noted of this call of run, in words. Commands may add to it.
         summary_logged: whether the summary of this training was logged.
     """
 
@@ -199,6 +202,7 @@ class Training(TrainingModes):
         self.structure_changes: list[Command] = []
         self.state: State | None = None
         self.precision: Precision | None = None
+        self.micro_batches: MicroBatches | None = None
         self.frozen_parameters = FrozenParameters(self.model, self.optimizer)
         self.carried_over = CarriedOver()
         self._undo = ExitStack()
@@ -209,6 +213,7 @@ class Training(TrainingModes):
         self.suspended_at: SuspendPoint | None = None
         self.interrupt: str | None = None
         self.saves = Saves()
+        self.said: list[str] = []
         self.summary_logged = False
 
     @property
@@ -280,6 +285,7 @@ class Training(TrainingModes):
     def one_by_one(self) -> bool:
         """Whether a step takes more than the five-line loop: its operations are not done in one call."""
         own = self.gives_closure or self.custom_backward is not None or self.rank_weight != 1.0
+        own = own or self.micro_batches is not None
         return own or (self.ranks is not None and self.ranks.reduces(self))
 
     @property
@@ -317,7 +323,8 @@ class Training(TrainingModes):
         if not self.loss_checked:
             check_loss(loss)
             if self.custom_backward is None:
-                check_depends(loss, self.parameters)
+                by = self.parameters if self.micro_batches is None else self.micro_batches.leaves
+                check_depends(loss, [*by, *self.parameters])
             self.loss_checked = True
 
     @property

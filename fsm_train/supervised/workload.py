@@ -266,7 +266,7 @@ class Supervised(Stepping, Checkpointable):
 
     @property
     def notes(self) -> Sequence[str]:
-        return self.saves.notes
+        return (*self.saves.notes, *self.said)
 
     @contextmanager
     def reserve(self, folders: Set[str]) -> Iterator[None]:
@@ -324,6 +324,7 @@ class Supervised(Stepping, Checkpointable):
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
+        self.said = []
         log_summary_once(self)
         if self.ranks is not None:
             self.ranks.prepare(self)

@@ -45,6 +45,7 @@ EXAMPLES: Mapping[str, tuple[Callable[[], Callback[Any]], ...]] = {
     "freeze": (lambda: callbacks.freeze("encoder.*", until_epoch=2),),
     "grad_noise": (lambda: callbacks.grad_noise(0.1, decay=0.55),),
     "limit": (lambda: callbacks.limit(batches=2, valid_batches=1),),
+    "micro_batches": (lambda: callbacks.micro_batches(4),),
     "mixed_precision": (lambda: callbacks.mixed_precision("float16"),),
     "mixup": (lambda: callbacks.mixup(0.4),),
     "parallel": (lambda: callbacks.parallel(),),
