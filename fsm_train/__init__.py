@@ -61,11 +61,13 @@ __all__ = [
     "evaluate",
     "extend",
     "factory",
+    "find_batch_size",
     "iterate",
     "load_weights",
     "on",
     "over_all",
     "predict",
+    "profiled",
     "replay",
     "restore",
     "run",
@@ -77,9 +79,11 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import commands
+    from .batch_size import find_batch_size
     from .checkpoints.api import restore
     from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
+    from .profiling import profiled
     from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
     from .supervised.exchanged import weights
@@ -113,6 +117,8 @@ else:
         __name__,
         {
             ".commands": (),
+            ".batch_size": ("find_batch_size",),
+            ".profiling": ("profiled",),
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
             ".data": ("together",),

@@ -1,0 +1,202 @@
+"""Where the time of a training goes: torch's profiler, with the operations of the machine as named ranges.
+
+Rule of this file: what is profiled is done as without it, to the last bit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from .core.arguments import check_path
+from .core.checks import is_whole
+from .core.phase import Operation
+from .core.state import State
+from .core.table import Outcome
+from .core.transition import Command, Transition
+from .core.workload import Workload
+from .sinks.base import Recorder
+from .worlds.proxy import WorkloadProxy
+
+_OPERATIONS = frozenset(operation.value for operation in Operation)
+
+
+def profiled(
+    path: str | PathLike[str] = "trace.json", *, steps: tuple[int, int] = (10, 20), **settings: Any
+) -> Profiled:
+    """Profile some batches of a training, and write a trace: a sink, `run(…, sinks=[profiled("trace.json")])`.
+
+    The ranges in it are called "fsm_train.forward", "fsm_train.backward", …, as the operations of the machine;
+    "fsm_train.read" measures facts, "fsm_train.carry_out ClipGradNorm" is what a callback asked for, and a batch is
+    "fsm_train.batch". The file opens in Perfetto (ui.perfetto.dev) and in chrome://tracing. The weights are the same as
+    without it; the time of the batches within is not, since each operation is done by itself.
+
+    >>> from fsm_train import Scripted, run, start
+    >>> import json, tempfile, pathlib
+    >>> trace = pathlib.Path(tempfile.mkdtemp()) / "trace.json"
+    >>> final = run(start(Scripted(batches=8), epochs=1), sinks=[profiled(trace, steps=(2, 4))])
+    >>> events = json.loads(trace.read_text())["traceEvents"]
+    >>> sum(event.get("name") == "fsm_train.backward" for event in events)
+    2
+
+    Args:
+        path: the file to write, once the last of these batches, or the training, is over. It is replaced.
+        steps: the first training batch of this call of `run`, counted from 0, and the one before which it ends. Let it
+            begin after the first few, which allocate and compile.
+        settings: of torch.profiler.profile, such as `record_shapes`, `profile_memory`, `with_stack`.
+
+    Raises:
+        TypeError: the path is none, or torch knows no such setting.
+        ValueError: there is no batch between the two.
+    """
+    check_path(path, "the path of profiled", "profiled('trace.json')")
+    first, end = steps
+    if not (is_whole(first, 0) and is_whole(end, 1) and first < end):
+        raise ValueError(f"steps={steps!r}: give the first batch and the one before which it ends, such as (10, 20)")
+    settings.setdefault("activities", _activities())
+    profile(**settings)  # refuses what it does not know
+    return Profiled(Path(fspath(path)), steps, settings)
+
+
+def _activities() -> list[ProfilerActivity]:
+    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+
+
+class Profiled(Recorder):
+    """The sink that `profiled` makes."""
+
+    draws = False
+
+    def __init__(self, path: Path, steps: tuple[int, int], settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.steps = steps
+        self.settings = settings
+        self.profiler: profile | None = None
+        self.batches = 0
+
+    def wrap_workload(self, workload: Workload, state: State) -> Workload:
+        self.batches = 0
+        return _Ranges(workload, self).as_workload()
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        """What callbacks answered is in the event log."""
+
+    def begin_batch(self) -> None:
+        """A batch is to be fetched: begin or end with it, if it is the one."""
+        first, end = self.steps
+        if self.batches == first and self.profiler is None:
+            self.profiler = profile(**self.settings)
+            self.profiler.start()
+        elif self.batches == end:
+            self.close()
+        self.batches += 1
+
+    def close(self) -> None:
+        """End the profile, if one is under way, and write it."""
+        profiler, self.profiler = self.profiler, None
+        if profiler is None:
+            return
+        profiler.stop()
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            profiler.export_chrome_trace(str(part))
+            part.replace(self.path)  # so that a file is there whole, or as it was
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class _Ranges(WorkloadProxy):
+    """A workload each operation of which is a range, while its sink profiles."""
+
+    def __init__(self, workload: Workload, sink: Profiled) -> None:
+        super().__init__(workload)
+        self.sink = sink
+        self._batch: record_function | None = None
+
+    @property
+    def metric_names(self) -> Set[str] | None:
+        return self.wrapped.metric_names
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        if name not in _OPERATIONS or "sink" not in self.__dict__:
+            return found
+        sink = self.sink
+
+        def in_range(*given: State) -> Any:
+            if sink.profiler is None:
+                return found(*given)
+            with record_function(f"fsm_train.{name}"):
+                return found(*given)
+
+        return in_range
+
+    def fetch(self, *state: State) -> float | None:
+        self._end_batch()
+        self.sink.begin_batch()
+        with self._range("fsm_train.fetch"):
+            size = self.wrapped.fetch(*state)
+        if size is None:
+            self.sink.batches -= 1  # an epoch is over
+        elif self.sink.profiler is not None:
+            self._batch = record_function("fsm_train.batch")
+            self._batch.__enter__()  # type: ignore[no-untyped-call]
+        return size
+
+    def finish(self, state: State) -> None:
+        self._end_batch()
+        self.wrapped.finish(state)
+
+    def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+        with self._range("fsm_train.read"):
+            return self.wrapped.read(names, state)
+
+    def carry_out(self, command: Command, state: State) -> None:
+        with self._range(f"fsm_train.carry_out {type(command).__name__}"):
+            self.wrapped.carry_out(command, state)
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """One by one while it is profiled, so that each is seen; a compiled step is one range."""
+        fused = self.wrapped.fused(operations)
+        if fused is None or Operation.FETCH in operations:
+            return None
+        if self.wrapped.informed & {*operations}:
+            return fused
+        methods: list[tuple[str, Callable[[], Outcome]]] = [(op.value, getattr(self, op.value)) for op in operations]
+
+        def in_ranges() -> Outcome:
+            if self.sink.profiler is None:
+                return fused()
+            if getattr(self.wrapped, "whole_step", None) is not None:
+                with record_function("fsm_train.compiled step"):
+                    return fused()
+            outcome = None
+            for name, method in methods:
+                try:
+                    outcome = method() or outcome
+                except Exception as error:
+                    error.add_note(f"The operation was {name}.")
+                    raise
+            return outcome
+
+        return in_ranges
+
+    @contextmanager
+    def _range(self, name: str) -> Iterator[None]:
+        if self.sink.profiler is None:
+            yield
+        else:
+            with record_function(name):
+                yield
+
+    def _end_batch(self) -> None:
+        if self._batch is not None:
+            self._batch.__exit__(None, None, None)
+            self._batch = None

@@ -1,0 +1,113 @@
+"""`profiled`: a trace of some batches, read back."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fsm_train import Scripted, evaluate, profiled, run, start
+from fsm_train.callbacks import accumulate, clip_grad_norm, compile_step, record, skip_nonfinite
+from tests.diabetes_training import batches, weights_of, workload
+
+
+def ranges(path: Path) -> Counter[str]:
+    """How often each range of the machine is in the trace."""
+    events = json.loads(path.read_text())["traceEvents"]
+    names = [event["name"] for event in events if event.get("cat") == "user_annotation"]
+    return Counter(name.removeprefix("fsm_train.") for name in names if name.startswith("fsm_train."))
+
+
+@pytest.mark.parametrize("callbacks", [[], [accumulate(2), clip_grad_norm(1.0)], [skip_nonfinite(), record("loss")]])
+def test_each_operation_is_a_range(tmp_path: Path, callbacks: list[Any]) -> None:
+    """Also those that are carried out in one go otherwise; the weights are the same to the last bit."""
+    plain, seen = workload(batches(8, 7, 6, 5, 4)), workload(batches(8, 7, 6, 5, 4))
+    run(start(plain, epochs=2, seed=0), callbacks)
+    final = run(start(seen, epochs=2, seed=0), callbacks, sinks=[profiled(tmp_path / "t.json", steps=(1, 4))])
+
+    found = ranges(tmp_path / "t.json")
+    assert torch.equal(weights_of(seen.model), weights_of(plain.model))
+    assert final.notes == ()
+    for name in ("batch", "fetch", "forward", "loss", "backward"):
+        assert found[name] == 3, name
+    names = {callback.name for callback in callbacks}
+    assert found["step"] == found["zero"] == (2 if "accumulate" in names else 3)
+    assert found["carry_out ClipGradNorm"] == (2 if "clip_grad_norm" in names else 0)
+    assert (found["read"] > 0) is any(callback.needs for callback in callbacks)
+
+
+def test_operators_of_torch_lie_within_the_ranges(tmp_path: Path) -> None:
+    """The matrix product of a forward pass begins and ends within the range called forward."""
+    run(start(workload(), epochs=2), sinks=[profiled(path := tmp_path / "t.json", steps=(1, 3), record_shapes=True)])
+    events = [e for e in json.loads(path.read_text())["traceEvents"] if "dur" in e]
+    forward = [e for e in events if e["name"] == "fsm_train.forward"]
+    products = [e for e in events if e["name"] == "aten::addmm"]
+    assert len(forward) == 2
+    for product in products:
+        assert any(f["ts"] <= product["ts"] and product["ts"] + product["dur"] <= f["ts"] + f["dur"] for f in forward)
+    assert products
+    assert "Input Dims" in products[0]["args"]
+
+
+def test_what_is_not_among_the_batches_is_not_in_it(tmp_path: Path) -> None:
+    """A training that ends before is written as far as it came; one that never begins it writes nothing."""
+    run(start(Scripted(batches=4), epochs=1), sinks=[profiled(tmp_path / "short.json", steps=(2, 100))])
+    assert ranges(tmp_path / "short.json")["backward"] == 2
+
+    run(start(Scripted(batches=4), epochs=1), sinks=[profiled(tmp_path / "none.json", steps=(10, 20))])
+    assert [path.name for path in tmp_path.iterdir()] == ["short.json"]
+
+
+def test_failing_operation_is_named(tmp_path: Path) -> None:
+    """And the trace of what was done before it is there."""
+
+    def loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        if len(output) == 6:
+            raise ArithmeticError("six")
+        return (output - target).square().mean()
+
+    path = tmp_path / "t.json"
+    with pytest.raises(ArithmeticError) as raised:
+        run(start(workload(batches(8, 7, 6), loss_fn=loss), epochs=1), sinks=[profiled(path, steps=(0, 9))])
+    assert "The operation was loss." in raised.value.__notes__
+    assert ranges(tmp_path / "t.json")["backward"] == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # of torch, when it is first imported
+def test_compiled_step_is_one_range(tmp_path: Path) -> None:
+    """What is compiled has no operations any more."""
+    work = workload(batches(8, 8, 8))
+    run(start(work, epochs=2), [compile_step(backend="eager")], sinks=[profiled(tmp_path / "t.json", steps=(3, 5))])
+    found = ranges(tmp_path / "t.json")
+    assert found["compiled step"] == 2
+    assert not found["forward"]
+
+
+def test_second_run_is_profiled_anew(tmp_path: Path) -> None:
+    """The batches are counted from the beginning of each call; an evaluation beside it is none of them."""
+    work, sink = workload(batches(8, 7)), profiled(tmp_path / "t.json", steps=(1, 2))
+    first = run(start(work, epochs=1), sinks=[sink])
+    (tmp_path / "t.json").unlink()
+    evaluate(work, batches(4))
+    run(start(work, epochs=1), sinks=[sink])
+    assert first.step == 2
+    assert ranges(tmp_path / "t.json")["batch"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "error"),
+    [
+        (3, {}, TypeError),
+        ("t", {"steps": (3, 3)}, ValueError),
+        ("t", {"steps": (-1, 3)}, ValueError),
+        ("t", {"shapes": 1}, TypeError),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(path: Any, settings: Any, error: type[Exception]) -> None:
+    """When the sink is made."""
+    with pytest.raises(error):
+        profiled(path, **settings)
