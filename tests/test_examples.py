@@ -111,3 +111,14 @@ def test_what_if_tells_the_truth() -> None:
 
     assert "trained again with patience 2: it stopped after" in shown
     assert "trained again with patience 5: it stopped after" in shown
+
+
+def test_a_study_goes_on_where_it_was(tmp_path: Path) -> None:
+    """Bad trials are pruned; a second call adds to the study that is in the file."""
+    shown = run("tune.py", str(tmp_path / "study.db"))
+    trials, pruned, best = numbers(shown, r"(\d+) trials, (\d+) of them pruned. The best reached (\S+) with")
+    assert (trials, best > 0.95) == (12, True)
+    assert 1 <= pruned < 12
+
+    (more,) = numbers(run("tune.py", str(tmp_path / "study.db")), r"(\d+) trials")
+    assert more == 24

@@ -17,6 +17,7 @@ from .mixing import cutmix, mixup
 from .nonfinite import skip_nonfinite, stop_on_nonfinite
 from .plateau import reduce_on_plateau
 from .precision import detect_anomaly, micro_batches, mixed_precision, parallel
+from .pruning import stop_pruned
 from .regularisation import grad_noise, weight_penalty
 from .scheduling import schedule
 from .stopping import early_stopping
@@ -49,6 +50,7 @@ __all__ = [
     "stop_after",
     "stop_at",
     "stop_on_nonfinite",
+    "stop_pruned",
     "suspend_after",
     "swa",
     "torch_scheduler",

@@ -87,7 +87,7 @@ class Training(TrainingModes):
         rank_weight: what the loss of this batch is multiplied by for backward, beside other ranks. Set by `Agreed`.
         train_meters: train_loss and the train metrics of this epoch so far.
 
-        state: the State in which the present command is carried out. Set by the interpreter's call.
+        state: the State in which the present command is carried out, or a sensor measures. Set by the interpreter.
         precision: autocast and gradient scaler; None for the model's own precision. Commands may set it.
         whole_step: a compiled or captured step; None for eager steps. Commands may set it.
         micro_batches: how a batch is computed in pieces; None for a whole one. Commands may set it.

@@ -128,10 +128,11 @@ class Supervised(Stepping, Checkpointable):
         measures: by name, a function of this workload that gives a number or a mapping of them: `{"knn": f}` is the
             metric valid_knn. It is taken at the end of a validation, in eval mode and without gradients. One that
             draws random numbers changes no training: the generators are put back.
-        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, and of the
-            batch under way `inputs`, `target` and `output`. Those are None where there is none: the output of a batch
-            that was left out before its forward pass, all three after a validation and at EPOCH_END. The generators
-            are put back here too. `Sensor(f, reduction="sum")` says how several ranks make one number of theirs.
+        sensors: by name, a function of this workload that measures a fact. It may read `model`, `optimizer`, `state`,
+            which is the State of this moment with its metrics, and of the batch under way `inputs`, `target` and
+            `output`. Those are None where there is none: the output of a batch that was left out before its forward
+            pass, all three after a validation and at EPOCH_END. The generators are put back here too.
+            `Sensor(f, reduction="sum")` says how several ranks make one number of theirs.
         grad_in_valid: whether gradients are on in validations, for forces and others by torch.autograd.grad.
 
     How it is run
@@ -251,6 +252,7 @@ class Supervised(Stepping, Checkpointable):
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         facts: dict[str, torch.Tensor | float] = {}
         if sensors := names & self.sensors:
+            self.state = state
             with undisturbed(self):  # whether a sink asks for one that draws must not change the training
                 facts = measure(self, self._sensors, sensors)
         if "loss" in names and self._loss is not None:

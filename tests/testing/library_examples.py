@@ -60,6 +60,7 @@ EXAMPLES: Mapping[str, tuple[Callable[[], Callback[Any]], ...]] = {
     "stop_after": (lambda: callbacks.stop_after(steps=3, seconds=10),),
     "stop_at": (lambda: callbacks.stop_at("valid_loss", 0.5),),
     "stop_on_nonfinite": (lambda: callbacks.stop_on_nonfinite(),),
+    "stop_pruned": (lambda: callbacks.stop_pruned("tokens"),),
     "suspend_after": (lambda: callbacks.suspend_after(seconds=3),),
     "swa": (lambda: callbacks.swa(1),),
     "torch_scheduler": (lambda: callbacks.torch_scheduler(_scheduler, by="epoch", monitor="valid_loss"),),
