@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from os import PathLike
 
+from ..core.errors import FsmTrainError
 from ..encoding import encode
 from ..eventlog.comparison import Difference, diff
-from ..eventlog.errors import LogError
 from ..eventlog.replayer import replay
 from ..eventlog.sweeps import Sweep
 from ..wording import pluralize, short_number
@@ -23,7 +23,7 @@ def replay_verdict(log: Log, run: PackedRun) -> Packed:
     """Whether every decision of the log is made again by its callbacks; "unknown" where they cannot be made from it."""
     try:
         replayed = replay(log)
-    except LogError as error:
+    except FsmTrainError as error:
         return {"verdict": "unknown", "text": shown_text(f"not replayed: {error}"), "row": None}
     if replayed.divergence is None:
         text = f"replayed: every decision agrees, on {pluralize(replayed.lines, 'line')}"

@@ -58,7 +58,7 @@ class EpochAxis:
         for epoch, batch in self._places:
             length = self._lengths.get(epoch) or max(self._usual, longest[epoch], 1)
             share = max(batch, 0) * PARTS // length
-            found.append(max(epoch, 0) * PARTS + min(share, PARTS))
+            found.append(min(max(epoch, 0), _MOST_EPOCHS) * PARTS + min(share, PARTS))
         return never_back(found)
 
 
@@ -85,6 +85,9 @@ class TimeAxis:
                 return never_back([0 if second is None else round(second * PARTS) for second in usable])
         return None
 
+
+_MOST_EPOCHS = 10**9
+"""Epochs: what is beyond stands where these end, so that positions are exact in JavaScript."""
 
 _LATEST = 1e10
 """Seconds: three hundred years. What is later is no time."""

@@ -70,7 +70,7 @@ def packed_values(values: Sequence[Json]) -> Packed:
     >>> packed_values([0.5, 0.25])
     {'n': [0.5, 0.25]}
     """
-    if values and all(type(value) is int and -EXACT <= value <= EXACT for value in values):
+    if values and all(type(value) is int and abs(value) <= EXACT // 2 for value in values):
         return {"i": packed_ints(values)}
     codes: dict[bytes, int] = {}
     coded = [codes.setdefault(orjson.dumps(value), len(codes)) for value in values]

@@ -6,6 +6,7 @@ memories, which a line does not repeat, are carried on from the answers as the m
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -166,7 +167,7 @@ class PackedRun:
 
     def row_of(self, number: int | None) -> int:
         """The row of this line of the file; the last one where there is none, as at the end of a log."""
-        return len(self.numbers) - 1 if number is None else self.numbers.index(number)
+        return (len(self.numbers) if number is None else bisect.bisect_right(self.numbers, number)) - 1
 
     def packed(self) -> Packed:
         """The run as JSON."""

@@ -96,6 +96,39 @@ def test_the_script_has_no_modules_left() -> None:
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b|new Function", script())
 
 
+def colours(selector: str) -> dict[str, str]:
+    """The colours that the style defines for a theme."""
+    block = style()[style().index(selector) :].partition("}")[0]
+    return dict(re.findall(r"(--[\w-]+): (#[0-9a-f]{6})", block))
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("theme", [":root {", ':root:not([data-theme="light"])', ':root[data-theme="dark"]'])
+def test_colours_can_be_read(theme: str) -> None:
+    """Text has the contrast of WCAG AA on the page, on a panel and on what is chosen; a curve that of a graphic."""
+    found = colours(theme)
+
+    def contrast(one: str, other: str) -> float:
+        light, dark = sorted((luminance(found[one]), luminance(found[other])), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    for text in ("--ink", "--quiet", "--accent", "--alarm", "--good"):
+        assert min(contrast(text, "--paper"), contrast(text, "--panel")) >= 4.5, text
+    assert contrast("--accent", "--accent-soft") >= 4.5
+    for name in (*(f"--series-{number}" for number in range(1, 9)), "--phase"):
+        assert contrast(name, "--panel") >= 3, name
+
+
+def test_the_page_is_dark_in_the_same_way_by_preference_and_by_choice() -> None:
+    """The two places where the dark colours stand have the same."""
+    assert colours(':root:not([data-theme="light"])') == colours(':root[data-theme="dark"]')
+
+
 def test_each_file_says_its_purpose_and_is_short() -> None:
     """As those of the package do."""
     for source in SOURCES.values():

@@ -6,6 +6,7 @@ These tests run where FSM_TRAIN_BROWSER is set, as in `.ci/run`; they need the e
 from __future__ import annotations
 
 import os
+import random
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from fsm_train.cli import main
 from fsm_train.view.packing import PHASES, packed_run
 
 from ..eventlog.log_files import library, logged
+from ..eventlog.mutations import mutated
 from .browser import Page, chromium
 from .unpacking import ints, states
 
@@ -189,6 +191,21 @@ def test_a_hostile_log_is_shown_as_text(driver: Any, folder: Path) -> None:
     assert str(1 << 200) in page.text("#memory")
     assert "NaN" in page.text("#state")
     page.check()
+
+
+def test_damaged_logs_that_can_be_read_can_be_looked_at(driver: Any, tmp_path: Path) -> None:
+    """Whatever is in them, the script finds its way: it was written for what a log may have, not for what one has."""
+    good, log, opened = tmp_path / "good.jsonl", tmp_path / "mutated.jsonl", 0
+    logged(good, epochs=3)
+    for number in range(60):
+        draw = random.Random(f"mutation {number}")
+        log.write_bytes(mutated(good.read_bytes(), draw))
+        if main(["view", str(log)]) == 0:
+            opened += 1
+            page = Page(driver, log.with_suffix(".html"))
+            page.press("\ue011", *"jjnse+", "\ue010", *"kNxxl")
+            page.check()
+    assert opened > 5
 
 
 @pytest.mark.parametrize("name", ["one", "two", "hostile"])

@@ -11,7 +11,7 @@ import { RIGHT, across, heights, leftOf } from "./scales.js";
 import { drawMarks } from "./whatif.js";
 
 const FIRST_PANELS = { metric: 3, hyper: 1, fact: 1 };
-const EVERY_STEP = "batch_size"; // a fact that each line has, and that seldom tells much
+const DULL = ["batch_size", "elapsed"]; // facts that seldom tell much
 
 export class Curves {
   constructor(view, root, picker) {
@@ -144,7 +144,8 @@ function panelsOf(runs) {
   }
   const found = [...panels.values()];
   for (const [kind, count] of Object.entries(FIRST_PANELS)) {
-    const first = found.filter((panel) => panel.kind === kind && panel.title !== EVERY_STEP);
+    const first = found.filter((panel) => panel.kind === kind && !(kind === "fact" && DULL.includes(panel.title)));
+    first.sort((one, other) => (other.title === "loss") - (one.title === "loss"));
     for (const panel of first.slice(0, count)) panel.shown = true;
   }
   return found;

@@ -2,7 +2,7 @@
 
 import { colourOf, themed } from "./dom.js";
 import { showNumber } from "./format.js";
-import { RIGHT, leftOf } from "./scales.js";
+import { RIGHT, digitsOf, leftOf } from "./scales.js";
 
 export const HEIGHT = 148;
 export const TOP = 14;
@@ -123,8 +123,9 @@ export function drawGrid(pen, width, height, finite) {
   pen.fillStyle = themed("--quiet");
   pen.textAlign = "right";
   pen.textBaseline = "middle";
+  const digits = digitsOf(height.ticks);
   for (const tick of finite ? height.ticks : []) {
-    pen.fillText(clipped(pen, showNumber(Number(tick.toPrecision(6)), 4), left - 10), left - 8, height.y(tick));
+    pen.fillText(clipped(pen, showNumber(Number(tick.toPrecision(digits)), digits), left - 10), left - 8, height.y(tick));
   }
   if (!finite) {
     pen.textAlign = "center";

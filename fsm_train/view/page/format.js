@@ -64,13 +64,14 @@ export function numberOf(value) {
 /** Whether the name was given up at this row. */
 export const isAbsent = (value) => isRecord(value) && value.$absent === 0;
 
-/** Seconds as 1:02:03, or with a fraction where they are few. */
+/** Seconds as 1:02:03, with tenths and less where there are some. */
 export function showSeconds(seconds) {
-  if (seconds < 60) return `${showNumber(seconds, 3)} s`;
-  const whole = Math.round(seconds);
+  const whole = Math.floor(seconds + 1e-6);
+  const rest = seconds - whole > 1e-3 ? (seconds - whole).toFixed(3).slice(1).replace(/0+$/, "") : "";
   const two = (number) => String(number).padStart(2, "0");
   const hours = Math.floor(whole / 3600);
-  return `${hours ? `${hours}:${two(Math.floor(whole / 60) % 60)}` : Math.floor(whole / 60)}:${two(whole % 60)}`;
+  const minutes = Math.floor(whole / 60) % 60;
+  return `${hours ? `${hours}:${two(minutes)}` : minutes}:${two(whole % 60)}${rest}`;
 }
 
 export const plural = (count, noun) => `${showNumber(count)} ${noun}${count === 1 ? "" : "s"}`;

@@ -6,7 +6,7 @@ import { clipped } from "./drawing.js";
 import { showNumber, showSeconds } from "./format.js";
 import { drag, moveCursorsTo, zoomByWheel } from "./pointer.js";
 import { KINDS } from "./run.js";
-import { RIGHT, across, leftOf, ticks } from "./scales.js";
+import { RIGHT, across, digitsOf, leftOf, ticks } from "./scales.js";
 
 const LANE = 22;
 const AXIS = 24;
@@ -69,6 +69,7 @@ export class Lanes {
     const first = Math.max(0, countUpTo(axis, this.view.range[0] - 1e-12) - 1);
     const last = Math.min(run.length, countUpTo(axis, this.view.range[1]));
     this.drawAxis(pen, scale, width, lanes.length * LANE);
+    pen.save();
     pen.beginPath();
     pen.rect(leftOf(width) - 2, 0, width, height);
     pen.clip();
@@ -79,6 +80,7 @@ export class Lanes {
       if (lane.marks) drawAnswers(pen, lane.marks, axis, first, last, scale, base, run.index);
       else drawPhases(pen, run, lane, axis, first, last, scale, base);
     });
+    pen.restore();
   }
 
   drawAxis(pen, scale, width, top) {
@@ -87,9 +89,13 @@ export class Lanes {
     pen.textBaseline = "top";
     pen.textAlign = "center";
     const [low, high] = this.view.range;
-    const show = this.view.axis === "time" ? showSeconds : (value) => showNumber(Number(value.toPrecision(8)));
+    const isTime = this.view.axis === "time";
     const count = Math.max(2, Math.floor((width - left - RIGHT) / 90));
-    for (const tick of ticks(low, high, count)) {
+    const labels = ticks(low, high, count, isTime);
+    const digits = digitsOf(labels);
+    const number = (value) => showNumber(Number(value.toPrecision(digits)), digits);
+    const show = isTime && high >= 60 ? (value) => showSeconds(value) : (value) => number(value) + (isTime ? " s" : "");
+    for (const tick of labels) {
       const x = scale.x(tick);
       pen.fillRect(Math.round(x), top, 1, 4);
       pen.fillText(show(tick), Math.max(left, Math.min(width - RIGHT - 8, x)), top + 7);

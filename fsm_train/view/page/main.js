@@ -144,7 +144,7 @@ function start(data) {
   };
   const keys = bindings(view, actions);
   listen(keys);
-  fill(byId("keys"), keys.map(([names, what]) => el("div", {}, el("dt", {}, names.map((name) => el("kbd", {}, name.replace("Arrow", "")))), el("dd", {}, what))));
+  fill(byId("keys"), keys.map(([names, what]) => el("div", {}, el("dt", {}, names.map((name) => el("kbd", {}, name.replace("ArrowRight", "→").replace("ArrowLeft", "←")))), el("dd", {}, what))));
   for (const button of document.querySelectorAll("[data-key]")) {
     const [, what, act] = keys.find(([names]) => names.includes(button.dataset.key));
     button.addEventListener("click", act);

@@ -108,7 +108,7 @@ export class Run {
       const found = new Float64Array(this.length);
       for (let row = 0, index = -1, highest = 0; row < this.length; row++) {
         while (index + 1 < track.rows.length && track.rows[index + 1] <= row) index++;
-        found[row] = highest = Math.max(highest, track.value(index));
+        found[row] = highest = Math.max(highest, numberOf(track.value(index)) ?? 0);
       }
       return found;
     }

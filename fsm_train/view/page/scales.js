@@ -2,19 +2,29 @@
 
 /** A round distance so that there are about `count` of them between two values. */
 export function roundStep(low, high, count) {
-  const rough = (high - low) / Math.max(1, count);
+  const rough = high / Math.max(1, count) - low / Math.max(1, count); // their difference can overflow
   const power = 10 ** Math.floor(Math.log10(rough));
   const lead = rough / power;
   return power * (lead <= 1 ? 1 : lead <= 2 ? 2 : lead <= 5 ? 5 : 10);
 }
 
-/** Round values between two others. */
-export function ticks(low, high, count) {
-  const step = roundStep(low, high, count);
+const SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200];
+
+/** Round values between two others, or round times. */
+export function ticks(low, high, count, isTime = false) {
+  const rough = high / count - low / count;
+  const step = (isTime && rough > 1 && SECONDS.find((seconds) => seconds >= rough)) || roundStep(low, high, count);
   if (!(step > 0) || !Number.isFinite(step)) return [low];
   const found = [];
   for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9 && found.length < 50; i++) found.push(i * step);
   return found;
+}
+
+/** How many digits tell these labels apart. */
+export function digitsOf(labels) {
+  const most = Math.max(...labels.map(Math.abs));
+  const step = Math.min(...labels.slice(1).map((label, index) => Math.abs(label - labels[index])));
+  return step > 0 && Number.isFinite(step) ? Math.max(3, Math.min(15, Math.ceil(Math.log10(most / step)) + 1)) : 4;
 }
 
 /** A scale for the heights of a chart. Where it is logarithmic, what is not above 0 is left out of its range. */
