@@ -7,6 +7,7 @@ deflated JSON in base64, so that no text of it can be markup.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
 import zlib
@@ -31,6 +32,7 @@ _COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
 _BLANK = re.compile(r"\n{2,}")
 
 
+@functools.cache
 def script() -> str:
     """The modules as one script: without their imports and exports, since they share a scope, and without comments."""
     parts = []
@@ -40,6 +42,7 @@ def script() -> str:
     return _BLANK.sub("\n", "\n".join(parts))
 
 
+@functools.cache
 def style() -> str:
     """The style of the page."""
     return (_FOLDER / "page.css").read_text(encoding="utf-8")

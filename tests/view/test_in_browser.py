@@ -131,7 +131,7 @@ def test_what_changed_says_what_it_was(driver: Any, folder: Path) -> None:
 
     assert "early_stopping" in page.text("#said")
     assert "STOP_TRAINING" in page.text("#said")
-    changed = page.js("return [...document.querySelectorAll('.values tr.changed')].map((row) => row.innerText)")
+    changed = page.js("return [...document.querySelectorAll('.values tr.changed-row')].map((row) => row.innerText)")
     assert any("flags" in row and "none → STOP_TRAINING" in row.replace("\t", " ") for row in changed)
     assert "Best(value=1, bad=2) → Best(value=1, bad=3)" in page.text("#memory")
 

@@ -137,7 +137,7 @@ function panelsOf(runs) {
       const title = curve.kind === "metric" ? curve.name.replace(/^(train|valid)_/, "") : curve.name;
       const key = `${curve.kind}/${title}`;
       if (!panels.has(key)) panels.set(key, { title, kind: curve.kind, lines: [], shown: false });
-      const label = runs.length > 1 ? `${run.name} · ${curve.name}` : curve.name;
+      const label = runs.length > 1 ? `${run.name} ${title === curve.name ? "" : curve.name.slice(0, 5)}` : curve.name;
       const dashed = curve.kind === "metric" && curve.name.startsWith("train_");
       panels.get(key).lines.push({ curve, label, dashed, held: curve.kind === "hyper", beside: runs.length > 1 });
     }

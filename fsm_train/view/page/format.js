@@ -48,6 +48,14 @@ export function showValue(value) {
   return Object.hasOwn(value, "$") ? `${showValue(value.$)}(${parts.join(", ")})` : `{${parts.join(", ")}}`;
 }
 
+/** What a callback said, in a few words. */
+export function inShort(said) {
+  const commands = (said.commands ?? []).map((command) => showValue(command.$));
+  const hyper = [...(said.sets ?? []), ...Object.keys(said.hyper ?? {})].map((name) => `sets ${name}`);
+  const parts = [showValue(said.flags ?? "").replace(/\|/g, ", "), ...hyper, ...commands];
+  return parts.filter((part) => part !== "none").join(", ") || showValue(said.reason ?? "");
+}
+
 /** The value with all of its digits, for a title. */
 export function showWhole(value) {
   return typeof value === "number" ? String(value) : showValue(value);

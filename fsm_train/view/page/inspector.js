@@ -108,7 +108,7 @@ function partRows(view, title, columns) {
       const apart = texts.some((text) => text !== texts[0]);
       return el(
         "tr",
-        { class: cells[view.active]?.changed ? "changed" : "" },
+        { class: cells[view.active]?.changed ? "changed-row" : "" },
         el("th", { scope: "row" }, name, apart ? el("span", { class: "apart", title: "The runs differ here" }, " ≠") : null),
         cells.map((cell, index) => valueCell(cell, texts[index])),
       );
@@ -121,7 +121,7 @@ function valueCell(cell, text) {
   if (!cell) return el("td", { class: "quiet" }, "–");
   return el(
     "td",
-    { title: showWhole(cell.value) },
+    { title: showWhole(cell.value), class: cell.changed ? "changed" : "" },
     cell.changed && cell.was !== undefined ? el("span", { class: "was" }, showValue(cell.was), el("span", { "aria-label": "became" }, " → ")) : null,
     text,
   );

@@ -3,7 +3,7 @@
 import { countUpTo } from "./columns.js";
 import { colourOf, el, fill, sharp, themed } from "./dom.js";
 import { clipped } from "./drawing.js";
-import { showNumber, showSeconds } from "./format.js";
+import { inShort, showNumber, showSeconds } from "./format.js";
 import { drag, moveCursorsTo, zoomByWheel } from "./pointer.js";
 import { KINDS } from "./run.js";
 import { RIGHT, across, digitsOf, leftOf, ticks } from "./scales.js";
@@ -40,7 +40,7 @@ export class Lanes {
     ];
     return [
       ...phases.map(([name, shown]) => ({ name, shown })),
-      ...run.callbacks.slice(0, MOST_LANES).map((name) => ({ name, marks: run.marks(name) })),
+      ...run.callbacks.slice(0, MOST_LANES).map((name) => ({ name, marks: run.marks(name), said: run.said.find((track) => track.name === name) })),
     ];
   }
 
@@ -77,8 +77,8 @@ export class Lanes {
       const base = (index + 1) * LANE - 2;
       pen.fillStyle = themed("--line");
       pen.fillRect(leftOf(width), base + 1, width - leftOf(width) - RIGHT, 1);
-      if (lane.marks) drawAnswers(pen, lane.marks, axis, first, last, scale, base, run.index);
-      else drawPhases(pen, run, lane, axis, first, last, scale, base);
+      if (lane.marks) drawAnswers(pen, lane, run, axis, first, last, scale, base);
+      else drawPhases(pen, run, lane, axis, first, last, scale, base, width - RIGHT);
     });
     pen.restore();
   }
@@ -105,7 +105,7 @@ export class Lanes {
   }
 }
 
-function drawPhases(pen, run, lane, axis, first, last, scale, base) {
+function drawPhases(pen, run, lane, axis, first, last, scale, base, right) {
   pen.fillStyle = themed("--phase");
   pen.textBaseline = "middle";
   pen.textAlign = "left";
@@ -116,7 +116,7 @@ function drawPhases(pen, run, lane, axis, first, last, scale, base) {
     if (x - drawn < 1) continue;
     drawn = x;
     pen.fillRect(x - 0.75, base - 14, 1.5, 14);
-    const room = row + 1 < run.length ? scale.x(axis[row + 1]) - x : LABEL_ROOM;
+    const room = Math.min(right, row + 1 < run.length ? scale.x(axis[row + 1]) : right) - x;
     if (room >= LABEL_ROOM) {
       pen.globalAlpha = 0.16;
       pen.fillRect(x, base - 14, room - 1, 14);
@@ -126,11 +126,13 @@ function drawPhases(pen, run, lane, axis, first, last, scale, base) {
   }
 }
 
-/** The marks of a callback: of those that share a pixel the one that did most. */
-function drawAnswers(pen, marks, axis, first, last, scale, base, index) {
+/** The marks of a callback: of those that share a pixel the one that did most; where there is room, what it said. */
+function drawAnswers(pen, { marks, said }, run, axis, first, last, scale, base) {
   const begin = countUpTo(marks.rows, first - 1);
   const end = countUpTo(marks.rows, last - 1);
-  const colours = KINDS.map((kind) => themed(kind === "memory" ? "--faint" : kind === "stop" ? "--accent" : colourOf(index)));
+  pen.textBaseline = "middle";
+  pen.textAlign = "left";
+  const colours = KINDS.map((kind) => themed(kind === "memory" ? "--faint" : kind === "stop" ? "--accent" : colourOf(run.index)));
   let at = -Infinity;
   let most = -1;
   const close = () => {
@@ -145,6 +147,11 @@ function drawAnswers(pen, marks, axis, first, last, scale, base, index) {
       at = x;
       most = marks.kinds[i];
     } else if (marks.kinds[i] > most) most = marks.kinds[i];
+    const room = scale.x(axis[marks.rows[i + 1] ?? run.length - 1]) - x;
+    if (room < LABEL_ROOM || !said) continue;
+    const index = said.at(marks.rows[i]);
+    pen.fillStyle = themed("--quiet");
+    pen.fillText(clipped(pen, index < 0 ? "remembers" : inShort(said.value(index)), room - 10), x + 6, base - 7);
   }
   close();
 }

@@ -117,6 +117,7 @@ function toggleTheme(view) {
 function start(data) {
   const view = new View(data.runs.map((run, index) => new Run(run, index, data.machine.phases)), data.differences);
   fill(byId("headings"), headings(view));
+  document.body.classList.toggle("many", view.runs.length > 2);
   section("differences", differences(view));
   section("what-if", whatIfTable(view));
   axisButtons(view);

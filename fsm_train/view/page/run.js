@@ -102,7 +102,7 @@ export class Run {
   }
 
   makeAxis(name) {
-    if (name === "line" || !this.hasAxis(name)) return Float64Array.from({ length: this.length }, (_, row) => row);
+    if (name === "line" || !this.hasAxis(name)) return this.numbers;
     if (name === "step") {
       const track = this.groups.counters.find((one) => one.name === "step");
       const found = new Float64Array(this.length);

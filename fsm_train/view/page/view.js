@@ -60,15 +60,16 @@ export class View {
     return this.differences[Math.max(0, this.active - 1)] ?? null;
   }
 
-  /** Put the cursors of both runs where they differ first; a second time, where what happened then differs. */
+  /** Put the cursors of both runs where they differ first; a second time, where what happened then differs. Others follow. */
   goToDifference() {
     const index = Math.max(1, this.active);
     let difference = this.differences[index - 1];
     if (!difference) return;
     const isThere = (one) => one.rows[0] === this.rows[0] && one.rows[1] === this.rows[index];
     if (isThere(difference) && difference.then) difference = difference.then;
-    this.rows[0] = difference.rows[0];
-    this.rows[index] = difference.rows[1];
+    const [first, row] = difference.rows;
+    const [run] = this.runs;
+    this.rows = this.runs.map((other, at) => (at === 0 ? first : at === index ? row : other.rowBeside(run, first, this.axis)));
     this.follow();
   }
 
