@@ -20,7 +20,7 @@ export function showNumber(value, digits = 6) {
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   if (Object.is(value, -0)) return "−0";
   if (Number.isInteger(value) && Math.abs(value) < 1e15) return group(String(value));
-  const text = Math.abs(value) < 1e-4 || Math.abs(value) >= 1e9 ? value.toExponential(3) : String(Number(value.toPrecision(digits)));
+  const text = Math.abs(value) < 1e-4 || Math.abs(value) >= 1e9 ? value.toExponential(3).replace(/\.?0+e/, "e") : String(Number(value.toPrecision(digits)));
   return text.replace("e+", "e").replace(/-/g, "−");
 }
 
