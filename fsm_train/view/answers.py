@@ -5,7 +5,7 @@ Rule of this file: nothing is decided here. The answers are those of the event l
 
 from __future__ import annotations
 
-from os import PathLike
+from os import PathLike, fspath
 
 from ..core.errors import FsmTrainError
 from ..encoding import encode
@@ -24,12 +24,21 @@ def replay_verdict(log: Log, run: PackedRun) -> Packed:
     try:
         replayed = replay(log)
     except FsmTrainError as error:
-        return {"verdict": "unknown", "text": shown_text(f"not replayed: {error}"), "row": None}
+        return {
+            "verdict": "unknown",
+            "text": shown_text(f"not replayed: {_without_path(error, log, run)}"),
+            "row": None,
+        }
     if replayed.divergence is None:
         text = f"replayed: every decision agrees, on {pluralize(replayed.lines, 'line')}"
         return {"verdict": "agrees", "text": text, "row": None}
     row = run.row_of(replayed.divergence.line)
     return {"verdict": "differs", "text": shown_text(f"replayed: differs at {replayed.divergence}"), "row": row}
+
+
+def _without_path(error: FsmTrainError, log: Log, run: PackedRun) -> str:
+    """The sentence of an error with the name of the run: a page may be sent to others, who need not know more."""
+    return str(error).replace(fspath(log), run.name)
 
 
 def difference(log: Log, run: PackedRun, other: Log, other_run: PackedRun) -> Packed | None:

@@ -61,7 +61,10 @@ def test_a_replay_agrees_differs_or_cannot_be_made(tmp_path: Path) -> None:
 
     logged(path, [smoothed])
     assert replay_verdict(path, packed_run(path))["verdict"] == "unknown"
-    assert "smoothed" in replay_verdict(path, packed_run(path))["text"]
+    text = replay_verdict(path, packed_run(path))["text"]
+    assert text.startswith("not replayed: run.jsonl, line")
+    assert "smoothed" in text
+    assert str(tmp_path) not in text
 
 
 def test_a_verdict_stands_where_it_falls(tmp_path: Path) -> None:

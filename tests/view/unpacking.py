@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 Packed = dict[str, Any]
@@ -12,13 +11,9 @@ Packed = dict[str, Any]
 def ints(column: Packed) -> list[int]:
     distances = column.get("d")
     if distances is None:
-        pairs = itertools.batched(column["r"], 2) if hasattr(itertools, "batched") else _pairs(column["r"])
+        pairs = zip(column["r"][::2], column["r"][1::2], strict=True)
         distances = [distance for distance, count in pairs for _ in range(count)]
     return [*itertools.accumulate(distances)]
-
-
-def _pairs(flat: list[int]) -> Iterator[tuple[int, int]]:
-    return zip(flat[::2], flat[1::2], strict=True)
 
 
 def values(column: Packed) -> list[Any]:

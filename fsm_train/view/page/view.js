@@ -55,11 +55,6 @@ export class View {
     this.moveTo(this.run.rowAt(this.axis, position));
   }
 
-  /** The difference of the first run and the active one, or of the first two. */
-  get difference() {
-    return this.differences[Math.max(0, this.active - 1)] ?? null;
-  }
-
   /** Put the cursors of both runs where they differ first; a second time, where what happened then differs. Others follow. */
   goToDifference() {
     const index = Math.max(1, this.active);
