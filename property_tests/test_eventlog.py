@@ -42,6 +42,8 @@ from fsm_train.core.table import READABLE
 from fsm_train.eventlog.entries import entries
 from fsm_train.eventlog.render import as_text, summarize
 from fsm_train.interpreter import run
+from fsm_train.view.building import page
+from fsm_train.view.packing import packed_run
 from tests.eventlog.log_files import forged, library, logged
 
 
@@ -270,6 +272,7 @@ def test_any_forgery_is_an_answer_or_a_sentence(folder: Path, data: st.DataObjec
         lambda: what_if(path, [early_stopping(patience=2)]),
         lambda: diff(path, path),
         lambda: as_text(summarize(path)),
+        lambda: page({"runs": [packed_run(path).packed()]}, ""),
     ):
         with contextlib.suppress(LogError, CallbackError):
             ask()

@@ -34,6 +34,7 @@ PURE = [
     "fsm_train.checkpoints.manifest",
     "fsm_train.eventlog.recorded",
     "fsm_train.encoding",
+    "fsm_train.view.answers",
     "fsm_train.worlds.registry",
     "fsm_train.wording",
     "fsm_train.worlds.scripted",

@@ -49,6 +49,14 @@ def test_wheel_brings_the_command(installed: Path) -> None:
     assert output_of(installed, str(installed / "bin" / "fsm-train"), "graph") == graph
 
 
+def test_wheel_brings_the_page(installed: Path, tmp_path: Path) -> None:
+    """`fsm-train view` finds its template, style and script."""
+    log, page = ROOT / "tests" / "eventlog" / "golden" / "checks-1.jsonl", tmp_path / "page.html"
+
+    output_of(installed, sys.executable, "-m", "fsm_train", "view", str(log), "-o", str(page))
+    assert page.read_text().startswith("<!doctype html>")
+
+
 def test_wheel_has_types_and_no_tests(installed: Path) -> None:
     """The marker for type checkers is there, and the package is the only one that is installed."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    sweep = _sweep(options.log, options.settings)
+    sweep = sweep_of(options.log, options.settings)
     if options.json:
         write_json(
             [
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     return DIFFERS if any(answer.verdict == "refused" for _, answer in sweep) else AGREES
 
 
-def _sweep(log: str, settings: Sequence[str]) -> Sweep:
+def sweep_of(log: str, settings: Sequence[str]) -> Sweep:
     """Ask the log about each combination of the settings, each written as CALLBACK.SETTING=VALUES."""
     specs = {spec["name"]: spec for spec in Recorded(log).header.body["callbacks"]}
     ranges = dict(_range(setting, specs) for setting in settings)

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from ..core.phase import FINAL, Phase
-from ..core.state import Hyper
+from ..core.state import Hyper, Plan
 from ..encoding import Json, flag_names, numbers
 from ..wording import ending, escaped, learning_rate, pluralize, reached_limit, short_number
 from .epochs import Epoch, Epochs
@@ -52,16 +52,20 @@ class LogSummary:
     @property
     def ending(self) -> str:
         """How the training ended, in a sentence; not escaped."""
-        if self.last is None:
-            return "nothing has happened yet"
-        line = self.last
-        where = f"after {pluralize(line.epoch, 'epoch')} and {pluralize(line.step, 'step')}"
-        if line.phase not in FINAL:
-            return f"under way, or cut short: the log ends at {line.phase.value}, {where}"
-        limit = reached_limit(self.header.plan, line.epoch, line.step)
-        if line.phase is Phase.DONE and limit and not line.reason:
-            return f"done: all of the {limit} of the plan"
-        return ending(line.phase.value, where, line.reason)
+        return ending_of(self.header, self.last)
+
+
+def ending_of(header: Header, last: Line | None) -> str:
+    """How a training with this header and this last line ended, in a sentence; not escaped."""
+    if last is None:
+        return "nothing has happened yet"
+    where = f"after {pluralize(last.epoch, 'epoch')} and {pluralize(last.step, 'step')}"
+    if last.phase not in FINAL:
+        return f"under way, or cut short: the log ends at {last.phase.value}, {where}"
+    limit = reached_limit(header.plan, last.epoch, last.step)
+    if last.phase is Phase.DONE and limit and not last.reason:
+        return f"done: all of the {limit} of the plan"
+    return ending(last.phase.value, where, last.reason)
 
 
 def summarize(path: str | PathLike[str]) -> LogSummary:
@@ -152,10 +156,9 @@ def as_text(summary: LogSummary) -> Iterator[str]:
 
 def _page(summary: LogSummary) -> Iterator[str]:
     header = summary.header
-    plan = ", ".join(f"{name} {value}" for name, value in attrs.asdict(header.plan).items() if value is not None)
-    yield f"plan       {plan}"
+    yield f"plan       {format_plan(header.plan)}"
     for i, spec in enumerate(header.callbacks):
-        yield ("callbacks  " if i == 0 else _INDENT) + _callback(spec)
+        yield ("callbacks  " if i == 0 else _INDENT) + format_callback(spec)
     if summary.calls > 1 or summary.superseded:
         superseded = f", {pluralize(summary.superseded, 'call')} superseded" if summary.superseded else ""
         yield f"runs       {pluralize(summary.calls, 'call')} of run{superseded}"
@@ -168,8 +171,13 @@ def _page(summary: LogSummary) -> Iterator[str]:
     yield summary.ending
 
 
-def _callback(spec: Mapping[str, Json]) -> str:
-    """A callback as the call that makes it; one that no factory made by its name and phases."""
+def format_plan(plan: Plan) -> str:
+    """What a plan says, by name; what it leaves open is left out. Not escaped."""
+    return ", ".join(f"{name} {value}" for name, value in attrs.asdict(plan).items() if value is not None)
+
+
+def format_callback(spec: Mapping[str, Json]) -> str:
+    """A callback as the call that makes it; one that no factory made by its name and phases. Not escaped."""
     given = {name: value for name, value in spec["params"].items() if value is not None}  # None is what nobody types
     name, params = spec["name"], ", ".join(f"{name}={_param(value)}" for name, value in given.items())
     factory = spec["factory"].rpartition(".")[2]

@@ -20,6 +20,7 @@ from fsm_train.eventlog.entries import MAX_LINE_BYTES
 from fsm_train.eventlog.epochs import MAX_METRICS, Epoch, Epochs
 from fsm_train.eventlog.lines import digest
 from fsm_train.eventlog.render import summarize
+from fsm_train.view.packing import packed_run
 
 from .log_files import forged, lines_of, logged
 
@@ -159,6 +160,7 @@ def _with_hidden_header(path: Path) -> None:
     ("read", "sentence"),
     [
         (summarize, "no call of run in it counts"),
+        (packed_run, "no call of run in it counts"),
         (replay, "a recorded training begins with a header, and there is none"),
     ],
 )

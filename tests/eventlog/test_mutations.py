@@ -57,6 +57,7 @@ def _commands(log: str, good: str) -> list[list[str]]:
     return [
         *(["show", log], ["show", "--json", log], ["replay", log], ["replay", "--json", log]),
         *(["tail", "--all", log], ["tail", "--all", "--json", log], ["diff", good, log], ["diff", "--json", log, good]),
+        *(["view", good, log, "-o", f"{log}.html"], ["view", log, "--what-if", "early_stopping.patience=2"]),
         *(["what-if", log, "early_stopping.patience=2"], ["what-if", "--json", log, "early_stopping.patience=1"]),
     ]
 
