@@ -84,7 +84,7 @@ def test_commands_are_all_of_them() -> None:
     core = {
         name
         for name, value in vars(core_commands).items()
-        if isinstance(value, type) and issubclass(value, Command) and "__attrs_attrs__" in vars(value)
+        if isinstance(value, type) and issubclass(value, Command) and name != "LeavesOptimizer"
     }
 
     assert set(fsm_train.commands.__all__) == {*core, "carries_out"}
