@@ -65,6 +65,8 @@ __all__ = [
     "load_weights",
     "on",
     "over_all",
+    "plot_history",
+    "plot_schedule",
     "predict",
     "replay",
     "restore",
@@ -80,6 +82,7 @@ if TYPE_CHECKING:
     from .checkpoints.api import restore
     from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
+    from .plots import plot_history, plot_schedule
     from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
     from .supervised.exchanged import weights
@@ -127,6 +130,7 @@ else:
             ),
             ".eventlog.recorded": ("Recorded",),
             ".lr_finder": ("LrFound", "find_lr"),
+            ".plots": ("plot_history", "plot_schedule"),
             ".worlds.registry": ("carries_out",),
             ".supervised.exchanged": ("weights",),
             ".supervised.prediction": ("predict",),

@@ -73,26 +73,28 @@ class LrFound:
             )
         return None
 
-    def plot(self, axes: Axes | None = None) -> Axes:
-        """Plot the losses over the rates, with the suggestion if there is one; needs matplotlib.
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the losses over the rates, with the suggestion if there is one; needs matplotlib (the extra: plot).
 
         Args:
-            axes: where to plot; by default the axes of a new figure.
+            ax: where to plot; by default the axes of a new figure.
 
         Returns:
             The axes.
-        """
-        if axes is None:
-            import matplotlib.pyplot as plt
 
-            axes = plt.figure().add_subplot()
-        axes.plot(self.rates, self.losses, alpha=0.3, label="loss")
-        axes.plot(self.rates, self.smoothed, label="smoothed")
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        from .plots import new_axes
+
+        axis = new_axes("LrFound.plot")[0] if ax is None else ax
+        axis.plot(self.rates, self.losses, alpha=0.3, label="loss")
+        axis.plot(self.rates, self.smoothed, label="smoothed")
         if not self._no_suggestion():
-            axes.axvline(self.suggestion, linestyle=":", label=f"suggestion {self.suggestion:.2g}")
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
-        axes.legend()
-        return axes
+            axis.axvline(self.suggestion, color="C2", linestyle=":", label=f"suggestion {self.suggestion:.2g}")
+        axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        axis.legend()
+        return axis
 
     def __repr__(self) -> str:
         return properties("LrFound", self._parts())
