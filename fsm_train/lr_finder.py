@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,13 @@ class LrFound:
         return properties("LrFound", self._parts())
 
     def _repr_html_(self) -> str:
-        return html_table("LrFound", self._parts())
+        from .core.svg import drawing  # which is of no use but in a notebook
+
+        rates = [math.log(max(rate, sys.float_info.min)) for rate in self.rates]
+        mark = None if self._no_suggestion() else math.log(self.suggestion)
+        curves = drawing(rates, [self.losses, self.smoothed], size=(320, 120), mark=mark)
+        rows: list[tuple[str, str]] = [*self._parts(), ("losses over log(rate)", curves)]
+        return html_table("LrFound", rows if self.rates else self._parts())
 
     def _parts(self) -> list[tuple[str, str]]:
         if not self.rates:
