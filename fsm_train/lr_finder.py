@@ -77,6 +77,9 @@ class LrFound:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the losses over the rates, with the suggestion if there is one; needs matplotlib (the extra: plot).
 
+        Where single losses leave the range of the smoothed ones, as they do when the training diverges, they are
+        cut off: else they would hide where the smoothed loss fell.
+
         Args:
             ax: where to plot; by default the axes of a new figure.
 
@@ -94,6 +97,8 @@ class LrFound:
         if not self._no_suggestion():
             axis.axvline(self.suggestion, color="C2", linestyle=":", label=f"suggestion {self.suggestion:.2g}")
         axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        if (low := min(self.smoothed, default=0.0)) < (high := max(self.smoothed, default=0.0)):
+            axis.set_ylim(low - (high - low) / 2, high + (high - low) / 4)
         axis.legend()
         return axis
 

@@ -134,6 +134,19 @@ def test_plot_shows_what_was_found() -> None:
     assert found.plot(own) is own
     rising = LrFound((0.1, 1.0, 10.0), (1.0, 2.0, 4.0), (1.0, 2.0, 4.0)).plot(pyplot.subplots()[1])
     assert [line.get_label() for line in rising.lines] == ["loss", "smoothed"]
+    assert LrFound((0.1,), (3.0,), (3.0,)).plot().get_xlabel() == LrFound((), (), ()).plot().get_xlabel()
+    pyplot.close("all")
+
+
+def test_plot_is_not_flattened_by_a_loss_that_diverged() -> None:
+    """The smoothed losses fill it, whatever a single batch lost."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = LrFound((0.1, 1.0, 10.0), (3.0, 2.0, 900.0), (3.0, 2.0, 6.0)).plot()
+
+    assert axes.get_ylim() == (0.0, 7.0)
     pyplot.close("all")
 
 

@@ -40,6 +40,8 @@ def drawing(
 ) -> Html:
     """Curves over x, the last one in full strength; a red cross at the top where one is not finite.
 
+    The last one fills the drawing. The others have its scale, and are cut off where they leave it.
+
     Args:
         x: the same for all curves.
         curves: their values.
@@ -48,7 +50,7 @@ def drawing(
     """
     (width, height), margin = size, 3
     across = _scale(x if mark is None else [*x, mark], margin, width - margin)
-    up = _scale([value for curve in curves for value in curve], height - margin, margin)
+    up = _scale(curves[-1], height - margin, margin)
     parts = []
     for number, curve in enumerate(curves, 1):
         points = [(across(at), up(value) if math.isfinite(value) else None) for at, value in zip(x, curve, strict=True)]

@@ -29,11 +29,11 @@ def test_a_curve_fills_its_drawing() -> None:
     assert paths(drawing([0, 1], [[1.0, 2.0]], size=(40, 10))) == ["M3.0,7.0L37.0,3.0"]
 
 
-def test_curves_share_one_scale() -> None:
-    """The last one is in full strength."""
-    svg = drawing([0, 1], [[0.0, 4.0], [2.0, 2.0]])
+def test_the_last_curve_gives_the_scale() -> None:
+    """It is in full strength; another may leave the drawing, and makes it no smaller."""
+    svg = drawing([0, 1], [[0.0, 8.0], [2.0, 4.0]])
 
-    assert paths(svg) == ["M3.0,17.0L117.0,3.0", "M3.0,10.0L117.0,10.0"]
+    assert paths(svg) == ["M3.0,31.0L117.0,-25.0", "M3.0,17.0L117.0,3.0"]
     assert re.findall(r'stroke-opacity="([^"]*)"', svg) == ["0.3", "1.0"]
 
 
