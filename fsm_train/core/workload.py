@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .arguments import check_state, kind_of
 from .errors import WorkloadError
@@ -17,6 +17,9 @@ from .reductions import Reduction
 from .state import Hyper, State
 from .table import Outcome
 from .transition import Command
+
+if TYPE_CHECKING:
+    from .model_part import ModelPart
 
 BRACKETS = frozenset(
     {
@@ -107,6 +110,11 @@ class Workload(Protocol):
     @property
     def batches_per_epoch(self) -> int | None:
         return None
+
+    @property
+    def model_parts(self) -> Sequence[ModelPart]:
+        """What the model consists of, with the parameters of each part: for people. By default, nothing."""
+        return ()
 
     @property
     def reductions(self) -> Mapping[str, Reduction]:

@@ -38,6 +38,7 @@ class PlainDisplay:
     def __init__(self, console: Console, layout: Callable[[Row], Iterable[str]] = one_line) -> None:
         self._console = console
         self._layout = layout
+        self.width = console.width  # of a line, for what is to fit one
 
     def show_row(self, row: Row) -> None:
         for line in self._layout(row):
@@ -114,7 +115,7 @@ def open_display(console: Console, metrics: Sequence[str]) -> PlainDisplay:
     if console.is_jupyter:
         return NotebookDisplay(console, Columns(metrics).lines)
     if console.is_interactive:
-        return TerminalDisplay(console, Columns(metrics).lines)
+        return TerminalDisplay(console, Columns(metrics, console.width).lines)
     return PlainDisplay(console)
 
 

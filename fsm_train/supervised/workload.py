@@ -21,6 +21,7 @@ from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
+from ..core.model_part import ModelPart
 from ..core.phase import BATCH_PHASES
 from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
@@ -47,6 +48,7 @@ from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
+from .model_parts import model_parts
 from .own_backward import Backward
 from .param_groups import check_parameters
 from .representation import as_html, as_text
@@ -247,6 +249,10 @@ class Supervised(Stepping, Checkpointable):
             facts["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
         facts |= {name: 1.0 for saver in self.saves.unsaved if (name := f"{UNSAVED}{saver}") in names}
         return read_in_one_transfer(facts)
+
+    @property
+    def model_parts(self) -> Sequence[ModelPart]:
+        return model_parts(self)
 
     @property
     def notes(self) -> Sequence[str]:

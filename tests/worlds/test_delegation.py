@@ -27,6 +27,7 @@ AGREED = frozenset(
 OWN = frozenset(
     {
         *("hands_on_signals", "doing", "has_valid", "sensors", "players", "carries", "refuses", "scheduler_length"),
+        "model_parts",
         *("reductions", "known_sizes", "known_valid_sizes", "metric_weights", "set_rank_weight"),
         *("hyper", "set_hyper", "snapshot", "put_back", "set_aside", "evaluate_on", "undisturbed", "reserve"),
         *("turn", "forward", "loss", "discard", "unscale", "step", "zero", "abandon"),
