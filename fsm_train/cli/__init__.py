@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from ..core.errors import FsmTrainError
 from ..wording import escaped
+from .standard_input import with_standard_input
 from .status import AGREES, INTERRUPTED, UNREADABLE
 
 COMMANDS = {
@@ -62,7 +63,8 @@ def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fsm-train",
         description="Look at, replay, vary and compare the logs of trainings; verify checkpoints, and write weights.",
-        epilog="Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
+        epilog="A log that is called - is standard input. "
+        "Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -72,7 +74,8 @@ def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
         if name in arguments:
             module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            reads_pipes = getattr(module, "READS_STANDARD_INPUT", False)
+            command.set_defaults(run=module.run if reads_pipes else with_standard_input(module.run))
     return parser
 
 
