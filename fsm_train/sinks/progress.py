@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from .displays import PlainDisplay
     from .overview import Overview
+    from .summary import Summary
 
 _logger = logging.getLogger("fsm_train")
 
@@ -128,19 +129,18 @@ class Progress(Sink):
         self._open_display = open_display
         self._metrics = metrics
         self._tables = tables
-        self._overview: Overview | None = None
-        self._model: Workload | None = None  # while its parts wait to be shown
+        self._summary: Summary | None = None
         self.interval = interval
         # Without a bar the phases of a batch are not watched: then they can be fused, and no loss is read.
-        self.at = (*ROWS_AT, *BAR_AT) if live else ROWS_AT
+        self.at = (*ROWS_AT, *BAR_AT) if live else (*ROWS_AT, Phase.VALID_END) if tables else ROWS_AT
         self.needs = frozenset({"loss"}) if live else frozenset[str]()
 
     def preview(self, overview: Overview, workload: Workload) -> None:
         """A run begins: who looks where, what is measured, and what is trained. Called before `open`."""
         if self._tables:
-            self._overview = overview
-            # One that was trained before has been shown, as where many trainings are run in a row.
-            self._model = None if getattr(workload, "summary_logged", False) else workload
+            from .summary import Summary  # which is of no use where nobody watches
+
+            self._summary = Summary(overview, workload)
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         self._tracker = _Tracker.at_start(state, time.monotonic())
@@ -150,13 +150,13 @@ class Progress(Sink):
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         tracker, now = self._tracker, time.monotonic()
         tracker.update(state, now)
-        if self._model is not None:
-            # Not sooner, since until the first phase is over callbacks may freeze parts of the model, or change them.
-            self._show_beginning(self._model)
+        if self._summary is not None:
+            self._show(self._summary.see(state, self._display.width))
         if state.phase in FINAL:
             seconds = now - tracker.run_start
             self._display.show_line(f"{ending_of(state, tracker.epoch)}  {duration(seconds)}")
-            self._show_end(state, seconds)
+            if self._summary is not None:
+                self._show(self._summary.end(state, seconds, self._display.width))
         elif state.phase is Phase.EPOCH_END:
             seconds = now - tracker.epoch_start
             self._display.show_row(row_of(state, lr=tracker.lr_of_epoch(state), seconds=seconds, metrics=self._metrics))
@@ -166,23 +166,12 @@ class Progress(Sink):
         elif self._is_due(state.phase, now):
             self._display.show_bar(tracker.bar(state))
 
-    def _show_beginning(self, workload: Workload) -> None:
-        from .summary_text import beginning  # which is of no use where nobody watches
-
-        self._model = None
-        assert self._overview is not None
-        for line in beginning(getattr(workload, "model_parts", ()), self._overview, self._display.width):
+    def _show(self, lines: Iterable[str]) -> None:
+        for line in lines:
             self._display.show_line(line)
 
-    def _show_end(self, state: State, seconds: float) -> None:
-        if self._overview is not None:
-            from .summary_text import end
-
-            for line in end(state, self._overview, seconds, self._display.width):
-                self._display.show_line(line)
-
     def close(self) -> None:
-        self._model = None
+        self._summary = None  # which may hold on to the model
         self._log_handler.detach()
         self._display.close()
 

@@ -9,11 +9,14 @@ import math
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
-from ..callbacks.directions import direction_of
+import attrs
+
+from ..callbacks.directions import Direction, direction_of
 from ..core.model_part import ModelPart
 from ..core.phase import FINAL, Phase
 from ..core.representation import cut, middle_out
 from ..core.state import State
+from ..core.values import EMPTY
 from ..wording import duration, escaped, short_number
 from .overview import Measured, Overview
 
@@ -25,6 +28,21 @@ COSTS = {"loss": "a number read from the device", "grad_norm": "the norm of all 
 
 LEAST_WIDTH = 20
 """The least width of a column whose text is wrapped."""
+
+
+@attrs.frozen
+class BestWithin:
+    """The best value of a metric in validations that were not the end of an epoch.
+
+    Attributes:
+        value: the value.
+        epoch: the index of the epoch.
+        step: how many steps had been taken.
+    """
+
+    value: float
+    epoch: int
+    step: int
 
 
 def beginning(parts: Sequence[ModelPart], overview: Overview, width: int) -> Iterator[str]:
@@ -52,7 +70,9 @@ def beginning(parts: Sequence[ModelPart], overview: Overview, width: int) -> Ite
             yield ""
 
 
-def end(state: State, overview: Overview, seconds: float, width: int) -> Iterator[str]:
+def end(
+    state: State, overview: Overview, seconds: float, width: int, within: Mapping[str, BestWithin] = EMPTY
+) -> Iterator[str]:
     """The best of what was monitored, and where to find what was written, a line each; what there is not is left out.
 
     Args:
@@ -60,8 +80,9 @@ def end(state: State, overview: Overview, seconds: float, width: int) -> Iterato
         overview: of the run.
         seconds: how long this call of `run` took.
         width: the most characters of a line.
+        within: the best values of validations within an epoch.
     """
-    rows = [("best", best) for best in _best(state, overview.monitors)]
+    rows = [("best", best) for best in _best(state, overview, within)]
     if state.elapsed:
         rows.append(("time", f"{duration(seconds)} in this call of run, {duration(state.elapsed + seconds)} in all"))
     rows += [("log", overview.log)] if overview.log else []
@@ -143,16 +164,46 @@ def _how_often(measured: Measured) -> str:
     return f", every {measured.interval:g}s" if measured.interval else ""
 
 
-def _best(state: State, monitors: Mapping[str, str]) -> Iterator[str]:
-    """The best value of each metric that is monitored, or else of the loss, among the ends of the epochs."""
+def best_within(best: Mapping[str, BestWithin], state: State, monitors: Mapping[str, str]) -> Mapping[str, BestWithin]:
+    """The best values so far, with those of a validation that ends here, if it is within an epoch.
+
+    Args:
+        best: by the name of a metric, before this validation.
+        state: at VALID_END.
+        monitors: what is monitored, as in an `Overview`.
+    """
+    if state.batches_over:
+        return best
+    new = {
+        name: BestWithin(value, state.epoch, state.step)
+        for name, direction in _directions(state, monitors).items()
+        if math.isfinite(value := state.metrics.get(name, math.nan))
+        and (name not in best or _is_better(value, best[name].value, direction))
+    }
+    return {**best, **new}
+
+
+def _directions(state: State, monitors: Mapping[str, str]) -> dict[str, Direction]:
+    """By the name of a metric that is monitored, or else of the loss, which way is better, where that is known."""
     usual = next((name for name in ("valid_loss", "train_loss") if name in state.metrics), "")
-    for name, mode in (monitors or {usual: ""}).items():
-        measured = [
-            (metrics[name], epoch)
-            for epoch, metrics in enumerate(state.history, 1)
-            if math.isfinite(metrics.get(name, math.nan))
-        ]
-        if (direction := mode or direction_of(name)) and measured:
-            pick = max if direction == "max" else min
-            value, epoch = pick(measured, key=lambda pair: pair[0])
-            yield f"{name} {short_number(value)}, at the end of epoch {epoch} of {len(state.history)}"
+    given = {name: mode or direction_of(name) for name, mode in (monitors or {usual: ""}).items()}
+    return {name: "max" if mode == "max" else "min" for name, mode in given.items() if mode}
+
+
+def _is_better(value: float, than: float, direction: Direction) -> bool:
+    return value > than if direction == "max" else value < than
+
+
+def _best(state: State, overview: Overview, within: Mapping[str, BestWithin]) -> Iterator[str]:
+    """The best value of each metric that is monitored, at the end of an epoch or in a validation within one."""
+    for name, direction in _directions(state, overview.monitors).items():
+        found: tuple[float, str] | None = None
+        for epoch, metrics in enumerate(state.history, 1):
+            value = metrics.get(name, math.nan)
+            if math.isfinite(value) and (found is None or _is_better(value, found[0], direction)):
+                found = value, f"at the end of epoch {epoch} of {len(state.history)}"
+        inside = within.get(name)
+        if inside is not None and (found is None or _is_better(inside.value, found[0], direction)):
+            found = inside.value, f"after step {inside.step}, within epoch {inside.epoch + 1}"
+        if found is not None:
+            yield f"{name} {short_number(found[0])}, {found[1]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import pty
 import re
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+import weakref
 from fcntl import ioctl
 from io import StringIO
 from pathlib import Path
@@ -21,7 +24,7 @@ from rich.console import Console
 from torch import nn
 
 from fsm_train import CallbackError, Phase, Scripted, State, Supervised, on, run, start
-from fsm_train.callbacks import checkpoint, early_stopping, freeze
+from fsm_train.callbacks import checkpoint, early_stopping, freeze, validate_every
 from fsm_train.sinks import progress
 
 from .test_progress import screen
@@ -189,13 +192,31 @@ def test_a_workload_that_is_no_such_model_has_no_parts() -> None:
     console, sink = page(summary=True)
     run(start(Scripted(), epochs=1), sinks=[sink])
 
-    assert lines_of(console)[:2] == ["watched by  at", "Progress    epoch_begin, epoch_end"]
+    assert lines_of(console)[:2] == ["watched by  at", "Progress    epoch_begin, valid_end, epoch_end"]
 
 
 def test_the_sink_keeps_no_model_alive() -> None:
     """Neither after a run nor after one that ended before its first phase was seen."""
     _, sink = page(summary=True)
-    sink.preview(None, net())
-    assert sink._model is not None
-    run(start(net(), epochs=1), sinks=[sink])
-    assert sink._model is None
+    work = net()
+    model = weakref.ref(work.model)
+
+    @on(Phase.SETUP)
+    def fails(state: State) -> None:
+        raise ValueError("no")
+
+    for callbacks in ([fails], []):
+        with contextlib.suppress(CallbackError):
+            run(start(work, epochs=1), callbacks, sinks=[sink])
+    del work
+    gc.collect()
+    assert model() is None
+
+
+def test_the_best_may_be_within_an_epoch() -> None:
+    """A training of one long epoch has its best checkpoint there."""
+    console, sink = page(summary=True)
+    work = Scripted(batches=6, valid_loss=[0.5, 0.25, 0.75])
+    run(start(work, epochs=1), [validate_every(steps=2), early_stopping("valid_loss")], sinks=[sink])
+
+    assert lines_of(console)[-1] == "best         valid_loss 0.25, after step 4, within epoch 1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -11,10 +12,11 @@ import pytest
 from fsm_train import EventLog, Phase, State, on
 from fsm_train.callbacks import checkpoint, early_stopping, record, restore_best
 from fsm_train.core.model_part import ModelPart
+from fsm_train.core.values import EMPTY
 from fsm_train.sinks import progress
 from fsm_train.sinks.overview import Measured, Overview, overview_of
-from fsm_train.sinks.summary_text import MOST_PARTS, beginning, end
-from fsm_train.testing import simulate
+from fsm_train.sinks.summary_text import MOST_PARTS, BestWithin, beginning, best_within, end
+from fsm_train.testing import at, simulate
 
 PARTS = (ModelPart("", "Net", 5, 5), ModelPart("body", "Sequential", 1_000_000, 0), ModelPart("head", "Linear", 10, 10))
 
@@ -23,8 +25,8 @@ def begun(parts: Any = (), width: int = 80, **overview: Any) -> list[str]:
     return [*beginning(parts, Overview(**overview), width)]
 
 
-def ended(state: State, width: int = 80, **overview: Any) -> list[str]:
-    return [*end(state, Overview(**overview), 2.0, width)]
+def ended(state: State, width: int = 80, within: Mapping[str, BestWithin] = EMPTY, **overview: Any) -> list[str]:
+    return [*end(state, Overview(**overview), 2.0, width, within)]
 
 
 def test_parts_have_their_parameters() -> None:
@@ -132,6 +134,32 @@ def test_without_a_monitor_it_is_the_loss(state: State) -> None:
     """That of the validation, if there is one; a value that is not finite is never the best."""
     assert ended(state) == ["best         valid_loss 0.5, at the end of epoch 2 of 4"]
     assert ended(simulate([], epochs=1, loss=2.0)) == ["best         train_loss 2, at the end of epoch 1 of 1"]
+
+
+def test_a_validation_within_an_epoch_may_be_the_best(state: State) -> None:
+    """Where it is better than the end of each epoch, and where there is none."""
+    better = {"valid_loss": BestWithin(0.25, epoch=2, step=40), "valid_accuracy": BestWithin(0.8, epoch=2, step=40)}
+
+    assert ended(state, within=better, monitors={"valid_loss": "", "valid_accuracy": ""}) == [
+        "best         valid_loss 0.25, after step 40, within epoch 3",
+        "             valid_accuracy 0.9, at the end of epoch 3 of 4",
+    ]
+    assert ended(attrs.evolve(state, history=()), within=better) == [
+        "best         valid_loss 0.25, after step 40, within epoch 3"
+    ]
+
+
+def test_the_best_within_an_epoch_is_kept() -> None:
+    """Of each metric that is monitored the best one that is finite; the end of an epoch is in the history."""
+    monitors = {"valid_accuracy": "", "valid_depth": ""}
+    best: Mapping[str, BestWithin] = {}
+    for step, accuracy in enumerate([math.nan, 0.5, 0.75, 0.25, math.inf], start=1):
+        state = at(Phase.VALID_END, step=step, metrics={"valid_accuracy": accuracy, "valid_depth": 1.0})
+        best = best_within(best, state, monitors)
+
+    assert best == {"valid_accuracy": BestWithin(0.75, epoch=0, step=3)}
+    last = at(Phase.VALID_END, step=9, metrics={"valid_accuracy": 1.0}, batches_over=True)
+    assert best_within(best, last, monitors) is best
 
 
 def test_what_has_no_best_is_left_out(state: State) -> None:
