@@ -10,6 +10,7 @@ import functools
 import importlib
 import logging
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
@@ -59,6 +60,10 @@ class PlainDisplay:
             # rich exits the program when the reader of the pipe has ended; a training must not end for that.
             raise BrokenPipeError("its output is closed") from error
 
+    def show_text(self, line: str) -> None:
+        """Show a message. In a terminal it is broken between words; a file has it on one line, to be searched."""
+        self.show_line(line)
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -74,6 +79,11 @@ class TerminalDisplay(PlainDisplay):
         streams = [console.file, *(stream for stream, tty in ((sys.stdout, out), (sys.stderr, err)) if tty)]
         self._live.start()
         self._restore_logging = _log_above(console, streams)
+
+    def show_text(self, line: str) -> None:
+        # The terminal itself would break it within words.
+        for part in textwrap.wrap(line, self.width, break_long_words=False, break_on_hyphens=False) or [line]:
+            self.show_line(part)
 
     def show_bar(self, bar: Bar) -> None:
         # Two columns stay free for the ^C that a terminal shows, which would otherwise start a new line.

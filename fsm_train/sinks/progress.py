@@ -145,7 +145,7 @@ class Progress(Sink):
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         self._tracker = _Tracker.at_start(state, time.monotonic())
         self._display = self._open_display()
-        self._log_handler = _LogHandler(self._display.show_line)
+        self._log_handler = _LogHandler(self._display.show_text)
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         tracker, now = self._tracker, time.monotonic()
@@ -283,12 +283,12 @@ class _LogHandler(logging.Handler):
     """Shows messages of the package from INFO on, unless the program has a logging handler of its own.
 
     Args:
-        show_line: shows a line of text.
+        show_text: shows a line of text.
     """
 
-    def __init__(self, show_line: Callable[[str], None]) -> None:
+    def __init__(self, show_text: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._show_line = show_line
+        self._show_text = show_text
         self._level_before: int | None = None
         if not _logger.hasHandlers():
             self._level_before = _logger.level
@@ -298,7 +298,7 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(BrokenPipeError):  # the next row raises it too, and the sink is switched off then
             for line in record.getMessage().splitlines():
-                self._show_line(line)
+                self._show_text(line)
 
     def detach(self) -> None:
         """Leave the logger as it was."""

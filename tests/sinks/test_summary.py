@@ -67,7 +67,7 @@ def in_a_terminal(script: str, folder: Path, columns: int = 80) -> str:
 def test_a_terminal_of_80_columns_shows_the_tables(tmp_path: Path) -> None:
     """What is trained, who looks where and what that costs; then the rows, and what came of it.
 
-    No line is wider, but for the reason, which is not cut.
+    No line is wider, but for the reason, which is one line, whatever it says.
     """
     lines = [re.sub(r"(?<=  )\d+\.\ds$", "0.0s", line) for line in screen(in_a_terminal(SCRIPT, tmp_path))]
 
@@ -96,6 +96,18 @@ def test_a_terminal_of_80_columns_shows_the_tables(tmp_path: Path) -> None:
         "best         valid_loss 0.5, at the end of epoch 2 of 4",
         "log          run.jsonl",
     ]
+
+
+def test_what_is_logged_is_broken_between_words(tmp_path: Path) -> None:
+    """A terminal would break it within them; what is longer than a line stays whole, so that it can be copied."""
+    path = "/".join(["folder"] * 20)
+    logs = f"import logging; logging.getLogger('fsm_train').warning('word ' * 20 + {path!r})"
+    script = SCRIPT.replace("class Work", "from fsm_train import Phase, on\n\nclass Work").replace(
+        "run(start", f"callbacks.append(on(Phase.SETUP)(lambda state: exec({logs!r})))\nrun(start"
+    )
+    lines = screen(in_a_terminal(script, tmp_path))
+
+    assert lines[:3] == [" ".join(["word"] * 16), " ".join(["word"] * 4), path]
 
 
 def test_a_pipe_gets_no_table(tmp_path: Path) -> None:
