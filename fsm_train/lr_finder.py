@@ -46,6 +46,9 @@ class LrFound:
     def suggestion(self) -> float:
         """The rate at which the smoothed loss falls fastest over log(rate), before its lowest point.
 
+        How fast it falls is seen over a twentieth of the rates to either side. The first tenth of them is left out, as
+        fastai does, unless the lowest point is there: so few losses are averaged then that most of it is chance.
+
         Raises:
             ValueError: fewer than three rates were tried, or the loss fell with none of them, or by no more
                 than it varies from batch to batch.
@@ -53,8 +56,11 @@ class LrFound:
         if why := self._no_suggestion():
             raise ValueError(why)
         lowest = self.smoothed.index(min(self.smoothed))
-        middles = range(1, max(lowest, 2))
-        return self.rates[min(middles, key=lambda i: self.smoothed[i + 1] - self.smoothed[i - 1])]
+        side = max(1, min(len(self.rates) // 20, lowest // 2))
+        first = len(self.rates) // 10
+        first = side if first < side or first > lowest - side else first
+        middles = range(first, max(lowest - side, first) + 1)
+        return self.rates[min(middles, key=lambda i: self.smoothed[i + side] - self.smoothed[i - side])]
 
     def _no_suggestion(self) -> str | None:
         """Why these losses suggest no rate; None if they do."""
