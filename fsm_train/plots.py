@@ -36,7 +36,8 @@ def plot_history(
     """Plot the metrics of a training over its epochs; needs matplotlib (the extra: plot).
 
     There is one panel for train and valid of a metric, such as the loss: train is dashed. Where a value is not
-    finite, its curve has a gap and a mark at the edge of the panel.
+    finite, its curve has a gap and a mark at the edge of the panel. The scale of a new panel is logarithmic where
+    positive values differ more than a thousandfold.
 
     >>> from fsm_train.testing import simulate
     >>> final = simulate([], epochs=3, valid_loss=[1.0, 0.5, 0.25], valid_accuracy=[0.5, 0.75, 0.875])
@@ -61,7 +62,7 @@ def plot_history(
     """
     sources = source if isinstance(source, Mapping) else {"": source}
     require_matplotlib("plot_history")
-    from .eventlog.plots import draw_panel, panels_of
+    from .eventlog.plots import draw_panel, fit_scale, panels_of
 
     curves = {str(label): _curves(each) for label, each in sources.items()}
     panels = panels_of(_chosen(curves, metrics))
@@ -69,6 +70,7 @@ def plot_history(
         axes = new_axes("plot_history", len(panels))
         for axis, (title, names) in zip(axes, panels.items(), strict=True):
             draw_panel(axis, title, names, curves)
+            fit_scale(axis, names, curves)
         return axes[0]
     names = [name for panel in panels.values() for name in panel]
     draw_panel(ax, " and ".join(panels), names, curves, first=_colours_used(ax))

@@ -145,6 +145,26 @@ def test_own_axes_take_all_metrics() -> None:
     assert len(own.figure.axes) == 1
 
 
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [
+        ([1e6, 2.0, 1.0], "log"),
+        ([999.0, 2.0, 1.0], "linear"),
+        ([1e6, 1.0, 0.0], "linear"),
+        ([1e6, 1.0, -1.0], "linear"),
+        ([1e6, NAN, INF], "linear"),
+        ([NAN], "linear"),
+    ],
+)
+def test_one_large_value_hides_no_others(values: list[float], scale: str) -> None:
+    """The first loss may be a million: then the scale is logarithmic, if it can be. Axes of the user keep theirs."""
+    final = trained(valid_loss=values)
+    _, own = pyplot.subplots()
+
+    assert plot_history(final, metrics="valid_loss").get_yscale() == scale
+    assert plot_history(final, metrics="valid_loss", ax=own).get_yscale() == "linear"
+
+
 def test_a_name_is_shown_as_it_is() -> None:
     """Dollars are no mathematics in it."""
     history = _with_history(trained(), ({"valid_$x": 1.0},))

@@ -25,6 +25,9 @@ Points = Sequence[tuple[float, float]]
 MARKED = 40
 """Each point of a curve with at most so many is marked; of a longer one only a point without neighbours is."""
 
+WIDE = 1000.0
+"""From how many times the least value the largest one hides how the others differ."""
+
 _AT_THE_EDGE = (("nan", "x", 0.97), ("inf", "^", 0.97), ("-inf", "v", 0.03))
 """How a value that is not finite is shown: its text, its mark, and how high that is in the panel, from 0 to 1."""
 
@@ -47,6 +50,7 @@ def plot(runs: Mapping[str, Epochs], path: str) -> None:
     FigureCanvasAgg(figure)
     for axis, (title, names) in zip(axes_of(figure, len(panels)), panels.items(), strict=True):
         draw_panel(axis, title, names, curves)
+        fit_scale(axis, names, curves)
     figure.savefig(path)
 
 
@@ -122,6 +126,19 @@ def draw_panel(
     axis.set(xlabel="epoch", ylabel=plain(title))
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
+
+
+def fit_scale(axis: Axes, names: Iterable[str], curves: Mapping[str, Mapping[str, Points]]) -> None:
+    """Let a panel have a logarithmic scale where its values are positive and the largest would hide all others."""
+    values = [
+        value
+        for metrics in curves.values()
+        for name in names
+        for _, value in metrics.get(name, ())
+        if math.isfinite(value)
+    ]
+    if values and 0 < min(values) < max(values) / WIDE:
+        axis.set_yscale("log")
 
 
 def draw_curve(axis: Axes, label: str, points: Points, colour: str, *, dashed: bool = False) -> None:
