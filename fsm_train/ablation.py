@@ -138,7 +138,7 @@ class Ablation:
 
     def _drawings(self) -> Iterator[str]:
         """The difference of each variant with its error, on one scale; "" where it is not finite."""
-        from .core.svg import interval  # which is of no use but in a notebook
+        from .core.drawing import interval  # which is of no use but in a notebook
 
         ends = []
         for row in self.rows:

@@ -112,7 +112,7 @@ class LrFound:
         return properties("LrFound", self._parts())
 
     def _repr_html_(self) -> str:
-        from .core.svg import drawing  # which is of no use but in a notebook
+        from .core.drawing import drawing  # which is of no use but in a notebook
 
         rates = [math.log(max(rate, sys.float_info.min)) for rate in self.rates]
         mark = None if self._no_suggestion() else math.log(self.suggestion)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm_train import State
-from fsm_train.core.svg import MOST, MOST_CURVES, drawing, history_rows, interval
+from fsm_train.core.drawing import MOST, MOST_CURVES, drawing, history_rows, interval
 from fsm_train.testing import simulate
 
 NAN, INF = math.nan, math.inf
