@@ -66,6 +66,8 @@ __all__ = [
     "load_weights",
     "on",
     "over_all",
+    "plot_history",
+    "plot_schedule",
     "predict",
     "profiled",
     "replay",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:
     from .checkpoints.api import restore
     from .data import together
     from .eventlog import EventLog, LogError, replay, what_if
+    from .plots import plot_history, plot_schedule
     from .profiling import profiled
     from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
@@ -133,6 +136,7 @@ else:
             ),
             ".eventlog.recorded": ("Recorded",),
             ".lr_finder": ("LrFound", "find_lr"),
+            ".plots": ("plot_history", "plot_schedule"),
             ".worlds.registry": ("carries_out",),
             ".supervised.exchanged": ("weights",),
             ".supervised.prediction": ("predict",),

@@ -17,6 +17,7 @@ from .core.phase import Phase
 from .core.representation import cut, html_table, middle_out
 from .core.state import State
 from .interpreter import run_to_its_end
+from .wording import pluralize
 
 
 @attrs.frozen
@@ -129,8 +130,24 @@ class Ablation:
         return "\n".join([f"Ablation of {self.monitor} over {len(self.seeds)} seeds", *middle_out(lines)])
 
     def _repr_html_(self) -> str:
-        head = ("variant", "mean ± spread", "difference ± its standard error", "verdict")
-        return html_table(f"{self.monitor} over {len(self.seeds)} seeds", self._cells(), head)
+        head = ("variant", "mean ± spread", "difference ± its standard error", "", "verdict")
+        better = "smaller" if self.mode == "min" else "larger"
+        caption = f"{self.monitor} over {pluralize(len(self.seeds), 'seed')}, {better} is better"
+        cells = zip(self._cells(), self._drawings(), strict=True)
+        return html_table(caption, ((*row[:3], drawn, row[3]) for row, drawn in cells), head)
+
+    def _drawings(self) -> Iterator[str]:
+        """The difference of each variant with its error, on one scale; "" where it is not finite."""
+        from .core.drawing import interval  # which is of no use but in a notebook
+
+        ends = []
+        for row in self.rows:
+            error = 0.0 if math.isnan(row.error) else row.error
+            ends.append((row.difference - error, row.difference, row.difference + error))
+        finite = [end for triple in ends for end in triple if math.isfinite(end)]
+        span = min(finite, default=0.0), max(finite, default=0.0)
+        for row, triple in zip(self.rows, ends, strict=True):
+            yield "" if row is self.rows[0] or not all(map(math.isfinite, triple)) else interval(*triple, span)
 
     def _cells(self) -> Iterator[tuple[str, str, str, str]]:
         for row in self.rows:

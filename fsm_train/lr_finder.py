@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,9 @@ class LrFound:
     def suggestion(self) -> float:
         """The rate at which the smoothed loss falls fastest over log(rate), before its lowest point.
 
+        How fast it falls is seen over a twentieth of the rates to either side. The first tenth of them is left out, as
+        fastai does, unless the lowest point is there: so few losses are averaged then that most of it is chance.
+
         Raises:
             ValueError: fewer than three rates were tried, or the loss fell with none of them, or by no more
                 than it varies from batch to batch.
@@ -52,8 +56,11 @@ class LrFound:
         if why := self._no_suggestion():
             raise ValueError(why)
         lowest = self.smoothed.index(min(self.smoothed))
-        middles = range(1, max(lowest, 2))
-        return self.rates[min(middles, key=lambda i: self.smoothed[i + 1] - self.smoothed[i - 1])]
+        side = max(1, min(len(self.rates) // 20, lowest // 2))
+        first = len(self.rates) // 10
+        first = side if first < side or first > lowest - side else first
+        middles = range(first, max(lowest - side, first) + 1)
+        return self.rates[min(middles, key=lambda i: self.smoothed[i + side] - self.smoothed[i - side])]
 
     def _no_suggestion(self) -> str | None:
         """Why these losses suggest no rate; None if they do."""
@@ -73,32 +80,45 @@ class LrFound:
             )
         return None
 
-    def plot(self, axes: Axes | None = None) -> Axes:
-        """Plot the losses over the rates, with the suggestion if there is one; needs matplotlib.
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plot the losses over the rates, with the suggestion if there is one; needs matplotlib (the extra: plot).
+
+        Where single losses leave the range of the smoothed ones, as they do when the training diverges, they are
+        cut off: else they would hide where the smoothed loss fell.
 
         Args:
-            axes: where to plot; by default the axes of a new figure.
+            ax: where to plot; by default the axes of a new figure.
 
         Returns:
             The axes.
-        """
-        if axes is None:
-            import matplotlib.pyplot as plt
 
-            axes = plt.figure().add_subplot()
-        axes.plot(self.rates, self.losses, alpha=0.3, label="loss")
-        axes.plot(self.rates, self.smoothed, label="smoothed")
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        from .plots import new_axes
+
+        axis = new_axes("LrFound.plot")[0] if ax is None else ax
+        axis.plot(self.rates, self.losses, alpha=0.3, label="loss")
+        axis.plot(self.rates, self.smoothed, label="smoothed")
         if not self._no_suggestion():
-            axes.axvline(self.suggestion, linestyle=":", label=f"suggestion {self.suggestion:.2g}")
-        axes.set(xscale="log", xlabel="learning rate", ylabel="loss")
-        axes.legend()
-        return axes
+            axis.axvline(self.suggestion, color="C2", linestyle=":", label=f"suggestion {self.suggestion:.2g}")
+        axis.set(xscale="log", xlabel="learning rate", ylabel="loss")
+        if (low := min(self.smoothed, default=0.0)) < (high := max(self.smoothed, default=0.0)):
+            axis.set_ylim(low - (high - low) / 2, high + (high - low) / 4)
+        axis.legend()
+        return axis
 
     def __repr__(self) -> str:
         return properties("LrFound", self._parts())
 
     def _repr_html_(self) -> str:
-        return html_table("LrFound", self._parts())
+        from .core.drawing import drawing  # which is of no use but in a notebook
+
+        rates = [math.log(max(rate, sys.float_info.min)) for rate in self.rates]
+        mark = None if self._no_suggestion() else math.log(self.suggestion)
+        curves = drawing(rates, [self.losses, self.smoothed], size=(320, 120), mark=mark)
+        rows: list[tuple[str, str]] = [*self._parts(), ("losses over log(rate)", curves)]
+        return html_table("LrFound", rows if self.rates else self._parts())
 
     def _parts(self) -> list[tuple[str, str]]:
         if not self.rates:

@@ -115,6 +115,7 @@ class Watch:
                 "%s leaves forward and loss as they are, since these look between them: %s", idle, ", ".join(between)
             )
         self.callbacks = callbacks
+        self.work = work
         self.folders = _folders(callbacks)
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
         self.sinks = [Guarded(sink, work.undisturbed) for sink in sinks]
@@ -154,6 +155,11 @@ class Watch:
         """Tell the sinks that a run begins. If Ctrl-C comes meanwhile, they are told nothing more but its end."""
         try:
             for sink in self.sinks:
+                if hasattr(sink.sink, "preview"):
+                    from .sinks.overview import overview_of  # which a run that nobody watches does without
+
+                    overview = overview_of(self.callbacks, [each.sink for each in self.sinks], self.work.sensors)
+                    sink.tell("preview", overview, self.work)
                 sink.tell("open", state, self.callbacks)
         except BaseException:
             for sink in self.sinks:

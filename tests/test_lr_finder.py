@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import Flag, LrFound, Phase, Scripted, State, Supervised, Transition, find_lr, on, run, start
 from fsm_train.callbacks import ema
 from fsm_train.lr_finder import lr_range_test
 from fsm_train.testing import at, drive
 from tests.diabetes_training import batches, net, workload
-from tests.models import Noisy, digits, network, shuffled
+from tests.models import Noisy, diabetes, digits, network, shuffled
 
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 
@@ -119,6 +119,29 @@ def test_suggestion_is_where_the_loss_falls_fastest() -> None:
         _ = LrFound((1.0, 2.0), (1.0, 1.0), (1.0, 1.0)).suggestion
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_chance_in_the_first_losses_suggests_nothing(seed: int) -> None:
+    """Small batches lose more or less by chance: a rate at which nothing is learned yet is not the steepest."""
+    torch.manual_seed(seed)
+    inputs, target = diabetes().tensors
+    data = shuffled(TensorDataset(10 * inputs, target))
+    model = torch.nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    found = find_lr(start(Supervised(model, optimizer, nn.MSELoss(), data), epochs=1, seed=seed))
+
+    assert 3e-3 < found.suggestion < 0.3
+
+
+def test_suggestion_comes_before_the_lowest_loss_wherever_that_is() -> None:
+    """Also where it is among the first of many rates."""
+    for lowest in range(1, 100):
+        losses = tuple(float(abs(at - lowest)) for at in range(100))
+        rates = tuple(1e-7 * 1.2**at for at in range(100))
+
+        assert LrFound(rates, (), losses).suggestion <= rates[lowest]
+
+
 def test_plot_shows_what_was_found() -> None:
     """On axes of its own, or on those that are given."""
     matplotlib = pytest.importorskip("matplotlib")
@@ -134,6 +157,19 @@ def test_plot_shows_what_was_found() -> None:
     assert found.plot(own) is own
     rising = LrFound((0.1, 1.0, 10.0), (1.0, 2.0, 4.0), (1.0, 2.0, 4.0)).plot(pyplot.subplots()[1])
     assert [line.get_label() for line in rising.lines] == ["loss", "smoothed"]
+    assert LrFound((0.1,), (3.0,), (3.0,)).plot().get_xlabel() == LrFound((), (), ()).plot().get_xlabel()
+    pyplot.close("all")
+
+
+def test_plot_is_not_flattened_by_a_loss_that_diverged() -> None:
+    """The smoothed losses fill it, whatever a single batch lost."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = LrFound((0.1, 1.0, 10.0), (3.0, 2.0, 900.0), (3.0, 2.0, 6.0)).plot()
+
+    assert axes.get_ylim() == (0.0, 7.0)
     pyplot.close("all")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from ..core.errors import FsmTrainError
 from ..wording import escaped
+from .standard_input import with_standard_input
 from .status import AGREES, INTERRUPTED, UNREADABLE
 
 COMMANDS = {
@@ -28,6 +29,7 @@ COMMANDS = {
     "plot": "Draw the metrics of trainings over the epochs (needs the extra: plot).",
     "view": "Make a page on which one looks at trainings line by line: curves, decisions, states.",
     "graph": "Draw the machine.",
+    "completion": "Write the script that lets a shell complete commands and options.",
 }
 """The commands and their help. The module of a command has `add_arguments(parser)` and `run(options) -> status`."""
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know each character of a log
-    options = _parser(arguments).parse_args(arguments)
+    options = parsers(arguments)[0].parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         status = run(options)
@@ -58,23 +60,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _parser(arguments: Collection[str]) -> argparse.ArgumentParser:
-    """The parser of all commands; only modules of commands that are among the arguments are imported."""
+def parsers(arguments: Collection[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of all commands, and that of each by its name.
+
+    Only modules of commands that are among the arguments are imported. The parsers of others know no argument.
+    """
     parser = argparse.ArgumentParser(
         prog="fsm-train",
         description="Look at, replay, vary and compare the logs of trainings; verify checkpoints, and write weights.",
-        epilog="Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
+        epilog="A log that is called - is standard input. "
+        "Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    each: dict[str, argparse.ArgumentParser] = {}
     for name, text in COMMANDS.items():
-        command = commands.add_parser(name, help=text, description=text)
+        each[name] = command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="write JSON")
         if name in arguments:
             module = importlib.import_module(f".{name.replace('-', '_')}", __name__)
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
-    return parser
+            reads_pipes = getattr(module, "READS_STANDARD_INPUT", False)
+            command.set_defaults(run=module.run if reads_pipes else with_standard_input(module.run))
+    return parser, each
 
 
 class _ShowVersion(argparse.Action):

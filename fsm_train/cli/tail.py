@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,10 +21,16 @@ from ..eventlog.reader import Line, record_of
 from ..eventlog.render import line_as_text
 from ..wording import escaped
 from .output import write_json
+from .standard_input import STANDARD_INPUT, standard_input
 from .status import AGREES
+
+READS_STANDARD_INPUT = True
+"""A log that is called `-` is shown as it comes, not when it is over."""
 
 POLL_SECONDS = 0.2
 """How long to wait for a new line before looking again."""
+
+_TOO_LONG = f"it is longer than {MAX_LINE_BYTES >> 20} MiB"
 
 GONE_SECONDS = 3.0
 """How long to wait for a new log where the old one was deleted."""
@@ -36,20 +42,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.log == STANDARD_INPUT:
+        _show(lines_from(standard_input()), options)
+        return AGREES
     path = Path(options.log)
     while True:
         try:
-            for line in follow(path):
-                if options.all or line.phase in (Phase.EPOCH_END, *FINAL):
-                    if options.json:
-                        write_json(_as_json(line))
-                    else:
-                        print(line_as_text(line))
-                    sys.stdout.flush()
+            _show(follow(path), options)
         except BegunAnewError as error:
             print(f"fsm-train: {escaped(error)}", file=sys.stderr)
         else:
             return AGREES
+
+
+def _show(lines: Iterable[Line], options: argparse.Namespace) -> None:
+    for line in lines:
+        if options.all or line.phase in (Phase.EPOCH_END, *FINAL):
+            if options.json:
+                write_json(_as_json(line))
+            else:
+                print(line_as_text(line))
+            sys.stdout.flush()
+
+
+def lines_from(stream: BinaryIO) -> Iterator[Line]:
+    """The lines of a log that comes through a pipe, each as soon as it is there, until the pipe is closed.
+
+    Raises:
+        LogError: the log is damaged.
+    """
+    checked = LineChecker(Path("standard input"))
+    number = 0
+    while raw := stream.readline(MAX_LINE_BYTES + 1):
+        number += 1
+        if len(raw) > MAX_LINE_BYTES:
+            raise LogError(_TOO_LONG, path=checked.path, line=number)
+        entry = checked.check(number, raw)
+        if entry is not None and entry.event != HISTORY and isinstance(line := record_of(entry), Line):
+            yield line
 
 
 class BegunAnewError(LogError):
@@ -70,7 +100,7 @@ def follow(path: Path) -> Iterator[Line]:
             start = file.tell()
             raw = file.readline(MAX_LINE_BYTES + 1)
             if len(raw) > MAX_LINE_BYTES:
-                raise LogError(f"it is longer than {MAX_LINE_BYTES >> 20} MiB", path=str(path), line=number + 1)
+                raise LogError(_TOO_LONG, path=str(path), line=number + 1)
             if raw.endswith(b"\n"):
                 number += 1
                 try:

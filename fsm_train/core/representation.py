@@ -11,6 +11,12 @@ from html import escape
 WIDTH, HEIGHT = 80, 24
 
 
+class Html(str):
+    """Text that is HTML already, such as a drawing: it is not escaped."""
+
+    __slots__ = ()
+
+
 def cut(line: str, width: int = WIDTH) -> str:
     """The line, or its beginning and an ellipsis where it is wider than `width` characters.
 
@@ -46,15 +52,23 @@ def properties(name: str, values: Iterable[tuple[str, object]]) -> str:
 
 
 def html_table(caption: str, rows: Iterable[Sequence[object]], head: Sequence[object] = ()) -> str:
-    """A table in HTML. The first cell of each row is its heading.
+    """A table in HTML. The first cell of each row is its heading, and the last one fills the row.
 
     >>> html_table("Pair", [("first", "<1>")])
     '<table><caption>Pair</caption><tr><th>first</th><td>&lt;1&gt;</td></tr></table>'
     """
-    first = "".join(f"<th>{escape(str(cell))}</th>" for cell in head)
-    body = (
-        f"<tr><th>{escape(str(name))}</th>{''.join(f'<td>{escape(str(cell))}</td>' for cell in cells)}</tr>"
-        for name, *cells in rows
-    )
+    first = "".join(f"<th>{_cell(cell)}</th>" for cell in head)
+    rows = list(rows)
+    columns = max(map(len, rows), default=1)
+    body = []
+    for name, *cells in rows:
+        filled = [f"<td>{_cell(cell)}</td>" for cell in cells]
+        if cells and len(cells) + 1 < columns:
+            filled[-1] = f'<td colspan="{columns - len(cells)}">{_cell(cells[-1])}</td>'
+        body.append(f"<tr><th>{_cell(name)}</th>{''.join(filled)}</tr>")
     header = f"<tr>{first}</tr>" if head else ""
-    return f"<table><caption>{escape(caption)}</caption>{header}{''.join(body)}</table>"
+    return f"<table><caption>{_cell(caption)}</caption>{header}{''.join(body)}</table>"
+
+
+def _cell(value: object) -> str:
+    return value if isinstance(value, Html) else escape(str(value))

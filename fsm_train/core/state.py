@@ -193,7 +193,10 @@ class State(Draft):
         return f"State({self.phase.value}: {'; '.join(text for _, text in self._in_short())})"
 
     def _repr_html_(self) -> str:
-        return html_table(f"State at {self.phase.value}", self._in_short())
+        from .drawing import history_rows  # which is of no use but in a notebook
+
+        notes = [("note", note) for note in self.notes]
+        return html_table(f"State at {self.phase.value}", [*self._in_short(), *notes, *history_rows(self.history)])
 
     @property
     def draining(self) -> bool:

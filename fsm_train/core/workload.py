@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .arguments import check_state, kind_of
 from .callback import Callback
@@ -18,6 +18,9 @@ from .reductions import Reduction
 from .state import Hyper, State
 from .table import Outcome
 from .transition import Command
+
+if TYPE_CHECKING:
+    from .model_part import ModelPart
 
 BRACKETS = frozenset(
     {
@@ -118,6 +121,11 @@ class Workload(Protocol):
     @property
     def batches_per_epoch(self) -> int | None:
         return None
+
+    @property
+    def model_parts(self) -> Sequence[ModelPart]:
+        """What the model consists of, with the parameters of each part: for people. By default, nothing."""
+        return ()
 
     @property
     def reductions(self) -> Mapping[str, Reduction]:

@@ -10,6 +10,7 @@ import functools
 import importlib
 import logging
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
@@ -38,6 +39,7 @@ class PlainDisplay:
     def __init__(self, console: Console, layout: Callable[[Row], Iterable[str]] = one_line) -> None:
         self._console = console
         self._layout = layout
+        self.width = console.width  # of a line, for what is to fit one
 
     def show_row(self, row: Row) -> None:
         for line in self._layout(row):
@@ -58,6 +60,10 @@ class PlainDisplay:
             # rich exits the program when the reader of the pipe has ended; a training must not end for that.
             raise BrokenPipeError("its output is closed") from error
 
+    def show_text(self, line: str) -> None:
+        """Show a message. In a terminal it is broken between words; a file has it on one line, to be searched."""
+        self.show_line(line)
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -73,6 +79,11 @@ class TerminalDisplay(PlainDisplay):
         streams = [console.file, *(stream for stream, tty in ((sys.stdout, out), (sys.stderr, err)) if tty)]
         self._live.start()
         self._restore_logging = _log_above(console, streams)
+
+    def show_text(self, line: str) -> None:
+        # The terminal itself would break it within words.
+        for part in textwrap.wrap(line, self.width, break_long_words=False, break_on_hyphens=False) or [line]:
+            self.show_line(part)
 
     def show_bar(self, bar: Bar) -> None:
         # Two columns stay free for the ^C that a terminal shows, which would otherwise start a new line.
@@ -114,7 +125,7 @@ def open_display(console: Console, metrics: Sequence[str]) -> PlainDisplay:
     if console.is_jupyter:
         return NotebookDisplay(console, Columns(metrics).lines)
     if console.is_interactive:
-        return TerminalDisplay(console, Columns(metrics).lines)
+        return TerminalDisplay(console, Columns(metrics, console.width).lines)
     return PlainDisplay(console)
 
 

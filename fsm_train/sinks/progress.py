@@ -11,15 +11,17 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from ..core.callback import Callback
+from ..core.checks import check_bool
 from ..core.phase import FINAL, Phase
 from ..core.state import Hyper, State
 from ..core.transition import Transition
+from ..core.workload import Workload
 from ..wording import duration, reached_limit
 from .base import Sink
 from .progress_text import Bar, bar_of, ending_of, row_of
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .displays import PlainDisplay
+    from .overview import Overview
+    from .summary import Summary
 
 _logger = logging.getLogger("fsm_train")
 
@@ -37,13 +41,23 @@ BETWEEN_BATCHES = frozenset({Phase.EPOCH_BEGIN, Phase.VALID_BEGIN, Phase.VALID_E
 """Phases with a bar that the interpreter does not throttle: it throttles the phases of a batch only."""
 
 
-def progress(*, interval: float = 0.1, console: Console | None = None, metrics: Sequence[str] | None = None) -> Sink:
+def progress(
+    *,
+    interval: float = 0.1,
+    console: Console | None = None,
+    metrics: Sequence[str] | None = None,
+    summary: bool | None = None,
+) -> Sink:
     """Show how far the training is: a bar for the current epoch, and a row for each finished one.
 
     In a terminal the rows are permanent and only the bar below them is live, so that a thousand epochs
     scroll like any other output. In a notebook the bar stands above the rows. Elsewhere (a file, a
     pipe, a dumb terminal) there is one line per epoch; then batches are not watched and no loss is
     read. The last line says how the training ended.
+
+    In a terminal, tables stand before the first row: the parts of the model with their parameters, who is consulted or
+    looks at which phase, and which facts are measured for that, at what cost. After the last line stand the best values
+    of what was monitored, and where log and checkpoints are.
 
     Messages of the logger "fsm_train" (a summary of the training, and advice to make it faster) are
     shown too, unless the program has a logging handler of its own.
@@ -65,21 +79,27 @@ def progress(*, interval: float = 0.1, console: Console | None = None, metrics: 
         interval: the least number of seconds between two updates of the bar, and two readings of the loss.
         console: where to show it; the default is standard output.
         metrics: the names of the metrics to show, in this order; the default is all of them.
+        summary: whether the tables are shown, True also in a file or a notebook; the default is in a terminal alone,
+            and before the rows once for each workload.
 
     Raises:
-        ValueError: the interval is negative or not finite.
+        ValueError: the interval is negative or not finite, or `summary` is no bool.
         TypeError: `metrics` is a single name, or contains something that is not a name.
     """
     if not (math.isfinite(interval) and interval >= 0):
         raise ValueError(f"interval={interval!r}: give seconds, 0 to draw after every batch")
     if isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics or ()):
         raise TypeError(f"metrics={metrics!r}: give a list of names, for example ['train_loss', 'valid_loss']")
+    if summary is not None:
+        check_bool("summary", summary)
     from . import displays
 
     names = None if metrics is None else tuple(metrics)
     console = displays.standard_output() if console is None else console
     live = console.is_jupyter or console.is_interactive
-    return Progress(lambda: displays.open_display(console, names or ()), live, interval, names)
+    watched = console.is_interactive and not console.is_jupyter and console.file.isatty()
+    tables = watched if summary is None else summary
+    return Progress(lambda: displays.open_display(console, names or ()), live, interval, names, tables)
 
 
 class Progress(Sink):
@@ -90,6 +110,7 @@ class Progress(Sink):
         live: whether the display has a bar.
         interval: the least number of seconds between two updates of the bar.
         metrics: the names of the metrics to show; None for all.
+        tables: whether tables are shown at the beginning and at the end.
 
     Attributes:
         at, needs, interval: as every sink has them.
@@ -98,25 +119,44 @@ class Progress(Sink):
     draws = False
 
     def __init__(
-        self, open_display: Callable[[], PlainDisplay], live: bool, interval: float, metrics: tuple[str, ...] | None
+        self,
+        open_display: Callable[[], PlainDisplay],
+        live: bool,
+        interval: float,
+        metrics: tuple[str, ...] | None,
+        tables: bool = False,
     ) -> None:
         self._open_display = open_display
         self._metrics = metrics
+        self._tables = tables
+        self._summary: Summary | None = None
         self.interval = interval
         # Without a bar the phases of a batch are not watched: then they can be fused, and no loss is read.
-        self.at = (*ROWS_AT, *BAR_AT) if live else ROWS_AT
+        self.at = (*ROWS_AT, *BAR_AT) if live else (*ROWS_AT, Phase.VALID_END) if tables else ROWS_AT
         self.needs = frozenset({"loss"}) if live else frozenset[str]()
+
+    def preview(self, overview: Overview, workload: Workload) -> None:
+        """A run begins: who looks where, what is measured, and what is trained. Called before `open`."""
+        if self._tables:
+            from .summary import Summary  # which is of no use where nobody watches
+
+            self._summary = Summary(overview, workload)
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         self._tracker = _Tracker.at_start(state, time.monotonic())
         self._display = self._open_display()
-        self._log_handler = _LogHandler(self._display.show_line)
+        self._log_handler = _LogHandler(self._display.show_text)
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         tracker, now = self._tracker, time.monotonic()
         tracker.update(state, now)
+        if self._summary is not None:
+            self._show(self._summary.see(state, self._display.width))
         if state.phase in FINAL:
-            self._display.show_line(f"{ending_of(state, tracker.epoch)}  {duration(now - tracker.run_start)}")
+            seconds = now - tracker.run_start
+            self._display.show_line(f"{ending_of(state, tracker.epoch)}  {duration(seconds)}")
+            if self._summary is not None:
+                self._show(self._summary.end(state, seconds, self._display.width))
         elif state.phase is Phase.EPOCH_END:
             seconds = now - tracker.epoch_start
             self._display.show_row(row_of(state, lr=tracker.lr_of_epoch(state), seconds=seconds, metrics=self._metrics))
@@ -126,7 +166,12 @@ class Progress(Sink):
         elif self._is_due(state.phase, now):
             self._display.show_bar(tracker.bar(state))
 
+    def _show(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._display.show_line(line)
+
     def close(self) -> None:
+        self._summary = None  # which may hold on to the model
         self._log_handler.detach()
         self._display.close()
 
@@ -238,12 +283,12 @@ class _LogHandler(logging.Handler):
     """Shows messages of the package from INFO on, unless the program has a logging handler of its own.
 
     Args:
-        show_line: shows a line of text.
+        show_text: shows a line of text.
     """
 
-    def __init__(self, show_line: Callable[[str], None]) -> None:
+    def __init__(self, show_text: Callable[[str], None]) -> None:
         super().__init__(logging.INFO)
-        self._show_line = show_line
+        self._show_text = show_text
         self._level_before: int | None = None
         if not _logger.hasHandlers():
             self._level_before = _logger.level
@@ -253,7 +298,7 @@ class _LogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(BrokenPipeError):  # the next row raises it too, and the sink is switched off then
             for line in record.getMessage().splitlines():
-                self._show_line(line)
+                self._show_text(line)
 
     def detach(self) -> None:
         """Leave the logger as it was."""

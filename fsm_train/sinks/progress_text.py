@@ -130,10 +130,12 @@ class Columns:
 
     Args:
         metrics: the names of metrics that have a column from the start.
+        width: the most characters of a line, where columns are no wider than they must; None for any number.
     """
 
-    def __init__(self, metrics: Sequence[str]) -> None:
+    def __init__(self, metrics: Sequence[str], width: int | None = None) -> None:
         self._metrics = list(metrics)
+        self._width = width
         self._widths: dict[str, int] = {}
 
     def lines(self, row: Row) -> Iterator[str]:
@@ -141,15 +143,15 @@ class Columns:
         self._metrics += [name for name in row.metrics if name not in self._metrics]
         metrics = {name: row.metrics.get(name, "-") for name in self._metrics}
         cells = {"epoch": row.epoch, **metrics, "lr": row.lr or "-", "time": row.time}
-        widths = {name: max(len(name), len(text), self._width(name)) for name, text in cells.items()}
+        # A column never gets narrower, so that the rows below one another stay aligned.
+        least = {name: max(len(name), len(text), self._widths.get(name, 0)) for name, text in cells.items()}
+        widths = {name: max(size, _MIN_WIDTHS.get(name, _MIN_NUMBER_WIDTH)) for name, size in least.items()}
+        if self._width is not None and sum(widths.values()) + 2 * (len(widths) - 1) > self._width:
+            widths = least
         if widths != self._widths:
             self._widths = widths
             yield "  ".join(name.rjust(width) for name, width in widths.items())
         yield "  ".join(text.rjust(widths[name]) for name, text in cells.items())
-
-    def _width(self, name: str) -> int:
-        """The least width of a column: a column never gets narrower."""
-        return self._widths.get(name, _MIN_WIDTHS.get(name, _MIN_NUMBER_WIDTH))
 
 
 def _out_of(count: int, limit: int | None) -> str:

@@ -22,6 +22,7 @@ from ..core.arguments import takes_by_name
 from ..core.callback import Callback
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
+from ..core.model_part import ModelPart
 from ..core.phase import BATCH_PHASES
 from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
@@ -49,6 +50,7 @@ from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
+from .model_parts import model_parts
 from .own_backward import Backward
 from .parallel import Parallel, across_ranks
 from .param_groups import check_parameters
@@ -265,6 +267,10 @@ class Supervised(Stepping, Checkpointable):
             facts["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
         facts |= {name: 1.0 for saver in self.saves.unsaved if (name := f"{UNSAVED}{saver}") in names}
         return read_in_one_transfer(facts)
+
+    @property
+    def model_parts(self) -> Sequence[ModelPart]:
+        return model_parts(self)
 
     @property
     def notes(self) -> Sequence[str]:

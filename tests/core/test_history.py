@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import csv
+import io
 import json
 import pickle
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -159,6 +162,19 @@ def test_it_is_written_as_a_tuple_is() -> None:
     assert json.loads(json.dumps(list(state().history))) == list(LOSSES)
     assert same(state().history, tuple(state().history))
     assert not same(state().history, tuple(state().history)[1:])
+
+
+def test_it_is_what_a_table_is_made_of() -> None:
+    """A sequence of dictionaries, as `pandas.DataFrame` takes it: each metric is a column, in the order it came."""
+    history = as_history([{"train_loss": 2.0}, {"train_loss": 1.0, "valid_loss": 0.5}])
+
+    assert isinstance(history, Sequence)
+    assert all(isinstance(metrics, dict) for metrics in history)
+    with io.StringIO() as table:
+        writer = csv.DictWriter(table, dict.fromkeys(name for metrics in history for name in metrics))
+        writer.writeheader()
+        writer.writerows(history)
+        assert table.getvalue().split() == ["train_loss,valid_loss", "2.0,", "1.0,0.5"]
 
 
 def test_what_grows_from_nothing_is_not_kept_alive() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from fsm_train import Supervised
 from fsm_train.ablation import Ablation, Variant
-from fsm_train.core.representation import HEIGHT, WIDTH, html_table, properties
+from fsm_train.core.representation import HEIGHT, WIDTH, Html, html_table, properties
 from fsm_train.lr_finder import LrFound
 
 X, Y = torch.zeros(4, 3), torch.zeros(4, 1)
@@ -101,6 +102,33 @@ def test_ablation_shows_what_each_variant_did() -> None:
     ]
 
 
+def test_ablation_draws_its_differences_in_a_notebook() -> None:
+    """On one scale; what is not finite is no drawing, and a single seed has no error to draw."""
+    base = (1.0, 1.2)
+    rows = (
+        *(Variant("all", base, base), Variant("without a", (2.0, 2.3), base, "a")),
+        *(Variant("without b", (math.inf, 1.0), base, "b"), Variant("none", (2.0, 1.0), base)),
+    )
+    html = Ablation("valid_loss", "min", (0, 1), rows)._repr_html_()
+
+    assert [row.count("<svg") for row in html.split("<tr>")[2:]] == [0, 1, 0, 1]
+    assert "valid_loss over 2 seeds, smaller is better" in html
+    one = Ablation("valid_accuracy", "max", (0,), (Variant("all", (1.0,), (1.0,)), Variant("none", (0.5,), (1.0,))))
+    assert "valid_accuracy over 1 seed, larger is better" in one._repr_html_()
+    assert "M3.0,7H3.0" in one._repr_html_()
+    for table in (html, one._repr_html_()):
+        ElementTree.fromstring(table)
+
+
+def test_rates_are_drawn_in_a_notebook() -> None:
+    """The losses over the rates, and where there is a suggestion, where it is."""
+    falling, rising = (3.0, 2.0, 1.0, 4.0), (1.0, 2.0, 3.0, 4.0)
+    for losses, dotted in ((falling, 1), (rising, 0)):
+        html = LrFound((0.0, 1e-2, 1e-1, 1.0), losses, losses)._repr_html_()
+        assert (html.count("<svg"), html.count("stroke-dasharray")) == (1, dotted)
+        ElementTree.fromstring(html)
+
+
 def test_rates_are_summed_up() -> None:
     """Instead of some hundred numbers: what to use, what was tried, and where the loss was lowest."""
     found = LrFound((1e-3, 1e-2, 1e-1, 1.0), (3.0, 2.0, 1.0, 4.0), (3.0, 2.0, 1.0, 4.0))
@@ -121,6 +149,16 @@ def test_html_is_escaped() -> None:
     assert table == (
         "<table><caption>&lt;c&gt;</caption><tr><th>&lt;h&gt;</th><th>v</th></tr>"
         "<tr><th>&lt;n&gt;</th><td>&lt;script&gt;&amp;</td></tr></table>"
+    )
+
+
+def test_a_drawing_is_not_escaped() -> None:
+    """It is HTML already; and the last cell of a row that is shorter than others fills it."""
+    table = html_table("c", [("a", "1"), ("b", Html("<svg/>"), "2"), ("empty",)])
+
+    assert table == (
+        '<table><caption>c</caption><tr><th>a</th><td colspan="2">1</td></tr>'
+        "<tr><th>b</th><td><svg/></td><td>2</td></tr><tr><th>empty</th></tr></table>"
     )
 
 
