@@ -51,6 +51,8 @@ def with_standard_input(run: Callable[[argparse.Namespace], int]) -> Callable[[a
             return run(options)
         if logs.count(STANDARD_INPUT) > 1:
             raise UsageError("two logs are -, and standard input can be read once")
+        if getattr(options, "output", "") is None:
+            raise UsageError("standard input has no folder to write beside it: say where with -o")
         with _in_a_file() as path:
             for name, value in given.items():
                 named = [path if log == STANDARD_INPUT else log for log in value] if isinstance(value, list) else path

@@ -139,3 +139,16 @@ def test_a_tail_refuses_a_line_without_an_end(capsys: Captured, monkeypatch: pyt
 
     assert main(["tail", "-"]) == 2
     assert "standard input, line 1: it is longer than 16 MiB" in capsys.readouterr().err
+
+
+def test_page_of_standard_input_needs_a_place(
+    log: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the pipe there is no folder; with -o there is one."""
+    pipe(Path(log).read_bytes(), monkeypatch)
+    assert main(["view", "-"]) == 2
+    assert "say where with -o" in capsys.readouterr().err
+
+    pipe(Path(log).read_bytes(), monkeypatch)
+    assert main(["view", "-", "-o", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").stat().st_size > 10_000
