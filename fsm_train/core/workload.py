@@ -128,7 +128,7 @@ class Workload(Protocol):
     def known_sizes(self) -> tuple[int, float, float] | None:
         """Of the pass over the training data that was opened last: its batches, what each counts, what the last counts.
 
-        None, the default, where that is not known. Ranks that know the same need not ask each other for each batch.
+        None, the default, where that is not known. Ranks that all know need not ask each other for each batch.
         """
         return None
 

@@ -4,8 +4,8 @@ Rule of this file: it says when the ranks exchange, and about what. What follows
 in `core/reductions.py` one number of many, in `passes.py` the end of the data, in `disagreement.py` what differs.
 
     once for each run       prepare, reposition, finish; the seconds that it took
-    for each epoch          open (are the shares even?), the training metrics; the same for a validation
-    for each batch          nothing where the shares are even, but for a look for signals several times a second; else
+    for each epoch          open (what is known of the shares?), the training metrics; the same for a validation
+    for each batch          nothing where the shares are known, but for a look for signals several times a second; else
                             one exchange for each fetch
     at a watched phase      one exchange where facts are needed
     before SaveCheckpoint   one
@@ -224,19 +224,23 @@ class Agreed(WorkloadProxy):
         now = self._train
         now.take(own)
         self._rank_weights = {}
-        self._meeting.batches += 1
-        if now.even:
-            self._look_for_signals()
-            self.wrapped.set_rank_weight(1.0)
-            return None if own is None else union_size([own] * self._meeting.ranks)
-        rows = self._meeting.meet(Topic.FETCH, float(own is not None), own or 0.0)
-        there, sizes = [bool(values[0]) for values in rows], [values[1] for values in rows]
-        if not all(there):
-            self._left_out.add(there, self._known_batches, now.fetched - 1)
+        sizes = self._sizes(Topic.FETCH, now, own)
+        there = [size for size in sizes if size is not None]
+        if len(there) < len(sizes):
+            self._left_out.add([size is not None for size in sizes], self._known_batches, now.fetched - 1)
             now.size = None
             return None
-        self.wrapped.set_rank_weight(rank_weight(own or 0.0, sizes))
-        return union_size(sizes)
+        self.wrapped.set_rank_weight(rank_weight(own or 0.0, there))
+        return union_size(there)
+
+    def _sizes(self, topic: Topic, now: Pass, own: float | None) -> list[float | None]:
+        """What the batch that each rank fetched counts; None for one that has none. Asked if not all ranks know."""
+        self._meeting.batches += 1
+        if now.of_all:
+            self._look_for_signals()
+            return now.sizes()
+        rows = self._meeting.meet(topic, float(own is not None), own or 0.0)
+        return [values[1] if values[0] else None for values in rows]
 
     def backward(self, *state: State) -> None:
         self._blaming(self.wrapped.backward)(*self._given(Operation.BACKWARD, *state))
@@ -262,16 +266,11 @@ class Agreed(WorkloadProxy):
         own = self.wrapped.fetch_valid(*self._given(Operation.FETCH_VALID, *state))
         now = self._valid
         now.take(own)
-        self._meeting.batches += 1
-        if now.even:
-            self._look_for_signals()
-            now.of_any += own is not None
-            return None if own is None else union_size([own] * self._meeting.ranks)
-        rows = self._meeting.meet(Topic.FETCH_VALID, float(own is not None), own or 0.0)
-        if not any(values[0] for values in rows):
+        there = [size for size in self._sizes(Topic.FETCH_VALID, now, own) if size is not None]
+        if not there:
             return None
         now.of_any += 1
-        return union_size([values[1] for values in rows])
+        return union_size(there)
 
     def evaluate(self, *state: State) -> None:
         given = self._given(Operation.EVALUATE, *state)
