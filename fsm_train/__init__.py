@@ -69,6 +69,7 @@ __all__ = [
     "replay",
     "restore",
     "run",
+    "sharded",
     "start",
     "together",
     "weights",
@@ -78,7 +79,7 @@ __all__ = [
 if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
-    from .data import together
+    from .data import sharded, together
     from .eventlog import EventLog, LogError, replay, what_if
     from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
@@ -115,7 +116,7 @@ else:
             ".commands": (),
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
-            ".data": ("together",),
+            ".data": ("sharded", "together"),
             ".core.commands": ("ClipGradNorm", "WeighLoss"),
             ".core.phase": ("Operation",),
             ".core.table": ("TABLE", "Edge"),

@@ -24,6 +24,7 @@ from ..core.checks import check_choice, check_positive
 from ..core.commands import UseParallel, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.workload import Workload
+from ..data.own_rank import launched_ranks
 from ..worlds.agreed import Agree, Agreed
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
@@ -92,12 +93,6 @@ def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> 
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return None
     return Ranks(settings)
-
-
-def launched_ranks() -> int:
-    """How many processes torchrun says that it started; 0 if it started none."""
-    there = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    return int(os.environ["WORLD_SIZE"]) if there else 0
 
 
 def _form_group(ranks: int, device: torch.device | str | None, settings: ParallelSettings) -> None:

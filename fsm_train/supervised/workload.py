@@ -43,7 +43,7 @@ from . import (
 from .advice import log_summary_once, warn_of_sum
 from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
-from .evaluations import Valid
+from .evaluations import Valid, sizes_of_validation
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
@@ -242,6 +242,12 @@ class Supervised(Stepping, Checkpointable):
     @property
     def known_sizes(self) -> tuple[int, float, float] | None:
         return known_sizes(self.train) if self._samples is None and self._split is None else None
+
+    @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        if self._samples is not None or self._split is not None:
+            return None
+        return sizes_of_validation(self.evaluations)
 
     @property
     def metric_weights(self) -> Mapping[str, float]:
