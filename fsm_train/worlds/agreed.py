@@ -256,6 +256,12 @@ class Agreed(WorkloadProxy):
         finally:
             self._valid = before
 
+    @contextlib.contextmanager
+    def evaluate_on(self, data: Any) -> Iterator[None]:
+        """As the workload does; what is raised in this context frees the other ranks, since no `finish` follows."""
+        with self._telling(), self.wrapped.evaluate_on(data):
+            yield
+
     def open_valid(self, state: State) -> None:
         self.wrapped.open_valid(*self._given(Operation.OPEN_VALID, state))
         self._valid = Pass(self.wrapped.known_valid_sizes)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Subset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
 
-from fsm_train import Supervised, WorkloadError, evaluate, run, sharded, start
+from fsm_train import Supervised, WorkloadError, evaluate, predict, run, sharded, start
 from fsm_train.callbacks import accumulate
+from fsm_train.data import reproducible
+from fsm_train.data.own_rank import own_rank
 from tests.diabetes_training import weights_of, workload
 from tests.forked import forked
 from tests.models import diabetes
@@ -88,3 +92,87 @@ def test_last_batch_of_fewer_samples_than_ranks_is_left_out_of_a_training(tmp_pa
     assert one == other
     assert one[:2] == (4, 48)
     assert one[2][0].startswith("training batches were left out, since another rank had none any more: at least 2 of")
+
+
+class Rows(nn.Module):
+    """Gives the first input of each sample, and a number of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return {"first": inputs[:, :1], "pair": (inputs[:, 0], inputs.shape), "samples": torch.tensor(len(inputs))}
+
+
+@pytest.mark.parametrize("samples", [10, 9, 1])
+def test_outputs_of_shares_are_those_of_the_dataset(tmp_path: Path, samples: int) -> None:
+    """On every rank, in the order of the dataset however they are drawn; what is no row of a sample stays a list."""
+    data = TensorDataset(torch.arange(20.0).view(10, 2)[:samples])
+    whole = data.tensors[0]
+
+    def work(rank: int | None) -> Any:
+        model = Rows()
+        training = Supervised(
+            model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss(), [(whole, whole)], parallel="ddp"
+        )
+        loaders = [
+            sharded(data, batch_size=4),
+            sharded(data, batch_size=4, shuffle=True),
+            reproducible(sharded(data, batch_size=2, shuffle=True)),
+        ]
+        predicted = [predict(training, loader) for loader in loaders]
+        own = predict(training, [torch.zeros(1 + (rank or 0), 2)])
+        return predicted, len(own["first"]), sorted(map(int, predicted[0]["samples"]))
+
+    (one, own, _), (other, others, sizes) = forked(2, tmp_path, work)
+    alone, *_ = work(None)
+    assert (own, others) == (1, 2)  # of other data, those of the rank
+    assert sum(sizes) == samples
+    for predicted in (*one, *other, *alone):
+        assert torch.equal(predicted["first"], whole[:, :1])
+        assert torch.equal(predicted["pair"][0], whole[:, 0])
+
+
+def test_no_output_at_all_is_refused_on_each_rank(tmp_path: Path) -> None:
+    """Also where only a share is empty that says that it is not."""
+
+    class Empty(Sampler[list[int]]):
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Iterator[list[int]]:
+            return iter(())
+
+    def work(rank: int | None) -> str:
+        with pytest.raises(WorkloadError) as refused:
+            predict(workload(parallel="ddp"), sharded(DataLoader(diabetes(), batch_sampler=Empty())))
+        return str(refused.value)
+
+    assert all(said.startswith("data gave no batch") for said in (*forked(2, tmp_path, work), work(None)))
+
+
+class FailsOnRank1(Dataset[Any]):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Any:
+        if own_rank()[0] == 1 and i >= 4:
+            raise OSError("the disk is gone")
+        return diabetes()[i]
+
+
+@pytest.mark.parametrize("measure", [evaluate, predict])
+def test_a_rank_that_fails_in_an_evaluation_frees_the_others(tmp_path: Path, measure: Any) -> None:
+    """With its name, in less time than they would wait."""
+
+    def work(rank: int) -> Any:
+        try:
+            measure(workload(parallel="ddp"), sharded(FailsOnRank1(), batch_size=4))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    assert forked(2, tmp_path, work) == [
+        "PeerError: rank 1 failed, and this rank ended with it: OSError: the disk is gone",
+        "OSError: the disk is gone",
+    ]

@@ -18,7 +18,7 @@ MEMBERS = frozenset(name for name in {*vars(Workload), *Workload.__annotations__
 AGREED = frozenset(
     {
         *("batches_per_epoch", "shares_facts", "informed", "notes", "metric_names", "interrupt", "set_aside"),
-        "across_ranks",
+        *("across_ranks", "evaluate_on"),
         *("prepare", "reposition", "finish", "carry_out", "read", "fused"),
         *("open", "fetch", "backward", "measure", "open_valid", "fetch_valid", "evaluate", "measure_valid"),
     }
@@ -39,7 +39,7 @@ OWN = frozenset(
             "scheduler_length",
         ),
         *("reductions", "known_sizes", "known_valid_sizes", "metric_weights", "set_rank_weight"),
-        *("hyper", "set_hyper", "snapshot", "put_back", "evaluate_on", "undisturbed", "reserve"),
+        *("hyper", "set_hyper", "snapshot", "put_back", "undisturbed", "reserve"),
         *("turn", "forward", "loss", "discard", "unscale", "step", "zero", "abandon"),
     }
 )
