@@ -138,6 +138,14 @@ class Workload(Protocol):
         return None
 
     @property
+    def whole_data(self) -> tuple[float, float]:
+        """A number for what the training data are, and one for the validation data, to notice ranks that read the same.
+
+        0, the default, where a rank reads its share of them, or that is not known.
+        """
+        return 0.0, 0.0
+
+    @property
     def metric_weights(self) -> Mapping[str, float]:
         """What the metrics measured last weigh as means, beside those of other ranks.
 

@@ -26,11 +26,13 @@ from ..core.errors import WorkloadError
 from ..core.workload import Workload
 from ..data.own_rank import launched_ranks
 from ..worlds.agreed import Agree, Agreed
+from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
 
 Parallel = Literal["ddp", False] | Mapping[str, Any]
 
+_logger = logging.getLogger("fsm_train")
 _OWN = ("kind", "agree", "seconds", "interrupts_every")
 _OF_TORCH = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
 
@@ -123,6 +125,7 @@ class Ranks:
         self.by_hand = False
         self.unreduced = False
         self._agreed: Agreed | None = None
+        self._said: set[str] = set()
         self._of: object = None  # the parameters that the next two were worked out for
         self._beside_wrapper: list[nn.Parameter] = []
         self._sparse: Set[nn.Parameter] = frozenset()
@@ -144,6 +147,13 @@ class Ranks:
             settings = self.settings
             self._agreed = Agreed(work, self.exchange, agree=settings.agree, interrupts_every=settings.interrupts_every)
         return self._agreed.as_workload()
+
+    def say_once(self, sentences: Iterable[str]) -> None:
+        """Log each of these warnings in the first run that it is true of."""
+        for sentence in sentences:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                _logger.warning("%s", sentence)
 
     # ------------------------------------------------------------------------------------ the model
 
@@ -225,6 +235,7 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         )
     if callbacks is not None:
         ranks.by_hand = reduced_by_hand(callbacks, work)
+        ranks.say_once(notes_of_ranks(work.model, work._roots(), callbacks))
     return ranks.agreed(work)
 
 

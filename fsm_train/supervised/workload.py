@@ -34,6 +34,7 @@ from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
+from ..data.whole import whole_data
 from ..worlds.registry import handler_of, is_registered
 from . import (
     closures,
@@ -248,6 +249,10 @@ class Supervised(Stepping, Checkpointable):
         if self._samples is not None or self._split is not None:
             return None
         return sizes_of_validation(self.evaluations)
+
+    @property
+    def whole_data(self) -> tuple[float, float]:
+        return whole_data(self.train), whole_data(*(each.loader for each in self.evaluations))
 
     @property
     def metric_weights(self) -> Mapping[str, float]:

@@ -33,6 +33,7 @@ from .meeting import Exchange, Meeting, Numbers
 from .passes import UNKNOWN, LeftOut, Pass, SignalInterval, rank_weight, union_size
 from .proxy import WorkloadProxy
 from .rows import Topic
+from .same_data import SameData, is_same
 
 Agree = Literal["epoch", "phase", "never"]
 _OPERATIONS = {operation.value: operation for operation in Operation}
@@ -95,6 +96,7 @@ class Agreed(WorkloadProxy):
         self._looks = SignalInterval(interrupts_every or 1, interrupts_every is not None, clock)
         self._agreed_signal: str | None = None
         self._in_run = False
+        self._same_data = SameData()
         self._train, self._valid = Pass(), Pass()
         self._known_batches: Sequence[float] = ()
         self._left_out = LeftOut()
@@ -165,8 +167,12 @@ class Agreed(WorkloadProxy):
 
     def prepare(self, state: State) -> None:
         self._agreed_signal = None  # of a call of `run` before this one
-        rows = self._meeting.meet(Topic.PREPARE, self._own_batches(), about=self._control(state))
+        own = (self._own_batches(), *self.wrapped.whole_data)
+        rows = self._meeting.meet(Topic.PREPARE, *own, about=self._control(state))
         self._batches_per_epoch = self._shortest(rows)
+        train, valid = ([values[i] for values in rows] for i in (1, 2))
+        self._meeting.lost = is_same(train)  # all ranks raise
+        self._same_data.look(train, valid)
         self._in_run, self._left_out = True, LeftOut()
         self.wrapped.prepare(*self._given(Operation.PREPARE, state))
 
