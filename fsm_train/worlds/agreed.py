@@ -210,7 +210,7 @@ class Agreed(WorkloadProxy):
             self._meeting.meet(Topic.SAVE, about=self._control(state))
         if isinstance(command, WeighLoss) and command.by in self._rank_weights:
             self.wrapped.set_rank_weight(self._rank_weights[command.by])
-        self.wrapped.carry_out(command, state)
+        self._blaming(self.wrapped.carry_out)(command, state)
 
     # ------------------------------------------------------------------------------------------ the data
 
@@ -376,7 +376,7 @@ class Agreed(WorkloadProxy):
     def _blaming(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method, whose error is that of another rank if that failed while this one reduced gradients, say."""
 
-        def blaming(*given: State) -> Any:
+        def blaming(*given: Any) -> Any:
             try:
                 return method(*given)
             except RuntimeError as error:
