@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
 
-from fsm_train import Supervised, WorkloadError, evaluate, predict, run, sharded, start
-from fsm_train.callbacks import accumulate
+from fsm_train import Phase, State, Supervised, WorkloadError, evaluate, on, predict, run, sharded, start
+from fsm_train.callbacks import accumulate, grad_noise
 from fsm_train.data import reproducible
 from fsm_train.data.own_rank import own_rank
 from tests.diabetes_training import weights_of, workload
@@ -150,6 +153,50 @@ def test_no_output_at_all_is_refused_on_each_rank(tmp_path: Path) -> None:
         return str(refused.value)
 
     assert all(said.startswith("data gave no batch") for said in (*forked(2, tmp_path, work), work(None)))
+
+
+class Augmented(Dataset[Any]):
+    """Each sample is what the generators draw where it is read."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, i: int) -> Any:
+        drawn = [random.random(), *numpy.random.random(1), *torch.rand(8).tolist()]
+        return torch.tensor(drawn, dtype=torch.float32), torch.zeros(1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_is_drawn_differs_between_ranks_and_what_decides_does_not(tmp_path: Path, workers: int) -> None:
+    """Samples, also in workers, and dropout; but not what a callback draws, nor the seeds of commands."""
+
+    def work(rank: int) -> Any:
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # it may have workers
+        dropout, inputs, dropped, drawn = nn.Dropout(0.5), [], [], []
+        model = nn.Sequential(dropout, nn.Linear(10, 1))
+
+        def look(work: Supervised) -> float:
+            inputs.append(work.inputs)
+            dropped.append(dropout(torch.ones(50)))
+            return 0.0
+
+        @on(Phase.BATCH_END, needs={"seen"})
+        def draw(state: State) -> None:
+            drawn.append(state.random("own").random())
+
+        loader = sharded(DataLoader(Augmented(), batch_size=4, generator=torch.Generator(), num_workers=workers))
+        training = workload(loader, model=model, sensors={"seen": look}, parallel="ddp")
+        run(start(training, epochs=1, seed=0), [draw, grad_noise(0.1)])
+        return torch.cat(inputs), torch.cat(dropped), drawn, weights_of(model)
+
+    (inputs, dropped, drawn, weights), (others, others_dropped, others_drawn, others_weights) = forked(
+        2, tmp_path, work
+    )
+    assert not {*inputs.flatten().tolist()} & {*others.flatten().tolist()}
+    assert not torch.equal(dropped, others_dropped)
+    assert drawn == others_drawn
+    assert len({*drawn}) == 2
+    assert torch.equal(weights, others_weights)
 
 
 class FailsOnRank1(Dataset[Any]):
