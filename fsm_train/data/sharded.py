@@ -92,6 +92,12 @@ def share_of(loader: object) -> ShardedBatches | None:
     return None
 
 
+def has_no_part(loader: object) -> bool:
+    """Whether `sharded` made this loader, and has no batch for this rank."""
+    share = share_of(loader)
+    return share is not None and len(share) == 0
+
+
 def _loader(data: Any, batch_size: int | None, settings: dict[str, Any]) -> DataLoader[Any]:
     if isinstance(data, DataLoader):
         if batch_size is not None or settings:

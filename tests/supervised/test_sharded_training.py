@@ -83,6 +83,25 @@ def test_evaluation_is_exact_whatever_the_ranks_have(tmp_path: Path) -> None:
         assert measured == pytest.approx(alone, rel=1e-6)
 
 
+def test_one_of_several_evaluations_may_have_no_batch_for_a_rank(tmp_path: Path) -> None:
+    """Its metrics are those of the ranks that have one; only what none of them has is refused."""
+
+    def work(rank: int | None) -> Any:
+        valid = {
+            "one": patients(300, 301, batch_size=4),
+            "few": patients(310, 313, batch_size=4),
+            "many": patients(320, 330, batch_size=4),
+        }
+        work = workload(patients(0, 48, batch_size=12), valid=valid, parallel="ddp")
+        metrics = dict(run(start(work, epochs=2, seed=0)).metrics)
+        return metrics, dict(evaluate(work))
+
+    one, other = forked(2, tmp_path, work)
+    assert one == other
+    for measured, alone in zip(one, work(None), strict=True):
+        assert measured == pytest.approx(alone, rel=1e-5)
+
+
 def test_last_batch_of_fewer_samples_than_ranks_is_left_out_of_a_training(tmp_path: Path) -> None:
     """And a note says so."""
 
