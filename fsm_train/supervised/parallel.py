@@ -24,7 +24,8 @@ from ..core.checks import check_choice, check_positive
 from ..core.commands import UseParallel, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.workload import Workload
-from ..data.own_rank import launched_ranks
+from ..data.own_rank import launched_ranks, own_rank
+from ..data.sharded import share_of
 from ..worlds.agreed import Agree, Agreed
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
@@ -239,7 +240,13 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
     return ranks.agreed(work)
 
 
-def _refuse_group(work: Workload) -> None:
+def _refuse_group(work: Any) -> None:
+    rank, ranks = own_rank()
+    if ranks > 1 and share_of(work.train) is not None:
+        raise WorkloadError(
+            f"this is process {rank} of {ranks}, and trains with its part of the data, but nothing says that they "
+            'train one model: write Supervised(…, parallel="ddp"), or parallel=False if each trains one of its own'
+        )
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
         raise WorkloadError(
