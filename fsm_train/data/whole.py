@@ -87,6 +87,8 @@ def _reads_all(batches: object) -> bool:
 
 
 def _add_dataset(digest: Any, dataset: Any) -> None:
+    if hasattr(dataset, "state_dict"):
+        raise _UnknownError  # what it holds changes while it is trained with, as rollouts do
     if isinstance(dataset, TensorDataset):
         _add(digest, dataset.tensors)
     elif isinstance(dataset, Subset):

@@ -105,6 +105,7 @@ def test_same_samples_have_the_same_number(name: str) -> None:
         lambda: DataLoader(Held(numpy.array([{}] * 6))),
         lambda: DataLoader(Held(inputs()[:2], scalar=torch.tensor(1.0))),
         lambda: DataLoader(Held(inputs().to_sparse())),
+        lambda: DataLoader(Held(inputs(), state_dict=dict)),
         lambda: [object()],
         lambda: iter([1]),
         lambda: type("Own", (list,), {})([1]),
