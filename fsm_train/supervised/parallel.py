@@ -191,8 +191,9 @@ class Ranks:
         self.unreduced = False
 
     def share_buffers(self, work: Any) -> None:
-        """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass."""
-        broadcast_buffers(work.modules.values())
+        """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass; in averages too."""
+        averages = work.carried_over.averages.values()
+        broadcast_buffers(work.modules.values(), [buffer for each in averages for buffer in each.buffers.values()])
 
 
 def reduced_by_hand(callbacks: Iterable[Callback[Any]], work: Any) -> bool:

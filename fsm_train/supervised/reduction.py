@@ -61,9 +61,10 @@ def _reduce_sparse(parameter: nn.Parameter, ranks: int) -> None:
     dist.all_reduce(parameter.grad)
 
 
-def broadcast_buffers(modules: Iterable[nn.Module]) -> None:
-    """Give all ranks the buffers of rank 0, such as the statistics of batch norms."""
-    buffers = [buffer for module in modules for buffer in module.buffers() if buffer.numel()]
+def broadcast_buffers(modules: Iterable[nn.Module], averaged: Iterable[torch.Tensor] = ()) -> None:
+    """Give all ranks the buffers of rank 0, such as the statistics of batch norms, and these averages of them."""
+    of_modules = (buffer for module in modules for buffer in module.buffers())
+    buffers = [buffer for buffer in (*of_modules, *averaged) if buffer.numel()]
     for kind in dict.fromkeys((buffer.dtype, buffer.device) for buffer in buffers):
         alike = [buffer.detach() for buffer in buffers if (buffer.dtype, buffer.device) == kind]
         flat = _flat(alike)

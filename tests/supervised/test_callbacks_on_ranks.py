@@ -175,6 +175,27 @@ def check(case: Case, rank_0: Any, rank_1: Any) -> None:
         assert dict(one.metrics) == pytest.approx(dict(alone.metrics), rel=10 * most)
 
 
+@pytest.mark.parametrize("make", [lambda: ema(0.5), lambda: ema(0.5, buffers="average"), lambda: swa(0)])
+def test_all_ranks_validate_an_average_with_the_same_buffers(make: Callable[[], Any], tmp_path: Path) -> None:
+    """Those of rank 0: each rank has seen other batches."""
+
+    def work(rank: int) -> Any:
+        seen: list[Any] = []
+
+        def look(work: Any) -> float:
+            seen.append(torch.cat([buffer.flatten().double() for buffer in work.model.buffers()]))
+            return 0.0
+
+        mine, valid = batches(8, 7, 6, 5)[2 * rank : 2 * rank + 2], batches(8, 6, skip=30)[rank : rank + 1]
+        work = workload(mine, model=net(), valid=valid, measures={"look": look}, parallel="ddp")
+        run(start(work, epochs=2, seed=0), [make()])
+        return torch.stack(seen), work.model.state_dict()
+
+    (one, model), (other, as_model) = forked(2, tmp_path, work)
+    assert torch.equal(one, other)
+    assert all(torch.equal(model[name], as_model[name]) for name in model)
+
+
 def test_a_rank_that_fails_while_batch_norm_is_fitted_frees_the_others(tmp_path: Path) -> None:
     """They wait for its statistics."""
 
