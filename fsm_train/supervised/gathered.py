@@ -45,7 +45,7 @@ def gathered(work: Training, own: Sequence[PredictedBatch], nothing: object) -> 
     Raises:
         PeerError: another rank failed.
     """
-    parts = [own] if work.ranks is None else work.ranks.exchange.gather(own, "the outputs that were predicted")
+    parts = [own] if work.ranks is None else work.ranks.exchange.gather(own)
     batches = [batch for of_rank in parts for batch in of_rank]
     indices = [index for batch in batches for index in batch.indices]
     if not batches:

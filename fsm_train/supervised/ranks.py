@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -66,33 +66,28 @@ class GlooExchange:
             PeerError: a rank failed.
             WorkloadError: one did not come in time, or is gone without a word.
         """
-        with self._waiting(lambda: PLACES[Row.unpacked(row).topic]):
-            dist.all_gather(self._rows, torch.tensor(row, dtype=torch.float64), group=self._group)
-        return [of_rank.tolist() for of_rank in self._rows]
-
-    def gather(self, value: Any, place: str) -> list[Any]:
-        """The values of all ranks, in their order: of any size, which takes longer than a row.
-
-        Args:
-            value: what pickle can copy.
-            place: where in the program this is, as an error says it.
-
-        Raises:
-            PeerError, WorkloadError: as for a row.
-        """
-        values: list[Any] = [None] * self.ranks
-        with self._waiting(lambda: place):
-            dist.all_gather_object(values, value, group=self._group)
-        return values
-
-    @contextlib.contextmanager
-    def _waiting(self, place: Callable[[], str]) -> Iterator[None]:
-        """Explain why a wait for the others failed."""
         began = time.monotonic()
         try:
-            yield
+            dist.all_gather(self._rows, torch.tensor(row, dtype=torch.float64), group=self._group)
         except RuntimeError as error:
-            raise self._explained(error, place(), time.monotonic() - began) from error
+            waited = time.monotonic() - began
+            raise self._explained(error, PLACES[Row.unpacked(row).topic], waited) from error
+        return [of_rank.tolist() for of_rank in self._rows]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order: what pickle can copy, of any size. It takes longer than a row.
+
+        Raises:
+            PeerError: a rank failed.
+        """
+        values: list[Any] = [None] * self.ranks
+        try:
+            dist.all_gather_object(values, value, group=self._group)
+        except RuntimeError as error:
+            if (failure := self.failure()) is not None:
+                raise failure from error
+            raise
+        return values
 
     def fail(self, reason: str) -> None:
         """Leave word of a failure, and end the process group: what the others wait for raises at once."""
