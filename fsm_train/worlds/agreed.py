@@ -33,7 +33,7 @@ from .meeting import Exchange, Meeting, Numbers
 from .passes import UNKNOWN, LeftOut, Pass, SignalInterval, rank_weight, union_size
 from .proxy import WorkloadProxy
 from .rows import Topic
-from .same_data import SameData, is_same
+from .same_data import SameData
 
 Agree = Literal["epoch", "phase", "never"]
 _OPERATIONS = {operation.value: operation for operation in Operation}
@@ -95,8 +95,7 @@ class Agreed(WorkloadProxy):
         self._meeting = Meeting(exchange, lambda: self.wrapped.interrupt, self._act_on)
         self._looks = SignalInterval(interrupts_every or 1, interrupts_every is not None, clock)
         self._agreed_signal: str | None = None
-        self._in_run = False
-        self._same_data = SameData()
+        self._in_run, self._same_data = False, SameData()
         self._train, self._valid = Pass(), Pass()
         self._known_batches: Sequence[float] = ()
         self._left_out = LeftOut()
@@ -170,9 +169,7 @@ class Agreed(WorkloadProxy):
         own = (self._own_batches(), *self.wrapped.whole_data)
         rows = self._meeting.meet(Topic.PREPARE, *own, about=self._control(state))
         self._batches_per_epoch = self._shortest(rows)
-        train, valid = ([values[i] for values in rows] for i in (1, 2))
-        self._meeting.lost = is_same(train)  # all ranks raise
-        self._same_data.look(train, valid)
+        self._same_data.look([values[1:3] for values in rows], self._meeting)
         self._in_run, self._left_out = True, LeftOut()
         self.wrapped.prepare(*self._given(Operation.PREPARE, state))
 
@@ -279,10 +276,8 @@ class Agreed(WorkloadProxy):
         now = self._valid
         now.take(own)
         there = [size for size in self._sizes(Topic.FETCH_VALID, now, own) if size is not None]
-        if not there:
-            return None
-        now.of_any += 1
-        return union_size(there)
+        now.of_any += bool(there)
+        return union_size(there) if there else None
 
     def evaluate(self, *state: State) -> None:
         given = self._given(Operation.EVALUATE, *state)
@@ -322,8 +317,7 @@ class Agreed(WorkloadProxy):
         return {name: reduced(reduction_of(name, declared), there) for name, there in found.items() if there}
 
     def measure(self, state: State) -> Mapping[str, float]:
-        own = self.wrapped.measure(*self._given(Operation.MEASURE, state))
-        return self._common_metrics(Topic.MEASURE, own)
+        return self._common_metrics(Topic.MEASURE, self.wrapped.measure(*self._given(Operation.MEASURE, state)))
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
         """The metrics of all ranks together. One that had no batch, while others had, measures nothing."""

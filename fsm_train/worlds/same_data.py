@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import attrs
 
 from ..core.errors import WorkloadError
+from .meeting import Meeting
 
 _logger = logging.getLogger("fsm_train")
 
@@ -35,14 +36,16 @@ class SameData:
 
     said: bool = False
 
-    def look(self, train: Sequence[float], valid: Sequence[float]) -> None:
-        """Judge the numbers of all ranks.
+    def look(self, whole: Sequence[Sequence[float]], meeting: Meeting) -> None:
+        """Judge what each rank reads whole: a number for the training data, and one for the validation data.
 
         Raises:
-            WorkloadError: all train with the same data.
+            WorkloadError: all train with the same data. Then there is no meeting any more, since all ranks raise.
         """
-        ranks = len(train)
+        ranks = len(whole)
+        train, valid = zip(*whole, strict=True)
         if is_same(train):
+            meeting.lost = True
             raise WorkloadError(
                 f"each of the {ranks} ranks reads all of the training data, and the same: every sample would be "
                 f"trained with {ranks} times. Give each rank its share: Supervised(model, optimizer, loss_fn, "

@@ -7,6 +7,7 @@ import pytest
 from fsm_train import Scripted, WorkloadError, run, start
 from fsm_train.testing import train_ranks
 from fsm_train.testing.ranks import Join
+from fsm_train.worlds.meeting import Meeting
 from fsm_train.worlds.same_data import SameData
 
 
@@ -52,7 +53,9 @@ def test_validation_data_of_all_ranks_are_said_once(caplog: pytest.LogCaptureFix
 
 def test_said_is_said_once() -> None:
     """And training data are judged again in each run."""
-    data = SameData(said=True)
-    data.look([1.0, 2.0], [7.0, 7.0])
+    data, meeting = SameData(said=True), Meeting(lambda row: [row], lambda: None, lambda signal: None)
+    data.look([(1.0, 7.0), (2.0, 7.0)], meeting)
+    assert not meeting.lost
     with pytest.raises(WorkloadError, match="trained with 3 times"):
-        data.look([1.0, 1.0, 1.0], [0.0, 0.0, 0.0])
+        data.look([(1.0, 0.0)] * 3, meeting)
+    assert meeting.lost
