@@ -25,9 +25,11 @@ from torch.utils.data import (
 from fsm_train import Flag, Phase, Supervised, Transition, WorkloadError, on, restore, run, sharded, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.data import reproducible, together
+from fsm_train.data.batches import check_loader, is_empty
 from fsm_train.data.layers import set_epoch
 from fsm_train.data.own_rank import own_rank
 from fsm_train.data.prefetch import prefetch_obstacle
+from fsm_train.data.sharded import has_no_part
 from tests.diabetes_training import linear, sgd, weights_of
 from tests.models import diabetes
 
@@ -138,6 +140,16 @@ def test_a_last_batch_may_have_no_part_for_a_rank() -> None:
 
     assert [len(part) for part in parts] == [2, 2, 3]
     assert [numbers(part) for part in parts] == [[[0, 3], [6]], [[1], [4, 7]], [[2], [5], [8]]]
+
+
+def test_a_share_may_be_empty_where_the_data_are_not() -> None:
+    """Such a loader is accepted, which a loader without batches is not."""
+    parts = [sharded(range(1), batch_size=4, rank=rank, ranks=2) for rank in range(2)]
+
+    assert [has_no_part(part) for part in (*parts, [1], DataLoader(NUMBERS))] == [False, True, False, False]
+    assert [is_empty(part) for part in parts] == [False, False]
+    assert is_empty(sharded(range(3), batch_size=4, drop_last=True, rank=1, ranks=2))
+    assert all(check_loader(part, "valid") is part for part in parts)
 
 
 def test_a_batch_in_between_without_a_part_for_a_rank_is_refused() -> None:

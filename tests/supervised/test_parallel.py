@@ -15,6 +15,7 @@ from torch import nn
 from fsm_train import Phase, Supervised, WorkloadError, ablate, evaluate, find_lr, iterate, run, sharded, start
 from fsm_train.callbacks import accumulate, early_stopping, parallel, skip_nonfinite
 from fsm_train.data.generators import seed_of_rank
+from fsm_train.data.own_rank import own_rank
 from fsm_train.supervised.reduction import average_statistics, broadcast_buffers, reduce_gradients, sparse_parameters
 from fsm_train.testing import differences
 from tests.diabetes_training import batches, weights_of, workload
@@ -237,6 +238,14 @@ def test_reduction_of_gradients_of_each_kind() -> None:
     assert torch.equal(after.pop("3.weight"), torch.zeros(4, 2))  # sparse ones are not asked whether a rank has them
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.usefixtures("alone")
+def test_place_of_a_process_is_that_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the environment says something else, as that of a job of several groups may."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert own_rank() == (0, 1)
 
 
 @pytest.mark.usefixtures("alone")
