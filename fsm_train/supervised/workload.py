@@ -143,9 +143,10 @@ class Supervised(Stepping, Checkpointable):
         ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained. By default on
             CUDA, from a list or a DataLoader with workers; False never does, and True refuses other data.
         parallel: "ddp" lets the processes that torchrun starts train one model, through DistributedDataParallel; one
-            process trains as without it. A mapping has settings of torch's wrapper, and of ours: `agree` ("epoch",
-            "phase", "never": when the ranks compare what they decided), `seconds` to wait for each other. "cuda" as
-            device is then each process's own. False lets each process train a model of its own.
+            process trains as without it. `sharded(loader)` gives each its share of the data. A mapping has settings of
+            torch's wrapper, and of ours: `agree` ("epoch", "phase", "never": when the ranks compare what they decided),
+            `seconds` to wait for each other. "cuda" as device is then each process's own. False lets each process
+            train a model of its own.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
 
     Raises:
