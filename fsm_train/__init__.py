@@ -73,6 +73,7 @@ __all__ = [
     "replay",
     "restore",
     "run",
+    "sharded",
     "start",
     "together",
     "weights",
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
     from . import commands
     from .batch_size import find_batch_size
     from .checkpoints.api import restore
-    from .data import together
+    from .data import sharded, together
     from .eventlog import EventLog, LogError, replay, what_if
     from .plots import plot_history, plot_schedule
     from .profiling import profiled
@@ -124,7 +125,7 @@ else:
             ".profiling": ("profiled",),
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
-            ".data": ("together",),
+            ".data": ("sharded", "together"),
             ".core.commands": ("ClipGradNorm", "WeighLoss"),
             ".core.phase": ("Operation",),
             ".core.table": ("TABLE", "Edge"),

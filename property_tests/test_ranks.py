@@ -27,7 +27,9 @@ from fsm_train.testing import DeadlockError, Moment, RankEnds, train_ranks
 from fsm_train.testing.ranks import MOMENTS, Join
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
+from fsm_train.worlds.passes import Pass
 from fsm_train.worlds.proxy import WorkloadProxy
+from fsm_train.worlds.rows import Topic
 from tests.testing.library_examples import EXAMPLES
 
 CALLS = 4
@@ -361,15 +363,15 @@ class SignalActsBeforeItIsAgreedOn(Agreed):
 
 
 class EvennessUnasked(Agreed):
-    def _begin_epoch(self, state: State, fetched: int = 0) -> None:
-        super()._begin_epoch(state, fetched)
-        self._train.even, self._train.known = True, None
+    unasked = Topic.FETCH
+
+    def _sizes(self, topic: Topic, now: Pass, own: float | None) -> list[float | None]:
+        sizes = super()._sizes
+        return [own] * self._meeting.ranks if topic is self.unasked else sizes(topic, now, own)
 
 
-class EvennessOfValidationsUnasked(Agreed):
-    def open_valid(self, state: State) -> None:
-        super().open_valid(state)
-        self._valid.even, self._valid.known = True, None
+class EvennessOfValidationsUnasked(EvennessUnasked):
+    unasked = Topic.FETCH_VALID
 
 
 MUTANTS = (

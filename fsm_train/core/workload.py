@@ -136,7 +136,7 @@ class Workload(Protocol):
     def known_sizes(self) -> tuple[int, float, float] | None:
         """Of the pass over the training data that was opened last: its batches, what each counts, what the last counts.
 
-        None, the default, where that is not known. Ranks that know the same need not ask each other for each batch.
+        None, the default, where that is not known. Ranks that all know need not ask each other for each batch.
         """
         return None
 
@@ -144,6 +144,14 @@ class Workload(Protocol):
     def known_valid_sizes(self) -> tuple[int, float, float] | None:
         """The same of the validation data."""
         return None
+
+    @property
+    def whole_data(self) -> tuple[float, float]:
+        """A number for what the training data are, and one for the validation data, to notice ranks that read the same.
+
+        0, the default, where a rank reads its share of them, or that is not known.
+        """
+        return 0.0, 0.0
 
     @property
     def metric_weights(self) -> Mapping[str, float]:

@@ -2,5 +2,6 @@
 
 from .augmentation import reproducible
 from .lock_step import together
+from .sharded import sharded
 
-__all__ = ["reproducible", "together"]
+__all__ = ["reproducible", "sharded", "together"]

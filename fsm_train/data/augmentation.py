@@ -12,14 +12,15 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from ..core.errors import WorkloadError
 from .generators import Generators, seed_all
 from .loaders import settings_of
+from .own_rank import own_rank
 
 
 def reproducible(loader: DataLoader[Any], *, seed: int = 0) -> DataLoader[Any]:
     """The same loader with reproducible augmentation: the same for any number of workers, and after a resume.
 
     Before the samples of a batch are read and collated, the generators of Python, NumPy and torch are
-    seeded from (seed, epoch, batch), and restored afterwards. The loader's sampler still decides the
-    order of the samples.
+    seeded from (seed, epoch, batch), and on another rank than the first from its number too, and restored afterwards.
+    The loader's sampler still decides the order of the samples.
 
     >>> import torch
     >>> from torch.utils.data import TensorDataset
@@ -75,8 +76,9 @@ class _WithSeeds(Sampler[tuple[int, Any]]):
                 set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
+        rank, _ = getattr(self.sampler, "place", own_rank())
         for batch, chosen in enumerate(self.sampler):
-            yield Random(f"{self.seed}/{self.epoch}/{batch}").getrandbits(63), chosen
+            yield Random(f"{self.seed}/{self.epoch}/{batch}{f'/{rank}' if rank else ''}").getrandbits(63), chosen
 
     def __len__(self) -> int:
         return len(self.sampler)

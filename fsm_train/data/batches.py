@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
+from .sharded import share_of
 
 Split = Callable[[Any], tuple[Any, Any]]
 Forward = Callable[..., Any]
@@ -38,7 +39,7 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
         raise WorkloadError(
             f"{which} is {kind_of(loader)}, but batches are to come from it: pass a DataLoader or a list"
         )
-    if number_of_batches(loader) == 0:
+    if is_empty(loader):
         raise WorkloadError(
             f"{which} has no batches: is the dataset empty, or smaller than one batch with drop_last=True?"
         )
@@ -85,6 +86,12 @@ def number_of_batches(loader: object) -> int | None:
         return len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):
         return None
+
+
+def is_empty(loader: object) -> bool:
+    """Whether the loader says that it has no batch. The share of one rank may have none where others have."""
+    share = share_of(loader)
+    return number_of_batches(loader if share is None else share.union) == 0
 
 
 def pair(batch: Any) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from .generators import Generators, generators_of
+from .sharded import ShardedBatches
 
 
 @contextmanager
@@ -61,7 +62,9 @@ def _one_sample(loader: Any) -> object:
 def _is_plain(loader: object) -> bool:
     if type(loader) is not DataLoader or loader.num_workers > 0 or isinstance(loader.dataset, IterableDataset):
         return False
-    if type(loader.batch_sampler) not in (BatchSampler, type(None)) or not inspect.isroutine(loader.collate_fn):
+    if type(loader.batch_sampler) not in (BatchSampler, ShardedBatches, type(None)):
+        return False
+    if not inspect.isroutine(loader.collate_fn):
         return False
     return all(map(_is_plain_dataset, _parts(loader.dataset)))
 

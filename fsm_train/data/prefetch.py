@@ -28,11 +28,15 @@ from .augmentation import is_reproducible
 from .batches import Split, holds_hidden_tensors, pair, tensors, to_device
 from .generators import order_generators
 from .position import is_stateful
+from .sharded import ShardedBatches
 
 Pair = tuple[Any, Any]
 
 # If these samplers draw at all, it is for their first index: with workers, when the pass starts.
-DRAWS_AT_START = (SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler)
+DRAWS_AT_START = (
+    *(SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler),
+    ShardedBatches,
+)
 
 
 class Copier(Protocol):

@@ -330,7 +330,12 @@ def _in_float32(value: torch.Tensor, device: torch.device | None = None) -> torc
     return value.detach().to(device, _dtype_of_average(value), copy=True)
 
 
-def refit_batch_norm(model: nn.Module, call: Callable[[Any], Any], inputs: Iterable[Any]) -> None:
+def refit_batch_norm(
+    model: nn.Module,
+    call: Callable[[Any], Any],
+    inputs: Iterable[Any],
+    across_ranks: Callable[[Iterable[_BatchNorm]], None] | None = None,
+) -> None:
     """Recompute the statistics of batch norm in one pass over the inputs, as torch.optim.swa_utils.update_bn does.
 
     Batch norm in eval mode keeps its statistics. The modes of modules do not change.
@@ -339,6 +344,7 @@ def refit_batch_norm(model: nn.Module, call: Callable[[Any], Any], inputs: Itera
         model: in the modes in which it is trained.
         call: the model's output for the inputs of a batch.
         inputs: of each batch.
+        across_ranks: makes the statistics of several ranks one, when all have had their batches.
     """
     refitted = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm) and m.training}
     if not refitted:
@@ -351,6 +357,8 @@ def refit_batch_norm(model: nn.Module, call: Callable[[Any], Any], inputs: Itera
         with torch.no_grad():
             for each in inputs:
                 call(each)
+            if across_ranks is not None:
+                across_ranks(refitted)
     finally:
         for module, momentum in refitted.items():
             module.momentum = momentum

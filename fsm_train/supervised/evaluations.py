@@ -6,7 +6,7 @@ Rule of this file: an evaluation is a record, which is checked when it is made. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from ..core.checks import NO_TEXT, check_count, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import Forward, check_loader
+from ..data.known_sizes import known_sizes
 from ..data.loaders import own_pass
 from .arguments import check_data, check_function, check_loss_fn, takes_target
 from .averages import Average
@@ -242,6 +243,13 @@ def as_given(loaders: Mapping[str, Iterable[Any]]) -> Iterable[Any] | Mapping[st
 
 def _argument(name: str) -> str:
     return f"valid[{name!r}]" if name else "valid"
+
+
+def sizes_of_validation(evaluations: Sequence[BoundEvaluation]) -> tuple[int, float, float] | None:
+    """The `known_sizes` of a validation: of one evaluation that is carried out each time; None of others."""
+    if len(evaluations) != 1 or evaluations[0].settings.every != 1:
+        return None
+    return known_sizes(evaluations[0].loader)
 
 
 def check_averages(evaluations: Iterable[BoundEvaluation], averages: Mapping[str, Average]) -> None:

@@ -26,6 +26,7 @@ from .mixing import cut_mix, mix_up
 from .modules import Modes
 from .player import modules_of_player
 from .precision import Precision
+from .reduction import average_statistics
 from .training import Training
 from .window import norm_of
 
@@ -232,7 +233,9 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         modes = Modes.of(work.model)
         work.use_training_modes()
         try:
-            refit_batch_norm(work.model, lambda inputs: work.call(inputs, work.target), work.training_inputs())
+            across_ranks = None if work.ranks is None else average_statistics
+            inputs = work.training_inputs()
+            refit_batch_norm(work.model, lambda each: work.call(each, work.target), inputs, across_ranks)
         finally:  # a training that fails here can be gone on with
             modes.put_back()
             before.put_back()

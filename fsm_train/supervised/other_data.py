@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core.arguments import is_iterable
 from ..core.errors import WorkloadError
-from ..data.batches import in_words, is_map_style, number_of_batches
+from ..data.batches import in_words, is_empty, is_map_style
 from ..data.loaders import own_pass
 from ..data.sources import Sources
 from .evaluations import AS_IN_TRAINING, BoundEvaluation, Evaluation
@@ -88,7 +88,7 @@ def check_batches(data: Any, call: str, columns: str) -> Iterable[Any]:
         raise WorkloadError(f"data is a dataset ({type(data).__name__}), which gives samples: write {loader}")
     if not is_iterable(data) or isinstance(data, (str, bytes, nn.Module)):
         raise WorkloadError(f"data is {found}, but batches are to come from it: write {loader}, or a list of batches")
-    if number_of_batches(data) == 0:
+    if is_empty(data):
         raise WorkloadError(
             f"data has no batches: is the dataset empty, or smaller than one batch with drop_last=True? Write {loader}"
         )

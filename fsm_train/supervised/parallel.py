@@ -24,12 +24,16 @@ from ..core.checks import check_choice, check_positive
 from ..core.commands import UseMicroBatches, UseParallel, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.workload import Workload
+from ..data.own_rank import launched_ranks, own_rank
+from ..data.sharded import share_of
 from ..worlds.agreed import Agree, Agreed
+from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
 
 Parallel = Literal["ddp", False] | Mapping[str, Any]
 
+_logger = logging.getLogger("fsm_train")
 _OWN = ("kind", "agree", "seconds", "interrupts_every")
 _OF_TORCH = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
 
@@ -94,12 +98,6 @@ def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> 
     return Ranks(settings)
 
 
-def launched_ranks() -> int:
-    """How many processes torchrun says that it started; 0 if it started none."""
-    there = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
-    return int(os.environ["WORLD_SIZE"]) if there else 0
-
-
 def _form_group(ranks: int, device: torch.device | str | None, settings: ParallelSettings) -> None:
     on_cuda = device is not None and torch.device(device).type == "cuda"
     if on_cuda:
@@ -128,6 +126,7 @@ class Ranks:
         self.by_hand = False
         self.unreduced = False
         self._agreed: Agreed | None = None
+        self._said: set[str] = set()
         self._of: object = None  # the parameters that the next two were worked out for
         self._beside_wrapper: list[nn.Parameter] = []
         self._sparse: Set[nn.Parameter] = frozenset()
@@ -149,6 +148,13 @@ class Ranks:
             settings = self.settings
             self._agreed = Agreed(work, self.exchange, agree=settings.agree, interrupts_every=settings.interrupts_every)
         return self._agreed.as_workload()
+
+    def say_once(self, sentences: Iterable[str]) -> None:
+        """Log each of these warnings in the first run that it is true of."""
+        for sentence in sentences:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                _logger.warning("%s", sentence)
 
     # ------------------------------------------------------------------------------------ the model
 
@@ -185,8 +191,9 @@ class Ranks:
         self.unreduced = False
 
     def share_buffers(self, work: Any) -> None:
-        """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass."""
-        broadcast_buffers(work.modules.values())
+        """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass; in averages too."""
+        averages = work.carried_over.averages.values()
+        broadcast_buffers(work.modules.values(), [buffer for each in averages for buffer in each.buffers.values()])
 
 
 def reduced_by_hand(callbacks: Iterable[Callback[Any]], work: Any) -> bool:
@@ -233,10 +240,17 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         )
     if callbacks is not None:
         ranks.by_hand = reduced_by_hand(callbacks, work)
+        ranks.say_once(notes_of_ranks(work.model, work._roots(), callbacks))
     return ranks.agreed(work)
 
 
-def _refuse_group(work: Workload) -> None:
+def _refuse_group(work: Any) -> None:
+    rank, ranks = own_rank()
+    if ranks > 1 and share_of(work.train) is not None:
+        raise WorkloadError(
+            f"this is process {rank} of {ranks}, and trains with its part of the data, but nothing says that they "
+            'train one model: write Supervised(…, parallel="ddp"), or parallel=False if each trains one of its own'
+        )
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
         raise WorkloadError(

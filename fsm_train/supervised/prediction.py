@@ -6,7 +6,7 @@ never told by trying.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,12 +16,15 @@ from ..core.errors import WorkloadError
 from ..core.under_way import evaluation_under_way
 from ..data.batches import apply_split, in_words, map_tensors, to_device
 from ..data.loaders import start_pass
+from ..data.sharded import share_of
+from .gathered import PredictedBatch, gathered, known_order
 from .joining import join
-from .other_data import check_batches, evaluate_on
+from .other_data import check_batches
 from .snapshot import ValidationGuard
 from .workload import Supervised
 
 _CPU = torch.device("cpu")
+_NOTHING = object()  # the outputs for no batch
 
 
 @takes_by_name
@@ -31,6 +34,9 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
     Nothing of the training changes, as with `evaluate`: modes and random generators are put back, and in a loop over
     `iterate` the batch under way is left alone. The model is called as in training: through `forward=`, on its device,
     in the precision of the run under way. The weights are those that it has now.
+
+    Of a loader of `sharded`, the outputs are those of the whole dataset, in its order, on each rank. Of other data they
+    are those for the batches that this rank is given.
 
     What are the inputs of a batch? With `split=`, what that returns first. Otherwise a tuple or list of two is
     (inputs, target), as in training, and the target is left out; a tuple or list of one is its part; a tensor, a
@@ -59,6 +65,7 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
     Raises:
         WorkloadError: the data are no batches, or none; a batch is neither a pair nor inputs; a validation or an
             evaluation of the workload is under way, or a run in another thread.
+        PeerError: another rank failed, with a part of a loader of `sharded`.
         TypeError: the workload is no `Supervised`.
     """
     check_workload(workload, "predict({}, data)")
@@ -67,23 +74,46 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
     if not isinstance(inputs_only, bool):
         raise TypeError(f"inputs_only is {kind_of(inputs_only)}: write predict(work, data, inputs_only=True)")
     check_batches(data, "predict(work, {})", "inputs")
-    with evaluation_under_way(workload), workload.set_aside(), evaluate_on(workload, data):
+    is_share = share_of(data) is not None
+    shared = workload.across_ranks() if is_share else workload
+    with evaluation_under_way(workload), workload.set_aside(), shared.evaluate_on(data):
         guard = ValidationGuard.of(workload.modules, workload.loader_generators())
         try:
-            return join(_outputs(workload, inputs_only))
+            found = _of_all_ranks(workload, inputs_only) if is_share else _of_this_rank(workload, inputs_only)
         finally:
             workload._evaluation = None
             guard.put_back()
+    if found is _NOTHING:
+        raise WorkloadError(
+            "data gave no batch: it is empty, or an iterator that was used before. Write predict(work, DataLoader(…)), "
+            "or a list of batches"
+        )
+    return found
 
 
-def _outputs(work: Supervised, inputs_only: bool) -> list[Any]:
-    """The output for each batch of the data, on the CPU."""
+def _of_this_rank(work: Supervised, inputs_only: bool) -> Any:
+    (evaluation,) = work.evaluations
+    outputs = _outputs(work, start_pass(evaluation.loader), inputs_only)
+    return join(outputs) if outputs else _NOTHING
+
+
+def _of_all_ranks(work: Supervised, inputs_only: bool) -> Any:
+    (evaluation,) = work.evaluations
+    with known_order(evaluation.loader) as order:
+        batches = start_pass(evaluation.loader)
+    outputs = _outputs(work, batches, inputs_only)
+    parts = [PredictedBatch(*each) for each in zip(order, outputs, strict=True)]
+    return gathered(work, parts, nothing=_NOTHING)
+
+
+def _outputs(work: Supervised, batches: Iterator[Any], inputs_only: bool) -> list[Any]:
+    """The output for each of these batches, on the CPU."""
     (work._evaluation,) = work.evaluations  # it is no batch of the training
     for module in work.modules.values():
         module.eval()
     outputs: list[Any] = []
     try:
-        for batch in start_pass(work._evaluation.loader):
+        for batch in batches:
             inputs, target = _parts(work, batch, inputs_only)
             work.inputs, work.target = to_device(inputs, work.device), to_device(target, work.device)
             work.mix = None
@@ -93,11 +123,6 @@ def _outputs(work: Supervised, inputs_only: bool) -> list[Any]:
     except Exception as error:
         error.add_note(f"Raised in predict(work, data), in batch {len(outputs)} of data, counted from 0.")
         raise
-    if not outputs:
-        raise WorkloadError(
-            "data gave no batch: it is empty, or an iterator that was used before. Write predict(work, DataLoader(…)), "
-            "or a list of batches"
-        )
     return outputs
 
 

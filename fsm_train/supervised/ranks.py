@@ -74,6 +74,21 @@ class GlooExchange:
             raise self._explained(error, PLACES[Row.unpacked(row).topic], waited) from error
         return [of_rank.tolist() for of_rank in self._rows]
 
+    def gather(self, value: Any) -> list[Any]:
+        """The values of all ranks, in their order: what pickle can copy, of any size. It takes longer than a row.
+
+        Raises:
+            PeerError: a rank failed.
+        """
+        values: list[Any] = [None] * self.ranks
+        try:
+            dist.all_gather_object(values, value, group=self._group)
+        except RuntimeError as error:
+            if (failure := self.failure()) is not None:
+                raise failure from error
+            raise
+        return values
+
     def fail(self, reason: str) -> None:
         """Leave word of a failure, and end the process group: what the others wait for raises at once."""
         with self._reachable():

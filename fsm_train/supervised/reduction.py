@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence, Set
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def sparse_parameters(modules: Iterable[nn.Module]) -> Set[nn.Parameter]:
@@ -60,15 +61,31 @@ def _reduce_sparse(parameter: nn.Parameter, ranks: int) -> None:
     dist.all_reduce(parameter.grad)
 
 
-def broadcast_buffers(modules: Iterable[nn.Module]) -> None:
-    """Give all ranks the buffers of rank 0, such as the statistics of batch norms."""
-    buffers = [buffer for module in modules for buffer in module.buffers() if buffer.numel()]
+def broadcast_buffers(modules: Iterable[nn.Module], averaged: Iterable[torch.Tensor] = ()) -> None:
+    """Give all ranks the buffers of rank 0, such as the statistics of batch norms, and these averages of them."""
+    of_modules = (buffer for module in modules for buffer in module.buffers())
+    buffers = [buffer for buffer in (*of_modules, *averaged) if buffer.numel()]
     for kind in dict.fromkeys((buffer.dtype, buffer.device) for buffer in buffers):
         alike = [buffer.detach() for buffer in buffers if (buffer.dtype, buffer.device) == kind]
         flat = _flat(alike)
         dist.broadcast(flat, 0)
         for buffer, values in zip(alike, _parts(flat, alike), strict=True):
             buffer.copy_(values)
+
+
+def average_statistics(norms: Iterable[_BatchNorm]) -> None:
+    """Make the statistics of batch norms the means over the batches of all ranks, of those over each rank's own."""
+    for norm in norms:
+        if norm.running_mean is None or norm.running_var is None or norm.num_batches_tracked is None:
+            continue
+        batches = norm.num_batches_tracked.to(norm.running_mean)
+        flat = torch.cat([norm.running_mean * batches, norm.running_var * batches, batches[None]])
+        dist.all_reduce(flat)
+        mean, variance, of_all = torch.split(flat, [norm.running_mean.numel(), norm.running_var.numel(), 1])
+        if of_all:
+            norm.running_mean.copy_(mean / of_all)
+            norm.running_var.copy_(variance / of_all)
+            norm.num_batches_tracked.copy_(of_all[0])
 
 
 def _flat(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from ..data.first_look import first_look
 from ..data.generators import seed_all, seed_of_rank, seed_own
 from ..data.loaders import set_persistent_workers, start_pass, with_inner, with_new_workers
 from ..data.prefetch import prefetched
+from ..data.sharded import has_no_part
 from .averages import Average
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
 from .loss_parts import may_have_parts, separate
@@ -227,10 +228,11 @@ class Validating(Training):
         evaluation = self._evaluation
         if evaluation is None:
             return
-        results = evaluation.meters.results()
+        stands_by = not validation.counted and self.ranks is not None and has_no_part(evaluation.loader)
+        results = {} if stands_by else evaluation.meters.results()
         add_new(validation.metrics, results.items(), evaluation.argument)
         validation.weights |= dict.fromkeys(results, validation.size)
-        if not validation.counted and not stopped:
+        if not validation.counted and not stopped and not stands_by:
             raise WorkloadError(
                 f"{evaluation.argument} gave no batch that counts: it is empty, its __iter__ starts no new pass each "
                 "time, or samples= counts 0 for each of its batches"

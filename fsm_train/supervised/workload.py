@@ -35,6 +35,7 @@ from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
+from ..data.whole import whole_data
 from ..worlds.registry import handler_of, is_registered
 from . import (
     closures,
@@ -44,7 +45,7 @@ from . import (
 from .advice import log_summary_once, warn_of_sum
 from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
-from .evaluations import Valid
+from .evaluations import Valid, sizes_of_validation
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
 from .loss_parts import LossFn
@@ -145,9 +146,10 @@ class Supervised(Stepping, Checkpointable):
         ahead: whether to fetch a batch, and copy it to the device, while the one before it is trained. By default on
             CUDA, from a list or a DataLoader with workers; False never does, and True refuses other data.
         parallel: "ddp" lets the processes that torchrun starts train one model, through DistributedDataParallel; one
-            process trains as without it. A mapping has settings of torch's wrapper, and of ours: `agree` ("epoch",
-            "phase", "never": when the ranks compare what they decided), `seconds` to wait for each other. "cuda" as
-            device is then each process's own. False lets each process train a model of its own.
+            process trains as without it. `sharded(loader)` gives each its share of the data. A mapping has settings of
+            torch's wrapper, and of ours: `agree` ("epoch", "phase", "never": when the ranks compare what they decided),
+            `seconds` to wait for each other. "cuda" as device is then each process's own. False lets each process
+            train a model of its own.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
 
     Raises:
@@ -245,6 +247,16 @@ class Supervised(Stepping, Checkpointable):
     @property
     def known_sizes(self) -> tuple[int, float, float] | None:
         return known_sizes(self.train) if self._samples is None and self._split is None else None
+
+    @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        if self._samples is not None or self._split is not None:
+            return None
+        return sizes_of_validation(self.evaluations)
+
+    @property
+    def whole_data(self) -> tuple[float, float]:
+        return whole_data(self.train), whole_data(*(each.loader for each in self.evaluations))
 
     @property
     def metric_weights(self) -> Mapping[str, float]:

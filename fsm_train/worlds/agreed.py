@@ -4,8 +4,8 @@ Rule of this file: it says when the ranks exchange, and about what. What follows
 in `core/reductions.py` one number of many, in `passes.py` the end of the data, in `disagreement.py` what differs.
 
     once for each run       prepare, reposition, finish; the seconds that it took
-    for each epoch          open (are the shares even?), the training metrics; the same for a validation
-    for each batch          nothing where the shares are even, but for a look for signals several times a second; else
+    for each epoch          open (what is known of the shares?), the training metrics; the same for a validation
+    for each batch          nothing where the shares are known, but for a look for signals several times a second; else
                             one exchange for each fetch
     at a watched phase      one exchange where facts are needed
     before SaveCheckpoint   one
@@ -33,6 +33,7 @@ from .meeting import Exchange, Meeting, Numbers
 from .passes import UNKNOWN, LeftOut, Pass, SignalInterval, rank_weight, union_size
 from .proxy import WorkloadProxy
 from .rows import Topic
+from .same_data import SameData
 
 Agree = Literal["epoch", "phase", "never"]
 _OPERATIONS = {operation.value: operation for operation in Operation}
@@ -94,7 +95,7 @@ class Agreed(WorkloadProxy):
         self._meeting = Meeting(exchange, lambda: self.wrapped.interrupt, self._act_on)
         self._looks = SignalInterval(interrupts_every or 1, interrupts_every is not None, clock)
         self._agreed_signal: str | None = None
-        self._in_run = False
+        self._in_run, self._same_data = False, SameData()
         self._train, self._valid = Pass(), Pass()
         self._known_batches: Sequence[float] = ()
         self._left_out = LeftOut()
@@ -165,8 +166,10 @@ class Agreed(WorkloadProxy):
 
     def prepare(self, state: State) -> None:
         self._agreed_signal = None  # of a call of `run` before this one
-        rows = self._meeting.meet(Topic.PREPARE, self._own_batches(), about=self._control(state))
+        own = (self._own_batches(), *self.wrapped.whole_data)
+        rows = self._meeting.meet(Topic.PREPARE, *own, about=self._control(state))
         self._batches_per_epoch = self._shortest(rows)
+        self._same_data.look([values[1:3] for values in rows], self._meeting)
         self._in_run, self._left_out = True, LeftOut()
         self.wrapped.prepare(*self._given(Operation.PREPARE, state))
 
@@ -204,7 +207,7 @@ class Agreed(WorkloadProxy):
             self._meeting.meet(Topic.SAVE, about=self._control(state))
         if isinstance(command, WeighLoss) and command.by in self._rank_weights:
             self.wrapped.set_rank_weight(self._rank_weights[command.by])
-        self.wrapped.carry_out(command, state)
+        self._blaming(self.wrapped.carry_out)(command, state)
 
     # ------------------------------------------------------------------------------------------ the data
 
@@ -224,19 +227,23 @@ class Agreed(WorkloadProxy):
         now = self._train
         now.take(own)
         self._rank_weights = {}
-        self._meeting.batches += 1
-        if now.even:
-            self._look_for_signals()
-            self.wrapped.set_rank_weight(1.0)
-            return None if own is None else union_size([own] * self._meeting.ranks)
-        rows = self._meeting.meet(Topic.FETCH, float(own is not None), own or 0.0)
-        there, sizes = [bool(values[0]) for values in rows], [values[1] for values in rows]
-        if not all(there):
-            self._left_out.add(there, self._known_batches, now.fetched - 1)
+        sizes = self._sizes(Topic.FETCH, now, own)
+        there = [size for size in sizes if size is not None]
+        if len(there) < len(sizes):
+            self._left_out.add([size is not None for size in sizes], self._known_batches, now.fetched - 1)
             now.size = None
             return None
-        self.wrapped.set_rank_weight(rank_weight(own or 0.0, sizes))
-        return union_size(sizes)
+        self.wrapped.set_rank_weight(rank_weight(own or 0.0, there))
+        return union_size(there)
+
+    def _sizes(self, topic: Topic, now: Pass, own: float | None) -> list[float | None]:
+        """What the batch that each rank fetched counts; None for one that has none. Asked if not all ranks know."""
+        self._meeting.batches += 1
+        if now.of_all:
+            self._look_for_signals()
+            return now.sizes()
+        rows = self._meeting.meet(topic, float(own is not None), own or 0.0)
+        return [values[1] if values[0] else None for values in rows]
 
     def backward(self, *state: State) -> None:
         self._blaming(self.wrapped.backward)(*self._given(Operation.BACKWARD, *state))
@@ -252,6 +259,12 @@ class Agreed(WorkloadProxy):
         finally:
             self._valid = before
 
+    @contextlib.contextmanager
+    def evaluate_on(self, data: Any) -> Iterator[None]:
+        """As the workload does; what is raised in this context frees the other ranks, since no `finish` follows."""
+        with self._telling(), self.wrapped.evaluate_on(data):
+            yield
+
     def open_valid(self, state: State) -> None:
         self.wrapped.open_valid(*self._given(Operation.OPEN_VALID, state))
         self._valid = Pass(self.wrapped.known_valid_sizes)
@@ -262,16 +275,9 @@ class Agreed(WorkloadProxy):
         own = self.wrapped.fetch_valid(*self._given(Operation.FETCH_VALID, *state))
         now = self._valid
         now.take(own)
-        self._meeting.batches += 1
-        if now.even:
-            self._look_for_signals()
-            now.of_any += own is not None
-            return None if own is None else union_size([own] * self._meeting.ranks)
-        rows = self._meeting.meet(Topic.FETCH_VALID, float(own is not None), own or 0.0)
-        if not any(values[0] for values in rows):
-            return None
-        now.of_any += 1
-        return union_size([values[1] for values in rows])
+        there = [size for size in self._sizes(Topic.FETCH_VALID, now, own) if size is not None]
+        now.of_any += bool(there)
+        return union_size(there) if there else None
 
     def evaluate(self, *state: State) -> None:
         given = self._given(Operation.EVALUATE, *state)
@@ -311,8 +317,7 @@ class Agreed(WorkloadProxy):
         return {name: reduced(reduction_of(name, declared), there) for name, there in found.items() if there}
 
     def measure(self, state: State) -> Mapping[str, float]:
-        own = self.wrapped.measure(*self._given(Operation.MEASURE, state))
-        return self._common_metrics(Topic.MEASURE, own)
+        return self._common_metrics(Topic.MEASURE, self.wrapped.measure(*self._given(Operation.MEASURE, state)))
 
     def measure_valid(self, state: State) -> Mapping[str, float]:
         """The metrics of all ranks together. One that had no batch, while others had, measures nothing."""
@@ -365,7 +370,7 @@ class Agreed(WorkloadProxy):
     def _blaming(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method, whose error is that of another rank if that failed while this one reduced gradients, say."""
 
-        def blaming(*given: State) -> Any:
+        def blaming(*given: Any) -> Any:
             try:
                 return method(*given)
             except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""A pass over the data on several ranks: whether their shares are even, and which batches come.
+"""A pass over the data on several ranks: what is known of their shares, and which batches come.
 
 Rule of this file: nothing is exchanged here. What the ranks gave is judged, and the answer is the same on each.
 """
@@ -30,7 +30,8 @@ class Pass:
 
     Attributes:
         known: what is known of it; None if nothing is.
-        even: whether all ranks know the same of theirs, so that they need not ask each other for each batch.
+        of_all: what each rank knows of its pass, so that they need not ask each other for each batch; empty unless all
+            of them know.
         fetched: batches that were fetched.
         size: what this rank's batch under way counts; None if it has none.
         counted: what its batches counted together that were trained or evaluated with.
@@ -38,7 +39,7 @@ class Pass:
     """
 
     known: KnownSizes | None = None
-    even: bool = False
+    of_all: Sequence[KnownSizes] = ()
     fetched: int = 0
     size: float | None = None
     counted: float = 0.0
@@ -50,8 +51,13 @@ class Pass:
         return (UNKNOWN,) * 3 if self.known is None else tuple(map(float, self.known))
 
     def compare(self, given: Sequence[Sequence[float]]) -> None:
-        """Whether the passes of all ranks, by their `values`, are even."""
-        self.even = self.known is not None and len({tuple(values[:3]) for values in given}) == 1
+        """Take note of what all ranks know of their passes, by their `values`."""
+        known = [(int(batches), each, last) for batches, each, last, *_ in given]
+        self.of_all = known if all(batches != UNKNOWN for batches, _, _ in known) else ()
+
+    def sizes(self) -> list[float | None]:
+        """What the batch that was taken last counts on each rank, by what all know; None for one that has none."""
+        return [expected(known, self.fetched - 1) for known in self.of_all]
 
     def take(self, size: float | None) -> None:
         """Take what was fetched.
@@ -59,17 +65,24 @@ class Pass:
         Raises:
             WorkloadError: the ranks rely on what was known, and this is something else.
         """
-        if self.even and self.known is not None and size != (expected := self._expected(*self.known)):
+        if self.of_all and self.known is not None and size != (due := expected(self.known, self.fetched)):
             raise WorkloadError(
                 f"batch {self.fetched} of a pass over the data {_counts(size)}, but by known_sizes={self.known} it "
-                f"{_counts(expected)}: the other ranks rely on that. Let known_sizes be None where it is not known"
+                f"{_counts(due)}: the other ranks rely on that. Let known_sizes be None where it is not known"
             )
         self.size = size
         self.own += size is not None
         self.fetched += 1
 
-    def _expected(self, batches: int, each: float, last: float) -> float | None:
-        return None if self.fetched >= batches else last if self.fetched == batches - 1 else each
+
+def expected(known: KnownSizes, batch: int) -> float | None:
+    """What a batch of the pass counts, the first being number 0; None after the last one.
+
+    >>> [expected((3, 32, 16), batch) for batch in range(4)]
+    [32, 32, 16, None]
+    """
+    batches, each, last = known
+    return None if batch >= batches else last if batch == batches - 1 else each
 
 
 def _counts(size: float | None) -> str:
@@ -92,8 +105,9 @@ def rank_weight(size: float, sizes: Sequence[float]) -> float:
     >>> rank_weight(3, [3.0, 1.0]), rank_weight(0, [0.0, 0.0])
     (1.5, 1.0)
     """
-    total = exact_sum(sizes)
-    return size * len(sizes) / total if total else 1.0
+    if len(set(sizes)) == 1:
+        return 1.0  # exactly, also of sizes that are no whole numbers
+    return size * len(sizes) / exact_sum(sizes)
 
 
 @attrs.define

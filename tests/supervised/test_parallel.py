@@ -12,13 +12,15 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fsm_train import Phase, Supervised, WorkloadError, ablate, evaluate, find_lr, iterate, run, start
+from fsm_train import Phase, Supervised, WorkloadError, ablate, evaluate, find_lr, iterate, run, sharded, start
 from fsm_train.callbacks import accumulate, early_stopping, parallel, skip_nonfinite
 from fsm_train.data.generators import seed_of_rank
-from fsm_train.supervised.reduction import broadcast_buffers, reduce_gradients, sparse_parameters
+from fsm_train.data.own_rank import own_rank
+from fsm_train.supervised.reduction import average_statistics, broadcast_buffers, reduce_gradients, sparse_parameters
 from fsm_train.testing import differences
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
+from tests.models import diabetes
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -236,6 +238,38 @@ def test_reduction_of_gradients_of_each_kind() -> None:
     assert torch.equal(after.pop("3.weight"), torch.zeros(4, 2))  # sparse ones are not asked whether a rank has them
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.usefixtures("alone")
+def test_place_of_a_process_is_that_in_its_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the environment says something else, as that of a job of several groups may."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert own_rank() == (0, 1)
+
+
+@pytest.mark.usefixtures("alone")
+def test_statistics_of_batch_norm_are_means_over_batches() -> None:
+    """Of one rank they stay; a norm without statistics, and one that had no batch, are left alone."""
+    norms = [nn.BatchNorm1d(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)]
+    norms[0](torch.arange(12.0).view(4, 3))
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+
+    average_statistics(norms)
+
+    for norm, buffers in zip(norms, before, strict=True):
+        assert all(torch.equal(buffer, buffers[name]) for name, buffer in norm.named_buffers())
+
+
+def test_part_of_the_data_without_a_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also before there is a process group: each process would train on its part alone."""
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    part = sharded(diabetes(), batch_size=64)
+
+    with pytest.raises(WorkloadError, match="this is process 1 of 2, and trains with its part of the data"):
+        run(start(workload(part), epochs=1))
+    assert run(start(workload(part, parallel=False), epochs=1)).step == 7
 
 
 def test_buffers_are_those_of_rank_0(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import attrs
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from fsm_train import (
@@ -400,11 +401,15 @@ def test_metrics_of_several_evaluations_weigh_what_each_of_them_counted() -> Non
     def of_ranks(rank: int) -> dict[str, Any]:
         return {"near": near[rank : rank + 1], "far": far[1 - rank : 2 - rank]}
 
+    def still(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=0.0)  # simulated ranks do not share gradients
+
     def train(rank: int, join: Join) -> State:
-        return run(start(join(workload(valid=of_ranks(rank))), epochs=1, seed=0))
+        model = workload(batches(8, 8)[rank : rank + 1], optimizer=still, valid=of_ranks(rank))
+        return run(start(join(model), epochs=1, seed=0))
 
     together = train_ranks(2, train).state.metrics
-    alone = run(start(workload(valid={"near": near, "far": far}), epochs=1, seed=0)).metrics
+    alone = run(start(workload(optimizer=still, valid={"near": near, "far": far}), epochs=1, seed=0)).metrics
     for name in ("valid_near_loss", "valid_far_loss"):
         assert together[name] == pytest.approx(alone[name], rel=1e-5)
 

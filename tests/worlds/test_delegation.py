@@ -18,7 +18,7 @@ MEMBERS = frozenset(name for name in {*vars(Workload), *Workload.__annotations__
 AGREED = frozenset(
     {
         *("batches_per_epoch", "shares_facts", "informed", "notes", "metric_names", "interrupt", "set_aside"),
-        "across_ranks",
+        *("across_ranks", "evaluate_on"),
         *("prepare", "reposition", "finish", "carry_out", "read", "fused"),
         *("open", "fetch", "backward", "measure", "open_valid", "fetch_valid", "evaluate", "measure_valid"),
     }
@@ -39,8 +39,8 @@ OWN = frozenset(
             "scheduler_length",
         ),
         "model_parts",
-        *("reductions", "known_sizes", "known_valid_sizes", "metric_weights", "set_rank_weight"),
-        *("hyper", "set_hyper", "snapshot", "put_back", "evaluate_on", "undisturbed", "reserve"),
+        *("reductions", "known_sizes", "known_valid_sizes", "whole_data", "metric_weights", "set_rank_weight"),
+        *("hyper", "set_hyper", "snapshot", "put_back", "undisturbed", "reserve"),
         *("turn", "forward", "loss", "discard", "unscale", "step", "zero", "abandon"),
     }
 )

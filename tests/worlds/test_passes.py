@@ -11,30 +11,41 @@ from fsm_train.worlds.passes import LeftOut, Pass, SignalInterval, rank_weight, 
 
 
 def compared(*passes: Pass) -> list[bool]:
-    """Whether each of these ranks takes its pass for even."""
+    """Whether each of these ranks knows what comes on all of them."""
     for one in passes:
         one.compare([other.values() for other in passes])
-    return [one.even for one in passes]
+    return [bool(one.of_all) for one in passes]
 
 
-def test_passes_that_are_known_and_alike_are_even() -> None:
-    """One that is longer, has another last batch or is not known makes all of them uneven."""
-    alike = (3, 32, 16)
+def test_what_comes_is_known_where_each_rank_knows_its_own() -> None:
+    """It need not be the same on all."""
+    known = (3, 32, 16)
 
-    assert compared(Pass(alike), Pass(alike)) == [True, True]
-    assert compared(Pass(alike), Pass((4, 32, 16))) == [False, False]
-    assert compared(Pass(alike), Pass((3, 32, 15))) == [False, False]
-    assert compared(Pass(alike), Pass()) == [False, False]
+    assert compared(Pass(known), Pass(known)) == [True, True]
+    assert compared(Pass(known), Pass((4, 32, 15))) == [True, True]
+    assert compared(Pass(known), Pass()) == [False, False]
     assert compared(Pass(), Pass()) == [False, False]
 
 
-def test_even_pass_keeps_to_what_is_known() -> None:
-    """The last batch may be a smaller one."""
-    even = Pass((3, 32, 16), even=True)
-    for size in (32, 32, 16, None):
-        even.take(size)
+def test_each_rank_knows_the_sizes_of_all() -> None:
+    """Batch by batch, also after the last one of some."""
+    one, other = Pass((3, 32, 16)), Pass((2, 32, 15))
+    compared(one, other)
 
-    assert (even.fetched, even.own, even.size) == (4, 3, None)
+    sizes = []
+    for size in (32, 32, 16, None):
+        one.take(size)
+        sizes.append(one.sizes())
+    assert sizes == [[32, 32], [32, 15], [16, None], [None, None]]
+
+
+def test_pass_keeps_to_what_is_known() -> None:
+    """The last batch may be a smaller one."""
+    known = Pass((3, 32, 16), of_all=[(3, 32, 16)])
+    for size in (32, 32, 16, None):
+        known.take(size)
+
+    assert (known.fetched, known.own, known.size) == (4, 3, None)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +59,7 @@ def test_even_pass_keeps_to_what_is_known() -> None:
 def test_workload_that_breaks_its_word_is_refused(fetched: int, size: int | None, text: str) -> None:
     """The other ranks would wait for this one, or it for them."""
     with pytest.raises(WorkloadError, match=text):
-        Pass((3, 32, 16), even=True, fetched=fetched).take(size)
+        Pass((3, 32, 16), of_all=[(3, 32, 16)], fetched=fetched).take(size)
 
 
 def test_sizes_add_up_and_weights_are_shares() -> None:
@@ -56,6 +67,7 @@ def test_sizes_add_up_and_weights_are_shares() -> None:
     assert (union_size([3.0, 2.0]), type(union_size([3.0, 2.0])), union_size([0.5, 0.0])) == (5, int, 0.5)
     assert [rank_weight(size, [1.0, 3.0]) for size in (1.0, 3.0)] == [0.5, 1.5]
     assert rank_weight(0.0, [0.0, 0.0]) == 1.0
+    assert rank_weight(0.1, [0.1, 0.1, 0.1]) == 1.0  # exactly
 
 
 def test_what_is_left_out_is_counted_by_rank() -> None:
