@@ -26,6 +26,7 @@ COMMANDS = {
     "checkpoints": "List the checkpoints in a folder, and verify each byte of them.",
     "weights": "Write the weights of a checkpoint to a file, for others (needs torch).",
     "plot": "Draw the metrics of trainings over the epochs (needs the extra: plot).",
+    "export": "Fill a table or a tracker from a log: csv, tensorboard, mlflow, wandb (each needs its extra).",
     "graph": "Draw the machine.",
 }
 """The commands and their help. The module of a command has `add_arguments(parser)` and `run(options) -> status`."""

@@ -1,0 +1,243 @@
+"""A table of comma-separated values, read back by the csv module."""
+
+from __future__ import annotations
+
+import csv as csv_format
+import random
+from math import isnan
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fsm_train import CallbackError, Flag, Phase, Scripted, State, Supervised, Transition, on, run, start
+from fsm_train.callbacks import accumulate, validate_every
+from fsm_train.sinks import csv
+from tests.models import digits
+
+from .tracked import SEEN, breaks, in_pieces, whole
+
+Rows = list[dict[str, str]]
+
+
+def rows_of(path: Path) -> Rows:
+    with path.open(newline="") as file:
+        return list(csv_format.DictReader(file))
+
+
+def test_rows_are_the_training(tmp_path: Path) -> None:
+    """An epoch has its metrics and rates, a validation within one its metrics, a batch its facts, to the last bit."""
+    final = whole(csv(tmp_path / "run.csv", **SEEN))
+    rows = rows_of(tmp_path / "run.csv")
+    epochs = [row for row in rows if row["phase"] == "epoch_end"]
+
+    assert [*rows[0]] == [
+        *("phase", "epoch", "step", "iteration", "grad_norm", "loss", "valid_loss", "train_loss", "lr/0", "lr/1")
+    ]
+    assert [float(row["train_loss"]) for row in epochs] == [metrics["train_loss"] for metrics in final.history]
+    assert [(row["epoch"], row["step"], row["valid_loss"]) for row in epochs] == [
+        ("1", "4", "nan"),
+        ("2", "8", "0.25"),
+        ("3", "12", "0.2"),
+    ]
+    assert [(row["iteration"], row["valid_loss"]) for row in rows if row["phase"] == "valid_end"] == [
+        ("3", "nan"),
+        ("6", "0.25"),
+        ("9", "inf"),
+        ("12", "0.2"),
+    ]
+    assert [float(row["loss"]) for row in rows if row["phase"] == "batch_end"] == [1 / n for n in range(2, 13, 2)]
+    assert [float(row["grad_norm"]) for row in rows if row["phase"] == "step_begin"] == [
+        2.0 + n for n in range(0, 12, 2)
+    ]
+    assert float(epochs[-1]["lr/1"]) == pytest.approx(2 * float(epochs[-1]["lr/0"]))
+
+
+def test_a_resumed_training_has_the_rows_of_one_in_a_piece(tmp_path: Path) -> None:
+    """What came after the place where it resumes is superseded; the bytes are the same."""
+    whole(csv(tmp_path / "whole.csv", **SEEN))
+    in_pieces(lambda: csv(tmp_path / "pieces.csv", **SEEN))
+
+    assert (tmp_path / "pieces.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("place", "batches"),
+    [(Phase.BATCH_END, 2), (Phase.VALID_END, 2), (Phase.BATCH_END, 3), (Phase.VALID_END, 3), (Phase.EPOCH_END, 3)],
+)
+def test_rows_of_where_it_resumes_are_there_once(place: Phase, batches: int, tmp_path: Path) -> None:
+    """Within an epoch and at its end, where the last window is stepped after its batches."""
+
+    @on(place)
+    def suspend_once(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == batches else None
+
+    def work() -> Scripted:
+        return Scripted(batches=3, loss=0.5, grad_norm=1.0, valid_loss=lambda state: float(state.iteration))
+
+    wanted = {"facts": ["loss", "grad_norm"], "every": 1}
+    common = [accumulate(2), validate_every(steps=1)]
+    run(start(work(), epochs=2), common, sinks=[csv(tmp_path / "whole.csv", **wanted)])
+    state = run(start(work(), epochs=2), [*common, suspend_once], sinks=[csv(tmp_path / "pieces.csv", **wanted)])
+    assert state.phase is Phase.SUSPENDED
+    run(state, common, sinks=[csv(tmp_path / "pieces.csv", **wanted)])
+
+    assert rows_of(tmp_path / "pieces.csv") == rows_of(tmp_path / "whole.csv")
+
+
+def test_a_new_training_begins_the_table_anew(tmp_path: Path) -> None:
+    """Its rows are not mixed with those of another."""
+    path = tmp_path / "folder" / "run.csv"
+    for _ in range(2):
+        whole(csv(path, **SEEN))
+    once = rows_of(path)
+    whole(csv(path), epochs=1)
+
+    assert len(once) == 19
+    assert [(row["phase"], row["epoch"]) for row in rows_of(path)] == [("valid_end", "1"), ("epoch_end", "1")]
+
+
+def test_a_row_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
+    """As a crash does it: the row is written again where the training resumes before it."""
+    path = tmp_path / "run.csv"
+    whole(csv(tmp_path / "whole.csv", **SEEN))
+    cut: list[bytes] = []
+
+    def sink_after_a_crash() -> object:
+        if path.exists():
+            cut.append(path.read_bytes())
+            path.write_bytes(cut[-1] + b"epoch_end,2,8,8,,,0.2")
+        return csv(path, **SEEN)
+
+    in_pieces(sink_after_a_crash)  # type: ignore[arg-type]
+
+    assert len(cut) == 2
+    assert path.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+@pytest.mark.parametrize("content", ["name,age\nEve,40\n", "hello"])
+def test_a_file_of_somebody_else_is_left_alone(content: str, tmp_path: Path) -> None:
+    """The sink is switched off with a note, and the training continues."""
+    path = tmp_path / "people.csv"
+    path.write_text(content)
+
+    with pytest.warns(RuntimeWarning, match="is no table that csv wrote"):
+        final = whole(csv(path))
+
+    assert final.epoch == 3
+    assert "CsvTable raised ValueError" in final.notes[0]
+    assert path.read_text() == content
+
+
+def test_a_folder_is_no_table(tmp_path: Path) -> None:
+    """Nothing is written into it."""
+    with pytest.warns(RuntimeWarning, match="is no table that csv wrote"):
+        assert whole(csv(tmp_path)).notes
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_empty_file_becomes_the_table(tmp_path: Path) -> None:
+    """As mktemp makes one."""
+    (tmp_path / "run.csv").touch()
+    whole(csv(tmp_path / "run.csv"))
+
+    assert len(rows_of(tmp_path / "run.csv")) == 7
+
+
+def test_a_failed_training_leaves_whole_rows(tmp_path: Path) -> None:
+    """Those until it failed."""
+    with pytest.raises(CallbackError, match="out of luck"):
+        whole(csv(tmp_path / "run.csv"), further=[breaks])
+
+    assert [row["phase"] for row in rows_of(tmp_path / "run.csv")] == ["valid_end", "epoch_end"]
+
+
+def test_turns_have_facts_of_each_player(tmp_path: Path) -> None:
+    """A name begins with who played, as those of metrics do; rates of all optimizers are there."""
+    work = Scripted(batches=2, players={"D": 1, "G": 2}, loss=lambda state: 1.0 if state.player == "D" else 2.0)
+    run(start(work, epochs=1), sinks=[csv(tmp_path / "run.csv", facts=["loss"], every=1)])
+    rows = rows_of(tmp_path / "run.csv")
+
+    assert [(row["D_loss"], row["G_loss"]) for row in rows if row["phase"] == "batch_end"] == [
+        ("1.0", ""),
+        ("1.0", ""),
+        ("", "2.0"),
+    ]
+    assert (rows[-1]["train_D_loss"], rows[-1]["D.lr"], rows[-1]["G.lr"]) == ("1.0", "0.1", "0.1")
+
+
+def test_a_validation_before_the_first_epoch_is_of_none(tmp_path: Path) -> None:
+    """It stands at step 0 of epoch 0."""
+    work = Scripted(batches=2, valid_loss=lambda state: 1.0 - state.step / 10)
+    run(start(work, epochs=1), [validate_every(steps=5, first=True)], sinks=[csv(tmp_path / "run.csv")])
+    rows = rows_of(tmp_path / "run.csv")
+
+    assert [(row["phase"], row["epoch"], row["step"], row["valid_loss"]) for row in rows] == [
+        ("valid_end", "0", "0", "1.0"),
+        ("epoch_end", "1", "2", "0.8"),
+    ]
+
+
+def test_a_metric_of_an_earlier_step_is_not_repeated(tmp_path: Path) -> None:
+    """An epoch that ends without a validation has no number of one."""
+
+    @on(Phase.TRAIN_BEGIN, Phase.BATCH_END)
+    def only_in_the_middle(state: State) -> Transition | None:
+        if state.iteration == 2:
+            return Transition(flags=Flag.VALIDATE | Flag.SKIP_VALID)
+        return None
+
+    run(
+        start(Scripted(batches=4, valid_loss=0.5), epochs=1),
+        [only_in_the_middle],
+        sinks=[csv(tmp_path / "run.csv")],
+    )
+
+    assert [(row["phase"], row["step"], row["valid_loss"]) for row in rows_of(tmp_path / "run.csv")] == [
+        ("valid_end", "2", "0.5"),
+        ("epoch_end", "4", ""),
+    ]
+
+
+def test_a_table_changes_nothing(tmp_path: Path) -> None:
+    """A real model ends with the same weights and generators, to the last bit, also where losses are read."""
+
+    def trained(*sinks: object) -> tuple[list[torch.Tensor], object]:
+        torch.manual_seed(0)
+        random.seed(0)
+        model = nn.Sequential(nn.Linear(64, 16), nn.Dropout(0.1), nn.Linear(16, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        work = Supervised(model, optimizer, nn.CrossEntropyLoss(), DataLoader(digits(64), batch_size=16, shuffle=True))
+        run(start(work, epochs=2, seed=0), sinks=sinks)  # type: ignore[arg-type]
+        return [*model.parameters()], (random.getstate(), torch.get_rng_state().tolist())
+
+    weights, generators = trained()
+    watched, theirs = trained(csv(tmp_path / "run.csv", facts=["loss", "grad_norm"], every=1))
+
+    assert all(map(torch.equal, weights, watched))
+    assert generators == theirs
+    assert not any(isnan(float(row["loss"] or 0)) for row in rows_of(tmp_path / "run.csv"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "sentence"),
+    [
+        ({"path": 3}, TypeError, "path is an int, not a path: write csv('run.csv')"),
+        ({"facts": "loss"}, TypeError, "facts is a str: give a list of facts"),
+        ({"every": 0}, ValueError, "every=0: it is a whole number from 1"),
+        ({"hyper": "lr"}, TypeError, "hyper is a str: give a list of hyper"),
+    ],
+)
+def test_wrong_arguments_are_refused(wrong: dict[str, object], error: type[Exception], sentence: str) -> None:
+    """At once, with what to write instead."""
+    with pytest.raises(error) as caught:
+        csv(**{"path": "run.csv", **wrong})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(sentence)
+
+
+def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:
+    """Before the training, as that of a callback is."""
+    with pytest.raises(ValueError, match="the sink CsvTable needs the fact 'depth'"):
+        whole(csv(tmp_path / "run.csv", facts=["depth"]))
