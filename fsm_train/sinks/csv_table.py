@@ -6,6 +6,7 @@ Rule of this file: a table that this sink did not write is never written over, a
 from __future__ import annotations
 
 import csv as csv_format
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TextIO
 from ..core.arguments import check_path
 from ..core.phase import Phase
 from ..core.state import State
+from ..locks import HeldError, Lock, take
 from .points import Point, is_before
 from .tracker import Ending, Setting, Tracker, Wanted
 
@@ -31,7 +33,8 @@ def csv(
     measured. Numbers are written so that they are read back to the last bit, also `nan`, `inf` and `-inf`.
 
     A training that resumes goes on in the table that is there: rows after the place where it resumes are removed. A new
-    training begins the table anew. A file that is no such table is left alone, and the sink is switched off.
+    training begins the table anew. A file that is no such table, or that another run is writing, is left alone, and the
+    sink is switched off.
 
     >>> from fsm_train import run, start
     >>> from fsm_train.worlds.scripted import Scripted
@@ -63,9 +66,15 @@ class CsvTable(Tracker):
         super().__init__(wanted)
         self._path = path
         self._file: TextIO | None = None
+        self._lock: Lock | None = None
 
     def begin_run(self, state: State, config: Mapping[str, Setting], resumed: bool) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._table = Path(os.path.realpath(self._path))  # the program may go to another folder
+        self._table.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock = take(self._table.with_name(f".{self._table.name}.lock"))
+        except HeldError as error:
+            raise ValueError(f"{error} is writing the table {self._path}: give another path") from None
         columns = self._columns_there()
         self._columns = columns if resumed and columns else LEADING
         self._rewrite(lambda row: resumed and is_before(_point_of(row), state))
@@ -78,9 +87,15 @@ class CsvTable(Tracker):
         self._rows.writerow({**dict(zip(LEADING, cells, strict=True)), **point.values})
 
     def end_run(self, ending: Ending) -> None:
-        if self._file is not None:
-            file, self._file = self._file, None
-            file.close()
+        self._close_file()
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            if self._lock is not None:
+                self._lock.release()
+                self._lock = None
 
     def _columns_there(self) -> tuple[str, ...]:
         """The columns of the table that is there; none if there is none.
@@ -88,10 +103,10 @@ class CsvTable(Tracker):
         Raises:
             ValueError: what is there is no table of this sink.
         """
-        if not self._path.exists():
+        if not self._table.exists():
             return ()
-        if self._path.is_file():
-            with self._path.open(newline="", encoding="utf-8", errors="replace") as file:
+        if self._table.is_file():
+            with self._table.open(newline="", encoding="utf-8", errors="replace") as file:
                 columns = tuple(next(csv_format.reader(file), ()))
             if not columns or columns[: len(LEADING)] == LEADING:
                 return columns
@@ -99,16 +114,24 @@ class CsvTable(Tracker):
 
     def _rewrite(self, keeps: Callable[[dict[str, str]], bool]) -> None:
         """Put the table with its present columns in place of the one that is there, with the rows that are kept."""
-        self.end_run(Ending(None, "", 0))
-        new = self._path.with_name(f".{self._path.name}.new")
-        with new.open("w", newline="", encoding="utf-8") as file:
-            rows = csv_format.DictWriter(file, self._columns, lineterminator="\n", extrasaction="ignore")
-            rows.writeheader()
-            rows.writerows(row for row in _rows_of(self._path) if keeps(row))
-        new.replace(self._path)
+        self._close_file()
+        new = self._table.with_name(f".{self._table.name}.new")
+        try:
+            with new.open("w", newline="", encoding="utf-8") as file:
+                rows = csv_format.DictWriter(file, self._columns, lineterminator="\n")
+                rows.writeheader()
+                rows.writerows(row for row in _rows_of(self._table) if keeps(row))
+            new.replace(self._table)
+        finally:
+            new.unlink(missing_ok=True)
         # Each row goes to the operating system when it ends.
-        self._file = self._path.open("a", newline="", encoding="utf-8", buffering=1)
+        self._file = self._table.open("a", newline="", encoding="utf-8", buffering=1)
         self._rows = csv_format.DictWriter(self._file, self._columns, lineterminator="\n")
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            file.close()
 
 
 def _rows_of(path: Path) -> Iterator[dict[str, str]]:

@@ -6,18 +6,34 @@ import csv as csv_format
 import random
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fsm_train import CallbackError, Flag, Phase, Scripted, State, Supervised, Transition, on, run, start
-from fsm_train.callbacks import accumulate, validate_every
+from fsm_train import (
+    Callback,
+    CallbackError,
+    Flag,
+    Phase,
+    Scripted,
+    State,
+    Supervised,
+    Transition,
+    iterate,
+    on,
+    restore,
+    run,
+    start,
+)
+from fsm_train.callbacks import accumulate, checkpoint, schedule, validate_every
+from fsm_train.schedules import linear
 from fsm_train.sinks import csv
 from tests.models import digits
 
-from .tracked import SEEN, breaks, in_pieces, whole
+from .tracked import SEEN, breaks, in_pieces, whole, workload
 
 Rows = list[dict[str, str]]
 
@@ -131,6 +147,54 @@ def test_a_file_of_somebody_else_is_left_alone(content: str, tmp_path: Path) -> 
     assert path.read_text() == content
 
 
+def test_a_table_that_another_run_is_writing_is_left_alone(tmp_path: Path) -> None:
+    """Rows of two trainings would be mixed. When that one has ended, another may write it."""
+    path = tmp_path / "run.csv"
+    running = iterate(start(workload(), epochs=2), sinks=[csv(path)], at=[Phase.EPOCH_END])
+    next(running)
+    before = path.read_bytes()
+
+    with pytest.warns(RuntimeWarning, match=r"another run of this process is writing the table"):
+        assert whole(csv(path)).epoch == 3
+    assert path.read_bytes() == before
+    for _ in running:
+        pass
+    assert not whole(csv(path)).notes
+    assert [file.name for file in tmp_path.iterdir()] == ["run.csv"]
+
+
+def test_a_table_stays_where_it_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the program goes to another folder, and a link stays a link."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "run.csv")
+    monkeypatch.chdir(tmp_path)
+    running = iterate(start(workload(), epochs=2), sinks=[csv("link.csv")], at=[Phase.SETUP])
+    next(running)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for _ in running:
+        pass
+
+    assert (tmp_path / "link.csv").is_symlink()
+    assert len(rows_of(tmp_path / "run.csv")) == 2
+
+
+def test_a_full_disk_leaves_the_table_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put in place when all of it is written."""
+    path = tmp_path / "run.csv"
+    whole(csv(path), epochs=1)
+    before = path.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(csv_format.DictWriter, "writeheader", full)
+    with pytest.warns(RuntimeWarning, match="no space left"):
+        whole(csv(path))
+
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["run.csv"]
+
+
 def test_a_folder_is_no_table(tmp_path: Path) -> None:
     """Nothing is written into it."""
     with pytest.warns(RuntimeWarning, match="is no table that csv wrote"):
@@ -199,6 +263,36 @@ def test_a_metric_of_an_earlier_step_is_not_repeated(tmp_path: Path) -> None:
         ("valid_end", "2", "0.5"),
         ("epoch_end", "4", ""),
     ]
+
+
+def test_a_training_restored_from_a_checkpoint_goes_on_in_the_table(tmp_path: Path) -> None:
+    """A real one, from an earlier checkpoint in the middle of an epoch, in new objects: the same bytes."""
+
+    def trained(folder: str, *more: Callback[Any], resume: bool = False) -> State:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 16), nn.Dropout(0.1), nn.Linear(16, 10))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        data = DataLoader(digits(64), batch_size=16, shuffle=True)
+        work = Supervised(model, optimizer, nn.CrossEntropyLoss(), data, DataLoader(digits(32), batch_size=32))
+        state = restore(tmp_path / folder, work) if resume else start(work, epochs=3, seed=0)
+        saves = checkpoint(tmp_path / folder, every_epochs=None, every_steps=3)
+        common = [schedule(lr=linear(1.0, 0.5, 6)), accumulate(3), validate_every(steps=1), saves]
+        sink = csv(tmp_path / f"{folder}.csv", facts=["loss", "grad_norm"], every=1)
+        return run(state, [*common, *more], sinks=[sink])
+
+    @on(Phase.LOSS_END)
+    def breaks_later(state: State) -> None:
+        if state.iteration == 9:
+            raise RuntimeError("out of luck")
+
+    trained("whole")
+    with pytest.raises(CallbackError):
+        trained("pieces", breaks_later)
+    beyond = [row["iteration"] for row in rows_of(tmp_path / "pieces.csv")]
+    resumed = trained("pieces", resume=True)
+
+    assert (beyond[-1], resumed.epoch) == ("9", 3)
+    assert (tmp_path / "pieces.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
 def test_a_table_changes_nothing(tmp_path: Path) -> None:
