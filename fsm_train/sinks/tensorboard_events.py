@@ -33,7 +33,8 @@ def tensorboard(
     one that was done has the status SUCCESS in HParams.
 
     A training that resumes writes another file into the folder, by which TensorBoard drops the steps after the one at
-    which it resumes; what was measured at that step itself may be there twice. A new training drops all before it.
+    which it resumes; what was measured at that step itself may be there twice. A new training drops all before it, but
+    HParams shows the first settings of a folder.
 
     >>> from fsm_train import run, start
     >>> from fsm_train.worlds.scripted import Scripted
