@@ -11,21 +11,20 @@ from typing import Any
 
 import pytest
 
-from fsm_train import CallbackError, Scripted, run, start
-from fsm_train.callbacks import record
+from fsm_train import CallbackError, Scripted, extend, run, start
+from fsm_train.callbacks import early_stopping, record
 from fsm_train.cli import main
 from fsm_train.sinks import csv, tensorboard
 
 from ..eventlog.log_files import forged
 from ..eventlog.test_long_logs import with_hidden_header
 from ..sinks.test_tensorboard import hparams_in, scalars_in, text_in
-from ..sinks.tracked import SEEN, breaks, in_pieces, suspends, whole
+from ..sinks.tracked import EXPORTED, SEEN, breaks, in_pieces, suspends, whole
 
 Captured = pytest.CaptureFixture[str]
-WANTED = ["--facts", "loss,grad_norm", "--every", "2"]
 
 
-def export(log: Path, kind: str, target: Path, options: Sequence[str] = WANTED) -> int:
+def export(log: Path, kind: str, target: Path, options: Sequence[str] = EXPORTED) -> int:
     return main(["export", str(log), kind, str(target), *options])
 
 
@@ -64,6 +63,23 @@ def test_events_are_those_of_the_training(tmp_path: Path) -> None:
     assert text_in(made, "ended") == text_in(live, "ended") == ["all 3 epochs done"]
     tag = "_hparams_/session_start_info"
     assert hparams_in(made, tag).session_start_info.hparams == hparams_in(live, tag).session_start_info.hparams
+
+
+def test_calls_of_run_that_belong_together_are_one_run(tmp_path: Path) -> None:
+    """With the plan and the callbacks of the last one, and its end alone."""
+    log = tmp_path / "run.jsonl"
+    in_pieces(lambda: csv(tmp_path / "pieces.csv"), log=log)
+    work = Scripted(valid_loss=0.5)
+    final = run(start(work, epochs=1), [early_stopping(patience=3)], log=tmp_path / "extended.jsonl")
+    run(extend(final, epochs=1), [early_stopping(patience=5)], log=tmp_path / "extended.jsonl")
+
+    assert export(log, "tensorboard", tmp_path / "pieces") == 0
+    assert text_in(tmp_path / "pieces", "ended") == ["all 3 epochs done"]
+    assert export(tmp_path / "extended.jsonl", "tensorboard", tmp_path / "extended") == 0
+    assert text_in(tmp_path / "extended", "ended") == ["all 2 epochs done"]
+    (config,) = text_in(tmp_path / "extended", "config")
+    assert "| plan.epochs | 2 |" in config
+    assert "| early_stopping.patience | 5 |" in config
 
 
 @pytest.mark.parametrize("ends", ["failed", "suspended", "under way"])

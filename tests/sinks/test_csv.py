@@ -29,6 +29,7 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import accumulate, checkpoint, schedule, validate_every
+from fsm_train.cli import main
 from fsm_train.schedules import linear
 from fsm_train.sinks import csv
 from tests.models import digits
@@ -50,7 +51,19 @@ def test_rows_are_the_training(tmp_path: Path) -> None:
     epochs = [row for row in rows if row["phase"] == "epoch_end"]
 
     assert [*rows[0]] == [
-        *("phase", "epoch", "step", "iteration", "grad_norm", "loss", "valid_loss", "train_loss", "lr/0", "lr/1")
+        *(
+            "phase",
+            "epoch",
+            "step",
+            "iteration",
+            "grad_norm",
+            "loss",
+            "valid_loss",
+            "train_loss",
+            "lr/0",
+            "lr/1",
+            "momentum",
+        )
     ]
     assert [float(row["train_loss"]) for row in epochs] == [metrics["train_loss"] for metrics in final.history]
     assert [(row["epoch"], row["step"], row["valid_loss"]) for row in epochs] == [
@@ -68,13 +81,15 @@ def test_rows_are_the_training(tmp_path: Path) -> None:
     assert [float(row["grad_norm"]) for row in rows if row["phase"] == "step_begin"] == [
         2.0 + n for n in range(0, 12, 2)
     ]
+    assert [row["momentum"] for row in epochs] == ["0.87", "0.83", "0.79"]  # of the last step, not of the next one
     assert float(epochs[-1]["lr/1"]) == pytest.approx(2 * float(epochs[-1]["lr/0"]))
 
 
-def test_a_resumed_training_has_the_rows_of_one_in_a_piece(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batches", [3, 4, 5, 6, 8])
+def test_a_resumed_training_has_the_rows_of_one_in_a_piece(batches: int, tmp_path: Path) -> None:
     """What came after the place where it resumes is superseded; the bytes are the same."""
     whole(csv(tmp_path / "whole.csv", **SEEN))
-    in_pieces(lambda: csv(tmp_path / "pieces.csv", **SEEN))
+    in_pieces(lambda: csv(tmp_path / "pieces.csv", **SEEN), batches=batches)
 
     assert (tmp_path / "pieces.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
@@ -230,6 +245,23 @@ def test_turns_have_facts_of_each_player(tmp_path: Path) -> None:
         ("", "2.0"),
     ]
     assert (rows[-1]["train_D_loss"], rows[-1]["D.lr"], rows[-1]["G.lr"]) == ("1.0", "0.1", "0.1")
+
+
+def test_an_epoch_without_a_step_has_the_rate_of_its_beginning(tmp_path: Path) -> None:
+    """Not that of a step before."""
+
+    @on(Phase.EPOCH_BEGIN, Phase.BATCH_BEGIN)
+    def skips_the_second(state: State) -> Transition | None:
+        if state.phase is Phase.EPOCH_BEGIN:
+            return Transition(hyper={"lr": 0.5 / (1 + state.epoch)})
+        return Transition(flags=Flag.SKIP_BATCH) if state.epoch == 1 else None
+
+    run(start(Scripted(), epochs=3), [skips_the_second], sinks=[csv(tmp_path / "run.csv")])
+    run(start(Scripted(), epochs=3), [skips_the_second], log=tmp_path / "run.jsonl")
+
+    assert [row["lr"] for row in rows_of(tmp_path / "run.csv")] == ["0.5", "0.25", "0.16666666666666666"]
+    assert main(["export", str(tmp_path / "run.jsonl"), "csv", str(tmp_path / "made.csv")]) == 0
+    assert (tmp_path / "made.csv").read_bytes() == (tmp_path / "run.csv").read_bytes()
 
 
 def test_a_validation_before_the_first_epoch_is_of_none(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from fsm_train.cli import main
 from fsm_train.sinks import mlflow
 
 from .stand_ins import fake_mlflow
-from .tracked import SEEN, VALID_LOSSES, breaks, callbacks, in_pieces, suspends, whole
+from .tracked import EXPORTED, SEEN, VALID_LOSSES, breaks, callbacks, in_pieces, suspends, whole
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of MLflow itself
 
@@ -190,7 +190,7 @@ def test_an_exported_log_is_the_run(store: str, tmp_path: Path, capsys: pytest.C
     """The numbers, parameters and end are those that were written live; a refusal is said."""
     log = tmp_path / "run.jsonl"
     whole(sink(store, "live"), log=log)
-    arguments = ["export", str(log), "mlflow", store, "--facts", "loss,grad_norm", "--every", "2", "--project"]
+    arguments = ["export", str(log), "mlflow", store, *EXPORTED, "--project"]
 
     assert main([*arguments, "exported"]) == 0
     live, exported = Saved(store, "live"), Saved(store, "exported")

@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from fsm_train import CallbackError, Phase, Scripted, run, start
 from fsm_train.sinks import tensorboard
 
-from .tracked import SEEN, breaks, in_pieces, suspends, whole
+from .tracked import SEEN, breaks, callbacks, in_pieces, suspends, whole
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -63,13 +63,19 @@ def test_scalars_are_the_training(tmp_path: Path) -> None:
     assert [step for step, _ in scalars["lr/1"]] == [4, 8, 12]
 
 
-def test_a_resumed_training_is_read_as_one_in_a_piece(tmp_path: Path) -> None:
-    """What came after the step at which it resumes is dropped."""
+@pytest.mark.parametrize("batches", [5, 6])
+def test_a_resumed_training_is_read_as_one_in_a_piece(batches: int, tmp_path: Path) -> None:
+    """What came after the step at which it resumes is dropped, and what was measured at that step is not."""
     whole(tensorboard(tmp_path / "whole", **SEEN))
-    in_pieces(lambda: tensorboard(tmp_path / "pieces", **SEEN))
+    in_pieces(lambda: tensorboard(tmp_path / "pieces", **SEEN), batches=batches)
 
     assert len([*(tmp_path / "pieces").iterdir()]) == 3
-    assert scalars_in(tmp_path / "pieces") == scalars_in(tmp_path / "whole")
+    pieces, expected = scalars_in(tmp_path / "pieces"), scalars_in(tmp_path / "whole")
+    assert {tag: [*dict.fromkeys(events)] for tag, events in pieces.items()} == {
+        tag: [*dict.fromkeys(events)] for tag, events in expected.items()
+    }
+    if batches == 5:  # at step 5 nothing had been measured, which is then there twice
+        assert pieces == expected
 
 
 def test_a_new_training_drops_the_one_before(tmp_path: Path) -> None:
@@ -121,7 +127,9 @@ def test_a_training_that_does_not_end_well_says_so(tmp_path: Path) -> None:
     assert suspended.phase is Phase.SUSPENDED
     assert text_in(tmp_path / "failed", "ended")[0].startswith("failed in epoch 2/3: CallbackError: callback 'breaks'")
     assert text_in(tmp_path / "suspended", "ended") == ["suspended in epoch 2/3: suspends: time is up"]
-    for folder in ("failed", "suspended"):
+    again = run(suspended, [*callbacks(), suspends(6)], sinks=[tensorboard(tmp_path / "again")])
+    assert (again.iteration, text_in(tmp_path / "again", "ended")) == (6, text_in(tmp_path / "suspended", "ended"))
+    for folder in ("failed", "suspended", "again"):
         assert metadata.SESSION_END_INFO_TAG not in read(tmp_path / folder).Tags()["tensors"]
 
 

@@ -23,7 +23,7 @@ from fsm_train.sinks import wandb
 from fsm_train.sinks.tracker import Tracker
 
 from .stand_ins import FakeRun, fake_wandb
-from .tracked import SEEN, breaks, in_pieces, suspends, whole
+from .tracked import EXPORTED, SEEN, breaks, in_pieces, suspends, whole
 
 REAL = ["real"] if importlib.util.find_spec("wandb") else []
 
@@ -236,9 +236,8 @@ def test_an_exported_log_is_the_run(offline: Offline, tmp_path: Path) -> None:
     """The numbers, config and end are those that were written live, in an offline run that wandb sync sends."""
     log = tmp_path / "run.jsonl"
     whole(offline.sink(**SEEN), log=log)
-    options = ["--facts", "loss,grad_norm", "--every", "2"]
 
-    assert main(["export", str(log), "wandb", str(offline.folder), "--run", "later", *options]) == 0
+    assert main(["export", str(log), "wandb", str(offline.folder), "--run", "later", *EXPORTED]) == 0
     live, exported = offline.saved()
     assert [{**row, "valid_loss": repr(row.get("valid_loss"))} for row in exported.rows] == [
         {**row, "valid_loss": repr(row.get("valid_loss"))} for row in live.rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from math import inf, nan
 from pathlib import Path
@@ -13,8 +14,11 @@ from fsm_train.schedules import linear
 from fsm_train.sinks import Sink
 
 VALID_LOSSES = (0.5, nan, 0.25, inf, 0.2, 0.1)
-SEEN = {"facts": ("loss", "grad_norm"), "every": 2}
+SEEN = {"facts": ("loss", "grad_norm"), "every": 2, "hyper": ("lr", "momentum")}
 """What the sinks of the tests are given; `callbacks` let the log have the same."""
+
+EXPORTED = ["--facts", "loss,grad_norm", "--every", "2", "--hyper", "lr,momentum"]
+"""The same as options of `fsm-train export`."""
 
 
 def workload(**more: Any) -> Scripted:
@@ -30,10 +34,17 @@ def workload(**more: Any) -> Scripted:
     )
 
 
+@on(Phase.BATCH_END, sets={"momentum"})
+def calms_down(state: State) -> Transition:
+    """Sets a number after the step for which the one before was used."""
+    return Transition(hyper={"momentum": (90 - state.iteration) / 100})
+
+
 def callbacks() -> list[Callback[Any]]:
     return [
         schedule(lr=linear(1.0, 0.5, 12)),
         validate_every(steps=3),
+        calms_down,
         record("loss", "grad_norm", every=2),
         early_stopping("valid_loss", patience=99, on_nonfinite="wait"),
     ]
@@ -63,9 +74,10 @@ def whole(*sinks: Sink, log: Path | None = None, further: Sequence[Callback[Any]
     return run(start(workload(), epochs=epochs, seed=0), [*callbacks(), *further], sinks=sinks, log=log)
 
 
-def in_pieces(make_sink: Callable[[], Sink], log: Path | None = None) -> State:
-    """The same, suspended after 5 batches and after 9, and then resumed once more from where it was after 5."""
-    first = run(start(workload(), epochs=3, seed=0), [*callbacks(), suspends(5)], sinks=[make_sink()], log=log)
+def in_pieces(make_sink: Callable[[], Sink], log: Path | None = None, batches: int = 5) -> State:
+    """The same, suspended after so many batches and after 9, and then resumed once more from where it was at first."""
+    first = run(start(workload(), epochs=3, seed=0), [*callbacks(), suspends(batches)], sinks=[make_sink()], log=log)
     assert first.phase is Phase.SUSPENDED
+    again = copy.deepcopy(first)  # with a workload that stands where it stood
     run(first, [*callbacks(), suspends(9)], sinks=[make_sink()], log=log)
-    return run(first, callbacks(), sinks=[make_sink()], log=log)
+    return run(again, callbacks(), sinks=[make_sink()], log=log)
