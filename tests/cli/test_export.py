@@ -75,6 +75,9 @@ def test_calls_of_run_that_belong_together_are_one_run(tmp_path: Path) -> None:
 
     assert export(log, "tensorboard", tmp_path / "pieces") == 0
     assert text_in(tmp_path / "pieces", "ended") == ["all 3 epochs done"]
+    forged(log, lambda lines: lines.__delitem__(slice(-3, None)))
+    assert export(log, "tensorboard", tmp_path / "cut") == 0
+    assert text_in(tmp_path / "cut", "ended") == ["cut off before its end"]  # not suspended, as it once was
     assert export(tmp_path / "extended.jsonl", "tensorboard", tmp_path / "extended") == 0
     assert text_in(tmp_path / "extended", "ended") == ["all 2 epochs done"]
     (config,) = text_in(tmp_path / "extended", "config")
