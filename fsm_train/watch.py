@@ -77,7 +77,7 @@ class Watched:
         sinks: Sequence[Guarded] = ()
         if self.sinks:
             now = time.monotonic() if self.place in BATCH_PHASES else math.inf
-            sinks = [sink for sink in self.sinks if sink.due(now)]
+            sinks = [sink for sink in self.sinks if sink.due(now, draft.iteration)]
         if self.followers and callbacks:
             sinks = [*sinks, *self.followers]
         if len(callbacks) == len(self.callbacks):

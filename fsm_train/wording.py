@@ -6,6 +6,7 @@ Rule of this file: pure functions from values to text. It imports only the core,
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .core.state import Hyper, Plan
 
@@ -114,3 +115,21 @@ def ending(what: str, where: str, reason: str) -> str:
     'suspended in epoch 2/3: Ctrl-C'
     """
     return " ".join(filter(None, (what, where))) + (f": {reason}" if reason else "")
+
+
+def as_typed(value: Any) -> str:
+    """A setting as it is typed in Python; records and mappings are in the form of `encode`.
+
+    >>> as_typed([1, {"$": "Cosine", "steps": 20}]), as_typed(None)
+    ('(1, Cosine(steps=20))', 'None')
+    """
+    if isinstance(value, list):
+        return f"({', '.join(map(as_typed, value))}{',' * (len(value) == 1)})"
+    if isinstance(value, dict):
+        if "$" in value:
+            parts = ", ".join(f"{name}={as_typed(part)}" for name, part in value.items() if name != "$")
+            return f"{value['$']}({parts})"
+        if "$map" in value:
+            return "{" + ", ".join(f"{as_typed(key)}: {as_typed(part)}" for key, part in value["$map"]) + "}"
+        return str(next(iter(value.values()), ""))
+    return repr(value)

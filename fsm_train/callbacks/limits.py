@@ -6,7 +6,7 @@ import math
 
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_bool, check_count, check_number, check_positive_or_inf
-from ..core.facts import KNOWN_AT
+from ..core.facts import asked_at
 from ..core.phase import Flag, Junction, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -224,13 +224,10 @@ def record(*facts: str, every: int = 1, player: str | None = None, name: str = "
     if not facts:
         raise ValueError("record what? for example record('loss')")
     check_count("every", every, least=1)
-    phases = sorted({_KNOWN_ONLY_AT.get(fact, Phase.BATCH_END) for fact in facts}, key=list(Phase).index)
+    phases = sorted({asked_at(fact) for fact in facts}, key=list(Phase).index)
 
     @on(*phases, needs=facts, every=every)
     def record(state: State) -> None:
         return None
 
     return record
-
-
-_KNOWN_ONLY_AT = {fact: next(iter(phases)) for fact, phases in KNOWN_AT.items() if len(phases) == 1}

@@ -28,6 +28,7 @@ COMMANDS = {
     "weights": "Write the weights of a checkpoint to a file, for others (needs torch).",
     "plot": "Draw the metrics of trainings over the epochs (needs the extra: plot).",
     "view": "Make a page on which one looks at trainings line by line: curves, decisions, states.",
+    "export": "Fill a table or a tracker from a log: csv, tensorboard, mlflow, wandb (each needs its extra).",
     "graph": "Draw the machine.",
     "completion": "Write the script that lets a shell complete commands and options.",
 }

@@ -52,6 +52,16 @@ def known_at(name: str) -> frozenset[Phase] | None:
     return frozenset(CONSULTED) if name.startswith(UNSAVED) else KNOWN_AT.get(name)
 
 
+def asked_at(name: str) -> Phase:
+    """Where one asks for a fact only to note it: at BATCH_END, or the only phase at which it is known.
+
+    >>> asked_at("loss"), asked_at("grad_norm")
+    (<Phase.BATCH_END: 'batch_end'>, <Phase.STEP_BEGIN: 'step_begin'>)
+    """
+    phases = known_at(name) or ()
+    return next(iter(phases)) if len(phases) == 1 else Phase.BATCH_END
+
+
 HYPER = ("lr", "momentum", "weight_decay", "beta1", "beta2")
 """The usual hyper-parameters. An optimizer may have others."""
 

@@ -16,7 +16,7 @@ import attrs
 from ..core.phase import FINAL, Phase
 from ..core.state import Hyper, Plan
 from ..encoding import Json, flag_names, numbers
-from ..wording import ending, escaped, learning_rate, pluralize, reached_limit, short_number
+from ..wording import as_typed, ending, escaped, learning_rate, pluralize, reached_limit, short_number
 from .epochs import Epoch, Epochs
 from .errors import LogError
 from .lines import decode_hyper
@@ -179,25 +179,11 @@ def format_plan(plan: Plan) -> str:
 def format_callback(spec: Mapping[str, Json]) -> str:
     """A callback as the call that makes it; one that no factory made by its name and phases. Not escaped."""
     given = {name: value for name, value in spec["params"].items() if value is not None}  # None is what nobody types
-    name, params = spec["name"], ", ".join(f"{name}={_param(value)}" for name, value in given.items())
+    name, params = spec["name"], ", ".join(f"{name}={as_typed(value)}" for name, value in given.items())
     factory = spec["factory"].rpartition(".")[2]
     if not factory and not params:
         return f"{name}, at {', '.join(spec['at'])}"
     return f"{factory or name}({params})" + (f" as {name!r}" if factory and factory != name else "")
-
-
-def _param(value: Json) -> str:
-    """A setting as it is typed in Python; records and mappings are in the form of `encode`."""
-    if isinstance(value, list):
-        return f"({', '.join(map(_param, value))}{',' * (len(value) == 1)})"
-    if isinstance(value, dict):
-        if "$" in value:
-            parts = ", ".join(f"{name}={_param(part)}" for name, part in value.items() if name != "$")
-            return f"{value['$']}({parts})"
-        if "$map" in value:
-            return "{" + ", ".join(f"{_param(key)}: {_param(part)}" for key, part in value["$map"]) + "}"
-        return str(next(iter(value.values()), ""))
-    return repr(value)
 
 
 def _table(epochs: Epochs) -> Iterator[str]:

@@ -43,6 +43,9 @@ class Sink(Protocol):
 
     A sink that draws random numbers changes nothing: the generators are put back after each call. That costs some
     20 microseconds; a sink that never draws can say so with an attribute `draws = False`.
+
+    One with an attribute `every` above 1 is told about the phases of a batch only at multiples of this number of
+    batches, as a callback with `every` is.
     """
 
     at: Sequence[Phase]
@@ -152,12 +155,20 @@ class Guarded:
         self.trouble = ""
         self.interrupted = False
         self.not_before = 0.0
+        self.every: int = getattr(sink, "every", 1)
 
-    def due(self, now: float) -> bool:
-        """Whether its interval is over; `now` is in seconds, and infinite where no interval applies."""
+    def due(self, now: float, iteration: int = 0) -> bool:
+        """Whether its interval is over, and the batch one of its own.
+
+        Args:
+            now: in seconds; infinite where neither applies.
+            iteration: finished batches of the training.
+        """
         if self.trouble or now < self.not_before:
             return False
         if now < math.inf:
+            if iteration % self.every:
+                return False
             self.not_before = now + self.sink.interval
         return True
 

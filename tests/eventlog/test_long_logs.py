@@ -145,7 +145,7 @@ def test_the_end_of_a_line_that_is_too_long_is_not_searched(tmp_path: Path) -> N
         assert peak[0] < 6 * MAX_LINE_BYTES
 
 
-def _with_hidden_header(path: Path) -> None:
+def with_hidden_header(path: Path) -> None:
     """The event of the header is written with an escape, so that a search for the word does not find it."""
     lines, before = path.read_bytes().splitlines(), ""
     for number, raw in enumerate(lines):
@@ -169,7 +169,7 @@ def test_a_log_of_which_nothing_counts_is_refused(
 ) -> None:
     """In a sentence."""
     logged(tmp_path / "run.jsonl", [], epochs=1)
-    _with_hidden_header(tmp_path / "run.jsonl")
+    with_hidden_header(tmp_path / "run.jsonl")
 
     with pytest.raises(LogError, match=sentence):
         read(tmp_path / "run.jsonl")

@@ -75,6 +75,22 @@ def a_training() -> State:
     return start(Scripted(batches=3, loss=lambda state: 1 - state.iteration % 5, valid_loss=0.5), epochs=2, seed=0)
 
 
+def test_a_sink_of_each_second_batch_is_told_of_no_other() -> None:
+    """What has to be measured for it is measured there alone; phases of an epoch are as they are."""
+    sink = Recorder(Phase.BATCH_END, Phase.EPOCH_END, needs={"loss"})
+    sink.every = 2  # type: ignore[attr-defined]
+    run(a_training(), sinks=[sink])
+
+    assert [(state.phase, state.iteration) for state in sink.seen] == [
+        (Phase.BATCH_END, 2),
+        (Phase.EPOCH_END, 3),
+        (Phase.BATCH_END, 4),
+        (Phase.BATCH_END, 6),
+        (Phase.EPOCH_END, 6),
+    ]
+    assert [state.facts["loss"] for state in sink.seen if "loss" in state.facts] == [0, -2, 1]
+
+
 def test_sink_is_told_in_order() -> None:
     """A sink is opened first, told the phases it asked for in their order, the final one too, and closed last."""
     sink = Recorder(Phase.EPOCH_BEGIN, Phase.EPOCH_END, Phase.DONE)

@@ -30,6 +30,7 @@ from fsm_train import (
 )
 from fsm_train.callbacks import clip_grad_norm, early_stopping, schedule, torch_scheduler
 from fsm_train.schedules import Schedule, cosine, warmup
+from fsm_train.sinks import csv, tensorboard
 from fsm_train.testing import Trace, at, check_callback, drive, parametrize_with_checks, simulate
 
 
@@ -62,7 +63,11 @@ def train() -> State:
     for state in iterate(start(Scripted(), epochs=1), callbacks):
         epoch: int = state.epoch
         assert epoch >= 0
-    final: State = run(start(Scripted(), epochs=1), callbacks, sinks=[PrintState()])
+    final: State = run(
+        start(Scripted(), epochs=1),
+        callbacks,
+        sinks=[PrintState(), csv("run.csv"), tensorboard("runs", facts=["loss"], every=20)],
+    )
     clip: fsm_train.Command = fsm_train.commands.ClipGradNorm(1.0)
     assert clip
     metrics: Mapping[str, float] = final.metrics

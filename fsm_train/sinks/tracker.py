@@ -1,0 +1,159 @@
+"""What all trackers have in common: when a point is written, and how a training ended.
+
+Rule of this file: it knows no tracker. Each has a file of its own, which imports its library when a tracker is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from ..core.arguments import as_list
+from ..core.callback import Callback
+from ..core.checks import check_count
+from ..core.phase import FINAL, Phase
+from ..core.state import Hyper, State
+from ..core.transition import Transition
+from ..encoding import Json, encode
+from .base import Sink
+from .points import Point, phases_of, point_of_batch, point_of_epoch, point_of_validation, settings, shown_hyper
+from .points import Setting as Setting  # imported from here too
+from .progress_text import ending_of
+
+
+@attrs.frozen
+class Ending:
+    """How a training ended.
+
+    Attributes:
+        phase: DONE, SUSPENDED or FAILED; None if it was cut off before it came to one.
+        text: the same in a sentence, with the reason.
+        step: optimizer steps so far.
+    """
+
+    phase: Phase | None
+    text: str
+    step: int
+
+
+@attrs.frozen
+class Wanted:
+    """What a tracker is to be told, beside metrics. The arguments that all of them take.
+
+    Attributes:
+        facts: of batches, such as "loss".
+        every: of which batches: those whose number is a multiple of this.
+        hyper: the names of hyper-parameters, which are written with each epoch.
+        config: settings of the user's own.
+    """
+
+    facts: frozenset[str]
+    every: int
+    hyper: tuple[str, ...]
+    config: Mapping[str, object]
+
+    @classmethod
+    def checked(
+        cls, facts: Iterable[str], every: int, hyper: Iterable[str], config: Mapping[str, object] | None = None
+    ) -> Wanted:
+        """These, checked.
+
+        Raises:
+            TypeError: facts or hyper-parameters are no list of names, or the settings are no mapping with names.
+            ValueError: `every` is no whole number from 1.
+        """
+        facts, hyper = as_list(facts, "facts", "'loss'"), as_list(hyper, "hyper", "'lr'")
+        check_count("every", every, least=1)
+        config = {} if config is None else config
+        if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+            raise TypeError(f"config={config!r:.80}: give a mapping of settings by name, such as {{'width': 64}}")
+        return cls(frozenset(facts), every, hyper, dict(config))
+
+
+class Tracker(Sink):
+    """A sink that writes points to a tracker. A kind of it derives from this and has the four methods at the end.
+
+    Args:
+        wanted: what it is told beside metrics.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
+        self.at = (Phase.EPOCH_BEGIN, *phases_of(wanted.facts), Phase.VALID_END, Phase.EPOCH_END, *FINAL)
+        self.needs = wanted.facts
+        self.every = wanted.every
+        self._is_open = False
+
+    def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
+        declared = [(c.name, {name: encode(value) for name, value in c.params.items()}) for c in callbacks]
+        self.begin(state, declared, resumed=state.iteration > 0 or state.epoch > 0 or state.resume_at is not None)
+
+    def begin(self, state: State, callbacks: Iterable[tuple[str, Mapping[str, Json]]], *, resumed: bool) -> None:
+        """A training begins or goes on with this state; the parameters of its callbacks are given as JSON."""
+        self._ending: Ending | None = None
+        self._step = state.step
+        in_epoch = state.resume_at not in (None, Phase.EPOCH_END)
+        self._epoch = state.epoch if in_epoch else None
+        self._steps_before = -1 if in_epoch else state.step
+        self._hyper: Mapping[str, Hyper] = state.hyper
+        self.begin_run(state, settings(state.plan, state.hyper, callbacks, self._wanted.config), resumed)
+        self._is_open = True
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        self._step = state.step
+        point = None
+        match state.phase:
+            case Phase.EPOCH_BEGIN:
+                self._epoch, self._steps_before, self._hyper = state.epoch, state.step, state.hyper
+            case Phase.EPOCH_END:
+                point = point_of_epoch(state, shown_hyper(self._hyper_of_epoch(state), self._wanted.hyper))
+                self._epoch = None
+            case Phase.VALID_END:
+                point = point_of_validation(state)
+            case Phase.DONE | Phase.SUSPENDED | Phase.FAILED:
+                self._ending = Ending(state.phase, ending_of(state, self._epoch), state.step)
+            case _:
+                point = point_of_batch(state, self._wanted.facts)
+        if point is not None:
+            self.write(point)
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self.end_run(self._ending or Ending(None, "cut off before its end", self._step))
+
+    def _hyper_of_epoch(self, state: State) -> Mapping[str, Hyper]:
+        """Those of the last step of the epoch; of one without a step those at its beginning."""
+        return {**self._hyper, **state.step_hyper} if state.step > self._steps_before else self._hyper
+
+    # ------------------------------------------------------------------------- of each kind
+
+    @abstractmethod
+    def begin_run(self, state: State, config: Mapping[str, Setting], resumed: bool) -> None:
+        """Make a run; of a training that is resumed, find the run that it had."""
+
+    @abstractmethod
+    def write(self, point: Point) -> None:
+        """Write the numbers of a point."""
+
+    @abstractmethod
+    def end_run(self, ending: Ending) -> None:
+        """Say how it ended, and close everything."""
+
+
+def library(name: str, extra: str) -> Any:
+    """A module of a tracker's library.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; with what to install.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{extra}(…) needs {error.name}: pip install 'fsm-train[{extra}]'", name=error.name
+        ) from error
