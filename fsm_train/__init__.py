@@ -58,6 +58,7 @@ __all__ = [
     "carries_out",
     "commands",
     "describe",
+    "diagnose",
     "evaluate",
     "extend",
     "factory",
@@ -79,6 +80,7 @@ if TYPE_CHECKING:
     from . import commands
     from .checkpoints.api import restore
     from .data import together
+    from .diagnosis import diagnose
     from .eventlog import EventLog, LogError, replay, what_if
     from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
@@ -116,6 +118,7 @@ else:
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
             ".data": ("together",),
+            ".diagnosis": ("diagnose",),
             ".core.commands": ("ClipGradNorm", "WeighLoss"),
             ".core.phase": ("Operation",),
             ".core.table": ("TABLE", "Edge"),
