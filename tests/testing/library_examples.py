@@ -24,6 +24,7 @@ EXAMPLES: Mapping[str, tuple[Callable[[], Callback[Any]], ...]] = {
     "clip_grad_value": (lambda: callbacks.clip_grad_value(0.5),),
     "compile_step": (lambda: callbacks.compile_step(),),
     "cutmix": (lambda: callbacks.cutmix(0.5),),
+    "diagnosing": (lambda: callbacks.diagnosing(),),
     "during": (
         lambda: callbacks.during(callbacks.accumulate(2), epochs=(0, 1), name="during accumulate"),
         lambda: callbacks.during(
