@@ -19,7 +19,7 @@ from ..diagnosis.findings import Evidence
 from ..diagnosis.loss_rules import LEAST_EPOCHS
 from ..diagnosis.rates import rate_of
 from ..diagnosis.rules import RULES
-from ..diagnosis.spikes import AFTER, BEFORE, OF_FALL, spike_in
+from ..diagnosis.spikes import AFTER, BEFORE, OF_FALL, has_spike
 
 
 @attrs.frozen
@@ -95,7 +95,8 @@ def _counted(state: State, before: Symptoms) -> Symptoms:
 
 def _seen(state: State, symptoms: Symptoms) -> Seen:
     history = state.history or (state.metrics,)
-    epochs = tuple(EpochSeen(index + 1, metrics) for index, metrics in thinned(history))
+    curves = thinned(history) if _judges_curves(state.epoch) else enumerate(history[-BEFORE:])
+    epochs = tuple(EpochSeen(index + 1, metrics) for index, metrics in curves)
     losses = [name for name in state.metrics if name.endswith("loss")]
     spikes = {name: found for name in losses if (found := _spike(state, name)) is not None}
     zero = Evidence("lr", 0.0, symptoms.first_at_zero) if symptoms.at_zero else None
@@ -116,11 +117,8 @@ def _nonfinite(metrics: Mapping[str, float], epoch: int) -> Mapping[str, Evidenc
 
 def _spike(state: State, name: str) -> Evidence | None:
     """The loss of two epochs ago, if it is a spike."""
-    first = len(state.history) - (BEFORE + 1 + AFTER)
-    window = [
-        Evidence(name, metrics[name], max(first, 0) + i + 1)
-        for i, metrics in enumerate(state.history[max(first, 0) :])
-        if math.isfinite(metrics.get(name, math.nan))
-    ]
+    window = [metrics.get(name, math.nan) for metrics in state.history[-(BEFORE + 1 + AFTER) :]]
     start = state.history[0].get(name, math.nan) if state.history else math.nan
-    return spike_in(window, start, OF_FALL["epoch"]) if math.isfinite(start) else None
+    if not all(map(math.isfinite, (start, *window))) or not has_spike(window, start, OF_FALL["epoch"]):
+        return None
+    return Evidence(name, window[-1 - AFTER], state.epoch - AFTER)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -151,6 +151,8 @@ class Seen:
         held_back: steps that were not applied.
         stepless: epochs with batches and without a step.
         has_turns: whether several players take turns.
+        stop: the number of the line at which an `early_stopping` ended the training, and its declarations as in the
+            header; None if none did.
     """
 
     epochs: tuple[EpochSeen, ...] = ()
@@ -162,6 +164,7 @@ class Seen:
     held_back: Counted = NONE
     stepless: Counted = NONE
     has_turns: bool = False
+    stop: tuple[int, Mapping[str, Any]] | None = None
 
     def curve(self, name: str) -> tuple[Evidence, ...]:
         """The finite values of a metric at the ends of epochs.

@@ -13,7 +13,8 @@ from typing import Any
 import attrs
 
 from ..core.facts import UNSAVED
-from ..core.phase import TURN_PHASES, Phase
+from ..core.phase import TURN_PHASES, Flag, Phase
+from ..encoding import decode
 from ..eventlog.errors import LogError
 from ..eventlog.lines import HELD_BACK, decode_hyper, decode_numbers
 from ..eventlog.reader import Header, Line, read_log
@@ -25,6 +26,8 @@ from .spikes import OF_FALL, SpikeWatch
 
 MOST_NAMES = 200
 """The most metrics and facts that are told apart."""
+
+STOPPING = "fsm_train.callbacks.stopping.early_stopping"
 
 NOT_CURVES = frozenset({"batch_size", "elapsed", "stepped"})
 
@@ -69,11 +72,15 @@ class LogWatch:
         self._stepless = Counted(0, 0, unit="epoch")
         self._step = 0
         self._step_of_epoch = 0
+        self._stopping: Mapping[str, Mapping[str, Any]] = {}
+        self._stop: tuple[int, Mapping[str, Any]] | None = None
 
     def see_header(self, header: Header) -> None:
         """A call of `run` begins."""
         start: Mapping[str, Any] = header.start
         self.header = header
+        self._stop = None
+        self._stopping = {decode(spec["name"]): spec for spec in header.callbacks if spec["factory"] == STOPPING}
         for i, metrics in enumerate(start["history"], start=start.get("held", 0) + 1):
             self._see_metrics(decode_numbers(metrics), i, header.number)
             self._epochs.add(EpochSeen(i, decode_numbers(metrics), header.number))
@@ -85,6 +92,9 @@ class LogWatch:
         epoch = line.epoch if line.phase is Phase.EPOCH_END else line.epoch + 1
         self._see_course(line, epoch)
         self._rates.see(line.step, rate_of(line.hyper), Evidence("lr", 0.0, epoch, line.number))
+        for name in line.answers.keys() & self._stopping.keys():
+            if Flag.STOP_TRAINING in line.answers[name].get("flags", Flag.NONE):
+                self._stop = line.number, self._stopping[name]
         if line.phase in TURN_PHASES:
             self._see_facts(line, epoch)
         elif line.phase is Phase.VALID_END:
@@ -109,6 +119,7 @@ class LogWatch:
             zero_rate=self._rates.counted,
             held_back=Counted(held, attempts, held - first_half, self._first_held),
             stepless=self._stepless,
+            stop=self._stop,
             has_turns=self.header is not None and bool(self.header.start.get("players")),
         )
 

@@ -39,6 +39,8 @@ def is_spike(before: Sequence[float], value: float, after: Sequence[float], star
     """
     if len(before) < LEAST or len(after) < AFTER:
         return False
+    if value <= max(before):  # most values, and this is asked of each
+        return False
     usual = median(before)
     height = value - usual
     stands_out = value - max(before) > 8 * noise(before) + rounding([*before, value])
@@ -56,23 +58,22 @@ class SpikeWatch:
     def __init__(self, of_fall: float) -> None:
         self.highest: Evidence | None = None
         self._of_fall = of_fall
-        self._window: deque[Evidence] = deque(maxlen=BEFORE + 1 + AFTER)
+        self._points: deque[Evidence] = deque(maxlen=AFTER + 1)
+        self._values: deque[float] = deque(maxlen=BEFORE + 1 + AFTER)
         self._start: float | None = None
 
     def see(self, point: Evidence) -> None:
         """A finite value."""
         if self._start is None:
             self._start = point.value
-        self._window.append(point)
-        found = spike_in(list(self._window), self._start, self._of_fall)
-        if found is not None and (self.highest is None or found.value > self.highest.value):
-            self.highest = found
+        self._points.append(point)
+        self._values.append(point.value)
+        if has_spike(list(self._values), self._start, self._of_fall):
+            found = self._points[0]
+            self.highest = found if self.highest is None or found.value > self.highest.value else self.highest
 
 
-def spike_in(window: Sequence[Evidence], start: float, of_fall: float) -> Evidence | None:
-    """The value before the last `AFTER`, if it is a spike among the values of this window."""
-    if len(window) < LEAST + 1 + AFTER:
-        return None
-    values = [point.value for point in window[-(BEFORE + 1 + AFTER) :]]
-    before, value, after = values[: -AFTER - 1], values[-AFTER - 1], values[-AFTER:]
-    return window[-AFTER - 1] if is_spike(before, value, after, start, of_fall) else None
+def has_spike(window: Sequence[float], start: float, of_fall: float) -> bool:
+    """Whether the value before the last `AFTER` of this window is a spike among the others."""
+    *before, value = window[:-AFTER] or (start,)
+    return is_spike(before[-BEFORE:], value, window[-AFTER:], start, of_fall)

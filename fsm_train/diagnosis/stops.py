@@ -12,16 +12,12 @@ from os import PathLike
 from statistics import median
 from typing import Any
 
-from ..core.phase import Flag
 from ..encoding import decode
 from ..eventlog.counterfactual import what_if
 from ..eventlog.from_header import callback_from_spec
-from ..eventlog.reader import Header, Line, read_log
 from .curves import Seen
 from .findings import Evidence, Finding
 from .statistics import LIKELY, noise, rounding, slope, trend
-
-STOPPING = "fsm_train.callbacks.stopping.early_stopping"
 
 LEAST_CHECKS = 8
 """The least number of epochs with the metric for a judgement."""
@@ -35,10 +31,9 @@ def stopped_too_early(log: str | PathLike[str], seen: Seen) -> Finding | None:
     Raises:
         LogError: the log cannot be read.
     """
-    found = _stop_of(log)
-    if found is None:
+    if seen.stop is None:
         return None
-    line, spec = found
+    line, spec = seen.stop
     params: Mapping[str, Any] = {name: decode(value) for name, value in spec["params"].items()}
     curve = seen.curve(params["monitor"])
     patience = max(params["patience"], 1)
@@ -53,26 +48,11 @@ def stopped_too_early(log: str | PathLike[str], seen: Seen) -> Finding | None:
                 "likely",
                 f"{spec['name']} stops after epoch {curve[-1].epoch} with patience={params['patience']}, while "
                 f"{params['monitor']} still improves; with patience={larger} the training would still be running",
-                (curve[0], Evidence(curve[-1].name, curve[-1].value, curve[-1].epoch, line.number)),
+                (curve[0], Evidence(curve[-1].name, curve[-1].value, curve[-1].epoch, line)),
                 f"{spec['factory'].rpartition('.')[2]}(patience={larger}), or a metric with less noise: more "
                 "validation data, the average weights of ema()",
             )
     return None
-
-
-def _stop_of(log: str | PathLike[str]) -> tuple[Line, Mapping[str, Any]] | None:
-    """The line at which a patience ended the training, and the declarations of its callback; None if none did."""
-    specs: dict[str, Mapping[str, Any]] = {}
-    found = None
-    for record in read_log(log):
-        if isinstance(record, Header):
-            specs = {decode(spec["name"]): spec for spec in record.callbacks if spec["factory"] == STOPPING}
-            found = None
-            continue
-        for name, answer in record.answers.items():
-            if name in specs and Flag.STOP_TRAINING in answer.get("flags", Flag.NONE):
-                found = record, specs[name]
-    return found
 
 
 def still_improves(values: Sequence[float], patience: int) -> bool:

@@ -48,3 +48,45 @@ def healthy(chance: random.Random) -> Mapping[str, list[float]]:
         return learned * (floor + left + shift + noise)
 
     return {name: [value(name, epoch) for epoch in range(epochs)] for name in spread}
+
+
+def flat(chance: random.Random) -> Mapping[str, list[float]]:
+    """A training loss that does not fall: noise around a level."""
+    unit, level = 10 ** chance.uniform(-3, 3), chance.uniform(-1, 3)
+    epochs = chance.choice([6, 8, 10, 15, 20, 30, 50, 100])
+    return {"train_loss": [unit * (level + chance.gauss(0, 0.05)) for _ in range(epochs)]}
+
+
+def overfitted(chance: random.Random) -> Mapping[str, list[float]]:
+    """A validation that rises from 15 to 50% of the training on, by 0.2 to 1.5 of what was learned."""
+    epochs = chance.choice([15, 20, 30, 50, 100])
+    pace, best = epochs / chance.uniform(3, 8), chance.uniform(0.15, 0.5) * epochs
+    rise, noise = chance.uniform(0.2, 1.5), chance.uniform(0, 0.03)
+    past = [max(0.0, epoch - best) for epoch in range(epochs)]
+    return {
+        "train_loss": [math.exp(-epoch / pace) + chance.gauss(0, noise / 2) for epoch in range(epochs)],
+        "valid_loss": [
+            math.exp(-min(epoch, best) / pace) + 0.1 + over / (epochs - best) * rise + chance.gauss(0, noise)
+            for epoch, over in enumerate(past)
+        ],
+    }
+
+
+def apart(chance: random.Random) -> Mapping[str, list[float]]:
+    """A validation that is no better than guessing from the first epoch on, and gets worse by 0 to 3."""
+    epochs = chance.choice([6, 8, 10, 15, 20, 30, 50, 100])
+    pace, rise, noise = epochs / chance.uniform(2, 8), chance.uniform(0, 3), chance.uniform(0, 0.05)
+    return {
+        "train_loss": [math.exp(-epoch / pace) + chance.gauss(0, noise / 2) for epoch in range(epochs)],
+        "valid_loss": [1.1 + rise * epoch / epochs + chance.gauss(0, noise) for epoch in range(epochs)],
+    }
+
+
+def spiky(chance: random.Random) -> Mapping[str, list[float]]:
+    """A healthy training with one jump of 0.5 to 3 times what it learns."""
+    while len((curves := healthy(chance))["train_loss"]) < 15:
+        continue
+    losses = curves["train_loss"]
+    where = chance.randrange(9, len(losses) - 2)
+    losses[where] += chance.uniform(0.5, 3) * (losses[0] - losses[-1])
+    return curves
