@@ -16,7 +16,8 @@ from rich.console import Console
 from fsm_train import Phase, Sink, State, Transition, run, start
 from fsm_train.callbacks import accumulate, diagnosing, early_stopping, reduce_on_plateau
 from fsm_train.core.transition import UNCHANGED
-from fsm_train.eventlog import replay
+from fsm_train.eventlog import Line, read_log, replay
+from fsm_train.eventlog.render import line_as_text
 from fsm_train.sinks import progress
 from fsm_train.testing import at, drive, simulate
 from fsm_train.worlds.scripted import Scripted
@@ -114,10 +115,13 @@ def test_what_it_says_stands_in_log_and_progress(tmp_path: Path) -> None:
     final = run(start(work, epochs=6), [diagnosing()], log=path, sinks=[progress(console=Console(file=shown))])
 
     assert replay(path).ok
+    line = next(line for line in read_log(path) if isinstance(line, Line) and line.epoch == 5)
+    finding = "diagnosing: loss does not fall (possible): train_loss stays at about 2.3 until epoch 5"
+    assert finding in line_as_text(line)
     assert final.reason == ""
     rows = " ".join(shown.getvalue().split())
     assert "epoch 5/6 train_loss 2.300 lr 0.1" in rows
-    assert "diagnosing: loss does not fall (possible): train_loss stays at about 2.3 until epoch 5" in rows
+    assert finding in rows
 
 
 def test_progress_shows_what_other_callbacks_say() -> None:

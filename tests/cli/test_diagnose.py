@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_diagnose_says_what_is_wrong(tmp_path: Path, capsys: Captured) -> None:
     assert (finding["illness"], finding["certainty"]) == ("loss does not fall", "possible")
     assert finding["evidence"][1] == {"name": "train_loss", "value": 2.3, "epoch": 8, "line": 18}
     assert data["not_judged"]["gradients vanish"].endswith("record('grad_norm')")
+
+
+def test_a_value_that_is_not_finite_is_as_in_a_log(tmp_path: Path, capsys: Captured) -> None:
+    """JSON has no form of its own for it."""
+    path = str(tmp_path / "run.jsonl")
+    run(start(Scripted(train_loss=[1.0, math.nan]), epochs=2), log=path)
+
+    assert main(["diagnose", path, "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)["findings"]
+    assert finding["evidence"] == [{"name": "train_loss", "value": {"$float": "nan"}, "epoch": 2, "line": 6}]
 
 
 def test_diagnose_finds_nothing(log: str, capsys: Captured) -> None:

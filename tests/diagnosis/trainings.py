@@ -20,6 +20,7 @@ from fsm_train import EventLog, Phase, State, Supervised, on, run, start
 from fsm_train.callbacks import (
     accumulate,
     clip_grad_norm,
+    diagnosing,
     early_stopping,
     mixed_precision,
     record,
@@ -88,12 +89,13 @@ def train(
     facts: Iterable[str] = (),
     **settings: Any,
 ) -> State:
-    """Train, and log it."""
+    """Train, and log it; `diagnosing` listens."""
     optimizer = torch.optim.Adam(model.parameters(), lr) if adam else torch.optim.SGD(model.parameters(), lr, 0.9)
     loss_fn = loss_fn or (nn.MSELoss() if data[1].is_floating_point() else nn.CrossEntropyLoss())
     loader = DataLoader(TensorDataset(*data), batch_size, shuffle=shuffle)
     work = Supervised(model, optimizer, loss_fn, loader, DataLoader(TensorDataset(*valid), 512), **settings)
-    return run(start(work, epochs=epochs, seed=0), callbacks, log=EventLog(path, facts=facts))
+    log = EventLog(path, facts=facts)
+    return run(start(work, epochs=epochs, seed=0), [*callbacks, diagnosing()], log=log)
 
 
 def split(data: Tensors, samples: int = 400, held_out: int = 150) -> tuple[Tensors, Tensors]:
