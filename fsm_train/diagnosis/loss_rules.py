@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+import attrs
+
 from ..wording import short_number
 from .curves import Seen, values_of
 from .findings import Evidence, Finding
@@ -19,6 +21,9 @@ LEAST_EPOCHS = 5
 
 LEAST_BATCHES = 32
 """The number of batches, the last that are known, whose noise is that of a loss of a batch."""
+
+LEAST_BLOCK, MOST_BLOCKS = 8, 20
+"""How many losses of batches make a point of a curve at least, and how many points such a curve has about."""
 
 TRAIN = "train_loss"
 
@@ -50,22 +55,23 @@ def falls(values: Sequence[float]) -> bool:
 
 
 def loss_does_not_fall(seen: Seen) -> Finding | None:
-    """The training loss does not fall over the epochs, or rises.
+    """The training loss does not fall over the epochs, or rises; in a training of few epochs, over its batches.
 
     Where losses of batches were recorded, a training loss that stays where an untrained model was does not fall either,
     whatever came in between.
     """
-    curve = seen.curve(TRAIN)
+    curve = training_curve(seen)
     values = values_of(curve)
     if seen.has_turns or len(values) < LEAST_EPOCHS:
         return None
+    name = curve[0].name
     late = median(last_values(values))
     spread = noise(values) + rounding(values)
     if late - values[0] > 4 * spread and trend(values) >= LIKELY:
         return Finding(
             "loss does not fall",
             "likely",
-            f"{TRAIN} rises from {short_number(values[0])} to {short_number(late)} by epoch {curve[-1].epoch}",
+            f"{name} rises from {short_number(values[0])} to {short_number(late)} by epoch {curve[-1].epoch}",
             (curve[0], curve[-1]),
             "a lower learning rate, by a factor of 10 at first; check the sign of the loss, and that the training data "
             "are shuffled",
@@ -76,12 +82,24 @@ def loss_does_not_fall(seen: Seen) -> Finding | None:
     return Finding(
         "loss does not fall",
         "likely" if len(values) >= 2 * LEAST_EPOCHS or no_better else "possible",
-        f"{TRAIN} stays at about {short_number(late)} until epoch {curve[-1].epoch}"
+        f"{name} stays at about {short_number(late)} until epoch {curve[-1].epoch}"
         + (", no lower than that of the first batch" if no_better else ""),
         (seen.untrained if no_better and seen.untrained else curve[0], curve[-1]),
         "another learning rate (find_lr suggests one: too high bounces, too low creeps); check that the parameters are "
         "in the optimizer and not frozen, that inputs and targets belong together and are shuffled, and overfit a "
         "single batch on purpose",
+    )
+
+
+def training_curve(seen: Seen) -> tuple[Evidence, ...]:
+    """The training loss by epochs, or, of few epochs, the medians of some batches each; it may have too few points."""
+    of_epochs, losses = seen.curve(TRAIN), seen.facts.get("loss", ())
+    if len(of_epochs) >= LEAST_EPOCHS or len(losses) < LEAST_EPOCHS * LEAST_BLOCK:
+        return of_epochs
+    size = max(LEAST_BLOCK, len(losses) // MOST_BLOCKS)
+    blocks = (losses[i : i + size] for i in range(0, len(losses) - size + 1, size))
+    return tuple(
+        attrs.evolve(block[-1], name=f"loss (median of {size})", value=median(values_of(block))) for block in blocks
     )
 
 

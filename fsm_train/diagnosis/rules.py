@@ -20,6 +20,7 @@ from .loss_rules import (
     overfitting,
     pairs_of,
     spikes,
+    training_curve,
     validation_worse_from_the_start,
 )
 from .spikes import AFTER, LEAST
@@ -52,8 +53,8 @@ class Rule:
 def _train_curve(seen: Seen) -> str:
     if seen.has_turns:
         return "losses of players that take turns need not fall"
-    few = len(seen.curve(TRAIN)) < LEAST_EPOCHS
-    return f"there are fewer than {LEAST_EPOCHS} epochs with a finite {TRAIN}" if few else ""
+    few = f"there are fewer than {LEAST_EPOCHS} epochs with a finite {TRAIN}, and few losses of batches: record('loss')"
+    return few if len(training_curve(seen)) < LEAST_EPOCHS else ""
 
 
 def _both_curves(seen: Seen) -> str:

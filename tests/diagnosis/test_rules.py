@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fsm_train.diagnosis.curves import Counted, EpochSeen, Seen
 from fsm_train.diagnosis.findings import Evidence
+from fsm_train.diagnosis.loss_rules import training_curve
 from fsm_train.diagnosis.rules import RULES, judged
 from fsm_train.diagnosis.spikes import is_spike
 from fsm_train.diagnosis.step_rules import costs_of
@@ -75,6 +76,7 @@ ILL: Mapping[str, Sequence[Seen]] = {
         seen_of(train_loss=[-5.0] * 6),
         seen_of(train_loss=[1.0 + 0.1 * i for i in range(12)]),
         untrained(2.3, train_loss=[40.0, *level(6, at=2.4, noise=0.05)]),
+        Seen(facts=facts("loss", level(60, noise=0.1))),  # one epoch
         untrained(2.3, train_loss=[40.0, 9.0, 5.0, *level(12, at=2.4, noise=0.05)]),
     ],
     "spikes": [
@@ -131,6 +133,9 @@ NEAR: Mapping[str, Sequence[Seen]] = {
         untrained(2.9, train_loss=level(10, at=0.9)[:1] + level(9, at=0.8)),
         untrained(2.3, train_loss=[2.5, 2.4, 2.32, 2.2, 2.05, 1.9]),  # a slow start
         seen_of(train_loss=[2.3] * 4),  # too few to say
+        Seen(facts=facts("loss", level(39))),
+        Seen(facts=facts("loss", falling(200, noise=0.3))),  # one epoch
+        Seen(facts=facts("loss", falling(40, noise=0.1))),
         attrs.evolve(seen_of(train_loss=level(20)), has_turns=True),  # a GAN
     ],
     "spikes": [
@@ -185,6 +190,7 @@ def test_illness_is_found(illness: str, seen: Seen) -> None:
 
     known = [point for name in seen.metrics for point in seen.curve(name)]
     known += [point for points in seen.facts.values() for point in points]
+    known += training_curve(seen)
     known += [*seen.nonfinite.values(), *seen.spikes.values(), seen.untrained, FIRST, *costs_of(seen)]
     assert found.evidence
     assert all(point in known for point in found.evidence)
@@ -196,6 +202,14 @@ def test_illness_is_found(illness: str, seen: Seen) -> None:
 def test_near_miss_is_not_found(illness: str, seen: Seen) -> None:
     """What only looks like the illness is none."""
     assert illness not in {finding.illness for finding in judged(seen)}
+
+
+def test_a_training_of_one_epoch_is_judged_by_its_batches() -> None:
+    """By their medians, of about twenty parts."""
+    curve = training_curve(Seen(facts=facts("loss", level(1000, noise=0.5))))
+
+    assert len(curve) == 20
+    assert (curve[0].name, curve[0].line, curve[-1].line) == ("loss (median of 50)", 53, 1003)
 
 
 def test_each_rule_has_both() -> None:
