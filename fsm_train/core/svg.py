@@ -9,9 +9,9 @@ right, which is the closer the shorter it is.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
-from itertools import pairwise
 
 import attrs
 
@@ -53,6 +53,9 @@ ORDER: Sequence[Nested] = (
 
 # Lengths in pixels.
 MARGIN, INDENT, TITLE, HEAD, LINE, GAP, LANE = 12, 12, 20, 20, 14, 6, 12
+COLOURS, NEAR = 6, 3
+"""How many colours there are for lanes, and how many lanes away one is still near."""
+
 OTHERWISE = "otherwise"
 
 CHAR = 6.65
@@ -105,11 +108,21 @@ class Box:
 
 @attrs.frozen
 class Lane:
-    """The line that the exits to one place share: which of the lanes it is, from the left, and where exits join it."""
+    """The line that the exits to one place share: which of the lanes it is, from the left, and where exits join it.
+
+    It reaches from `top` to `bottom`, and has another of the `COLOURS` than the lanes around it.
+    """
 
     target: Place
     index: int
+    colour: int
     sources: tuple[float, ...]
+    top: float
+    bottom: float
+
+    def is_near(self, index: int, top: float, bottom: float) -> bool:
+        """Whether an eye could take it for a lane with this index, from there to there."""
+        return abs(self.index - index) <= NEAR and self.top < bottom + 40 and top < self.bottom + 40
 
 
 @attrs.frozen
@@ -136,7 +149,7 @@ def layout(table: Iterable[Edge] = TABLE, consulted: Mapping[str, Collection[str
     for source, target, guard, operations in arrows(edges):
         exits.setdefault(source, []).append((guard, operations, target))
     listed = [place for place in _places(ORDER) if place in shown]
-    below = dict(pairwise(listed))
+    below = dict(itertools.pairwise(listed))
     rows: list[Row] = []
     boxes: list[Box] = []
 
@@ -198,14 +211,14 @@ def _lanes(rows: Sequence[Row], below: Mapping[Place, Place]) -> tuple[Lane, ...
             if leaving.target is not below.get(row.place):
                 sources.setdefault(leaving.target, []).append(leaving.y)
     spans = {target: (min(*ys, middle[target]), max(*ys, middle[target])) for target, ys in sources.items()}
-    taken: list[list[tuple[float, float]]] = []
-    lanes = []
+    lanes: list[Lane] = []
     for target in sorted(spans, key=lambda target: spans[target][1] - spans[target][0]):
         top, bottom = spans[target]
-        free = (i for i, used in enumerate(taken) if all(bottom < a - 2 or b + 2 < top for a, b in used))
-        index = next(free, len(taken))
-        taken[index : index + 1] = [[*(taken[index] if index < len(taken) else ()), (top, bottom)]]
-        lanes.append(Lane(target, index, tuple(sources[target])))
+        taken = {lane.index for lane in lanes if lane.top - 2 < bottom and top < lane.bottom + 2}
+        index = next(i for i in itertools.count() if i not in taken)
+        near = [lane.colour for lane in lanes if lane.is_near(index, top, bottom)]
+        colour = min(range(COLOURS), key=near.count)
+        lanes.append(Lane(target, index, colour, tuple(sources[target]), top, bottom))
     return tuple(lanes)
 
 
@@ -299,13 +312,12 @@ class _Picture:
 
     def _lanes(self) -> Iterator[str]:
         """Each in a colour of its own, so that an eye can follow it: from the exits to the arrow that comes in."""
-        for i, lane in enumerate(sorted(self.plan.lanes, key=lambda lane: -lane.index)):
+        for lane in sorted(self.plan.lanes, key=lambda lane: -lane.index):
             x, y = self.lanes + LANE * lane.index, self.middle[lane.target]
-            ends = (*lane.sources, y)
-            colour = f"var(--l{i % 6})"
+            colour = f"var(--l{lane.colour})"
             width = self._node_width(lane.target)
             yield f'<g stroke="{colour}" fill="{colour}">'
-            yield f'<path class="lane" d="M{x:.1f} {min(ends):.1f}V{max(ends):.1f}"/>'
+            yield f'<path class="lane" d="M{x:.1f} {lane.top:.1f}V{lane.bottom:.1f}"/>'
             yield f'<path class="lane" d="M{x:.1f} {y:.1f}H{self.left + width + 6:.1f}"/>'
             yield _arrowhead(self.left + width + 1, y, "left")
             for source in lane.sources:

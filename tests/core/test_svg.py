@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fsm_train.core.diagram import arrows, contracted
 from fsm_train.core.phase import CONSULTED, Phase
-from fsm_train.core.svg import CHAR, HEAD, LINE, ORDER, Layout, layout, svg
+from fsm_train.core.svg import CHAR, HEAD, LINE, ORDER, layout, svg
 from fsm_train.core.svg import _places as places_of
 from fsm_train.core.table import ROWS, TABLE, Edge
 
@@ -60,8 +60,10 @@ def test_nothing_lies_over_something_else(table: Iterable[Edge], consulted: set[
     lines = [y for row in plan.rows for y in _lines(row)]
     assert all(after - before >= LINE - 1 for before, after in itertools.pairwise(lines))
     for one, other in itertools.combinations(plan.lanes, 2):
-        (a, b), (c, d) = _span(plan, one.target), _span(plan, other.target)
-        assert one.index != other.index or b < c or d < a
+        assert one.index != other.index or one.bottom < other.top or other.bottom < one.top
+    for lane in plan.lanes:
+        ends = (*lane.sources, next(row.middle for row in plan.rows if row.place is lane.target))
+        assert (lane.top, lane.bottom) == (min(ends), max(ends))
     for one, other in itertools.combinations(plan.boxes, 2):  # the outer ones first
         inside = one.top < other.top and other.bottom < one.bottom and one.depth < other.depth
         assert inside or one.bottom < other.top or other.bottom < one.top
@@ -74,10 +76,13 @@ def _lines(row: object) -> list[float]:
     return [row.middle, *exits]  # type: ignore[attr-defined]
 
 
-def _span(plan: Layout, target: object) -> tuple[float, float]:
-    lane = next(lane for lane in plan.lanes if lane.target is target)
-    ends = (*lane.sources, next(row.middle for row in plan.rows if row.place is target))
-    return min(ends), max(ends)
+def test_lanes_beside_each_other_have_other_colours() -> None:
+    """So that an eye can follow each."""
+    lanes = layout().lanes
+
+    for one, other in itertools.combinations(lanes, 2):
+        if one.is_near(other.index, other.top, other.bottom) and abs(one.index - other.index) <= 1:
+            assert one.colour != other.colour
 
 
 def test_text_stays_inside() -> None:
