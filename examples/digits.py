@@ -1,10 +1,12 @@
 # python examples/digits.py: a small network learns to read real handwritten digits, in seconds.
+from typing import Any
+
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
 
-from fsm_train import State, Supervised, run, start
+from fsm_train import Callback, State, Supervised, run, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
 from fsm_train.schedules import cosine, warmup
 from fsm_train.sinks import progress
@@ -35,14 +37,17 @@ def workload() -> Supervised:
     )
 
 
-def main() -> State:
-    callbacks = [
+def callbacks() -> list[Callback[Any]]:
+    return [
         accumulate(2),  # 45 batches of 32 an epoch: 22 steps of 64 and a leftover one
         clip_grad_norm(1.0),
         schedule(lr=warmup(30).then(cosine(320))),
         early_stopping("valid_loss", patience=3),
     ]
-    final = run(start(workload(), epochs=15, seed=0), callbacks, sinks=[progress()])
+
+
+def main() -> State:
+    final = run(start(workload(), epochs=15, seed=0), callbacks(), sinks=[progress()])
     print(f"valid_accuracy {final.metrics['valid_accuracy']:.3f} after {final.epoch} epochs, {final.step} steps")
     print(f"stopped because: {final.reason or 'all epochs are done'}")
     return final

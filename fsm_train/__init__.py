@@ -58,6 +58,7 @@ __all__ = [
     "carries_out",
     "commands",
     "describe",
+    "diagnose",
     "evaluate",
     "extend",
     "factory",
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from .batch_size import find_batch_size
     from .checkpoints.api import restore
     from .data import sharded, together
+    from .diagnosis import diagnose
     from .eventlog import EventLog, LogError, replay, what_if
     from .plots import plot_history, plot_schedule
     from .profiling import profiled
@@ -126,6 +128,7 @@ else:
             ".ablation": ("Ablation", "ablate"),
             ".checkpoints.api": ("restore",),
             ".data": ("sharded", "together"),
+            ".diagnosis": ("diagnose",),
             ".core.commands": ("ClipGradNorm", "WeighLoss"),
             ".core.phase": ("Operation",),
             ".core.table": ("TABLE", "Edge"),

@@ -18,7 +18,7 @@ MODULES = [
     for module in pkgutil.walk_packages(fsm_train.__path__, "fsm_train.")
     if not module.name.endswith("__main__")
 ]
-PUBLIC = ["", ".callbacks", ".commands", ".data", ".eventlog", ".schedules", ".sinks", ".testing"]
+PUBLIC = ["", ".callbacks", ".commands", ".data", ".diagnosis", ".eventlog", ".schedules", ".sinks", ".testing"]
 
 
 def public_objects() -> dict[str, object]:

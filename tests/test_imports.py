@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 import fsm_train.commands
+import fsm_train.diagnosis
 import fsm_train.eventlog
 import fsm_train.sinks
 from fsm_train import Command
@@ -22,6 +23,7 @@ PURE = [
     "fsm_train.cli",
     "fsm_train.commands",
     "fsm_train.core.diagram",
+    "fsm_train.diagnosis.api",
     "fsm_train.eventlog",
     "fsm_train.interpreter",
     "fsm_train.lr_finder",
@@ -62,7 +64,9 @@ def test_importing_the_package_brings_nothing_heavy() -> None:
     assert {"torch", "numpy", "rich", "structlog", "orjson", "hypothesis"}.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize("module", [fsm_train, fsm_train.commands, fsm_train.eventlog, fsm_train.sinks])
+@pytest.mark.parametrize(
+    "module", [fsm_train, fsm_train.commands, fsm_train.diagnosis, fsm_train.eventlog, fsm_train.sinks]
+)
 def test_every_public_name_is_there(module: ModuleType) -> None:
     """What `__all__` says can be had, also the names that are loaded when first used."""
     assert [name for name in module.__all__ if not hasattr(module, name)] == []

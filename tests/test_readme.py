@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import re
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 import fsm_train.callbacks
 from fsm_train import Callback, Flag, Phase
+from fsm_train.cli import main
 from fsm_train.core.diagram import mermaid
 from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
@@ -21,6 +24,7 @@ ROOMS = ("fsm_train", "examples", "tests", "property_tests")
 README = ROOT / "README.md"
 MACHINE = ROOT / "fsm_train" / "core" / "README.md"
 LIBRARY = ROOT / "fsm_train" / "callbacks" / "README.md"
+PICTURE = ROOT / ".github" / "machine.svg"
 GALLERY = ROOT / "examples" / "README.md"
 READMES = [README, *(path for room in ROOMS for path in sorted((ROOT / room).rglob("README.md")))]
 PROSE = [*READMES, ROOT / "CHANGELOG.md", ROOT / ".github" / "CONTRIBUTING.md"]
@@ -144,12 +148,26 @@ def file_of(name: str) -> Path:
     return Path(inspect.getsourcefile(factory) or "").relative_to(ROOT)
 
 
+def test_picture_is_that_of_the_machine() -> None:
+    """What the README shows is what `fsm-train graph` prints today, with the callbacks of the example."""
+    assert PICTURE.read_text() == picture()
+    assert f'<img src="{PICTURE.relative_to(ROOT)}"' in README.read_text()
+
+
+def picture() -> str:
+    """The output of the command that the README's picture is made with."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main(["graph", "--format", "svg", "--callbacks", "examples.digits:callbacks"]) == 0
+    return printed.getvalue()
+
+
 def drawn() -> str:
     return f"<!-- machine -->\n```mermaid\n{mermaid()}\n```\n<!-- /machine -->"
 
 
 def write_generated() -> None:
-    """Write the diagram and the table of callbacks into their READMEs."""
+    """Write the diagram and the table of callbacks into their READMEs, and the picture."""
+    PICTURE.write_text(picture())
     text = MACHINE.read_text()
     MACHINE.write_text(re.sub(r"<!-- machine -->.*<!-- /machine -->", lambda _: drawn(), text, flags=re.DOTALL))
     rows = "\n".join(callback_row(name) for name in sorted(fsm_train.callbacks.__all__))

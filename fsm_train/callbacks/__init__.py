@@ -10,6 +10,7 @@ from .accumulation import accumulate
 from .averaging import ema, swa
 from .clipping import clip_grad_norm, clip_grad_value
 from .compiling import compile_step
+from .diagnosing import diagnosing
 from .freezing import freeze
 from .keeping import checkpoint, restore_best
 from .limits import limit, record, stop_after, stop_at, suspend_after, validate_every
@@ -32,6 +33,7 @@ __all__ = [
     "compile_step",
     "cutmix",
     "detect_anomaly",
+    "diagnosing",
     "during",
     "early_stopping",
     "ema",

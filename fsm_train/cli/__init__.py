@@ -23,6 +23,7 @@ COMMANDS = {
     "replay": "Decide everything again, and show the first decision that differs.",
     "what-if": "Say when a training would have ended with other settings of its callbacks.",
     "diff": "Show the first difference of two trainings, and of what kind it is.",
+    "diagnose": "Look for known illnesses of a training in its log.",
     "tail": "Follow a training that is under way.",
     "checkpoints": "List the checkpoints in a folder, and verify each byte of them.",
     "weights": "Write the weights of a checkpoint to a file, for others (needs torch).",
@@ -70,7 +71,7 @@ def parsers(arguments: Collection[str]) -> tuple[argparse.ArgumentParser, dict[s
         prog="fsm-train",
         description="Look at, replay, vary and compare the logs of trainings; verify checkpoints, and write weights.",
         epilog="A log that is called - is standard input. "
-        "Exit status: 0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read.",
+        "Exit status: 0 it agrees, 1 it differs, is refused, is damaged or is ill, 2 it cannot be read.",
     )
     parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -6,13 +6,14 @@ import argparse
 
 from ..core import diagram
 from ..core.phase import Phase
+from ..core.svg import svg
 from ..core.table import TABLE, Edge, term_name
 from ..encoding import Json
 from .callbacks_option import add_callbacks_option, import_callbacks
 from .output import write_json
 from .status import AGREES
 
-FORMATS = {"mermaid": diagram.mermaid, "dot": diagram.dot, "text": diagram.text}
+FORMATS = {"mermaid": diagram.mermaid, "dot": diagram.dot, "text": diagram.text, "svg": svg}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ AGREES = 0
 """Everything agrees, or there was nothing to compare."""
 
 DIFFERS = 1
-"""Something differs; for what-if: is refused; for checkpoints: is damaged."""
+"""Something differs; for what-if: is refused; for checkpoints: is damaged; for diagnose: an illness was found."""
 
 UNREADABLE = 2
 """Something cannot be read, or an argument is wrong."""

@@ -21,7 +21,7 @@ def mermaid(table: Iterable[Edge] = TABLE, consulted: Mapping[str, Collection[st
     junctions = [j for j in Junction if j is not Junction.RESUMED and any(j in (e.source, e.target) for e in rows)]
     lines = ["stateDiagram-v2", f"    [*] --> {Phase.READY.name}"]
     lines += [f"    state {junction.name} <<choice>>" for junction in junctions]
-    for source, target, label in _arrows(rows):
+    for source, target, label in _labelled(rows):
         lines.append(f"    {source.name} --> {target.name}" + f" : {label}" * bool(label))
     lines += [f"    {phase.name} --> [*]" for phase in FINAL]
     lines += [f"    note right of {name} : {', '.join(names)}" for name, names in consulted.items()]
@@ -37,7 +37,7 @@ def dot(table: Iterable[Edge] = TABLE, consulted: Mapping[str, Collection[str]] 
         who = consulted.get(place.name, ())
         names = [f"label={_quoted(chr(10).join((place.name, *who)))}"] if who else []
         lines += [f"    {place.name} [{', '.join((*shape, *names))}]"] * bool(shape or names)
-    for source, target, label in _arrows(rows):
+    for source, target, label in _labelled(rows):
         lines.append(f"    {source.name} -> {target.name}" + f" [label={_quoted(label)}]" * bool(label))
     return "\n".join([*lines, "}"])
 
@@ -64,18 +64,25 @@ def contracted(watched: Set[Place]) -> tuple[Edge, ...]:
     return tuple(edges)
 
 
-def _arrows(table: Iterable[Edge]) -> list[tuple[Place, Place, str]]:
-    """Source, target and label; rows with the same operations are one arrow."""
-    arrows: dict[tuple[Place, Place, str], list[str]] = {}
+def arrows(table: Iterable[Edge]) -> list[tuple[Place, Place, str, str]]:
+    """Source, target, guard in brackets and operations; rows with the same operations are one arrow."""
+    found: dict[tuple[Place, Place, str], list[str]] = {}
     for edge in table:
         operations = ", ".join([*(o.value for o in edge.operations), *(f"raise {f.name}" for f in edge.raises)])
         guard = " and ".join(map(term_name, edge.guard))
-        arrows.setdefault((edge.source, edge.target, operations), []).append(guard)
-    found = []
-    for (source, target, operations), guards in arrows.items():
-        guard = f"[{' or '.join(guards)}]" if all(guards) else ""
-        found.append((source, target, " ".join(filter(None, (guard, operations)))))
-    return found
+        found.setdefault((edge.source, edge.target, operations), []).append(guard)
+    return [
+        (source, target, f"[{' or '.join(guards)}]" if all(guards) else "", operations)
+        for (source, target, operations), guards in found.items()
+    ]
+
+
+def _labelled(table: Iterable[Edge]) -> list[tuple[Place, Place, str]]:
+    """Source, target and label."""
+    return [
+        (source, target, " ".join(filter(None, (guard, operations))))
+        for source, target, guard, operations in arrows(table)
+    ]
 
 
 def _quoted(label: str) -> str:

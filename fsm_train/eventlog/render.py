@@ -247,8 +247,8 @@ def line_as_text(line: Line) -> str:
 
 
 def _answer(answer: Mapping[str, Any]) -> str:
-    """The flags, hyper-parameters and commands of an answer; "noted" if it has only a memory or a reason."""
+    """The flags, hyper-parameters and commands of an answer; its reason if it has none, and "noted" for a memory."""
     parts = [flag_names(answer["flags"])] if "flags" in answer else []
     parts += [f"{name}={value}" for name, value in answer.get("hyper", {}).items()]
     parts += [str(command.get("$")) for command in answer.get("commands", ())]
-    return " ".join(parts) or "noted"
+    return " ".join(parts) or str(answer.get("reason", "")) or "noted"

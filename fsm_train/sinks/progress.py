@@ -24,7 +24,7 @@ from ..core.transition import Transition
 from ..core.workload import Workload
 from ..wording import duration, reached_limit
 from .base import Sink
-from .progress_text import Bar, bar_of, ending_of, row_of
+from .progress_text import Bar, bar_of, ending_of, remarks_of, row_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +61,9 @@ def progress(
 
     Messages of the logger "fsm_train" (a summary of the training, and advice to make it faster) are
     shown too, unless the program has a logging handler of its own.
+
+    What a callback says at the end of an epoch, as the reason of an answer that does not stop the training, is shown
+    below the row of the epoch.
 
     The number of batches of an epoch is that of the epoch before. In the first epoch the bar has a
     length only if the plan has `max_steps`. Times are those of this call of `run`: the row of an epoch
@@ -160,6 +163,8 @@ class Progress(Sink):
         elif state.phase is Phase.EPOCH_END:
             seconds = now - tracker.epoch_start
             self._display.show_row(row_of(state, lr=tracker.lr_of_epoch(state), seconds=seconds, metrics=self._metrics))
+            for remark in remarks_of(answers):
+                self._display.show_line(remark)
             # The first batch of the next epoch can take a while: its bar is shown now.
             if not reached_limit(state.plan, state.epoch, state.step):
                 self._display.show_bar(tracker.bar(state))

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from ..core.phase import Phase
+from ..core.phase import STOP_FLAGS, Phase
 from ..core.state import Hyper, State
+from ..core.transition import Transition
 from ..wording import aligned_number, duration, ending, learning_rate, losses_first, reached_limit
 
 _VALIDATING = frozenset({Phase.VALID_BEGIN, Phase.VALID_BATCH_END})
@@ -117,6 +118,16 @@ def ending_of(state: State, current: int | None) -> str:
         return ending(state.phase.value, where, reason)
     limit = reached_limit(state.plan, state.epoch, state.step)
     return f"all {limit} done" if limit and not reason else ending("stopped", where, reason)
+
+
+def remarks_of(answers: Mapping[str, Transition]) -> list[str]:
+    """What callbacks gave as the reasons of answers that stop nothing: a line for each, with the callback's name.
+
+    >>> remarks_of({"reduce_on_plateau": Transition(hyper={"lr": 0.01}, reason="valid_loss has not improved")})
+    ['reduce_on_plateau: valid_loss has not improved']
+    """
+    said = ((name, answer) for name, answer in answers.items() if answer.reason and not answer.flags & STOP_FLAGS)
+    return [f"{name}: {' '.join(answer.reason.split())}" for name, answer in said]
 
 
 def one_line(row: Row) -> Iterator[str]:

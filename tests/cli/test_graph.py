@@ -24,6 +24,8 @@ def test_graph_draws_the_machine(capsys: Captured) -> None:
     assert drawn.startswith("digraph machine {")
     assert '    BATCH_BEGIN -> BATCH_END [label="[SKIP_BATCH]"]' in drawn
     assert "    FETCHED [shape=diamond]" in drawn
+    assert main(["graph", "--format", "svg"]) == 0
+    assert capsys.readouterr().out.startswith("<svg ")
 
 
 def test_graph_as_json_has_each_edge(capsys: Captured) -> None:

@@ -44,7 +44,9 @@ def test_names_from_a_log_cannot_move_the_cursor(tmp_path: Path, capsys: Capture
     assert "\x1b" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["show"], ["replay"], ["tail"], ["what-if", "a.b=1"], ["plot", "-o", "x.png"]])
+@pytest.mark.parametrize(
+    "command", [["show"], ["replay"], ["diagnose"], ["tail"], ["what-if", "a.b=1"], ["plot", "-o", "x.png"]]
+)
 def test_what_cannot_be_read_is_2(command: list[str], tmp_path: Path, capsys: Captured) -> None:
     """With a sentence on standard error, and nothing on standard output."""
     name, *options = command
@@ -64,7 +66,13 @@ def test_python_m_is_the_same_and_imports_no_torch(log: str) -> None:
     """`python -m fsm_train`, with torch made unimportable."""
     assert _shell("replay", log).stdout.startswith("agrees: 75 lines")
     code = "import sys; sys.modules['torch'] = None; from fsm_train.cli import main; sys.exit(main(sys.argv[1:]))"
-    for arguments in (["show", log], ["what-if", log, "early_stopping.patience=2"], ["diff", log, log], ["graph"]):
+    for arguments in (
+        ["show", log],
+        ["diagnose", log],
+        ["what-if", log, "early_stopping.patience=2"],
+        ["diff", log, log],
+        ["graph"],
+    ):
         subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
 
 
@@ -82,7 +90,7 @@ def test_help_says_what_the_exit_status_means(capsys: Captured) -> None:
         main(["--help"])
     assert caught.value.code == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "0 it agrees, 1 it differs, is refused or is damaged, 2 it cannot be read" in said
+    assert "0 it agrees, 1 it differs, is refused, is damaged or is ill, 2 it cannot be read" in said
     with pytest.raises(SystemExit) as caught:
         main(["nonsense"])
     assert caught.value.code == 2

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from fsm_train import LogError, Scripted, diff, extend, read_log, replay, run, start
+from fsm_train import LogError, Scripted, diagnose, diff, extend, read_log, replay, run, start
 from fsm_train.cli import main
 from fsm_train.eventlog import epochs as epochs_on_disk
 from fsm_train.eventlog.entries import MAX_LINE_BYTES
@@ -161,6 +161,7 @@ def with_hidden_header(path: Path) -> None:
     [
         (summarize, "no call of run in it counts"),
         (packed_run, "no call of run in it counts"),
+        (diagnose, "no call of run in it counts"),
         (replay, "a recorded training begins with a header, and there is none"),
     ],
 )

@@ -25,6 +25,7 @@ EXAMPLES: Mapping[str, tuple[Callable[[], Callback[Any]], ...]] = {
     "compile_step": (lambda: callbacks.compile_step(),),
     "cutmix": (lambda: callbacks.cutmix(0.5),),
     "detect_anomaly": (lambda: callbacks.detect_anomaly(check_nan=False),),
+    "diagnosing": (lambda: callbacks.diagnosing(),),
     "during": (
         lambda: callbacks.during(callbacks.accumulate(2), epochs=(0, 1), name="during accumulate"),
         lambda: callbacks.during(
