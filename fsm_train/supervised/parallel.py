@@ -23,8 +23,10 @@ from ..core.callback import Callback
 from ..core.checks import check_choice, check_positive
 from ..core.commands import UseParallel, WeighLoss
 from ..core.errors import WorkloadError
+from ..core.state import State
 from ..core.workload import Workload
 from ..worlds.agreed import Agree, Agreed
+from .leaving import note_end
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
 
@@ -131,6 +133,7 @@ class Ranks:
         self._of: object = None  # the parameters that the next two were worked out for
         self._beside_wrapper: list[nn.Parameter] = []
         self._sparse: Set[nn.Parameter] = frozenset()
+        self.exchange  # noqa: B018 - formed where all ranks come, so that one that ends before a run is missed
         if self.rank:
             quieten()
 
@@ -187,6 +190,12 @@ class Ranks:
     def share_buffers(self, work: Any) -> None:
         """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass."""
         broadcast_buffers(work.modules.values())
+
+    def finish(self, work: Any, state: State) -> None:
+        """End a call of `run` with the same buffers, and note for this process how it ended."""
+        if not state.error:
+            self.share_buffers(work)
+        note_end(state)
 
 
 def reduced_by_hand(callbacks: Iterable[Callback[Any]], work: Any) -> bool:

@@ -168,7 +168,7 @@ class Agreed(WorkloadProxy):
         rows = self._meeting.meet(Topic.PREPARE, self._own_batches(), about=self._control(state))
         self._batches_per_epoch = self._shortest(rows)
         self._in_run, self._left_out = True, LeftOut()
-        self.wrapped.prepare(*self._given(Operation.PREPARE, state))
+        self._blaming(self.wrapped.prepare)(*self._given(Operation.PREPARE, state))
 
     def reposition(self, state: State) -> None:
         self.wrapped.reposition(*self._given(Operation.REPOSITION, state))
@@ -181,7 +181,7 @@ class Agreed(WorkloadProxy):
         finally:
             self._in_run = False
             with self._telling():
-                self.wrapped.finish(state)
+                self._blaming(self.wrapped.finish)(state)
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -204,7 +204,7 @@ class Agreed(WorkloadProxy):
             self._meeting.meet(Topic.SAVE, about=self._control(state))
         if isinstance(command, WeighLoss) and command.by in self._rank_weights:
             self.wrapped.set_rank_weight(self._rank_weights[command.by])
-        self.wrapped.carry_out(command, state)
+        self._blaming(self.wrapped.carry_out)(command, state)
 
     # ------------------------------------------------------------------------------------------ the data
 
@@ -253,7 +253,7 @@ class Agreed(WorkloadProxy):
             self._valid = before
 
     def open_valid(self, state: State) -> None:
-        self.wrapped.open_valid(*self._given(Operation.OPEN_VALID, state))
+        self._blaming(self.wrapped.open_valid)(*self._given(Operation.OPEN_VALID, state))
         self._valid = Pass(self.wrapped.known_valid_sizes)
         self._valid.compare(self._meeting.meet(Topic.OPEN_VALID, *self._valid.values()))
 
@@ -365,11 +365,11 @@ class Agreed(WorkloadProxy):
     def _blaming(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """The method, whose error is that of another rank if that failed while this one reduced gradients, say."""
 
-        def blaming(*given: State) -> Any:
+        def blaming(*given: Any) -> Any:
             try:
                 return method(*given)
             except RuntimeError as error:
-                self._meeting.blame(error)
+                self._meeting.blame(error, getattr(method, "__name__", "an operation"))
                 raise
 
         return blaming
