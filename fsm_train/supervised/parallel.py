@@ -17,6 +17,8 @@ import attrs
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import distributed_c10d as c10d
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.callback import Callback
@@ -106,12 +108,13 @@ def _form_group(ranks: int, device: torch.device | str | None, settings: Paralle
     on_cuda = device is not None and torch.device(device).type == "cuda"
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(
-        "nccl" if on_cuda else "gloo",
-        rank=int(os.environ["RANK"]),
-        world_size=ranks,
-        timeout=timedelta(seconds=settings.seconds),
-    )
+    timeout = timedelta(seconds=settings.seconds)
+    store, rank, _ = next(rendezvous("env://", timeout=timeout))
+    # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = c10d.PrefixStore(f"attempt-{attempt}", store)
+    backend = "nccl" if on_cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
 
 
 class Ranks:

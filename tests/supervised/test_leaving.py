@@ -106,6 +106,40 @@ def test_torchrun_hears_of_a_training_that_was_suspended(
         assert f"exitcode  : {status} " in said
 
 
+KILLED_ONCE = """
+import os, signal, sys
+import torch
+from torch import nn
+from fsm_train import Phase, Supervised, on, run, start
+
+folder, rank, attempt = sys.argv[1], os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+
+@on(Phase.BATCH_END)
+def dies(state):
+    if (rank, attempt, state.iteration) == ("1", "0", 7):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+model = nn.Linear(4, 1)
+data = [(torch.randn(8, 4), torch.randn(8, 1)) for _ in range(5)]
+work = Supervised(model, torch.optim.SGD(model.parameters(), lr=0.01), nn.MSELoss(), data, parallel="ddp")
+final = run(start(work, epochs=3), [dies])
+open(f"{folder}/ended-{rank}", "w").write(f"{attempt} {final.step}")
+"""
+
+
+@pytest.mark.long
+def test_processes_that_torchrun_starts_again_meet(tmp_path: Path) -> None:
+    """And do not look for the addresses of those that are gone, which its store still has."""
+    launcher = torchrun(tmp_path, KILLED_ONCE, settings=("--max-restarts=1",))
+    try:
+        said, _ = launcher.communicate(timeout=120)
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+    assert launcher.returncode == 0, said
+    assert [(tmp_path / f"ended-{rank}").read_text() for rank in range(2)] == ["1 15", "1 15"]
+
+
 def suspended(name: str = "SIGTERM") -> State:
     return attrs.evolve(interrupted(start(Scripted(), epochs=1), name), resume_at=Phase.BATCH_END)
 
