@@ -36,7 +36,7 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any], seconds: float 
     for rank in range(ranks):
         receives, sends = context.Pipe(duplex=False)
         given = rank, ranks, _made(folder) / "store", work, sends, seconds
-        process = context.Process(target=_rank, args=given, daemon=True)
+        process = context.Process(target=_rank, args=given)  # no daemon, which may have no workers
         process.start()
         sends.close()
         ends.append(receives)

@@ -244,6 +244,14 @@ class Supervised(Stepping, Checkpointable):
         return known_sizes(self.train) if self._samples is None and self._split is None else None
 
     @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        """None of several evaluations, nor of one that is not carried out in each validation."""
+        counted = self._samples is not None or self._split is not None
+        if counted or [each.settings.every for each in self.evaluations] != [1]:
+            return None
+        return known_sizes(self.evaluations[0].loader)
+
+    @property
     def metric_weights(self) -> Mapping[str, float]:
         """What each evaluation of the validation that was measured last counted, by its metrics."""
         return self._metric_weights
