@@ -18,12 +18,13 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import Callback, Evaluation, Flag, Phase, State, Supervised, Transition, on, run, start
-from fsm_train.callbacks import accumulate, early_stopping, record, skip_nonfinite
+from fsm_train.callbacks import accumulate, clip_grad_norm, compile_step, early_stopping, record, skip_nonfinite
 from fsm_train.testing import differences
 from fsm_train.worlds.disagreement import DisagreementError
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
 from tests.how_long import of_all
+from tests.supervised.test_parallel import shares
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -184,3 +185,25 @@ def test_processes_leave_together_whenever_a_signal_comes(tmp_path: Path, who: t
         assert state.phase is Phase.SUSPENDED
         assert not list(differences(state, as_state))
         assert torch.equal(weights, as_weights)
+
+
+# ------------------------------------------------------------------------------------ compiled steps
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore")  # of what inductor itself uses
+@pytest.mark.parametrize("callbacks", [[], [clip_grad_norm(1.0)]], ids=["whole", "in pieces"])
+def test_compiled_steps_of_ranks_are_those_of_eager_ones(tmp_path: Path, callbacks: list[Callback[Any]]) -> None:
+    """To rounding, and to the last bit on both ranks; a leftover batch, which weighs otherwise, included."""
+
+    def work(rank: int) -> list[torch.Tensor]:
+        found = []
+        for compiled in ([], [compile_step("default")]):
+            model = workload(shares(rank, 8, 8, 7), parallel="ddp")
+            run(start(model, epochs=2, seed=0), [*compiled, *callbacks])
+            found.append(weights_of(model.model))
+        return found
+
+    (eager, compiled), (_, other) = forked(2, tmp_path, work)
+    assert torch.equal(compiled, other)
+    torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-6)
