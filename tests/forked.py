@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -18,17 +20,23 @@ LIMIT = 60
 """Seconds after which a rank that hangs is ended."""
 
 
-def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
+def forked(ranks: int, folder: Path, work: Callable[[int], Any], seconds: float = LIMIT) -> list[Any]:
     """Call the function in one process for each rank, all in one process group.
+
+    Args:
+        ranks, folder, work: how many, where they meet, and the function, which is given the rank.
+        seconds: how long they wait for each other in the group.
 
     Returns:
         by rank what it returned, which can be pickled, or the exception that it raised; EOFError where it was killed.
     """
+    importlib.import_module("torch._dynamo")  # as torch's wrapper does when it is made: once, and not in each process
     context = multiprocessing.get_context("fork")
     ends, processes = [], []
     for rank in range(ranks):
         receives, sends = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, ranks, _made(folder) / "store", work, sends), daemon=True)
+        given = rank, ranks, _made(folder) / "store", work, sends, seconds
+        process = context.Process(target=_rank, args=given)  # no daemon, which may have no workers
         process.start()
         sends.close()
         ends.append(receives)
@@ -46,10 +54,11 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
     return found
 
 
-def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any) -> None:
+def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any, seconds: float) -> None:
     torch.set_num_threads(1)
+    gc.freeze()  # so that a collection looks at what this process makes, which is a moment
     store = dist.FileStore(str(path), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=LIMIT))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=seconds))
     try:
         end = work(rank)
     except BaseException as error:

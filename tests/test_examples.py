@@ -8,12 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch.distributed as dist
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(name: str, *arguments: str, seconds: float = 600) -> str:
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+
+def run(name: str, *arguments: str, seconds: float = 600, by: tuple[str, ...] = (sys.executable, "-W", "error")) -> str:
     """What the example prints; one thread each, since tests run side by side."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+    command = [*by, str(EXAMPLES / name), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -34,6 +40,20 @@ def test_digits_reach_97_percent() -> None:
     accuracy, _ = numbers(shown, r"valid_accuracy (\S+) after (\d+) epochs")
     assert accuracy >= 0.97
     assert "stopped because: " in shown
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+def test_two_processes_read_digits_as_one(tmp_path: Path) -> None:
+    """The same script: nearly the same losses, each sample once, and one log of the whole training."""
+    for count, by in ((1, (sys.executable,)), (2, TORCHRUN)):
+        folder = f"of {count}"
+        shown = run("distributed_digits.py", str(tmp_path / folder), seconds=120, by=by)
+        accuracy, epochs, samples = numbers(shown, r"valid_accuracy (\S+) after (\d+) epochs, \d+ steps, (\d+) samples")
+        assert accuracy > 0.93
+        assert samples == 1437 * epochs
+        assert f"{count} process" in shown
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["run.jsonl"]
 
 
 def test_characters_are_better_foreseen_than_by_trigrams() -> None:

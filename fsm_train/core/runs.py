@@ -198,6 +198,12 @@ def interrupted(state: State, signal: str) -> State:
     return attrs.evolve(state, flags=state.flags | Flag.SUSPEND, reason=reason)
 
 
+def interrupting_signal(state: State) -> str | None:
+    """The name of the signal that a training was suspended by; None if it was not, or by something else."""
+    parts = state.reason.split("; ") if state.resume_at is not None and not state.error else ()
+    return next((part.removeprefix(INTERRUPTED) for part in parts if part.startswith(INTERRUPTED)), None)
+
+
 def with_late_signal(state: State, signal: str | None) -> State:
     """The last state, with a note if a signal came that the machine could not act on any more."""
     if not signal:

@@ -17,16 +17,20 @@ import attrs
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import distributed_c10d as c10d
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.callback import Callback
 from ..core.checks import check_choice, check_positive
 from ..core.commands import UseMicroBatches, UseParallel, WeighLoss
 from ..core.errors import WorkloadError
+from ..core.state import State
 from ..core.workload import Workload
 from ..data.own_rank import launched_ranks, own_rank
 from ..data.sharded import share_of
 from ..worlds.agreed import Agree, Agreed
+from .leaving import note_end
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
@@ -102,12 +106,13 @@ def _form_group(ranks: int, device: torch.device | str | None, settings: Paralle
     on_cuda = device is not None and torch.device(device).type == "cuda"
     if on_cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(
-        "nccl" if on_cuda else "gloo",
-        rank=int(os.environ["RANK"]),
-        world_size=ranks,
-        timeout=timedelta(seconds=settings.seconds),
-    )
+    timeout = timedelta(seconds=settings.seconds)
+    store, rank, _ = next(rendezvous("env://", timeout=timeout))
+    # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = c10d.PrefixStore(f"attempt-{attempt}", store)
+    backend = "nccl" if on_cuda else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
 
 
 class Ranks:
@@ -130,6 +135,7 @@ class Ranks:
         self._of: object = None  # the parameters that the next two were worked out for
         self._beside_wrapper: list[nn.Parameter] = []
         self._sparse: Set[nn.Parameter] = frozenset()
+        self.exchange  # noqa: B018 - formed where all ranks come, so that one that ends before a run is missed
         if self.rank:
             quieten()
 
@@ -194,6 +200,12 @@ class Ranks:
         """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass; in averages too."""
         averages = work.carried_over.averages.values()
         broadcast_buffers(work.modules.values(), [buffer for each in averages for buffer in each.buffers.values()])
+
+    def finish(self, work: Any, state: State) -> None:
+        """End a call of `run` with the same buffers, and note for this process how it ended."""
+        if not state.error:
+            self.share_buffers(work)
+        note_end(state)
 
 
 def reduced_by_hand(callbacks: Iterable[Callback[Any]], work: Any) -> bool:

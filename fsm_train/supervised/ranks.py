@@ -18,12 +18,18 @@ from torch.distributed import distributed_c10d as c10d
 from ..core.checks import check_positive
 from ..core.errors import WorkloadError
 from ..worlds.disagreement import PeerError
-from ..worlds.rows import PLACES, WIDTH, Row
+from ..worlds.rows import PLACES, WIDTH, Topic
+from .leaving import tell_if_raised
+from .presence import Presence
 
 _FAILED = "failed"
 _shared: dict[float, GlooExchange] = {}
 _GRACE = 2.0
-"""Seconds in which ranks whose wait is over say where they waited."""
+"""Seconds in which ranks whose wait is over say where they waited, and in which all of a process ends."""
+
+_TIMED_OUT = "Timed out waiting"
+_OF_GLOO = ("gloo/transport", "Connection closed by peer", _TIMED_OUT)
+"""What is in the messages of gloo, whose errors have no class of their own."""
 
 
 class GlooExchange:
@@ -38,7 +44,7 @@ class GlooExchange:
 
     Attributes:
         rank, ranks: the number of this one, and how many there are.
-        of: the process group that it was made in.
+        of: the process group that it was made in; None after a failure.
 
     Raises:
         WorkloadError: there is no process group.
@@ -53,11 +59,16 @@ class GlooExchange:
                 "torch.distributed.init_process_group(…) before"
             )
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        self.of = dist.group.WORLD
+        self.of: dist.ProcessGroup | None = dist.group.WORLD
         self._seconds = seconds
         self._store = c10d.PrefixStore("fsm_train", store or c10d._get_default_store())
-        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+        self._presence = Presence(self._store, self.rank, self.ranks)
+        tell_if_raised("ranks", self.fail)
         self._rows = [torch.empty(WIDTH, dtype=torch.float64) for _ in range(self.ranks)]
+        self._group: dist.ProcessGroup | None = None
+        with self._blaming(Topic.JOIN):
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+            dist.barrier(self._group)  # one that fails from here on has left nobody in the middle of connecting
 
     def __call__(self, row: Sequence[float]) -> Sequence[Sequence[float]]:
         """The rows of all ranks, in their order.
@@ -66,12 +77,10 @@ class GlooExchange:
             PeerError: a rank failed.
             WorkloadError: one did not come in time, or is gone without a word.
         """
-        began = time.monotonic()
-        try:
+        if self._group is None:
+            raise WorkloadError("a rank failed, and its process group has ended: start the script again")
+        with self._blaming(row[0]):
             dist.all_gather(self._rows, torch.tensor(row, dtype=torch.float64), group=self._group)
-        except RuntimeError as error:
-            waited = time.monotonic() - began
-            raise self._explained(error, PLACES[Row.unpacked(row).topic], waited) from error
         return [of_rank.tolist() for of_rank in self._rows]
 
     def gather(self, value: Any) -> list[Any]:
@@ -90,14 +99,40 @@ class GlooExchange:
         return values
 
     def fail(self, reason: str) -> None:
-        """Leave word of a failure, and end the process group: what the others wait for raises at once."""
+        """Leave word of a failure, and end the process group: what the others wait for raises at once.
+
+        A group ends with the last that refers to it. That of torch's wrapper does once the error that was raised in
+        it is gone, which is where the script ends at the latest.
+        """
         with self._reachable():
             if self._store.add(_FAILED, 1) == 1:  # the others have heard of the first
                 self._store.set(f"{_FAILED} because", f"{self.rank} {reason}")
+        self._group = self.of = None
         if dist.is_initialized():
             dist.destroy_process_group()
 
-    def failure(self) -> PeerError | None:
+    def failure(self, error: BaseException | None = None, place: str = "") -> WorkloadError | None:
+        """What another rank left word of, or what follows from an error of a connection to it; None if nothing does.
+
+        Args:
+            error: what this rank caught, in whatever group it waited for the others.
+            place: where it waited, in words.
+        """
+        failure: WorkloadError | None = self._word()
+        if failure is None and error is not None and _of_connection(error):
+            failure = self._timed_out(place) if _TIMED_OUT in str(error) else self._without_a_word(error)
+        if failure is not None and place:
+            failure.add_note(f"This rank waited at {place}.")
+        return failure
+
+    @contextlib.contextmanager
+    def _blaming(self, topic: float) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise self.failure(error, PLACES[Topic(int(topic))]) or self._without_a_word(error) from error
+
+    def _word(self) -> PeerError | None:
         """What a rank left word of; None if none did, or if its store is gone with it."""
         with self._reachable():
             if self._store.check([f"{_FAILED} because"]):
@@ -105,21 +140,27 @@ class GlooExchange:
                 return PeerError.of(int(rank), reason)
         return None
 
-    def _explained(self, error: RuntimeError, place: str, waited: float) -> WorkloadError:
-        if (failure := self.failure()) is not None:
+    def _without_a_word(self, error: BaseException) -> PeerError:
+        gone = self._presence.gone(_GRACE)
+        if (failure := self._word()) is not None:  # which it left meanwhile
             return failure
-        if waited < self._seconds:
-            return PeerError(f"another rank is gone without a word, while rank {self.rank} was at {place}: {error}")
+        if gone:
+            return PeerError.of(gone[0], "its process is gone, without a word: it was killed, or its script ended")
+        return PeerError(f"the connection to another rank broke, and no rank left word of a failure: {error}")
+
+    def _timed_out(self, place: str) -> WorkloadError:
         places = self._places(place)
         there = "; ".join(
             f"rank {rank} waited at {where}" if where else f"rank {rank} came to no exchange"
             for rank, where in enumerate(places)
         )
-        return WorkloadError(
+        sentence = (
             f"the ranks waited {self._seconds:g} seconds for each other: {there}. One that came to no exchange is "
             "in the middle of something: a gradient that the others do not take part in, or an operation that takes "
-            "longer (GlooExchange(seconds=…))"
+            'longer (parallel={"seconds": …})'
         )
+        self.fail(f"WorkloadError: {sentence}")  # one that waits in another group would do so for longer
+        return WorkloadError(sentence)
 
     def _places(self, place: str) -> list[str]:
         """Where each rank waited; "" for one that did not."""
@@ -142,6 +183,10 @@ class GlooExchange:
             yield
 
 
+def _of_connection(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or any(part in str(error) for part in _OF_GLOO)
+
+
 def shared_exchange(seconds: float) -> GlooExchange:
     """The exchange of this process group that waits so long: one for all trainings of this process.
 
@@ -149,6 +194,6 @@ def shared_exchange(seconds: float) -> GlooExchange:
         WorkloadError: there is no process group.
     """
     group = dist.group.WORLD if dist.is_initialized() else None
-    if seconds not in _shared or _shared[seconds].of is not group:
+    if seconds not in _shared or _shared[seconds].of is not group or group is None:
         _shared[seconds] = GlooExchange(seconds=seconds)
     return _shared[seconds]

@@ -376,8 +376,8 @@ class Supervised(Stepping, Checkpointable):
 
     def finish(self, state: State) -> None:
         self.end_validation()  # of one that failed
-        if self.ranks is not None and not state.error:
-            self.ranks.share_buffers(self)
+        if self.ranks is not None:
+            self.ranks.finish(self, state)
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))

@@ -171,7 +171,7 @@ class Agreed(WorkloadProxy):
         self._batches_per_epoch = self._shortest(rows)
         self._same_data.look([values[1:3] for values in rows], self._meeting)
         self._in_run, self._left_out = True, LeftOut()
-        self.wrapped.prepare(*self._given(Operation.PREPARE, state))
+        self._blaming(self.wrapped.prepare)(*self._given(Operation.PREPARE, state))
 
     def reposition(self, state: State) -> None:
         self.wrapped.reposition(*self._given(Operation.REPOSITION, state))
@@ -184,7 +184,7 @@ class Agreed(WorkloadProxy):
         finally:
             self._in_run = False
             with self._telling():
-                self.wrapped.finish(state)
+                self._blaming(self.wrapped.finish)(state)
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -266,7 +266,7 @@ class Agreed(WorkloadProxy):
             yield
 
     def open_valid(self, state: State) -> None:
-        self.wrapped.open_valid(*self._given(Operation.OPEN_VALID, state))
+        self._blaming(self.wrapped.open_valid)(*self._given(Operation.OPEN_VALID, state))
         self._valid = Pass(self.wrapped.known_valid_sizes)
         self._valid.compare(self._meeting.meet(Topic.OPEN_VALID, *self._valid.values()))
 
@@ -374,7 +374,7 @@ class Agreed(WorkloadProxy):
             try:
                 return method(*given)
             except RuntimeError as error:
-                self._meeting.blame(error)
+                self._meeting.blame(error, getattr(method, "__name__", "an operation"))
                 raise
 
         return blaming

@@ -33,7 +33,8 @@ class Exchange(Protocol):
     """The one primitive that ranks need: give a row, and get the rows of all ranks, in their order.
 
     A function will do. One that can tell the others of a failure has a method `fail(reason: str)` too: what they wait
-    for, or will wait for, then raises a `PeerError` at once.
+    for, or will wait for, then raises a `PeerError` at once. With `failure(error, place)` it says what another rank
+    failed with, if the error that was raised at this place follows from that; otherwise None.
 
     >>> def alone(row):
     ...     return [row]
@@ -93,14 +94,15 @@ class Meeting:
             self.lost = True
             getattr(self._exchange, "fail", _nobody_to_tell)(reason)
 
-    def blame(self, error: BaseException) -> None:
-        """Raise what another rank failed with, if one did, since what was raised here follows from it.
+    def blame(self, error: BaseException, place: str) -> None:
+        """Raise what another rank failed with, if what was raised here, at this place, follows from that.
 
         Raises:
-            PeerError: a rank failed.
+            PeerError: a rank failed, or is gone.
+            WorkloadError: the ranks waited for each other at different places.
         """
-        found = getattr(self._exchange, "failure", _nobody_failed)()
-        if found is not None and not self.lost:
+        found = None if self.lost else getattr(self._exchange, "failure", _nobody_failed)(error, place)
+        if found is not None:
             self.lost = True
             raise found from error
 
@@ -150,6 +152,6 @@ def _nobody_to_tell(reason: str) -> None:
     """The exchange is a plain function: the others learn of it when their wait for this rank ends."""
 
 
-def _nobody_failed() -> BaseException | None:
+def _nobody_failed(error: BaseException, place: str) -> BaseException | None:
     """The exchange is a plain function: it knows of no failure."""
     return None

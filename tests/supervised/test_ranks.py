@@ -173,7 +173,8 @@ def test_process_that_is_gone_is_missed(tmp_path: Path) -> None:
     one, other = forked(2, tmp_path, work)
     assert isinstance(other, EOFError)
     assert isinstance(one, PeerError)
-    assert str(one).startswith("another rank is gone without a word, while rank 0 was at a look for signals")
+    assert str(one).startswith("rank 1 failed, and this rank ended with it: its process is gone, without a word")
+    assert one.__notes__[0] == "This rank waited at a look for signals between two batches."
 
 
 def test_wait_that_is_too_long_says_where(tmp_path: Path) -> None:
