@@ -54,6 +54,7 @@ from .parallel import Parallel, across_ranks
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
+from .saved_ranks import SavedTogether
 from .schedulers import Span, scheduler_length
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
@@ -212,6 +213,11 @@ class Supervised(Stepping, Checkpointable):
     def rank(self) -> int:  # type: ignore[override]
         return 0 if self.ranks is None else self.ranks.rank
 
+    @property
+    def peers(self) -> SavedTogether | None:
+        """The ranks that train together, which write and restore one checkpoint; None for a training on one."""
+        return None if self.ranks is None else SavedTogether(self, self.ranks)
+
     def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
         return across_ranks(self, callbacks)
 
@@ -270,8 +276,8 @@ class Supervised(Stepping, Checkpointable):
 
     @contextmanager
     def reserve(self, folders: Set[str]) -> Iterator[None]:
-        self.saves = Saves()
-        with self.saves.of(folders):
+        self.saves, peers = Saves(), self.peers
+        with self.saves.of(folders) if peers is None else self.saves.of_all(folders, peers):
             yield
 
     def carry_out(self, command: Command, state: State) -> None:
@@ -326,7 +332,7 @@ class Supervised(Stepping, Checkpointable):
         self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
         log_summary_once(self)
         if self.ranks is not None:
-            self.ranks.prepare(self)
+            self.ranks.prepare(self, state)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
         self.begin_modes()
@@ -355,8 +361,8 @@ class Supervised(Stepping, Checkpointable):
 
     def finish(self, state: State) -> None:
         self.end_validation()  # of one that failed
-        if self.ranks is not None and not state.error:
-            self.ranks.share_buffers(self)
+        if self.ranks is not None and not state.error and state.resume_at is None:
+            self.ranks.share_buffers(self)  # where a training is suspended, each rank goes on with its own
         self._undo.close()
         if not state.error:  # a finished training can be extended: it goes on from these generators
             self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
