@@ -18,7 +18,7 @@ LIMIT = 60
 """Seconds after which a rank that hangs is ended."""
 
 
-def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
+def forked(ranks: int, folder: Path, work: Callable[[int], Any], *, limit: float = LIMIT) -> list[Any]:
     """Call the function in one process for each rank, all in one process group.
 
     Returns:
@@ -36,7 +36,7 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any]) -> list[Any]:
     found: list[Any] = []
     for receives, process in zip(ends, processes, strict=True):
         try:
-            found.append(pickle.loads(receives.recv_bytes()) if receives.poll(LIMIT) else TimeoutError("it hangs"))
+            found.append(pickle.loads(receives.recv_bytes()) if receives.poll(limit) else TimeoutError("it hangs"))
         except EOFError as error:
             found.append(error)
         process.join(5)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from fsm_train import Supervised
 from fsm_train import callbacks as c
 from fsm_train.core.callback import Callback
+from fsm_train.data import reproducible
 from tests.models import diabetes
 
 EPOCHS, BATCH = 2, 8
@@ -90,7 +91,8 @@ class RankSpec:
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(10, 8), nn.BatchNorm1d(8), Queue(), nn.Dropout(0.3), nn.Linear(8, 1))
         data = Augmented(self.rank, self.ranks, self.length)
-        train = DataLoader(data, BATCH, shuffle=True, num_workers=self.workers)
+        train: Any = DataLoader(data, BATCH, shuffle=True, num_workers=self.workers)
+        train = reproducible(train) if self.workers else train
         valid = DataLoader(Augmented(self.rank, self.ranks, 20), 5, shuffle=True)
         loss = Counts()
         work = Supervised(
