@@ -26,8 +26,8 @@ from tests.how_long import of_all
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
 
-@on(Phase.BATCH_BEGIN, Phase.VALID_BATCH_BEGIN)
-def slow(state: State) -> None:
+@on(Phase.BATCH_BEGIN, Phase.VALID_BATCH_BEGIN, name="clock")
+def clock(state: State) -> None:
     time.sleep(0.01)
 
 
@@ -49,7 +49,7 @@ def suspended_at_random(spec: RankSpec, signalled: tuple[int, ...], seed: int, t
         timer = threading.Timer(draw.uniform(0.0, 0.3), os.kill, (os.getpid(), signal.SIGTERM))
         if spec.rank in signalled:
             timer.start()
-        state = run(state, [*callbacks, slow, checkpoint(saves, every_steps=1)])
+        state = run(state, [*callbacks, clock, checkpoint(saves, every_steps=1)])
         timer.cancel()
         dist.barrier()
         newest, *_ = list_folder(saves).checkpoints
