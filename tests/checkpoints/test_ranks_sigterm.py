@@ -46,7 +46,7 @@ def suspended_at_random(spec: RankSpec, signalled: tuple[int, ...], seed: int, t
             state = restore(saves, work)
         except NoCheckpointError:
             state = start(work, epochs=spec.epochs, seed=0)
-        timer = threading.Timer(draw.uniform(0.0, 0.3), os.kill, (os.getpid(), signal.SIGTERM))
+        timer = threading.Timer(draw.uniform(0.0, 2.0 if spec.workers else 0.3), os.kill, (os.getpid(), signal.SIGTERM))
         if spec.rank in signalled:
             timer.start()
         state = run(state, [*callbacks, clock, checkpoint(saves, every_steps=1)])
