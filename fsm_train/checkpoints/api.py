@@ -79,7 +79,8 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     """Write a checkpoint, and then remove those that the command drops.
 
     If the disk refuses, that is a warning and a note: the training continues, and older checkpoints are untouched.
-    That it failed is the fact `unsaved:NAME`, of the saver that the command is `by`.
+    That it failed is the fact `unsaved:NAME`, of the saver that the command is `by`. Several ranks write one together:
+    what one cannot write, none has written.
 
     Raises:
         ValueError: the name is none of a folder.
@@ -162,7 +163,8 @@ def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score
 def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     """Restore model, optimizer and everything else of a checkpoint; the state to resume from.
 
-    What cannot be restored exactly is in the `notes` of the state, and logged.
+    What cannot be restored exactly is in the `notes` of the state, and logged. Where several ranks train, all call
+    it, and all continue from the same checkpoint; other ranks than wrote it may go on from the end of an epoch.
 
     >>> import torch
     >>> from fsm_train import Supervised, run, start
@@ -184,7 +186,9 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
         NoCheckpointError: there is no checkpoint yet.
         CheckpointError: there is no good one, or the named one is damaged.
         TypeError: the path is no path, or the workload no workload.
-        RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
+        RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved, or there are
+            other ranks, and it was saved in the middle of an epoch.
+        PeerError: another rank could not restore it for such a reason.
     """
     check_path(path, "the path of restore", "restore('checkpoints', work)")
     peers: Peers | None = getattr(workload, "peers", None)

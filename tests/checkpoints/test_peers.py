@@ -382,3 +382,35 @@ def test_what_ranks_tell_each_other_in_words() -> None:
     assert failures([failure_of(KeyError()), None, failure_of(OSError("full"))]) == "rank 0: KeyError; rank 2: full"
     assert common_notes([None, ["b", "a"]]) == ("on rank 1, b", "on rank 1, a")
     assert common_notes([["a"], ["a"]]) == ("a",)
+
+
+def test_what_is_a_rank_s_own() -> None:
+    """Its generators, each buffer that may change, under each name; its gradients where they are not reduced."""
+    a, b, c = torch.zeros(1), torch.ones(1), torch.ones(2)
+    module = {"values": {"a": a, "b": b}, "buffers": {"b": b, "c": c}, "modes": {"": True}}
+    average = {"average": {"parameters": {"model.a": a}, "buffers": {"model.b": b}}, "own": {"model": module}}
+    parts = {
+        "modules": {"model": module},
+        "averages": {"ema": average},
+        "weights": {"best": [{"model": module}, {"ema": {"buffers": {"model.b": b}}}]},
+        "frozen": {"model": ["c"]},
+        "optimizer": {},
+        "gradients": {0: a},
+        "generators": {"cpu": a},
+    }
+
+    own = own_parts(parts, with_gradients=False)
+
+    assert own["parts"] == {"generators": {"cpu": a}}
+    assert [place for place, _ in own["tensors"]] == [
+        ["modules", "model", "buffers", "b"],
+        ["modules", "model", "values", "b"],
+        ["averages", "ema", "average", "buffers", "model.b"],
+        ["averages", "ema", "own", "model", "buffers", "b"],
+        ["averages", "ema", "own", "model", "buffers", "c"],
+        ["averages", "ema", "own", "model", "values", "b"],
+        ["weights", "best", 0, "model", "buffers", "b"],
+        ["weights", "best", 0, "model", "values", "b"],
+        ["weights", "best", 1, "ema", "buffers", "model.b"],
+    ]
+    assert own_parts(parts, with_gradients=True)["parts"].keys() == {"generators", "gradients"}

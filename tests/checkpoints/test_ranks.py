@@ -35,7 +35,7 @@ def test_resumed_at_any_boundary_it_ends_the_same(training: str, tmp_path: Path)
         expected = train_through(spec)
         suspended = suspended_everywhere(spec, tmp_path)
         found = [f"in one process {text}" for text in differences(expected, (suspended, []))]
-        for path in sorted(path for path in tmp_path.iterdir() if path.name.isdigit())[:: step_through(7)]:
+        for path in sorted(path for path in tmp_path.iterdir() if path.name.isdigit())[:: step_through(9)]:
             found += [f"{path.name} {text}" for text in differences(expected, resume(spec, path))]
         return found
 

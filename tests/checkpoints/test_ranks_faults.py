@@ -16,10 +16,21 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fsm_train import CheckpointError, NoCheckpointError, State, Supervised, WorkloadError, restore, run, start
+from fsm_train import (
+    CheckpointError,
+    NoCheckpointError,
+    Phase,
+    State,
+    Supervised,
+    WorkloadError,
+    iterate,
+    restore,
+    run,
+    start,
+)
 from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints.folder import Folder
-from fsm_train.checkpoints.manifest import verify_all
+from fsm_train.checkpoints.manifest import list_folder, verify_all
 from fsm_train.worlds.disagreement import PeerError
 from tests.checkpoints.faulty_disk import FaultyDisk
 from tests.diabetes_training import batches, weights_of, workload
@@ -63,7 +74,7 @@ def test_a_call_of_the_disk_that_fails_on_one_rank_is_a_note_on_all(faulty: int,
     def faults(rank: int) -> list[Any]:
         undisturbed, calls = count_calls(rank, tmp_path / "undisturbed", faulty)
         found: list[Any] = []
-        for at in range(3, calls, step_through(calls // 5)):
+        for at in range(3, calls, step_through(calls // 4)):
             folder = tmp_path / str(at)
             final, weights, said = None, None, []
             with pytest.MonkeyPatch.context() as patched:
@@ -209,3 +220,47 @@ def test_a_folder_that_rank_0_cannot_hold_is_an_error_of_all(trouble: str, tmp_p
         held.close()
     assert one == other
     assert str(folder) in one
+
+
+@pytest.mark.parametrize("interrupted", [0, 1])
+def test_ctrl_c_within_a_save_ends_all_ranks(interrupted: int, tmp_path: Path) -> None:
+    """The other ends with it; what was begun is removed, and what was there before stays."""
+    folder = tmp_path / "saved"
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def ends(rank: int) -> Any:
+        _, calls = count_calls(rank, tmp_path / "undisturbed", interrupted)
+        with pytest.MonkeyPatch.context() as patched:
+            FaultyDisk(folder, interrupt, patched, at=[calls // 2] if rank == interrupted else [])
+            train(rank, folder)
+
+    raised = forked(2, tmp_path / "group", ends)
+
+    assert isinstance(raised[interrupted], KeyboardInterrupt)
+    assert isinstance(raised[1 - interrupted], PeerError)
+    assert f"rank {interrupted} failed" in str(raised[1 - interrupted])
+    Folder(folder).close()
+    assert names(folder) == ["step-00000001"]
+    assert not verify_all(folder)[0].trouble
+
+
+def test_a_loop_that_all_ranks_leave_is_saved_by_all(tmp_path: Path) -> None:
+    """With `on_failure`: that is no failure of one, so they meet, and all continue from there exactly."""
+    folder = tmp_path / "saved"
+
+    def leaves(rank: int) -> Any:
+        undisturbed = train(rank, tmp_path / "undisturbed")[1]
+        states = iterate(start(make(rank), epochs=1), [checkpoint(folder, on_failure=True)], at=[Phase.BATCH_END])
+        for state in states:
+            if state.step == 2:
+                states.close()
+        work = make(rank)
+        state = restore(folder, work)
+        step = state.step
+        run(state)
+        return step, torch.equal(weights_of(work.model), undisturbed), state.notes
+
+    assert forked(2, tmp_path / "group", leaves) == [(2, True, ())] * 2
+    assert list_folder(folder).checkpoints[0].ranks == 2
