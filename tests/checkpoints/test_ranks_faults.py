@@ -68,13 +68,14 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("faulty", [0, 1])
-def test_a_call_of_the_disk_that_fails_on_one_rank_is_a_note_on_all(faulty: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(faulty: int, thorough: bool, tmp_path: Path) -> None:
     """The training ends as the undisturbed one, and what is there is good; or no rank begins."""
 
     def faults(rank: int) -> list[Any]:
         undisturbed, calls = count_calls(rank, tmp_path / "undisturbed", faulty)
         found: list[Any] = []
-        for at in range(3, calls, step_through(calls // 4)):
+        for at in range(3, calls, step_through(calls // 4) if thorough else calls // 4):
             folder = tmp_path / str(at)
             final, weights, said = None, None, []
             with pytest.MonkeyPatch.context() as patched:
@@ -94,7 +95,7 @@ def test_a_call_of_the_disk_that_fails_on_one_rank_is_a_note_on_all(faulty: int,
                 assert not [name for name in names(folder) if name.startswith(".")], at
         return found
 
-    one, other = forked(2, tmp_path / "group", faults)
+    one, other = forked(2, tmp_path / "group", faults, limit=300)
     assert one == other
     assert any(f"rank {faulty}: [Errno 28]" in str(each) for each in one)
 
@@ -110,11 +111,12 @@ def count_calls(rank: int, folder: Path, of: int) -> tuple[torch.Tensor, int]:
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-def test_a_rank_that_is_killed_while_it_saves_costs_nothing(killed: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_rank_that_is_killed_while_it_saves_costs_nothing(killed: int, thorough: bool, tmp_path: Path) -> None:
     """The other ends within seconds; both continue from the newest good checkpoint, and end as the undisturbed ones."""
     expected, calls = forked(2, tmp_path / "a", lambda rank: count_calls(rank, tmp_path / "undisturbed", killed))[0]
     seed = random.SystemRandom().randrange(2**32)
-    for at in random.Random(seed).sample(range(calls // 4, calls), of_all(60, few=1)):
+    for at in random.Random(seed).sample(range(calls // 4, calls), of_all(25, few=2) if thorough else 1):
         folder = tmp_path / str(at)
 
         def dies(rank: int, folder: Path = folder, at: int = at) -> Any:

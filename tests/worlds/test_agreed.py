@@ -682,6 +682,7 @@ def test_ranks_tell_each_other_values_of_any_size() -> None:
         meeting = work.meeting  # type: ignore[attr-defined]
         told[rank] = [meeting.values(Topic.WRITE, own) for own in ({"rank": rank, "text": "x" * 99 * rank}, None, [])]
         final = run(start(work, epochs=1))
+        assert not work.lost  # type: ignore[attr-defined]
         told[rank].append(work.train_pass.counted)  # type: ignore[attr-defined]
         return final
 
