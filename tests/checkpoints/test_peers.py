@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +30,9 @@ from fsm_train.checkpoints.writing import write_tensors
 from fsm_train.core.phase import Phase
 from fsm_train.worlds.disagreement import PeerError
 from fsm_train.worlds.rows import Topic
+from tests.checkpoints.mutations import mutate
 from tests.diabetes_training import batches, net, sgd
+from tests.how_long import of_all
 
 
 class Meets:
@@ -414,3 +418,25 @@ def test_what_is_a_rank_s_own() -> None:
         ["weights", "best", 1, "ema", "buffers", "model.b"],
     ]
     assert own_parts(parts, with_gradients=True)["parts"].keys() == {"generators", "gradients"}
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_a_mutated_file_of_a_rank_is_restored_or_refused_by_all(thorough: bool, tmp_path: Path) -> None:
+    """Whatever is in it, with a digest that fits again: a refusal is a documented error, on all ranks."""
+    on_threads(lambda peer: train(peer, tmp_path / "source"))
+    refused = 0
+    for number in range(of_all(2000, few=200) if thorough else 20):
+        path = shutil.copytree(tmp_path / "source" / "epoch-00002", tmp_path / str(number))
+        mutate(name_of_rank(1), path, random.Random(number))
+
+        one, other = on_threads(lambda peer, path=path: restore(path, make(peer)))
+
+        refused += isinstance(one, Exception)
+        assert isinstance(one, Exception) == isinstance(other, Exception), (number, one, other)
+        for end in (one, other):
+            assert isinstance(end, (State, CheckpointError, WorkloadError, RuntimeError)), (number, end)
+        assert not isinstance(other, threading.BrokenBarrierError), number
+        shutil.rmtree(path)
+    assert refused
