@@ -19,7 +19,7 @@ LIMIT = 60
 
 
 def forked(ranks: int, folder: Path, work: Callable[[int], Any], *, limit: float = LIMIT) -> list[Any]:
-    """Call the function in one process for each rank, all in one process group.
+    """Call the function in one process for each rank, all in one process group, with a limit in seconds.
 
     Returns:
         by rank what it returned, which can be pickled, or the exception that it raised; EOFError where it was killed.
@@ -28,7 +28,9 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any], *, limit: float
     ends, processes = [], []
     for rank in range(ranks):
         receives, sends = context.Pipe(duplex=False)
-        process = context.Process(target=_rank, args=(rank, ranks, _made(folder) / "store", work, sends), daemon=True)
+        process = context.Process(
+            target=_rank, args=(rank, ranks, _made(folder) / "store", work, sends, limit), daemon=True
+        )
         process.start()
         sends.close()
         ends.append(receives)
@@ -46,10 +48,10 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any], *, limit: float
     return found
 
 
-def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any) -> None:
+def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any, limit: float) -> None:
     torch.set_num_threads(1)
     store = dist.FileStore(str(path), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=LIMIT))
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=limit))
     try:
         end = work(rank)
     except BaseException as error:

@@ -77,13 +77,15 @@ def test_sigterm_to_a_rank_suspends_all_in_one_checkpoint(
     """All leave at the same step, and what is restored ends as the undisturbed training, to the last bit."""
     seed, trials = random.SystemRandom().randrange(2**32), of_all(17, few=2) if thorough else 2
 
-    (steps, validating, others), (same_steps, *_, also) = forked(
+    ends = forked(
         2,
         tmp_path / "group",
         lambda rank: suspended_at_random(RankSpec(rank, workers=workers), signalled, seed, trials, tmp_path),
         limit=60 + 30 * trials,
     )
 
+    assert not [end for end in ends if isinstance(end, BaseException)], (seed, ends)
+    (steps, validating, others), (same_steps, *_, also) = ends
     print(f"seed {seed}: suspended after {steps} batches, {validating} times in a validation")
     assert steps == same_steps, seed
     assert others == also == [], seed
