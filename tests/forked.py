@@ -20,12 +20,15 @@ LIMIT = 60
 """Seconds after which a rank that hangs is ended."""
 
 
-def forked(ranks: int, folder: Path, work: Callable[[int], Any], seconds: float = LIMIT) -> list[Any]:
+def forked(
+    ranks: int, folder: Path, work: Callable[[int], Any], seconds: float | None = None, *, limit: float = LIMIT
+) -> list[Any]:
     """Call the function in one process for each rank, all in one process group.
 
     Args:
         ranks, folder, work: how many, where they meet, and the function, which is given the rank.
-        seconds: how long they wait for each other in the group.
+        seconds: how long they wait for each other in the group; by default as long as `limit`.
+        limit: seconds after which a rank that hangs is ended.
 
     Returns:
         by rank what it returned, which can be pickled, or the exception that it raised; EOFError where it was killed.
@@ -35,7 +38,7 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any], seconds: float 
     ends, processes = [], []
     for rank in range(ranks):
         receives, sends = context.Pipe(duplex=False)
-        given = rank, ranks, _made(folder) / "store", work, sends, seconds
+        given = rank, ranks, _made(folder) / "store", work, sends, seconds or limit
         process = context.Process(target=_rank, args=given)  # no daemon, which may have no workers
         process.start()
         sends.close()
@@ -44,7 +47,7 @@ def forked(ranks: int, folder: Path, work: Callable[[int], Any], seconds: float 
     found: list[Any] = []
     for receives, process in zip(ends, processes, strict=True):
         try:
-            found.append(pickle.loads(receives.recv_bytes()) if receives.poll(LIMIT) else TimeoutError("it hangs"))
+            found.append(pickle.loads(receives.recv_bytes()) if receives.poll(limit) else TimeoutError("it hangs"))
         except EOFError as error:
             found.append(error)
         process.join(5)

@@ -151,7 +151,8 @@ def checkpoint(
         last: how many of the newest stay in any case. With 0 only those stay to resume from that are between epochs,
             until the next is written, and with a monitor nothing but the best is written.
         on_failure: whether to write one when the training fails, or a loop over `iterate` is left early. The random
-            generators are noted before each batch for it, which takes some tens of microseconds.
+            generators are noted before each batch for it, which takes some tens of microseconds. Several ranks, which
+            no longer meet then, write none.
         name: of the callback.
 
     Raises:

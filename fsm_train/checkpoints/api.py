@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from functools import partial
 from math import isfinite
 from os import PathLike
@@ -24,13 +25,18 @@ from ..core.runs import SAVED_AT
 from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
+from ..worlds.rows import Topic
 from .folder import check_name
 from .history_files import epochs_in_files, read_history
 from .manifest import Checkpoint, SavePoint, Score, is_one, list_folder, manifest_of, verified
+from .other_ranks import parts_of_rank
+from .peers import Peers, common_notes
 from .reading import read_files
+from .restoring_together import Chosen, Trial, follow_restoring, given, lead_restoring
 from .saves import Saves
 from .state_json import control_of, state_of
 from .writing import Parts, find_unsafe
+from .writing_together import Lead, follow
 
 _logger = logging.getLogger("fsm_train")
 
@@ -45,6 +51,11 @@ class Checkpointable(Workload, Protocol):
 
     state: State | None
     saves: Saves
+
+    @property
+    def peers(self) -> Peers | None:
+        """The ranks that train together, which write and restore one checkpoint; None for a training on one."""
+        return None
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         """All that resuming takes beside the state: tensors and plain values, by part.
@@ -68,7 +79,8 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     """Write a checkpoint, and then remove those that the command drops.
 
     If the disk refuses, that is a warning and a note: the training continues, and older checkpoints are untouched.
-    That it failed is the fact `unsaved:NAME`, of the saver that the command is `by`.
+    That it failed is the fact `unsaved:NAME`, of the saver that the command is `by`. Several ranks write one together:
+    what one cannot write, none has written.
 
     Raises:
         ValueError: the name is none of a folder.
@@ -78,6 +90,10 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     assert state is not None
     work.saves.unsaved.add(command.by)  # until it is on disk: whatever ends this, Ctrl-C too
     check_name(command.name)
+    peers: Peers | None = getattr(work, "peers", None)
+    if peers is not None and peers.lost:
+        _not_saved(work, command, "ranks that no longer meet, since one has failed, write none together")
+        return
     inexact: tuple[str, ...] = ()
     if state.failure is not None:
         state, inexact = whole_state(state)
@@ -92,22 +108,39 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         )
     elapsed = work.read({"elapsed"}, state)["elapsed"]
     notes = (*inexact, *notes)
+    if peers is not None:
+        notes = common_notes(peers.tell(Topic.WRITE, notes))
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes), epochs_in_files(len(state.history)))
     score = score_of(command, state, measured_with(command.monitor or "", parts))
-    folder, save_point = Path(command.folder), SavePoint(state.iteration, state.step, time.time(), command.drop, score)
-    try:
-        with work.saves.folder(folder) as held:
-            held.write(command.name, control, parts, save_point, state.history)
-    except Exception as error:  # of the disk, of a device, of a thread, or another run writes there
-        trouble = f"the checkpoint {command.name} could not be written to {folder}: {error}"
-        work.saves.failed(command.by, trouble)
-        warnings.warn(
-            f"{trouble}; the training continues, and the checkpoints that were there are untouched",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    save_point = SavePoint(state.iteration, state.step, time.time(), command.drop, score)
+    if peers is not None and peers.rank:
+        trouble = follow(peers, parts)
+    else:
+        trouble, lead = "", Lead(peers)
+        try:
+            with work.saves.folder(Path(command.folder)) as held:
+                held.write(command.name, control, parts, save_point, state.history, lead)
+            lead.ended()
+        except Exception as error:  # of the disk, of a device, of a thread, or another run writes there
+            lead.failed(error)
+            if peers is not None and peers.lost:
+                raise
+            trouble = lead.trouble or str(error)
+    if trouble:
+        _not_saved(work, command, trouble)
     else:
         work.saves.unsaved.discard(command.by)
+
+
+def _not_saved(work: Checkpointable, command: SaveCheckpoint, trouble: str) -> None:
+    """Note and warn that this checkpoint could not be written."""
+    trouble = f"the checkpoint {command.name} could not be written to {Path(command.folder)}: {trouble}"
+    work.saves.failed(command.by, trouble)
+    warnings.warn(
+        f"{trouble}; the training continues, and the checkpoints that were there are untouched",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def measured_with(metric: str, parts: Parts) -> str:
@@ -130,7 +163,8 @@ def score_of(command: SaveCheckpoint, state: State, measured_with: str) -> Score
 def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
     """Restore model, optimizer and everything else of a checkpoint; the state to resume from.
 
-    What cannot be restored exactly is in the `notes` of the state, and logged.
+    What cannot be restored exactly is in the `notes` of the state, and logged. Where several ranks train, all call
+    it, and all continue from the same checkpoint; other ranks than wrote it may go on from the end of an epoch.
 
     >>> import torch
     >>> from fsm_train import Supervised, run, start
@@ -152,26 +186,47 @@ def restore(path: str | PathLike[str], workload: Checkpointable) -> State:
         NoCheckpointError: there is no checkpoint yet.
         CheckpointError: there is no good one, or the named one is damaged.
         TypeError: the path is no path, or the workload no workload.
-        RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved.
+        RuntimeError, WorkloadError: the model, the optimizer or the loss is another one than was saved, or there are
+            other ranks, and it was saved in the middle of an epoch.
+        PeerError: another rank could not restore it for such a reason.
     """
     check_path(path, "the path of restore", "restore('checkpoints', work)")
-    chosen = Path(path)
-    one = manifest_of(chosen) if is_one(chosen) else None
-    check_workload(workload, f"restore({str(path)!r}, {{}})")
-    return _newest_good(chosen, workload) if one is None else _restored(one, workload)
+    peers: Peers | None = getattr(workload, "peers", None)
+    attempt = partial(_restored, workload, peers)
+    if peers is not None and peers.rank:
+        return follow_restoring(peers, attempt)
+    choose = partial(_first_good, Path(path), workload)
+    state, problems = choose(attempt) if peers is None else lead_restoring(peers, choose, attempt)
+    if problems:
+        warnings.warn(problems, RuntimeWarning, stacklevel=2)
+    return state
 
 
-def _restored(checkpoint: Checkpoint, workload: Checkpointable) -> State:
-    """The state of this checkpoint, with the workload brought to it."""
-    state, parts = read(checkpoint)
-    if state.has_valid != workload.has_valid:
-        was, now_is = ("with", "without") if state.has_valid else ("without", "with")
-        raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
-    try:
-        restored = workload.restore_parts(parts, state)
-    except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: {error}") from error
-    notes = dict.fromkeys((*state.notes, *restored))
+def _restored(workload: Checkpointable, peers: Peers | None, chosen: Chosen) -> State:
+    """The state of this checkpoint, with the workload brought to it, on all ranks or on none.
+
+    Raises:
+        CheckpointError: it is damaged, for this rank or for another.
+    """
+    trial = Trial(peers)
+
+    def read_own() -> tuple[Checkpoint, State, Parts]:
+        checkpoint = chosen()
+        state, parts = parts_of_rank(checkpoint, *read(checkpoint), trial.rank, trial.ranks)
+        if state.has_valid != workload.has_valid:
+            was, now_is = ("with", "without") if state.has_valid else ("without", "with")
+            raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")
+        return checkpoint, state, parts
+
+    def restore_own() -> tuple[str, ...]:
+        try:
+            return workload.restore_parts(parts, state)
+        except CheckpointError as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from error
+
+    (checkpoint, state, parts), _ = trial.all_could(read_own)
+    _, noted = trial.all_could(restore_own, tell=list)
+    notes = dict.fromkeys((*state.notes, *common_notes(noted)))
     for note in notes:
         _logger.warning("the training continues, but not exactly as it was saved: %s", note)
     hyper = hyper_read(state.hyper, workload.hyper())
@@ -191,25 +246,31 @@ def read(checkpoint: Checkpoint) -> tuple[State, Parts]:
         raise CheckpointError(f"{checkpoint.path}: {error}") from error
 
 
-def _newest_good(folder: Path, workload: Checkpointable) -> State:
-    """As `_restored`, of the newest checkpoint in the folder that is as it was written."""
+def _first_good(chosen: Path, workload: Checkpointable, attempt: Callable[[Chosen], State]) -> tuple[State, str]:
+    """What `attempt` gives of this checkpoint, or of the newest one in the folder that is as it was written.
+
+    With what is to be said of newer ones.
+    """
+    one = manifest_of(chosen) if is_one(chosen) else None
+    check_workload(workload, f"restore({str(chosen)!r}, {{}})")
+    if one is not None:
+        return attempt(given(one)), ""
     problems: list[str] = []
     tried: set[tuple[Path, int]] = set()
     while True:
-        there = list_folder(folder)
+        there = list_folder(chosen)
         candidates = [c for c in there.checkpoints if (c.path, c.number) not in tried]
         for candidate in candidates:
             tried.add((candidate.path, candidate.number))
             try:
-                state = _restored(candidate, workload)
+                state = attempt(given(candidate))
             except CheckpointError as error:
                 problems.append(str(error))
                 continue
-            if said := [*there.problems, *problems]:
-                warnings.warn(f"{'; '.join(said)}: continuing from {candidate.path}", RuntimeWarning, stacklevel=3)
-            return state
+            said = [*there.problems, *problems]
+            return state, f"{'; '.join(said)}: continuing from {candidate.path}" if said else ""
         if not candidates:  # else a training under way may have dropped them, and written others
             break
     if problems := [*there.problems, *problems]:
         raise CheckpointError("; ".join(problems))
-    raise NoCheckpointError(f"there is no checkpoint in {folder}")
+    raise NoCheckpointError(f"there is no checkpoint in {chosen}")

@@ -22,7 +22,9 @@ from ..locks import HeldError, Lock, take
 from .frozen_files import FrozenFiles
 from .history_files import HistoryFiles, is_shared_file
 from .manifest import MANIFEST, STATE, TEMPORARY, TENSORS, SavePoint, list_folder, manifest_of
+from .rank_names import is_rank_file
 from .writing import NEW_MANIFEST, Parts, flush_folder, write_files
+from .writing_together import ALONE, Lead
 
 LOCK = ".lock"
 NO_HISTORY: History[Mapping[str, float]] = History()
@@ -113,6 +115,7 @@ class Folder:
         parts: Parts,
         save_point: SavePoint,
         history: History[Mapping[str, float]] = NO_HISTORY,
+        lead: Lead = ALONE,
     ) -> None:
         """Write a checkpoint of this name, and then remove those that it supersedes. One of the same name is replaced.
 
@@ -122,10 +125,12 @@ class Folder:
             parts: the content of `tensors.pt`.
             save_point: for the manifest.
             history: of the training.
+            lead: has the other ranks of the training write their files.
 
         Raises:
             OSError, RuntimeError: the disk, a device or a thread refuses. The other checkpoints are untouched.
-            CheckpointError: the folder was removed or replaced meanwhile, and cannot be made or locked again.
+            CheckpointError: the folder was removed or replaced meanwhile, and cannot be made or locked again; or
+                another rank could not write its file.
         """
         self._hold_again()
         self._put_right_all()
@@ -140,21 +145,17 @@ class Folder:
             leaving = {self.path / other for other in (name, *save_point.drop)}
             write_history = partial(self._history.write, history=history, path=path, leaving=leaving)
             rest, write_frozen = self._frozen.take_from(parts, path, leaving)
-            write_files(unfinished, self._last, state, rest, save_point, (write_history, write_frozen))
+            others = (write_history, write_frozen, lead.files)
+            write_files(unfinished, self._last, state, rest, save_point, others, lead.begun)
             if path.exists():
                 path.rename(replaced)  # a name under which it is still found until the new one has its place
             unfinished.rename(path)
             flush_folder(self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                if not unfinished.exists():
-                    path.rename(unfinished)  # the disk may not have it
-            with contextlib.suppress(OSError):
-                if not path.exists():
-                    replaced.rename(path)
-            with contextlib.suppress(OSError):
-                _remove_files(unfinished)
-            self._unfinished |= {unfinished, replaced}  # what is still there is put right before the next save
+        except BaseException as error:
+            try:
+                lead.failed(error)  # before anything is removed: another rank may still write there
+            finally:
+                self._undo(path, unfinished, replaced)
             raise
         self._history.complete()
         self._frozen.complete()
@@ -162,6 +163,18 @@ class Folder:
         self._superseded = set()
         for other in (replaced, *superseded):
             self._remove(other)
+
+    def _undo(self, path: Path, unfinished: Path, replaced: Path) -> None:
+        """Remove a checkpoint that failed; what is still there is put right before the next save."""
+        with contextlib.suppress(OSError):
+            if not unfinished.exists():
+                path.rename(unfinished)  # the disk may not have it
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                replaced.rename(path)
+        with contextlib.suppress(OSError):
+            _remove_files(unfinished)
+        self._unfinished |= {unfinished, replaced}
 
     def _read(self) -> None:
         """Repair what an interrupted run left: unfinished, replaced and superseded folders. The highest number."""
@@ -225,7 +238,7 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
         there = set() if path.is_symlink() else {entry.name for entry in path.iterdir()}
         if not _only_ours(there, path):
             return False
-        if not there:
+        if all(map(is_rank_file, there)):  # one rank may still have written when another removed what it had begun
             return new and not path.is_symlink()
         with (path / MANIFEST).open("rb") as manifest:
             begins = manifest.read(65)
@@ -239,7 +252,8 @@ def _only_ours(names: set[str], path: Path) -> bool:
     try:
         return names <= {MANIFEST, *manifest_of(path).files}
     except CheckpointError:
-        return all(name in (MANIFEST, NEW_MANIFEST, STATE, TENSORS) or is_shared_file(name) for name in names)
+        fixed = (MANIFEST, NEW_MANIFEST, STATE, TENSORS)
+        return all(name in fixed or is_shared_file(name) or is_rank_file(name) for name in names)
 
 
 def _remove_files(path: Path) -> None:

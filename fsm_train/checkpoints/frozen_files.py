@@ -81,7 +81,7 @@ class FrozenFiles(TwoLines):
         """The tensors that are worth a file; None if there are too few."""
         candidates = {
             place: tensor
-            for place in _places(parts)
+            for place in frozen_places(parts)
             if place not in self._changing
             and isinstance(tensor := _at(parts, place), torch.Tensor)
             and _has_plain_memory(tensor)
@@ -122,7 +122,7 @@ def _digest_of(tensor: torch.Tensor) -> str:
     return hashlib.sha256(memory).hexdigest()
 
 
-def _places(parts: Parts) -> Iterator[_Place]:
+def frozen_places(parts: Parts) -> Iterator[_Place]:
     """Where the tensors are that may not change: in the modules, in averages, and in copies of weights to restore."""
     for module, names in parts.get("frozen", {}).items():
         for name in names:

@@ -1,8 +1,9 @@
 """The files of a checkpoint, and whether each byte of them is as it was written. Torch-free: no tensor is loaded.
 
 A checkpoint is a folder with `state.json` (the control state), `tensors.pt` (everything else) and
-`manifest`, written last: a sha256 of itself, and size and sha256 of the other two. A folder without a
-valid manifest is no checkpoint, and every value of a manifest is checked before it is used.
+`manifest`, written last: a sha256 of itself, and size and sha256 of the others, among which there may be files of
+`history_files.py` and `rank_names.py`. A folder without a valid manifest is no checkpoint, and every value of a
+manifest is checked before it is used.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ import attrs
 
 from ..core.errors import CheckpointError, NoCheckpointError
 from .history_files import is_frozen_file, is_history_file, is_shared_file
+from .rank_names import is_rank_file, ranks_of
 
-FORMAT = 4  # 1 had the generators of torch alone, by their order; only 3 and 4 can have a history in files of its own,
-# and only 4 tensors that do not change
+FORMAT = 5  # 1 had the generators of torch alone, by their order; only from 3 on a history can be in files of its own,
+# from 4 on tensors that do not change, and from 5 on what the ranks do not share
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest
@@ -82,12 +84,14 @@ class Checkpoint:
             says, and also if a training resumes from an older one or starts again.
         save_point: where in the training.
         files: by name, the size in bytes and the sha256 of each file.
+        ranks: how many wrote it.
     """
 
     path: Path
     number: int
     save_point: SavePoint
     files: dict[str, tuple[int, str]]
+    ranks: int = 1
 
     @property
     def size(self) -> int:
@@ -182,10 +186,12 @@ def manifest_of(path: Path) -> Checkpoint:
         if whole_number(body["format"], least=1) > FORMAT:
             raise CheckpointError(f"{path} was written by a newer version (format {body['format']}): update fsm-train")
         files = {name: (whole_number(size, least=0), str(sha256)) for name, (size, sha256) in body["files"].items()}
-        checkpoint = Checkpoint(path, whole_number(body["number"], least=0), _save_point(body["place"]), files)
+        number, save_point = whole_number(body["number"], least=0), _save_point(body["place"])
+        checkpoint = Checkpoint(path, number, save_point, files, ranks_of(files))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
-    if {name for name in files if not is_shared_file(name)} != {STATE, TENSORS} or sum(map(is_frozen_file, files)) > 1:
+    others = {name for name in files if not (is_shared_file(name) or is_rank_file(name))}
+    if others != {STATE, TENSORS} or sum(map(is_frozen_file, files)) > 1:
         raise CheckpointError(f"{manifest} names the files {sorted(files)}, and not {STATE} and {TENSORS}")
     return checkpoint
 
@@ -193,8 +199,10 @@ def manifest_of(path: Path) -> Checkpoint:
 def format_of(files: Iterable[str]) -> int:
     """The format of a checkpoint with these files: a short training can be read by earlier versions too."""
     files = list(files)
-    if any(map(is_frozen_file, files)):
+    if any(map(is_rank_file, files)):
         return FORMAT
+    if any(map(is_frozen_file, files)):
+        return 4
     return 3 if any(map(is_history_file, files)) else 2
 
 

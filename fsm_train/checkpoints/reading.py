@@ -16,6 +16,7 @@ from ..core.errors import CheckpointError
 from .frozen_files import put_frozen_into
 from .history_files import is_frozen_file
 from .manifest import STATE, TENSORS, Checkpoint, verified
+from .rank_names import name_of_rank
 from .state_json import LARGEST_JSON
 from .writing import Parts
 
@@ -44,6 +45,15 @@ def read_files(checkpoint: Checkpoint) -> tuple[bytes, Parts]:
         except Exception as error:  # of what is nested in another way
             raise CheckpointError(f"{checkpoint.path / name} does not hold what {path} lacks: {error}") from error
     return state, parts
+
+
+def read_rank_file(checkpoint: Checkpoint, rank: int) -> Any:
+    """What a rank, from 1, has in its file, verified.
+
+    Raises:
+        CheckpointError: the file is damaged or gone, or holds something other than tensors and plain values.
+    """
+    return _loaded(checkpoint, name_of_rank(rank))
 
 
 def _loaded(checkpoint: Checkpoint, name: str) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from ..core.errors import CheckpointError
+from ..worlds.rows import Topic
 from .folder import Folder
+from .peers import Peers
 
 _NOTES = 20  # the most that are kept of one call of run: a disk may stay full for long
 
@@ -50,6 +53,26 @@ class Saves:
                     all_of_them.callback(folder.close)
                 self._folders.clear()
                 self._by_path.clear()
+
+    @contextmanager
+    def of_all(self, folders: Set[str], peers: Peers) -> Iterator[None]:
+        """As `of`, where rank 0 holds the folders for all ranks.
+
+        Raises:
+            CheckpointError: on all ranks, if one cannot be written to, or another run writes to it.
+        """
+        with ExitStack() as held:
+            if folders and peers.rank:
+                if trouble := peers.tell(Topic.RESERVE, None)[0]:
+                    raise CheckpointError(trouble)
+            elif folders:
+                try:
+                    held.enter_context(self.of(folders))
+                except CheckpointError as error:
+                    peers.tell(Topic.RESERVE, str(error))
+                    raise
+                peers.tell(Topic.RESERVE, None)
+            yield
 
     @contextmanager
     def folder(self, path: Path) -> Iterator[Folder]:

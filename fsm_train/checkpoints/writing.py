@@ -90,6 +90,7 @@ def write_files(
     parts: Parts,
     save_point: SavePoint,
     write_others: Iterable[Callable[[Path], Mapping[str, tuple[int, str]]]],
+    begun: Callable[[Path], object] = lambda unfinished: None,
 ) -> None:
     """Write the files of a checkpoint into this empty folder, the manifest last, and flush them to disk.
 
@@ -99,13 +100,16 @@ def write_files(
         state: the content of `state.json`.
         parts: the content of `tensors.pt`.
         save_point: for the manifest.
-        write_others: each writes files that checkpoints may share into a folder; by name, the size and sha256 of each.
+        write_others: each writes files of its own into a folder; by name, the size and sha256 of each. The last one may
+            wait for those of other processes.
+        begun: called when the folder can be told from those of others.
 
     Raises:
         OSError: the disk refuses.
         RuntimeError: a device or a thread refuses.
     """
     (unfinished / MANIFEST).write_bytes(_sealed({"format": FORMAT, "unfinished": True}))  # says that this is ours
+    begun(unfinished)
     files: dict[str, tuple[int, str]] = {}
     with _write_hashed(unfinished / STATE, files) as file:
         file.write(state)

@@ -62,21 +62,25 @@ def as_json(item: Verification) -> dict[str, Json]:
         "score": None if point is None or point.score is None else attrs.asdict(point.score),
         "written": None if point is None else point.written,
         "bytes": None if checkpoint is None else checkpoint.size,
+        "ranks": None if checkpoint is None else checkpoint.ranks,
     }
 
 
 def as_lines(items: Sequence[Verification]) -> list[str]:
-    """The checkpoints as lines: name, step, epoch, metric, time, size, and whether it is good.
+    """The checkpoints as lines: name, step, epoch, metric, ranks, time, size, and whether it is good.
 
-    The columns of epoch and metric are there if they are known of one of them.
+    The columns of epoch, metric and ranks are there if one of them has these.
     """
     known = [(item, item.checkpoint) for item in items]
     names = _column([escaped(item.path.name) for item, _ in known])
     numbers = [None if checkpoint is None else epoch_of(checkpoint) for _, checkpoint in known]
     epochs = _column(["" if number is None else f"epoch {number:>5}" for number in numbers])
     scores = _column([_score(checkpoint.save_point.score) if checkpoint else "" for _, checkpoint in known])
+    ranks = _column(
+        [f"{checkpoint.ranks} ranks" if checkpoint and checkpoint.ranks > 1 else "" for _, checkpoint in known]
+    )
     lines = []
-    for (item, checkpoint), name, *columns in zip(known, names, epochs, scores, strict=True):
+    for (item, checkpoint), name, *columns in zip(known, names, epochs, scores, ranks, strict=True):
         if checkpoint is None:
             lines.append(f"{name}  damaged")
             continue

@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping, Set
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, cast
 
 import attrs
@@ -30,6 +31,8 @@ from ..core.workload import Workload
 from ..data.own_rank import launched_ranks, own_rank
 from ..data.sharded import share_of
 from ..worlds.agreed import Agree, Agreed
+from ..worlds.meeting import Meeting
+from ..worlds.passes import Pass
 from .leaving import note_end
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
@@ -150,10 +153,26 @@ class Ranks:
 
     def agreed(self, work: Any) -> Workload:
         """The workload as all ranks are told of it. There is one for a workload, in all calls of `run`."""
+        return self._agreed_of(work).as_workload()
+
+    def _agreed_of(self, work: Any) -> Agreed:
         if self._agreed is None or self._agreed.lost:
             settings = self.settings
             self._agreed = Agreed(work, self.exchange, agree=settings.agree, interrupts_every=settings.interrupts_every)
-        return self._agreed.as_workload()
+        return self._agreed
+
+    def meeting(self, work: Any) -> Meeting:
+        """How this rank meets the others, for what is exchanged beside operations."""
+        return self._agreed_of(work).meeting
+
+    def train_pass(self, work: Any) -> Pass:
+        """The pass over the training data, as it is agreed on."""
+        return self._agreed_of(work).train_pass
+
+    @property
+    def lost(self) -> bool:
+        """Whether the ranks no longer meet, after a failure."""
+        return self._agreed is not None and self._agreed.lost
 
     def say_once(self, sentences: Iterable[str]) -> None:
         """Log each of these warnings in the first run that it is true of."""
@@ -164,13 +183,16 @@ class Ranks:
 
     # ------------------------------------------------------------------------------------ the model
 
-    def prepare(self, work: Any) -> None:
+    def prepare(self, work: Any, state: State) -> None:
         """Let the model be called through torch's wrapper in this call of `run`."""
-        work.call_through(self._wrapped)
+        goes_on = state.resume_at is not None or state.iteration > 0
+        work.call_through(partial(self._wrapped, keeps_buffers=goes_on))
         work.undo_at_finish(lambda: work.call_through(None))
-        self.unreduced = False
+        self.unreduced = self.unreduced and state.pending > 0  # a window that an earlier call has left open
 
-    def _wrapped(self, model: nn.Module) -> nn.Module:
+    def _wrapped(self, model: nn.Module, *, keeps_buffers: bool) -> nn.Module:
+        """The model in torch's wrapper, which gives all ranks the weights and buffers of rank 0 when it is made."""
+        own = [buffer.detach().clone() for buffer in model.buffers()] if keeps_buffers else []
         device = next(model.parameters()).device
         given = dict(self.settings.wrapper)
         if device.type == "cuda":
@@ -178,6 +200,10 @@ class Ranks:
         wrapped = DistributedDataParallel(model, **given)
         if self.by_hand:
             wrapped.require_backward_grad_sync = False
+            wrapped.require_forward_param_sync = False  # as after the first forward pass without that
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), own, strict=False):
+                buffer.copy_(value)
         return wrapped
 
     # -------------------------------------------------------------------------------- the gradients
@@ -203,7 +229,7 @@ class Ranks:
 
     def finish(self, work: Any, state: State) -> None:
         """End a call of `run` with the same buffers, and note for this process how it ended."""
-        if not state.error:
+        if not state.error and state.resume_at is None:  # where a training is suspended, each rank goes on with its own
             self.share_buffers(work)
         note_end(state)
 

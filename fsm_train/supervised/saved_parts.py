@@ -32,6 +32,7 @@ from .own_states import states_loaded
 from .param_groups import Members
 from .saved_names import plain_parts
 from .saved_optimizer import gradients_of, load_gradients, load_optimizer, optimizer_of
+from .saved_ranks import check_ranks_known, part_of_rank, restore_rank
 from .saved_shape import check_shape
 from .structure_changes import changes_carried_out, plain_changes
 from .training import Training
@@ -98,6 +99,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "meters": meters,
         "extra": {name: part.state_dict() for name, part in work.extra.items()},
         "structure": plain_changes(work),
+        **({} if work.ranks is None else {"ranks": part_of_rank(work, state)}),
         "frozen": {name: names for name, module in work.modules.items() if (names := unchanging(module))},
     }
     return parts, notes_of(items)
@@ -135,6 +137,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         CheckpointError: no training has saved these parts. Nothing of this one has changed.
         RuntimeError, WorkloadError: the model, the loss or the optimizer is another one.
     """
+    check_ranks_known(work)
     check_shape(parts)
     parts = plain_parts(parts)
     suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
@@ -155,6 +158,8 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
         saved_schedulers=parts["schedulers"],
     )
     work.suspended_at, work.epoch_start = suspended_at, epoch_start
+    if work.ranks is not None:
+        restore_rank(work, parts.get("ranks", {}))
     return (*notes, *(f"the metric {what}" for what in other_metrics))
 
 

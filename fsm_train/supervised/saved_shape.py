@@ -160,6 +160,7 @@ _LATER: Mapping[str, Fits] = {
     "structure": _list(_anything),
     "players": _record({"playing": _text, "others": _mapping(_PLAYER)}),
     "batch": _items(_anything, _anything, is_number),
+    "ranks": _record({"unreduced": _is(bool), "counted": is_number}),
 }
 """Parts that checkpoints of earlier versions do not have."""
 

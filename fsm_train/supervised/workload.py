@@ -57,6 +57,7 @@ from .parallel import Parallel, across_ranks
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
+from .saved_ranks import SavedTogether
 from .schedulers import Span, scheduler_length
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
@@ -217,6 +218,11 @@ class Supervised(Stepping, Checkpointable):
     def rank(self) -> int:  # type: ignore[override]
         return 0 if self.ranks is None else self.ranks.rank
 
+    @property
+    def peers(self) -> SavedTogether | None:
+        """The ranks that train together, which write and restore one checkpoint; None for a training on one."""
+        return None if self.ranks is None else SavedTogether(self, self.ranks)
+
     def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
         return across_ranks(self, callbacks)
 
@@ -290,8 +296,8 @@ class Supervised(Stepping, Checkpointable):
 
     @contextmanager
     def reserve(self, folders: Set[str]) -> Iterator[None]:
-        self.saves = Saves()
-        with self.saves.of(folders):
+        self.saves, peers = Saves(), self.peers
+        with self.saves.of(folders) if peers is None else self.saves.of_all(folders, peers):
             yield
 
     def carry_out(self, command: Command, state: State) -> None:
@@ -347,7 +353,7 @@ class Supervised(Stepping, Checkpointable):
         self.said = []
         log_summary_once(self)
         if self.ranks is not None:
-            self.ranks.prepare(self)
+            self.ranks.prepare(self, state)
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
         self.begin_modes()

@@ -107,6 +107,16 @@ class Agreed(WorkloadProxy):
         return self._meeting.exchanges
 
     @property
+    def meeting(self) -> Meeting:
+        """How this rank meets the others, for what is exchanged beside all this."""
+        return self._meeting
+
+    @property
+    def train_pass(self) -> Pass:
+        """The pass over the training data that is under way; what it counted is what training metrics weigh."""
+        return self._train
+
+    @property
     def lost(self) -> bool:
         """Whether the ranks no longer meet, after a failure."""
         return self._meeting.lost

@@ -7,11 +7,12 @@ exchange or an error, follows on all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import orjson
 
 from ..core.reductions import Weighed
+from ..encoding import Json
 from .disagreement import About, as_bytes, different_decisions, different_places, digest
 from .rows import (
     NUMBERS,
@@ -88,6 +89,11 @@ class Meeting:
         assert found is not None, "the names are those of all ranks"
         return found
 
+    def values(self, topic: Topic, own: Json) -> list[Any]:
+        """Give a value, and get that of each rank. What is empty is None, and costs one exchange alone."""
+        texts = self._texts(as_bytes(own) if own else b"", topic)
+        return [orjson.loads(text) if text else None for text in texts]
+
     def fail(self, reason: str) -> None:
         """Free the other ranks, which wait for this one or will, if the exchange can."""
         if not self.lost:
@@ -136,9 +142,9 @@ class Meeting:
                 numbers |= numbers_of(values[1:], names)
         return list(found)
 
-    def _texts(self, text: bytes) -> list[bytes]:
-        """The text of each rank."""
-        lengths = [int(row.values[0]) for row in self._rows(Topic.TEXT, 0, (float(len(text)),))]
+    def _texts(self, text: bytes, topic: Topic = Topic.TEXT) -> list[bytes]:
+        """The text of each rank, which its length goes before."""
+        lengths = [int(row.values[0]) for row in self._rows(topic, 0, (float(len(text)),))]
         values: list[list[float]] = [[] for _ in lengths]
         parts = list(text_values(text))
         for i in range(max(map(rows_for_text, lengths))):

@@ -52,6 +52,9 @@ class Topic(enum.IntEnum):
     OPERATION = 12  # before each operation, with agree="phase"
     FINISH = 13
     TEXT = 14  # what differs, in words
+    RESERVE = 15  # the folders that rank 0 holds for all
+    WRITE = 16  # a checkpoint that all ranks write into
+    RESTORE = 17
 
 
 PLACES: Mapping[Topic, str] = {
@@ -69,6 +72,9 @@ PLACES: Mapping[Topic, str] = {
     Topic.OPERATION: "the begin of an operation",
     Topic.FINISH: "the end of a run",
     Topic.TEXT: "a text that says what differs",
+    Topic.RESERVE: "the folders of its checkpoints",
+    Topic.WRITE: "a checkpoint that is being written",
+    Topic.RESTORE: "a checkpoint to restore",
 }
 """Each topic in words, for sentences such as "rank 1 waits at …"."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fsm_train.checkpoints.manifest import MANIFEST, STATE, TENSORS
+from fsm_train.checkpoints.rank_names import name_of_rank
 from tests.eventlog.mutations import IN_BYTES, IN_LINES, Lines, odd_value, places
 
 Draw = random.Random
@@ -146,4 +147,5 @@ _CHANGED: dict[str, Callable[[bytes, Draw], bytes]] = {
     TENSORS: _tensors,
     "history": _lines,
     "frozen": _tensors,
+    name_of_rank(1): _tensors,
 }

@@ -538,6 +538,8 @@ SCORE = {"monitor": "valid_loss", "mode": "min", "value": 1.0, "weights": "model
     [
         {"files": {"state.json": [1, ""], "../../secret": [1, ""]}},
         {"files": {"state.json": [1, ""]}},
+        {"files": {"state.json": [1, ""], "tensors.pt": [1, ""], "rank-2.pt": [1, ""]}},
+        {"files": {"state.json": [1, ""], "tensors.pt": [1, ""], "rank-0.pt": [1, ""]}},
         {"files": 3},
         {"format": FORMAT + 1},
         {"format": "1"},

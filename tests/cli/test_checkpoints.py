@@ -97,6 +97,7 @@ def test_checkpoints_as_json(three: Path, capsys: Captured) -> None:
         "score": None,
         "written": 86400.0,
         "bytes": 1_500_002,
+        "ranks": 1,
     }
     assert (newest["name"], newest["good"], newest["step"]) == ("step-00000030", False, 30)
     assert (unknown["name"], unknown["good"], unknown["step"]) == ("epoch-00002", False, None)

@@ -38,6 +38,7 @@ from fsm_train.testing import Moment, PerRank, RankEnds, simulate, train_ranks
 from fsm_train.testing.ranks import Join
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
+from fsm_train.worlds.rows import Topic
 
 Make = Callable[[int], Scripted]
 PER_RUN, PER_EPOCH, PER_VALIDATION = 4, 2, 2  # join, prepare, finish, elapsed; open, measure; the same
@@ -670,3 +671,24 @@ def test_errors_of_ranks_are_errors_of_a_workload() -> None:
     """Whoever catches those of this package catches them."""
     assert issubclass(PeerError, WorkloadError)
     assert issubclass(DisagreementError, WorkloadError)
+
+
+def test_ranks_tell_each_other_values_of_any_size() -> None:
+    """As JSON, in their order; what is empty costs one exchange alone."""
+    told: dict[int, list[Any]] = {}
+
+    def train(rank: int, join: Join) -> State:
+        work = join(Scripted(batches=3, batch_size=1 + rank))
+        meeting = work.meeting  # type: ignore[attr-defined]
+        told[rank] = [meeting.values(Topic.WRITE, own) for own in ({"rank": rank, "text": "x" * 99 * rank}, None, [])]
+        final = run(start(work, epochs=1))
+        assert not work.lost  # type: ignore[attr-defined]
+        told[rank].append(work.train_pass.counted)  # type: ignore[attr-defined]
+        return final
+
+    ends = train_ranks(2, train)
+
+    both = [{"rank": 0, "text": ""}, {"rank": 1, "text": "x" * 99}]
+    assert [told[rank][:3] for rank in (0, 1)] == [[both, [None, None], [None, None]]] * 2
+    assert [told[rank][3] for rank in (0, 1)] == [3.0, 6.0]  # by which the metrics of each weigh
+    assert ends.state.samples == 9

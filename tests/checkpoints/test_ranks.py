@@ -1,0 +1,72 @@
+"""One folder of checkpoints for all ranks: each has its own parts in it, and all continue from the same one."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from fsm_train.checkpoints import other_ranks
+from tests.checkpoints.comparison import differences, resume, suspended_everywhere, train_through
+from tests.checkpoints.ranks_training import RankSpec
+from tests.forked import forked
+from tests.how_long import step_through
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
+
+_OF_TORCH = inspect.signature(DistributedDataParallel).parameters
+_SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in _OF_TORCH else "broadcast_buffers"
+TRAININGS: dict[str, dict[str, Any]] = {
+    "windows": {},
+    "steps": {"accumulates": 1, "length": 64},
+    "own buffers": {"parallel": {_SYNC_BUFFERS: False}},
+}
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_resumed_at_any_boundary_it_ends_the_same(training: str, thorough: bool, tmp_path: Path) -> None:
+    """To the last bit on each rank: in open windows of gradients not yet reduced, in validations, between epochs."""
+
+    def work(rank: int) -> list[str]:
+        spec = RankSpec(rank, **TRAININGS[training])
+        expected = train_through(spec)
+        suspended = suspended_everywhere(spec, tmp_path)
+        found = [f"in one process {text}" for text in differences(expected, (suspended, []))]
+        paths = sorted(path for path in tmp_path.iterdir() if path.name.isdigit())
+        for path in paths[:: step_through(9) if thorough else 9]:
+            found += [f"{path.name} {text}" for text in differences(expected, resume(spec, path))]
+        return found
+
+    assert forked(2, tmp_path / "group", work) == [[], []]
+
+
+@pytest.mark.long
+def test_what_a_rank_forgets_of_its_own_is_noticed(tmp_path: Path) -> None:
+    """Each part of its file is needed: with that of rank 0 in its place, some boundary leads to another end."""
+
+    def work(rank: int) -> dict[str, bool]:
+        spec = RankSpec(rank)
+        expected = train_through(spec)
+        suspended_everywhere(spec, tmp_path)
+        paths = sorted(path for path in tmp_path.iterdir() if path.name.isdigit())[::2]
+        read, noticed = other_ranks.read_rank_file, {}
+        for name in ("nothing", "generators", "beginning", "meters", "extra", "gradients", "ranks", "tensors"):
+
+            def forgetful(*given: Any, name: str = name) -> Any:
+                own = read(*given)
+                parts = {kept: part for kept, part in own["parts"].items() if kept != name}
+                return {"parts": parts, "tensors": [] if name == "tensors" else own["tensors"]}
+
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setattr(other_ranks, "read_rank_file", forgetful)
+                found = [differences(expected, resume(spec, path)) for path in paths]  # all, as the other rank does
+            noticed[name] = any(found)
+        return noticed
+
+    _, noticed = forked(2, tmp_path / "group", work, limit=200)
+    assert noticed == {name: name != "nothing" for name in noticed}
