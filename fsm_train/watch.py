@@ -41,6 +41,7 @@ class Watched:
         callbacks_only, callbacks_and_sinks: the two usual sets of observers, with the facts that they need.
         shared: whether facts are those of several ranks: a sink, which not all have, gets only what callbacks need.
         selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
+        only_asks: whether each visit consults all the callbacks, no sink observes, and nothing is to be measured.
     """
 
     def __init__(
@@ -68,6 +69,8 @@ class Watched:
         )
         self.each_time = all(callback.every == 1 for callback in callbacks)
         self.selective = bool(sinks or followers) or not self.each_time
+        measures = bool(self.callbacks_only[2]) or place in FINAL
+        self.only_asks = bool(callbacks) and not (self.selective or measures)
 
     def due(self, draft: Draft) -> Observers:
         """The observers of this visit, and the facts that they need."""

@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import is_hypothesis_test
 
-from fsm_train import interpreter, watch
+from fsm_train import cursor, watch
 from fsm_train.core import fuse, merge
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import Flag, Junction, Operation, Phase, Place
@@ -279,7 +279,7 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         ([("d", 4.0), ("c", 2.0), ("b", 0.5), ("a", 0.5)],),
     ),
     "paths past who watches": (
-        interpreter,
+        cursor,
         "fused_paths",
         lambda place, flags, watched, settled: fuse.fused_paths(place, flags, NEVER, settled),
         test_runs.test_interpreter_is_the_fold_of_the_table,
@@ -342,9 +342,9 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         ([(1, 2), (1, 1)],),
     ),
     "left in disorder": (
-        interpreter._Cursor,
+        cursor.Cursor,
         "fail",
-        lambda cursor, error: None,
+        lambda self, error: None,
         test_runs.test_callback_that_raises_ends_in_good_order,
         (TRAINING, (P.LOSS_END, 1)),
     ),

@@ -1,0 +1,261 @@
+"""Where a training is, and the one loop that takes it from place to place: pure and impure lines alternate.
+
+measure → decide → do → record. Rule of this file: it decides nothing itself. Where to go is in the table, what to do
+in the answers of the callbacks. `walk` does what `look` says in general, in fewer calls, where nobody needs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import cast
+
+from .core.errors import CallbackError
+from .core.failing import Boundary, Failure, after_failure, where
+from .core.fuse import NOTHING_SETTLED, Path, all_effects, fused_paths
+from .core.merge import Answer, consult, decide
+from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.runs import failed, interrupted
+from .core.state import Draft, Hyper, State, hyper_read, replaced
+from .core.table import RESUMES_AT, ROWS, WITHOUT_TURNS, Outcome, Predicate, reads
+from .core.transition import Command
+from .core.turns import Players
+from .core.under_way import hand_on
+from .core.values import NO_FACTS, Facts, batch_size_alone
+from .core.workload import Workload
+from .watch import Watch, Watched
+
+
+class BoundPath:
+    """A path through the table, with the methods of the workload that carry it out."""
+
+    __slots__ = (
+        *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
+        *("ends", "heeds_signals", "leaves_boundary", "resumes"),
+    )
+
+    def __init__(self, path: Path, cursor: Cursor) -> None:
+        self.path = path
+        self.predicate: Predicate | None
+        (self.predicate,) = path.predicates or (None,)  # no row has more than one
+        self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
+        fused = cursor.work.fused(tuple(op for op, _ in path.moves if op))
+        if fused is not None:
+            effects = tuple(effect for _, effect in path.moves if effect)
+            self.moves = [(path.moves[0][0], fused, all_effects(effects))]
+        self.flags = path.flags
+        self.target = path.target
+        self.last_phase = next((e.target for e in reversed(path.edges) if isinstance(e.target, Phase)), None)
+        self.resumes = path.target is Junction.RESUMED
+        self.ends = path.target in FINAL
+        self.heeds_signals = Flag.SUSPEND in reads(path.target)
+        self.leaves_boundary = path.edges[0].source in RESUMES_AT
+        self.next_paths = cursor.paths_by_place[path.target]
+        self.watched = cursor.watch.at.get(path.target)
+
+
+class Cursor:
+    """Where a training is, and how it advances to the next watched place.
+
+    Attributes:
+        state: the last one that was made in full. What changes from batch to batch is newer in the draft.
+        place, flags: where the machine stands, and what is raised. They are newer here than in the draft.
+        draft: all else; its phase is the last one that was passed.
+        watched: the observers of this place; None if there are none.
+        doing: the operation that failed.
+        passed: the last phase before it.
+        deciding: whether it failed while callbacks were consulted, or what they asked for was done.
+        boundary, commands: the last place where the training could have been left, and what was carried out since.
+    """
+
+    def __init__(self, state: State, work: Workload, watch: Watch, unwrapped: Workload) -> None:
+        self.work = work
+        self.unwrapped = unwrapped
+        self.watch = watch
+        self.paths_by_place: dict[Place, dict[Flag, list[BoundPath]]] = {place: {} for place in ROWS}
+        self.state = state
+        self.draft: Draft = state.draft()
+        self.flags = state.flags
+        self.doing: Operation | None = None
+        self.passed: Phase | None = None
+        self.deciding = False
+        self.boundary: tuple[Mapping[str, object], Mapping[str, Hyper], str, Flag, int, bool, Players] | None = None
+        self.commands: list[Command] = []
+        self.stand_at(state.phase)
+
+    def stand_at(self, place: Place) -> None:
+        self.place = place
+        self.watched: Watched | None = self.watch.at.get(place)
+        self.paths_here = self.paths_by_place[place]  # the paths from this place, by the flags that are raised
+
+    def now(self, facts: Facts = NO_FACTS) -> State:
+        """The state of this moment."""
+        phase = self.place if isinstance(self.place, Phase) else self.draft.phase
+        return self.draft.state(phase, self.flags, facts)
+
+    def take_over(self, state: State) -> None:
+        """Continue from this state, which a pure function made of the one before."""
+        self.state, self.flags, self.draft = state, state.flags, state.draft()
+
+    def method(self, operation: Operation) -> Callable[[], Outcome]:
+        """The workload's method for this operation, given the state if it wants it."""
+        if operation is Operation.FINISH:
+            return self.finish
+        method: Callable[..., Outcome] = getattr(self.work, operation.value)
+        return (lambda: method(self.now())) if operation in self.work.informed else method
+
+    def finish(self) -> Outcome:
+        """Finish; the hyper-parameters are the outcome, since the optimizer may have changed them itself."""
+        self.work.finish(self.now())
+        return hyper_read(self.draft.hyper, self.work.hyper())
+
+    def paths(self) -> list[BoundPath]:
+        """The paths from this place with these flags, bound to the workload and kept."""
+        settled = NOTHING_SETTLED if self.draft.players else WITHOUT_TURNS
+        found = fused_paths(self.place, self.flags, self.watch.at.keys(), settled)
+        bound = self.paths_here[self.flags] = [BoundPath(path, self) for path in found]
+        return bound
+
+    def walk(self, stepwise: bool) -> bool:
+        """Advance to the end; with `stepwise`, no further than to where a callback is consulted or `iterate` yields.
+
+        Returns whether it came to such a place. It is one method, since calls and attributes are what a step costs.
+        """
+        work, draft, flags, paths_here = self.work, self.draft, self.flags, self.paths_here
+        heeds_signals = Flag.SUSPEND in reads(self.place)
+        ends = self.place in FINAL
+        while not ends:
+            if heeds_signals and work.interrupt is not None:
+                self.suspend(work.interrupt)
+                draft, flags = self.draft, self.flags
+            paths = paths_here.get(flags)
+            if paths is None:
+                paths = self.paths()
+            for path in paths:  # the last one always holds
+                if (predicate := path.predicate) is None or predicate(draft):
+                    break
+            resume_at = draft.resume_at
+            if path.leaves_boundary:
+                held = draft.memory, draft.hyper, draft.reason
+                self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
+                if self.commands:
+                    self.commands.clear()
+            try:
+                for doing, do, effect in path.moves:  # noqa: B007  read where it raises
+                    outcome = None if do is None else do()
+                    if effect is not None:
+                        effect(draft, outcome)
+            except BaseException:
+                self.doing = work.doing or doing
+                self.passed = path.path.phase_before(self.doing) or draft.phase
+                raise
+            if path.last_phase is not None:
+                draft.phase = path.last_phase
+            # In the cursor too: what a command or a metric calls may ask where the training is.
+            self.place, self.flags, self.paths_here = path.target, path.flags, path.next_paths
+            flags, paths_here, watched = path.flags, path.next_paths, path.watched
+            ends, heeds_signals = path.ends, path.heeds_signals
+            if path.resumes:
+                assert resume_at is not None
+                self.stand_at(resume_at)
+                paths_here, watched = self.paths_here, None  # as if never left: no callback is consulted
+                heeds_signals = Flag.SUSPEND in reads(resume_at)
+            if watched is None:
+                continue
+            try:
+                if stepwise or not watched.only_asks:
+                    self.watched = watched
+                    looked = self.look()
+                    flags = self.flags
+                    if looked and stepwise:
+                        return True
+                    continue
+                state = draft.state(watched.place, flags, batch_size_alone(draft.fetched))
+                if answers := consult(watched.callbacks, state):
+                    self.state = state
+                    self.act_on(answers)
+                    flags = self.flags
+            except BaseException:
+                self.deciding = True
+                raise
+        return False
+
+    def suspend(self, signal: str) -> None:
+        """Act on a signal that asks to leave, here where the table lets a training leave."""
+        self.take_over(interrupted(self.now(), signal))
+        hand_on(self.unwrapped, signal)
+        self.work.interrupt = None
+
+    def look(self) -> bool:
+        """At a watched place: measure, decide, do, record. Returns whether a callback was consulted.
+
+        The general form: `walk` does the same where it looks by itself.
+        """
+        watched = self.watched
+        if watched is None:
+            return False
+        callbacks, sinks, needs = watched.due(self.draft) if watched.selective else watched.callbacks_only
+        if not (callbacks or sinks or watched.yields):
+            return False
+        self.state = self.measured(needs)
+        answers = consult(callbacks, self.state)
+        if answers:
+            self.act_on(answers)
+        for sink in sinks:
+            sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
+        return bool(callbacks) or watched.yields
+
+    def act_on(self, answers: Sequence[Answer]) -> None:
+        """Merge these answers to the state, and do what they ask for."""
+        before, (state, decision) = self.state, decide(self.state, answers, self.watch.positions)
+        if state is not before:
+            draft = self.draft
+            self.state, self.flags = state, state.flags
+            draft.hyper, draft.memory, draft.reason = state.hyper, state.memory, state.reason
+        if decision.hyper:
+            self.work.set_hyper(decision.hyper)
+        for command in decision.commands:
+            self.commands.append(command)
+            self.work.carry_out(command, self.state)
+            if command.changes_hyper is not False:
+                self.draft.hyper = hyper_read(self.state.hyper, self.work.hyper())
+                self.state = replaced(self.state, {"hyper": self.draft.hyper})
+
+    def measured(self, needs: Set[str]) -> State:
+        """The state of this moment, with the facts that observers need."""
+        phase = cast("Phase", self.place)  # a junction has no observers
+        if not needs:  # which is so where the training has ended: the last state has no facts, watched or not
+            facts = NO_FACTS if phase in FINAL else batch_size_alone(self.draft.fetched)
+            return self.draft.state(phase, self.flags, facts)
+        state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
+        # No one else has them yet, and a second state would cost a microsecond.
+        dict.update(facts, self.work.read(needs, state))
+        return state
+
+    def fail(self, error: BaseException) -> None:
+        """Leave in good order: tear down as the table says, and let the error say where it was."""
+        if not isinstance(error, (CallbackError, GeneratorExit)):
+            error.add_note(where(self.now(), self.doing, self.passed))
+        place: Place
+        place, looks = after_failure(self.place, self.doing)
+        self.take_over(failed(now := self.now(), error, self.failure(now)))
+        while True:
+            self.stand_at(place)
+            try:
+                if looks:
+                    self.look()
+                self.walk(stepwise=False)
+                return
+            except Exception as another:
+                error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
+                place, looks = after_failure(self.place, self.doing)
+
+    def failure(self, now: State) -> Failure:
+        """Where this failed."""
+        boundary = Boundary(*self.boundary) if self.boundary else None
+        phase = (self.passed if self.doing else None) or now.phase
+        return Failure(phase, self.doing, self.deciding, now, boundary, tuple(self.commands))
+
+    def drop_cached_paths(self) -> None:
+        """Forget the paths: they reference the workload, and would keep the model alive."""
+        for paths in self.paths_by_place.values():
+            paths.clear()
