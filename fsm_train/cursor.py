@@ -12,7 +12,7 @@ from typing import cast
 from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, after_failure, where
 from .core.fuse import NOTHING_SETTLED, Path, all_effects, fused_paths
-from .core.merge import Answer, consult, decide
+from .core.merge import Answer, consult, merged
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
@@ -57,7 +57,7 @@ class Cursor:
     """Where a training is, and how it advances to the next watched place.
 
     Attributes:
-        state: the last one that was made in full. What changes from batch to batch is newer in the draft.
+        state: the last one that `look` made. The draft is newer.
         place, flags: where the machine stands, and what is raised. They are newer here than in the draft.
         draft: all else; its phase is the last one that was passed.
         watched: the observers of this place; None if there are none.
@@ -171,8 +171,7 @@ class Cursor:
                     continue
                 state = draft.state(watched.place, flags, batch_size_alone(draft.fetched))
                 if answers := consult(watched.callbacks, state):
-                    self.state = state
-                    self.act_on(answers)
+                    self.act_on(state, answers)
                     flags = self.flags
             except BaseException:
                 self.deciding = True
@@ -199,26 +198,28 @@ class Cursor:
         self.state = self.measured(needs)
         answers = consult(callbacks, self.state)
         if answers:
-            self.act_on(answers)
+            self.act_on(self.state, answers)
+            self.state = self.draft.state(watched.place, self.flags, self.state.facts)
         for sink in sinks:
             sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
         return bool(callbacks) or watched.yields
 
-    def act_on(self, answers: Sequence[Answer]) -> None:
-        """Merge these answers to the state, and do what they ask for."""
-        before, (state, decision) = self.state, decide(self.state, answers, self.watch.positions)
-        if state is not before:
-            draft = self.draft
-            self.state, self.flags = state, state.flags
-            draft.hyper, draft.memory, draft.reason = state.hyper, state.memory, state.reason
-        if decision.hyper:
-            self.work.set_hyper(decision.hyper)
-        for command in decision.commands:
+    def act_on(self, state: State, answers: Sequence[Answer]) -> None:
+        """Merge these answers to the state of this moment into the draft, and do what they ask for."""
+        changes, hyper, commands = merged(state, answers, self.watch.positions)
+        if changes:
+            self.draft.__dict__.update(changes)
+            self.flags = self.draft.flags
+        if hyper:
+            self.work.set_hyper(hyper)
+        if commands:
+            state = replaced(state, changes) if changes else state
+        for command in commands:
             self.commands.append(command)
-            self.work.carry_out(command, self.state)
+            self.work.carry_out(command, state)
             if command.changes_hyper is not False:
-                self.draft.hyper = hyper_read(self.state.hyper, self.work.hyper())
-                self.state = replaced(self.state, {"hyper": self.draft.hyper})
+                self.draft.hyper = hyper_read(state.hyper, self.work.hyper())
+                state = replaced(state, {"hyper": self.draft.hyper})
 
     def measured(self, needs: Set[str]) -> State:
         """The state of this moment, with the facts that observers need."""
