@@ -6,21 +6,23 @@ in the answers of the callbacks. `walk` does what `look` says in general, in few
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import cast
 
 from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, after_failure, where
 from .core.fuse import NOTHING_SETTLED, Path, all_effects, fused_paths
-from .core.merge import Answer, consult, merged
+from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.reads import MOST, KeptDecision, kept_decision
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
 from .core.table import RESUMES_AT, ROWS, WITHOUT_TURNS, Outcome, Predicate, reads
 from .core.transition import Command
 from .core.turns import Players
 from .core.under_way import hand_on
-from .core.values import NO_FACTS, Facts, batch_size_alone
+from .core.values import NO_FACTS, Facts, FrozenMap, batch_size_alone
 from .core.workload import Workload
 from .watch import Watch, Watched
 
@@ -30,7 +32,7 @@ class BoundPath:
 
     __slots__ = (
         *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
-        *("ends", "heeds_signals", "leaves_boundary", "resumes"),
+        *("compared", "ends", "heeds_signals", "kept", "leaves_boundary", "resumes"),
     )
 
     def __init__(self, path: Path, cursor: Cursor) -> None:
@@ -50,7 +52,12 @@ class BoundPath:
         self.heeds_signals = Flag.SUSPEND in reads(path.target)
         self.leaves_boundary = path.edges[0].source in RESUMES_AT
         self.next_paths = cursor.paths_by_place[path.target]
-        self.watched = cursor.watch.at.get(path.target)
+        self.watched = watched = cursor.watch.at.get(path.target)
+        self.kept: dict[object, KeptDecision] = {}
+        self.compared: Callable[[Draft], object] | None = None
+        if watched is not None and watched.compared is not None and not cursor.draft.players:
+            self.kept = watched.kept.setdefault(path.flags, {})
+            self.compared = watched.compared
 
 
 class Cursor:
@@ -169,10 +176,21 @@ class Cursor:
                     if looked and stepwise:
                         return True
                     continue
+                if (compared := path.compared) is not None:
+                    kept = path.kept.get(compared(draft))
+                    if kept is not None and (kept.all_memories is draft.memory or kept.holds(draft.memory)):
+                        if kept.acts:
+                            self.act_again(kept, watched)
+                            flags = self.flags
+                        continue
                 state = draft.state(watched.place, flags, batch_size_alone(draft.fetched))
                 if answers := consult(watched.callbacks, state):
-                    self.act_on(state, answers)
+                    merged = self.act_on(state, answers)
                     flags = self.flags
+                else:
+                    merged = NOTHING_MERGED
+                if compared is not None:
+                    self.keep(path, state, answers, merged)
             except BaseException:
                 self.deciding = True
                 raise
@@ -204,9 +222,35 @@ class Cursor:
             sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
         return bool(callbacks) or watched.yields
 
-    def act_on(self, state: State, answers: Sequence[Answer]) -> None:
+    def keep(self, path: BoundPath, state: State, answers: Sequence[Answer], decision: Merged) -> None:
+        """Keep what the callbacks decided at the end of this path, if they would decide the same again."""
+        watched, kept, compared = path.watched, path.kept, path.compared
+        assert watched is not None
+        assert compared is not None
+        bind = functools.partial(self.work.bound, phase=watched.place)
+        found = kept_decision(state, watched.callbacks, answers, decision, bind)
+        if found is not None:
+            if len(kept) >= MOST:
+                kept.clear()
+            kept[compared(state)] = found
+
+    def act_again(self, kept: KeptDecision, watched: Watched) -> None:
+        """Do what was decided before in the same situation."""
+        draft = self.draft
+        self.flags = kept.flags
+        if kept.added:
+            draft.memory = FrozenMap({**draft.memory, **kept.added})
+        for command, do in kept.commands:
+            self.commands.append(command)
+            if do is None:
+                state = draft.state(watched.place, kept.flags, batch_size_alone(draft.fetched))
+                self.work.carry_out(command, state)
+            else:
+                do()
+
+    def act_on(self, state: State, answers: Sequence[Answer]) -> Merged:
         """Merge these answers to the state of this moment into the draft, and do what they ask for."""
-        changes, hyper, commands = merged(state, answers, self.watch.positions)
+        decision = changes, hyper, commands = merged(state, answers, self.watch.positions)
         if changes:
             self.draft.__dict__.update(changes)
             self.flags = self.draft.flags
@@ -220,6 +264,7 @@ class Cursor:
             if command.changes_hyper is not False:
                 self.draft.hyper = hyper_read(state.hyper, self.work.hyper())
                 state = replaced(state, {"hyper": self.draft.hyper})
+        return decision
 
     def measured(self, needs: Set[str]) -> State:
         """The state of this moment, with the facts that observers need."""

@@ -18,7 +18,8 @@ from .core.arguments import check_path
 from .core.callback import Callback, is_due
 from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
-from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
+from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Phase, Place
+from .core.reads import KeptDecision, compared_by
 from .core.state import Draft, State
 from .core.workload import Workload
 from .sinks.base import Guarded, Recorder, Sink
@@ -42,6 +43,8 @@ class Watched:
         shared: whether facts are those of several ranks: a sink, which not all have, gets only what callbacks need.
         selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
         only_asks: whether each visit consults all the callbacks, no sink observes, and nothing is to be measured.
+        compared: gives the values by which decisions are kept here; None if they are not.
+        kept: the decisions, by the flags on arriving and those values.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Watched:
         self.selective = bool(sinks or followers) or not self.each_time
         measures = bool(self.callbacks_only[2]) or place in FINAL
         self.only_asks = bool(callbacks) and not (self.selective or measures)
+        self.compared = compared_by(callbacks) if self.only_asks else None
+        self.kept: dict[Flag, dict[object, KeptDecision]] = {}
 
     def due(self, draft: Draft) -> Observers:
         """The observers of this visit, and the facts that they need."""

@@ -27,6 +27,8 @@ from .transition import NOTHING, UNCHANGED, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 Answer = tuple[Callback[Any], Transition]
+Merged = tuple[Mapping[str, object], Mapping[str, Hyper], tuple[Command, ...]]
+NOTHING_MERGED: Merged = (EMPTY, EMPTY, ())
 
 
 @attrs.frozen
@@ -166,9 +168,7 @@ def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int]
     return replaced(state, changes) if changes else state, Decision(hyper, commands)
 
 
-def merged(
-    at: Draft, answers: Sequence[Answer], positions: Mapping[str, int] = EMPTY
-) -> tuple[Mapping[str, object], Mapping[str, Hyper], tuple[Command, ...]]:
+def merged(at: Draft, answers: Sequence[Answer], positions: Mapping[str, int] = EMPTY) -> Merged:
     """What the answers change in the state, by field; the hyper-parameters to set; and the commands in their order.
 
     `positions` are the places of the callbacks in the list, by name; without them, those of the answers.

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .arguments import check_state, kind_of
 from .errors import WorkloadError
-from .phase import Operation
+from .phase import Operation, Phase
 from .reductions import Reduction
 from .state import Hyper, State
 from .table import Outcome
@@ -157,6 +157,13 @@ class Workload(Protocol):
     def carry_out(self, command: Command, state: State) -> None:
         """Do what the command says."""
         ...
+
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        """A function that carries this command out at this phase and needs no state; None, the default, if it does.
+
+        It is asked for where the same decision will come many times, and saves the state that is made for it.
+        """
+        return None
 
     def carries(self, kind: type[Command]) -> bool:
         """Whether commands of this type can be carried out."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
-from ..core.phase import BATCH_PHASES
+from ..core.phase import BATCH_PHASES, Phase
 from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
 from ..core.transition import Command
@@ -32,7 +33,7 @@ from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
-from ..worlds.registry import handler_of, is_registered
+from ..worlds.registry import handler_of, is_registered, needs_state
 from . import (
     closures,
     handlers,  # noqa: F401  importing it registers them
@@ -270,6 +271,20 @@ class Supervised(Stepping, Checkpointable):
             self.read_parameters()
         if self.carried_over.weights and state.phase not in BATCH_PHASES:
             self.carried_over.check_kept(self.modules)
+        if self.whole_step is not None:
+            self.whole_step.mark_stale()
+
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        """For commands of a batch, whose handlers say that they need no state."""
+        own = type(self).carry_out is not Supervised.carry_out
+        if own or command.changes_modules or phase not in BATCH_PHASES or needs_state(type(command)):
+            return None
+        return partial(self._carry_out_again, handler_of(type(command)), command)
+
+    def _carry_out_again(self, handler: Callable[[Any, Command], None], command: Command) -> None:
+        handler(self, command)
+        if command.each_evaluation and self.gives_closure:
+            self.for_each_evaluation.append(command)
         if self.whole_step is not None:
             self.whole_step.mark_stale()
 

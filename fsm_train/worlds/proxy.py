@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any, cast
 
+from ..core.phase import Phase
+from ..core.transition import Command
 from ..core.workload import Workload
 
 
@@ -31,6 +33,10 @@ class WorkloadProxy:
         """Those of the wrapped workload; not known if this proxy measures something else."""
         own = any(hasattr(type(self), operation) for operation in ("measure", "measure_valid"))
         return None if own else self.wrapped.metric_names
+
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        """That of the wrapped workload; none if this proxy carries out commands in its own way."""
+        return None if hasattr(type(self), "carry_out") else self.wrapped.bound(command, phase)
 
     @property
     def interrupt(self) -> str | None:

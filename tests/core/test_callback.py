@@ -50,6 +50,12 @@ class Writable:
             "memory is a Writable, which can be written",
         ),
         (lambda: on(Phase.LOSS_END, memory=object())(lambda s, m: None), "memory is a object .*: use numbers, strings"),
+        (lambda: on(Phase.LOSS_END, reads="epoch")(nothing), "reads='epoch': give a set of names, for example"),
+        (lambda: on(Phase.LOSS_END, reads=[1])(nothing), "give a set of names, for example"),
+        (
+            lambda: on(Phase.LOSS_END, reads={"step"})(nothing),
+            "kept by batch_size, .*, and not by step. Leave",
+        ),
         (lambda: Callback("", (Phase.LOSS_END,), nothing), "a callback without a name: pass name="),
         (lambda: Callback("odd", Phase.LOSS_END, 3), "callback 'odd': decide=3 is not a function"),
     ],
