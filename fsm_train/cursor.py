@@ -12,13 +12,13 @@ from typing import cast
 
 from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, after_failure, where
-from .core.fuse import NOTHING_SETTLED, Path, all_effects, fused_paths
+from .core.fuse import Path, known_paths, settled_in_run
 from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.reads import MOST, KeptDecision, kept_decision
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
-from .core.table import RESUMES_AT, ROWS, WITHOUT_TURNS, Outcome, Predicate, reads
+from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
 from .core.transition import Command
 from .core.turns import Players
 from .core.under_way import hand_on
@@ -40,16 +40,15 @@ class BoundPath:
         self.predicate: Predicate | None
         (self.predicate,) = path.predicates or (None,)  # no row has more than one
         self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
-        fused = cursor.work.fused(tuple(op for op, _ in path.moves if op))
+        fused = cursor.work.fused(path.operations)
         if fused is not None:
-            effects = tuple(effect for _, effect in path.moves if effect)
-            self.moves = [(path.moves[0][0], fused, all_effects(effects))]
+            self.moves = [(path.moves[0][0], fused, path.effect)]
         self.flags = path.flags
         self.target = path.target
-        self.last_phase = next((e.target for e in reversed(path.edges) if isinstance(e.target, Phase)), None)
+        self.last_phase = path.last_phase
         self.resumes = path.target is Junction.RESUMED
         self.ends = path.target in FINAL
-        self.heeds_signals = Flag.SUSPEND in reads(path.target)
+        self.heeds_signals = path.target in LEAVES
         self.leaves_boundary = path.edges[0].source in RESUMES_AT
         self.next_paths = cursor.paths_by_place[path.target]
         self.watched = watched = cursor.watch.at.get(path.target)
@@ -79,6 +78,8 @@ class Cursor:
         self.unwrapped = unwrapped
         self.watch = watch
         self.paths_by_place: dict[Place, dict[Flag, list[BoundPath]]] = {place: {} for place in ROWS}
+        self.places = frozenset(watch.at)
+        self.settled = settled_in_run(state)
         self.state = state
         self.draft: Draft = state.draft()
         self.flags = state.flags
@@ -117,8 +118,7 @@ class Cursor:
 
     def paths(self) -> list[BoundPath]:
         """The paths from this place with these flags, bound to the workload and kept."""
-        settled = NOTHING_SETTLED if self.draft.players else WITHOUT_TURNS
-        found = fused_paths(self.place, self.flags, self.watch.at.keys(), settled)
+        found = known_paths(self.place, self.flags, self.places, self.settled)
         bound = self.paths_here[self.flags] = [BoundPath(path, self) for path in found]
         return bound
 
@@ -128,7 +128,7 @@ class Cursor:
         Returns whether it came to such a place. It is one method, since calls and attributes are what a step costs.
         """
         work, draft, flags, paths_here = self.work, self.draft, self.flags, self.paths_here
-        heeds_signals = Flag.SUSPEND in reads(self.place)
+        heeds_signals = self.place in LEAVES
         ends = self.place in FINAL
         while not ends:
             if heeds_signals and work.interrupt is not None:
@@ -165,7 +165,7 @@ class Cursor:
                 assert resume_at is not None
                 self.stand_at(resume_at)
                 paths_here, watched = self.paths_here, None  # as if never left: no callback is consulted
-                heeds_signals = Flag.SUSPEND in reads(resume_at)
+                heeds_signals = resume_at in LEAVES
             if watched is None:
                 continue
             try:
