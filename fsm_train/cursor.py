@@ -7,12 +7,14 @@ in the answers of the callbacks. `walk` does what `look` says in general, in few
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import cast
 
 from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, after_failure, where
 from .core.fuse import Path, known_paths, settled_in_run
+from .core.laps import Lap, count_laps, step_of_lap
 from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.reads import MOST, KeptDecision, kept_decision
@@ -32,7 +34,7 @@ class BoundPath:
 
     __slots__ = (
         *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
-        *("compared", "ends", "heeds_signals", "kept", "leaves_boundary", "resumes"),
+        *("compared", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
     )
 
     def __init__(self, path: Path, cursor: Cursor) -> None:
@@ -52,6 +54,10 @@ class BoundPath:
         self.leaves_boundary = path.edges[0].source in RESUMES_AT
         self.next_paths = cursor.paths_by_place[path.target]
         self.watched = watched = cursor.watch.at.get(path.target)
+        self.step = step_of_lap(path, cursor.flags, cursor.places, cursor.settled)
+        self.laps: Callable[[Lap], None] | None = None
+        if self.step is not None and not cursor.work.informed & {*path.operations, *self.step.operations}:
+            self.laps = cursor.work.laps(self.step.operations)
         self.kept: dict[object, KeptDecision] = {}
         self.compared: Callable[[Draft], object] | None = None
         if watched is not None and watched.compared is not None and not cursor.draft.players:
@@ -146,6 +152,10 @@ class Cursor:
                 self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
                 if self.commands:
                     self.commands.clear()
+            if path.laps is not None:
+                self.take_laps(path, path.laps)
+                paths_here, heeds_signals = self.paths_here, self.place in LEAVES
+                continue
             try:
                 for doing, do, effect in path.moves:  # noqa: B007  read where it raises
                     outcome = None if do is None else do()
@@ -195,6 +205,28 @@ class Cursor:
                 self.deciding = True
                 raise
         return False
+
+    def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> None:
+        """Take whole steps from the end of a batch, as long as the table leads from one to the next."""
+        draft = self.draft
+        most = math.inf if draft.plan.max_steps is None else draft.plan.max_steps - draft.step
+        lap = Lap(draft.samples, most)
+        try:
+            laps(lap)
+        except BaseException:
+            count_laps(draft, lap)
+            if lap.stepping:
+                self.stand_at(path.target)
+            under_way = path.step if lap.stepping and path.step else path.path
+            self.doing = self.work.doing or under_way.operations[0]
+            self.passed = under_way.phase_before(self.doing)
+            raise
+        count_laps(draft, lap)
+        if lap.fetched_nothing:
+            ((_, _, effect),) = path.moves
+            assert effect is not None
+            effect(draft, lap.ended_by)
+            self.stand_at(path.target)
 
     def suspend(self, signal: str) -> None:
         """Act on a signal that asks to leave, here where the table lets a training leave."""

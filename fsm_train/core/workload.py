@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .arguments import check_state, kind_of
 from .errors import WorkloadError
+from .laps import Lap
 from .phase import Operation, Phase
 from .reductions import Reduction
 from .state import Hyper, State
@@ -225,6 +226,14 @@ class Workload(Protocol):
         """One function for a sequence of operations between which no callback or sink looks, or None.
 
         It answers what the operation among them that has an answer would: a fetch, or a step.
+        """
+        return None
+
+    def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
+        """A function that takes whole steps in a row, each a fetch and these operations, or None, the default.
+
+        It is asked for where nobody looks at a batch, and called at the end of one: `take_laps` of `core/laps.py`, with
+        a fetch and a step of the workload.
         """
         return None
 

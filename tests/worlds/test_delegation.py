@@ -18,7 +18,7 @@ MEMBERS = frozenset(name for name in {*vars(Workload), *Workload.__annotations__
 AGREED = frozenset(
     {
         *("batches_per_epoch", "shares_facts", "informed", "notes", "metric_names", "interrupt"),
-        *("prepare", "reposition", "finish", "carry_out", "bound", "read", "fused"),
+        *("prepare", "reposition", "finish", "carry_out", "bound", "read", "fused", "laps"),
         *("open", "fetch", "backward", "measure", "open_valid", "fetch_valid", "evaluate", "measure_valid"),
     }
 )
