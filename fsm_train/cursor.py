@@ -7,7 +7,6 @@ in the answers of the callbacks. `walk` does what `look` says in general, in few
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import cast
 
@@ -18,6 +17,7 @@ from .core.laps import Lap, count_laps, step_of_lap
 from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.reads import MOST, KeptDecision, kept_decision
+from .core.rhythm import COUNTED_AT
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
 from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
@@ -34,7 +34,7 @@ class BoundPath:
 
     __slots__ = (
         *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
-        *("compared", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
+        *("compared", "counts", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
     )
 
     def __init__(self, path: Path, cursor: Cursor) -> None:
@@ -50,6 +50,7 @@ class BoundPath:
         self.last_phase = path.last_phase
         self.resumes = path.target is Junction.RESUMED
         self.ends = path.target in FINAL
+        self.counts = path.target in COUNTED_AT
         self.heeds_signals = path.target in LEAVES
         self.leaves_boundary = path.edges[0].source in RESUMES_AT
         self.next_paths = cursor.paths_by_place[path.target]
@@ -83,8 +84,9 @@ class Cursor:
         self.work = work
         self.unwrapped = unwrapped
         self.watch = watch
-        self.paths_by_place: dict[Place, dict[Flag, list[BoundPath]]] = {place: {} for place in ROWS}
-        self.places = frozenset(watch.at)
+        self.rhythm = None if state.players else watch.rhythm()  # with turns a batch is counted elsewhere too
+        self.layers: dict[frozenset[Place], dict[Place, dict[Flag, list[BoundPath]]]] = {}
+        self.use_layer(frozenset(watch.at) if self.rhythm is None else self.rhythm.places(state))
         self.settled = settled_in_run(state)
         self.state = state
         self.draft: Draft = state.draft()
@@ -95,6 +97,13 @@ class Cursor:
         self.boundary: tuple[Mapping[str, object], Mapping[str, Hyper], str, Flag, int, bool, Players] | None = None
         self.commands: list[Command] = []
         self.stand_at(state.phase)
+
+    def use_layer(self, places: frozenset[Place]) -> None:
+        """Take paths that end at these places, where somebody observes."""
+        layer = self.layers.get(places)
+        if layer is None:
+            layer = self.layers[places] = {place: {} for place in ROWS}
+        self.places, self.paths_by_place = places, layer
 
     def stand_at(self, place: Place) -> None:
         self.place = place
@@ -134,6 +143,7 @@ class Cursor:
         Returns whether it came to such a place. It is one method, since calls and attributes are what a step costs.
         """
         work, draft, flags, paths_here = self.work, self.draft, self.flags, self.paths_here
+        rhythm = self.rhythm
         heeds_signals = self.place in LEAVES
         ends = self.place in FINAL
         while not ends:
@@ -152,8 +162,7 @@ class Cursor:
                 self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
                 if self.commands:
                     self.commands.clear()
-            if path.laps is not None:
-                self.take_laps(path, path.laps)
+            if path.laps is not None and self.take_laps(path, path.laps):
                 paths_here, heeds_signals = self.paths_here, self.place in LEAVES
                 continue
             try:
@@ -176,6 +185,11 @@ class Cursor:
                 self.stand_at(resume_at)
                 paths_here, watched = self.paths_here, None  # as if never left: no callback is consulted
                 heeds_signals = resume_at in LEAVES
+            if rhythm is not None and path.counts:
+                self.use_layer(rhythm.places(draft))
+                self.paths_here = paths_here = self.paths_by_place[self.place]
+                if self.place not in self.places:
+                    watched = None
             if watched is None:
                 continue
             try:
@@ -206,11 +220,17 @@ class Cursor:
                 raise
         return False
 
-    def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> None:
-        """Take whole steps from the end of a batch, as long as the table leads from one to the next."""
+    def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> bool:
+        """Take whole steps from the end of a batch, as long as the table leads from one to the next.
+
+        False, and nothing is done, if somebody looks at the next batch already.
+        """
         draft = self.draft
-        most = math.inf if draft.plan.max_steps is None else draft.plan.max_steps - draft.step
-        lap = Lap(draft.samples, most)
+        batches = None if self.rhythm is None else self.rhythm.batches_left(draft.iteration)
+        if batches == 0:
+            return False
+        steps = None if draft.plan.max_steps is None else draft.plan.max_steps - draft.step
+        lap = Lap(draft.samples, steps=steps, batches=batches)
         try:
             laps(lap)
         except BaseException:
@@ -227,6 +247,7 @@ class Cursor:
             assert effect is not None
             effect(draft, lap.ended_by)
             self.stand_at(path.target)
+        return True
 
     def suspend(self, signal: str) -> None:
         """Act on a signal that asks to leave, here where the table lets a training leave."""
@@ -335,5 +356,6 @@ class Cursor:
 
     def drop_cached_paths(self) -> None:
         """Forget the paths: they reference the workload, and would keep the model alive."""
-        for paths in self.paths_by_place.values():
-            paths.clear()
+        for layer in self.layers.values():
+            for paths in layer.values():
+                paths.clear()

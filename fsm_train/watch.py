@@ -18,8 +18,9 @@ from .core.arguments import check_path
 from .core.callback import Callback, is_due
 from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
-from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Flag, Phase, Place
+from .core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Phase, Place
 from .core.reads import KeptDecision, compared_by
+from .core.rhythm import Rhythm
 from .core.state import Draft, State
 from .core.workload import Workload
 from .sinks.base import Guarded, Recorder, Sink
@@ -76,6 +77,12 @@ class Watched:
         self.only_asks = bool(callbacks) and not (self.selective or measures)
         self.compared = compared_by(callbacks) if self.only_asks else None
         self.kept: dict[Flag, dict[object, KeptDecision]] = {}
+
+    @property
+    def now_and_then(self) -> bool:
+        """Whether nobody observes here unless a callback is due."""
+        periodic = self.place in BATCH_PHASES or self.place in EPOCH_PHASES
+        return periodic and not (self.sinks or self.yields) and all(callback.every > 1 for callback in self.callbacks)
 
     def due(self, draft: Draft) -> Observers:
         """The observers of this visit, and the facts that they need."""
@@ -135,6 +142,12 @@ class Watch:
                 followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
                 shared = getattr(work, "shares_facts", False)
                 self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors, shared)
+
+    def rhythm(self) -> Rhythm | None:
+        """When the places are watched at which not each visit counts; None if there are none."""
+        sparse = {watched.place: watched for watched in self.at.values() if watched.now_and_then}
+        everies = {place: [callback.every for callback in there.callbacks] for place, there in sparse.items()}
+        return Rhythm(self.at.keys() - sparse.keys(), everies) if everies else None
 
     @contextmanager
     def wrapped(self, work: Workload, state: State) -> Iterator[Workload]:

@@ -121,6 +121,14 @@ def test_steps_in_a_row_are_steps_one_by_one(world: World, data: st.DataObject) 
     assert world.trained(callbacks, in_a_row=True) == world.trained(callbacks, in_a_row=False)
 
 
+@given(worlds, st.sampled_from([2, 3]), st.data())
+def test_steps_in_a_row_leave_out_nobody_who_is_due(world: World, every: int, data: st.DataObject) -> None:
+    """The same with callbacks that are consulted now and then, at any phase: laps end before one is due."""
+    drawn = data.draw(our.callbacks("a", has_valid=False))
+    callback = attrs.evolve(drawn, needs=frozenset(), decide=_without_hyper(drawn.decide), every=every)
+    assert world.trained([callback], in_a_row=True) == world.trained([callback], in_a_row=False)
+
+
 def _without_hyper(decide: Callable[..., Any]) -> Callable[..., Any]:
     """The world of this file has no hyper-parameters but the rate."""
 
@@ -148,6 +156,25 @@ def test_an_epoch_is_one_batch_and_then_laps() -> None:
     assert begun([on(Phase.EPOCH_END, name="a")(lambda state: None)]) == 3
     for phase in (Phase.BATCH_BEGIN, Phase.STEP_BEGIN, Phase.BATCH_END):
         assert begun([on(phase, name="a")(lambda state: None)]) == 0
+
+
+def test_who_is_not_due_stops_no_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred batches with somebody at each of their phases, every fiftieth time: looked at at two of them."""
+    looks = []
+    look = cursor.Cursor.look
+    monkeypatch.setattr(cursor.Cursor, "look", lambda self: (looks.append(self.place), look(self))[1])
+    silent = on(*BATCH_PHASES, name="silent", every=50)(lambda state: None)
+
+    run(start(Scripted(batches=100), epochs=1), [silent])
+
+    assert len(looks) == 2 * 7
+
+
+@pytest.mark.parametrize("every", [2, 3, 4, 5])
+def test_laps_end_before_somebody_is_due(every: int) -> None:
+    """Where each second batch is looked at, there is none to be taken in a row; otherwise there are some."""
+    silent = on(Phase.BATCH_BEGIN, Phase.BATCH_END, name="silent", every=every)(lambda state: None)
+    assert bool(begun([silent])) is (every > 2)
 
 
 def test_workload_whose_step_is_given_the_state_takes_no_laps() -> None:

@@ -19,7 +19,7 @@ class Lap:
     """What came of laps, also where one failed.
 
     Attributes:
-        most: steps after which to stop.
+        most_steps, most_batches: after which to stop.
         samples: seen in the training so far.
         batches, steps: finished batches, and the steps that were taken for them.
         size: what the batch that was fetched last counts.
@@ -28,10 +28,21 @@ class Lap:
         fetched_nothing: whether that was so.
     """
 
-    __slots__ = ("batches", "ended_by", "fetched_nothing", "most", "samples", "size", "stepping", "steps")
+    __slots__ = (
+        "batches",
+        "ended_by",
+        "fetched_nothing",
+        "most_batches",
+        "most_steps",
+        "samples",
+        "size",
+        "stepping",
+        "steps",
+    )
 
-    def __init__(self, samples: float, most: float = math.inf) -> None:
-        self.most = most
+    def __init__(self, samples: float, *, steps: int | None = None, batches: int | None = None) -> None:
+        self.most_steps = math.inf if steps is None else steps
+        self.most_batches = math.inf if batches is None else batches
         self.samples = samples
         self.batches = self.steps = 0
         self.size: float | None = None
@@ -42,12 +53,13 @@ class Lap:
 def take_laps(
     lap: Lap, fetch: Callable[[], float | None], step: Callable[[], object], leaves: Callable[[], bool]
 ) -> None:
-    """Fetch and step until nothing more is fetched, so many steps are taken, or `leaves` says so after a batch."""
-    samples, batches, steps, most = lap.samples, 0, 0, lap.most
+    """Fetch and step until nothing more is fetched, the lap is long enough, or `leaves` says so after a batch."""
+    samples, batches, steps = lap.samples, 0, 0
+    most_batches, most_steps = lap.most_batches, lap.most_steps
     size: float | None = None
     stepping = False
     try:
-        while steps < most and not leaves():
+        while steps < most_steps and batches < most_batches and not leaves():
             fetched = fetch()
             if not fetched:
                 lap.ended_by, lap.fetched_nothing = fetched, True
