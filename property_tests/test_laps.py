@@ -140,6 +140,12 @@ def _without_hyper(decide: Callable[..., Any]) -> Callable[..., Any]:
     return deciding
 
 
+def test_what_fails_after_a_resume_says_where() -> None:
+    """Laps begin right where a training resumes, and their last phase is the end of a batch."""
+    world = World((2,), (False,), 1, 20, None)
+    assert world.trained([], in_a_row=True) == world.trained([], in_a_row=False)
+
+
 PLAIN = World((1, 0.3), (True, False), -1, -1, None)
 
 

@@ -83,6 +83,7 @@ def count_laps(at: Draft, lap: Lap) -> None:
         at.iteration += lap.batches
         at.samples = lap.samples
         at.pending = 0
+        at.phase = Phase.BATCH_END
     if lap.steps:
         at.step += lap.steps
         at.step_hyper = at.hyper
