@@ -14,14 +14,14 @@ from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, after_failure, where
 from .core.fuse import Path, known_paths, settled_in_run
 from .core.laps import Lap, count_laps, step_of_lap
-from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
+from .core.merge import NOTHING_MERGED, Answer, Merged, accepted, consult, merged, raised_by
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.reads import MOST, KeptDecision, kept_decision
 from .core.rhythm import COUNTED_AT
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
 from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
-from .core.transition import Command
+from .core.transition import NOTHING, Command
 from .core.turns import Players
 from .core.under_way import hand_on
 from .core.values import NO_FACTS, Facts, FrozenMap, batch_size_alone
@@ -208,7 +208,18 @@ class Cursor:
                             flags = self.flags
                         continue
                 state = draft.state(watched.place, flags, batch_size_alone(draft.fetched))
-                if answers := consult(watched.callbacks, state):
+                answers: list[Answer] = []
+                for callback, of_state in watched.asked:  # as `consult` does
+                    try:
+                        if of_state is not None:
+                            answer = of_state(state)
+                        else:
+                            answer = callback.decide(state, state.memory.get(callback.name, callback.memory))
+                    except Exception as error:
+                        raise raised_by(callback, state, error) from error
+                    if answer is not None and answer is not NOTHING:
+                        answers.append(accepted(callback, answer, state))
+                if answers:
                     merged = self.act_on(state, answers)
                     flags = self.flags
                 else:

@@ -15,7 +15,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from .core.arguments import check_path
-from .core.callback import Callback, is_due
+from .core.callback import Callback, is_due, of_state_alone
 from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Phase, Place
@@ -44,6 +44,7 @@ class Watched:
         shared: whether facts are those of several ranks: a sink, which not all have, gets only what callbacks need.
         selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
         only_asks: whether each visit consults all the callbacks, no sink observes, and nothing is to be measured.
+        asked: the callbacks, each with its function of the state if it has no memory.
         compared: gives the values by which decisions are kept here; None if they are not.
         kept: the decisions, by the flags on arriving and those values.
     """
@@ -75,6 +76,7 @@ class Watched:
         self.selective = bool(sinks or followers) or not self.each_time
         measures = bool(self.callbacks_only[2]) or place in FINAL
         self.only_asks = bool(callbacks) and not (self.selective or measures)
+        self.asked = [(callback, of_state_alone(callback)) for callback in callbacks]
         self.compared = compared_by(callbacks) if self.only_asks else None
         self.kept: dict[Flag, dict[object, KeptDecision]] = {}
 

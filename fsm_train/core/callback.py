@@ -118,7 +118,7 @@ class Callback(Generic[M_co]):
     factory: str = ""
     monitors: frozenset[str] = attrs.field(default=frozenset(), converter=as_monitors)
     writes_to: frozenset[str] = attrs.field(default=frozenset(), converter=as_folders)
-    reads: frozenset[str] | None = attrs.field(default=None, converter=as_reads)
+    reads: frozenset[str] | None = attrs.field(default=None, converter=as_reads, eq=False)  # says of `decide`
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -259,7 +259,21 @@ def _ignoring_memory(function: Callable[..., Transition | None]) -> Callable[[St
     def decide(state: State, memory: object) -> Transition | None:
         return function(state)
 
+    decide._without_memory = decide, function  # type: ignore[attr-defined]
     return decide
+
+
+def of_state_alone(callback: Callback[Any]) -> Decide | None:
+    """The function of the state that a callback without a memory was made of; None for any other.
+
+    >>> @on(Phase.BATCH_END)
+    ... def look(state):
+    ...     return None
+    >>> of_state_alone(look) is look.decide.__wrapped__
+    True
+    """
+    made, function = getattr(callback.decide, "_without_memory", (None, None))
+    return function if made is callback.decide else None  # functools.wraps gives it to what is around it too
 
 
 def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:

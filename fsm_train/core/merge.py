@@ -18,7 +18,7 @@ import attrs
 
 from .arguments import kind_of
 from .callback import Callback, callback_error
-from .errors import ConflictError
+from .errors import CallbackError, ConflictError
 from .joint_hyper import joined, split
 from .phase import STOP_FLAGS, Flag, Phase, union
 from .state import Draft, Hyper, State, replaced
@@ -57,12 +57,26 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         try:
             answer = callback.decide(state, memory.get(callback.name, callback.memory))
         except Exception as error:
-            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}{_hint(error)}") from error
+            raise raised_by(callback, state, error) from error
         if answer is not None and answer is not NOTHING:
-            if why := _refusal(callback, answer, state):
-                raise callback_error(callback, state, why)
-            answers.append((callback, answer))
+            answers.append(accepted(callback, answer, state))
     return answers
+
+
+def raised_by(callback: Callback[Any], state: State, error: Exception) -> CallbackError:
+    """The error for a callback that raised this one."""
+    return callback_error(callback, state, f"it raised {type(error).__name__}: {error}{_hint(error)}")
+
+
+def accepted(callback: Callback[Any], answer: Transition, state: State) -> Answer:
+    """The answer, with who gave it.
+
+    Raises:
+        CallbackError: it is none, or cannot be done.
+    """
+    if why := _refusal(callback, answer, state):
+        raise callback_error(callback, state, why)
+    return callback, answer
 
 
 def _hint(error: Exception) -> str:
