@@ -51,7 +51,7 @@ def test_speaks_before_the_epoch_is_over():
 
 
 # And everything that holds for every callback: it is pure, its memory can be saved, it goes on as before after
-# an interrupt, says which metric is missing, … 25 checks in hundreds of drawn trainings.
+# an interrupt, says which metric is missing, … 26 checks in hundreds of drawn trainings.
 def test_is_a_good_callback():
     check_callback(stop_on_overfitting(patience=1), examples=50)  # 200 if nothing is said
 

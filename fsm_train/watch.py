@@ -15,10 +15,12 @@ from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from .core.arguments import check_path, is_path
-from .core.callback import Callback, is_due
+from .core.callback import Callback, is_due, of_state_alone
 from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
-from .core.phase import BATCH_PHASES, CONSULTED, FINAL, Phase, Place
+from .core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Phase, Place
+from .core.reads import KeptDecision, compared_by
+from .core.rhythm import Rhythm
 from .core.state import Draft, State
 from .core.workload import Workload
 from .sinks.base import Guarded, Recorder, Sink
@@ -41,6 +43,10 @@ class Watched:
         callbacks_only, callbacks_and_sinks: the two usual sets of observers, with the facts that they need.
         shared: whether facts are those of several ranks: a sink, which not all have, gets only what callbacks need.
         selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
+        only_asks: whether each visit consults all the callbacks, no sink observes, and nothing is to be measured.
+        asked: the callbacks, each with its function of the state if it has no memory.
+        compared: gives the values by which decisions are kept here; None if they are not.
+        kept: the decisions, by the flags on arriving and those values.
     """
 
     def __init__(
@@ -68,6 +74,17 @@ class Watched:
         )
         self.each_time = all(callback.every == 1 for callback in callbacks)
         self.selective = bool(sinks or followers) or not self.each_time
+        measures = bool(self.callbacks_only[2]) or place in FINAL
+        self.only_asks = bool(callbacks) and not (self.selective or measures)
+        self.asked = [(callback, of_state_alone(callback)) for callback in callbacks]
+        self.compared = compared_by(callbacks) if self.only_asks else None
+        self.kept: dict[Flag, dict[object, KeptDecision]] = {}
+
+    @property
+    def now_and_then(self) -> bool:
+        """Whether nobody observes here unless a callback is due."""
+        periodic = self.place in BATCH_PHASES or self.place in EPOCH_PHASES
+        return periodic and not (self.sinks or self.yields) and all(callback.every > 1 for callback in self.callbacks)
 
     def due(self, draft: Draft) -> Observers:
         """The observers of this visit, and the facts that they need."""
@@ -128,6 +145,12 @@ class Watch:
                 followers = [s for s in self.sinks if isinstance(s.sink, Recorder) and phase not in s.sink.at]
                 shared = getattr(work, "shares_facts", False)
                 self.at[phase] = Watched(phase, here, watching, followers, yields, work.sensors, shared)
+
+    def rhythm(self) -> Rhythm | None:
+        """When the places are watched at which not each visit counts; None if there are none."""
+        sparse = {watched.place: watched for watched in self.at.values() if watched.now_and_then}
+        everies = {place: [callback.every for callback in there.callbacks] for place, there in sparse.items()}
+        return Rhythm(self.at.keys() - sparse.keys(), everies) if everies else None
 
     @contextmanager
     def wrapped(self, work: Workload, state: State) -> Iterator[Workload]:

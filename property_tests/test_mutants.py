@@ -9,7 +9,7 @@ import attrs
 import pytest
 from hypothesis import is_hypothesis_test
 
-from fsm_train import interpreter, watch
+from fsm_train import cursor, watch
 from fsm_train.core import fuse, merge
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import Flag, Junction, Operation, Phase, Place
@@ -279,9 +279,9 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         ([("d", 4.0), ("c", 2.0), ("b", 0.5), ("a", 0.5)],),
     ),
     "paths past who watches": (
-        interpreter,
-        "fused_paths",
-        lambda place, flags, watched, settled: fuse.fused_paths(place, flags, NEVER, settled),
+        cursor,
+        "known_paths",
+        lambda place, flags, watched, settled: fuse.fused_paths(place, flags, NEVER, dict(settled)),
         test_runs.test_interpreter_is_the_fold_of_the_table,
         (TRAINING,),
     ),
@@ -342,20 +342,29 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         ([(1, 2), (1, 1)],),
     ),
     "left in disorder": (
-        interpreter._Cursor,
+        cursor.Cursor,
         "fail",
-        lambda cursor, error: None,
+        lambda self, error: None,
         test_runs.test_callback_that_raises_ends_in_good_order,
         (TRAINING, (P.LOSS_END, 1)),
     ),
 }
 
 
+@pytest.fixture
+def _no_paths_of_a_broken_table() -> Iterator[None]:
+    """What is worked out once in a process is forgotten afterwards."""
+    yield
+    fuse.known_paths.cache_clear()
+
+
+@pytest.mark.usefixtures("_no_paths_of_a_broken_table")
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_function_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A function of the product that is replaced by a wrong one breaks the law about it, which the right one keeps."""
     module, function, broken, test, example = BROKEN[name]
     law(test)(*example)
     monkeypatch.setattr(module, function, broken, raising=function != "sorted")
+    fuse.known_paths.cache_clear()
     with pytest.raises(CAUGHT):
         law(test)(*example)

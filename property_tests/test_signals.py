@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_train import interpreter, restore, run, signals, start
+from fsm_train import cursor, interpreter, restore, run, signals, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import CONSULTED, Flag, Operation, Phase
@@ -245,7 +245,7 @@ def _nothing(*_: object, **__: object) -> None: ...
 LAST, WITHIN = -2, 60
 BUGS: dict[str, tuple[Any, str, Callable[..., Any], Callable[[], object]]] = {
     "a signal ends the training": (
-        interpreter,
+        cursor,
         "interrupted",
         _stops,
         lambda: left_at_is_the_same(signal.SIGTERM, WITHIN),
@@ -269,7 +269,7 @@ BUGS: dict[str, tuple[Any, str, Callable[..., Any], Callable[[], object]]] = {
         lambda: left_at_is_the_same(signal.SIGTERM, moments()[LAST]),
     ),
     "what an inner run acts on stays there": (
-        interpreter,
+        cursor,
         "hand_on",
         _nothing,
         lambda: nested_is_the_same(Phase.BATCH_END, WITHIN),

@@ -79,6 +79,7 @@ def accumulate(
 
     initial: Firsts = 1.0
     phases = (Phase.LOSS_END, Phase.STEP_BEGIN) if drop_last else (Phase.LOSS_END,)
+    reads = {"pending", "batch_size", *["epoch"] * (len(from_epoch) > 1), *["batches_over"] * drop_last}
 
     @on(
         *phases,
@@ -86,6 +87,7 @@ def accumulate(
         needs={weight} - {"batch_size"},
         raises=Flag.SKIP_STEP | Flag.SKIP_ZERO | Flag.SKIP_BACKWARD,
         commands={WeighLoss},
+        reads=reads if weight == "batch_size" else None,
     )
     def accumulate(state: State, firsts: Firsts) -> Transition | None:
         if state.phase is Phase.STEP_BEGIN:

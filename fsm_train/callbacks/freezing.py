@@ -51,7 +51,7 @@ def freeze(
     check_bool("train_bn", train_bn)
     phases = (Phase.SETUP,) if until_epoch is None else (Phase.SETUP, Phase.EPOCH_BEGIN)
 
-    @on(*phases, name=f"freeze {pattern}", commands={Freeze, Unfreeze})
+    @on(*phases, name=f"freeze {pattern}", commands={Freeze, Unfreeze}, reads={"epoch"})
     def freeze(state: State) -> Transition | None:
         if state.phase is Phase.EPOCH_BEGIN:
             return Transition(commands=(Unfreeze(pattern),)) if state.epoch == until_epoch else None

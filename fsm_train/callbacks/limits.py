@@ -226,7 +226,7 @@ def record(*facts: str, every: int = 1, player: str | None = None, name: str = "
     check_count("every", every, least=1)
     phases = sorted({asked_at(fact) for fact in facts}, key=list(Phase).index)
 
-    @on(*phases, needs=facts, every=every)
+    @on(*phases, needs=facts, every=every, reads=())
     def record(state: State) -> None:
         return None
 

@@ -83,7 +83,7 @@ def of_player(callback: Callback[M], player: str) -> Callback[M]:
         )
 
     sets = None if callback.sets is None else {f"{player}.{name}" for name in callback.sets}
-    return attrs.evolve(callback, decide=decide, sets=sets, every=1)
+    return attrs.evolve(callback, decide=decide, sets=sets, every=1, reads=None)
 
 
 def _is_due(state: State, player: str, every: int) -> bool:

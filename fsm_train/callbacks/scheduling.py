@@ -12,8 +12,8 @@ import attrs
 from ..core.callback import Callback, on
 from ..core.checks import check_choice
 from ..core.phase import BATCH_PHASES, Phase
-from ..core.state import Hyper, State
-from ..core.transition import Transition
+from ..core.state import Hyper, State, check_hyper
+from ..core.transition import Transition, setting
 from ..schedules import Absolute, Schedule, absolute, constant, exponential, one_cycle, time_decay
 from .players import player_factory
 
@@ -99,6 +99,7 @@ def schedule(
             _check_stretches(key, function)
     phase, progress = _CLOCKS.get(by, (Phase.STEP_BEGIN, None))
     early = {key for key in schedules if phase is Phase.STEP_BEGIN and optimizer is None and not _ONLY_STEPS(key)}
+    others = schedules.keys() - early
     phases = (Phase.SETUP, *[Phase.BATCH_BEGIN] * bool(early), *[phase] * (len(early) < len(schedules)))
     no_bases: Bases = ()
     called = name or ("schedule" if optimizer is None else f"schedule_{optimizer}")
@@ -112,14 +113,14 @@ def schedule(
             if progress is None:
                 finished_share(state)  # which is asked for before the first step
             return Transition(memory=bases)
-        due = early if early and state.phase is Phase.BATCH_BEGIN else schedules.keys() - early
+        due = early if early and state.phase is Phase.BATCH_BEGIN else others
         if progress is None:
             share = finished_share(state)
             hyper = {key: _stretched(key, schedules[key], share, base) for key, base in bases if key in due}
         else:
             now = progress(state)
             hyper = {key: _scheduled(key, schedules[key], now, base) for key, base in bases if key in due}
-        return Transition(hyper=hyper, memory=bases)
+        return setting(hyper, bases)
 
     return schedule
 
@@ -133,7 +134,11 @@ def _own_value(state: State, key: str) -> Hyper:
 
 def _with_added_groups(state: State, bases: Bases) -> Bases:
     """The bases with the optimizer's own values of the parameter groups that were added since."""
-    if all(_groups(base) == _groups(state.hyper.get(key, base)) for key, base in bases):
+    for key, base in bases:
+        now = state.hyper.get(key, base)
+        if (isinstance(base, tuple) or isinstance(now, tuple)) and _groups(base) != _groups(now):
+            break
+    else:
         return bases
     return tuple((key, _of_each_group(key, base, state.hyper.get(key, base))) for key, base in bases)
 
@@ -158,8 +163,8 @@ def _scheduled(key: str, function: Callable[..., float], progress: float, base: 
     if not math.isfinite(value):
         raise ValueError(f"the schedule of {key}, {function!r}, is {value!r} at {progress}")
     if isinstance(function, Absolute) or (base == 0.0 and not _ONLY_STEPS(key.rpartition(".")[2])):
-        return value
-    return tuple(own * value for own in base) if isinstance(base, tuple) else base * value
+        return check_hyper(key, value)
+    return check_hyper(key, tuple(own * value for own in base) if isinstance(base, tuple) else base * value)
 
 
 # --------------------------------------------------------------------------------- by="training"

@@ -131,7 +131,8 @@ def during(
                 return None
         return inner.decide(state, memory)
 
-    return attrs.evolve(inner, decide=decide)
+    reads = inner.reads if steps is None else None  # by the number of steps no decision is kept
+    return attrs.evolve(inner, decide=decide, reads=None if reads is None else {*reads, "epoch"})
 
 
 def _checked(unit: str, window: object) -> tuple[int, int | None]:

@@ -19,6 +19,7 @@ import attrs
 
 from .arguments import as_list, check_by_position, is_iterable, no_callback
 from .checks import NO_TEXT, is_text, is_whole
+from .declarations import as_commands, as_folders, as_monitors, as_needs, as_reads, as_sets
 from .errors import CallbackError
 from .origin import recipe_of
 from .phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, Flag, Phase
@@ -63,33 +64,6 @@ def as_phases(phases: object) -> tuple[Phase, ...]:
     return tuple(dict.fromkeys(several))
 
 
-def _names(given: object, argument: str, of: str, example: str) -> frozenset[str]:
-    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (None,)
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{argument}={given!r}: give a set of {of}, for example {{{example!r}}}")
-    return frozenset(cast("tuple[str, ...]", names))
-
-
-def _needs(names: object) -> frozenset[str]:
-    return _names(names, "needs", "names of facts", "loss")
-
-
-def _monitors(names: object) -> frozenset[str]:
-    return _names(names, "monitors", "names of metrics", "valid_loss")
-
-
-def _folders(paths: object) -> frozenset[str]:
-    return _names(paths, "writes_to", "paths of folders", "checkpoints")
-
-
-def _sets(keys: Iterable[str] | None) -> frozenset[str] | None:
-    return None if keys is None else frozenset(keys)
-
-
-def _commands(types: Iterable[type[Command]] | None) -> frozenset[type[Command]] | None:
-    return None if types is None else frozenset(types)
-
-
 @attrs.frozen
 class Callback(Generic[M_co]):
     """A pure function that is consulted at some phases, and what it declares.
@@ -122,6 +96,9 @@ class Callback(Generic[M_co]):
             first batch.
         writes_to: the folders that its commands write checkpoints to. A run makes them and locks them before the
             first batch, and refuses one that cannot be written to or that another run writes to.
+        reads: what of the state its answer depends on, beside the phase, the flags and its memory: any of "epoch",
+            "pending", "batch_size" and "batches_over", or nothing. Where all callbacks of a phase declare it, they are
+            asked once for each combination of values, and the decision is kept. None if that is not declared.
 
     It can be pickled, for a pool of processes, if its factory or the callback itself stands at the top level
     of a module; a setting that is a function has to stand there too.
@@ -131,16 +108,17 @@ class Callback(Generic[M_co]):
     at: tuple[Phase, ...] = attrs.field(converter=as_phases)
     decide: Callable[[State, Any], Transition | None] = attrs.field(eq=False, repr=False)
     memory: M_co = attrs.field(default=cast("M_co", None))
-    needs: frozenset[str] = attrs.field(default=frozenset(), converter=_needs)
+    needs: frozenset[str] = attrs.field(default=frozenset(), converter=as_needs)
     every: int = 1
     order: int = 0
     params: Mapping[str, object] = attrs.field(default=EMPTY, converter=FrozenMap)
     raises: Flag | None = None
-    sets: frozenset[str] | None = attrs.field(default=None, converter=_sets)
-    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=_commands)
+    sets: frozenset[str] | None = attrs.field(default=None, converter=as_sets)
+    commands: frozenset[type[Command]] | None = attrs.field(default=None, converter=as_commands)
     factory: str = ""
-    monitors: frozenset[str] = attrs.field(default=frozenset(), converter=_monitors)
-    writes_to: frozenset[str] = attrs.field(default=frozenset(), converter=_folders)
+    monitors: frozenset[str] = attrs.field(default=frozenset(), converter=as_monitors)
+    writes_to: frozenset[str] = attrs.field(default=frozenset(), converter=as_folders)
+    reads: frozenset[str] | None = attrs.field(default=None, converter=as_reads, eq=False)  # says of `decide`
 
     def __attrs_post_init__(self) -> None:
         if not self.name:
@@ -208,6 +186,7 @@ def on(
     commands: Iterable[type[Command]] | None = None,
     monitors: Iterable[str] = (),
     writes_to: Iterable[str] = (),
+    reads: Iterable[str] | None = None,
 ) -> Callable[[Decide | DecideWithMemory[M]], Callback[M]]:
     """Make a callback of a function of the state, or of the state and its memory.
 
@@ -230,6 +209,8 @@ def on(
         monitors: the metrics that it waits for; one that will never be measured is refused before the
             first batch.
         writes_to: the folders that its commands write checkpoints to; locked for this run before the first batch.
+        reads: what its answer depends on, beside the phase, the flags and its memory: any of "epoch", "pending",
+            "batch_size", "batches_over"; () for nothing. It need not be asked twice then. None leaves it undeclared.
 
     Raises:
         TypeError: something is not a phase, the memory cannot be saved, or the function does not
@@ -267,6 +248,7 @@ def on(
             *declared,
             monitors=monitors,
             writes_to=writes_to,
+            reads=reads,
         )
 
     return decorate
@@ -277,7 +259,21 @@ def _ignoring_memory(function: Callable[..., Transition | None]) -> Callable[[St
     def decide(state: State, memory: object) -> Transition | None:
         return function(state)
 
+    decide._without_memory = decide, function  # type: ignore[attr-defined]
     return decide
+
+
+def of_state_alone(callback: Callback[Any]) -> Decide | None:
+    """The function of the state that a callback without a memory was made of; None for any other.
+
+    >>> @on(Phase.BATCH_END)
+    ... def look(state):
+    ...     return None
+    >>> of_state_alone(look) is look.decide.__wrapped__
+    True
+    """
+    made, function = getattr(callback.decide, "_without_memory", (None, None))
+    return function if made is callback.decide else None  # functools.wraps gives it to what is around it too
 
 
 def factory(make: Callable[P, Callback[M]]) -> Callable[P, Callback[M]]:
@@ -348,7 +344,7 @@ def always(name: str, phase: Phase, command: Command, *, order: int = 0) -> Call
     """The callback that gives the same command each time it is consulted, at one phase."""
     answer = Transition(commands=(command,))
 
-    @on(phase, name=name, order=order, raises=Flag.NONE, sets=(), commands={type(command)})
+    @on(phase, name=name, order=order, raises=Flag.NONE, sets=(), commands={type(command)}, reads=())
     def always(state: State) -> Transition:
         return answer
 

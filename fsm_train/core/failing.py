@@ -5,13 +5,13 @@ Rule of this file: pure functions of the state in which it failed. None of them 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
 from .errors import WorkloadError
 from .phase import BATCH_PHASES, Flag, Operation, Phase, Place
-from .state import State
+from .state import Hyper, State
 from .table import FAILED_RESUMES_AT, FALLS_AFTER, ON_ENTRY, RESUMES_AT
 from .transition import Command
 from .turns import NO_PLAYERS, Players
@@ -27,11 +27,12 @@ class Boundary:
     """What held at the last place where the training could have been left.
 
     Attributes:
-        state: the last one that was made until then. Its memories, hyper-parameters and reason held there.
-        flags, pending, batches_over, players: as they were there.
+        memory, hyper, reason, flags, pending, batches_over, players: as they were there.
     """
 
-    state: State
+    memory: Mapping[str, object]
+    hyper: Mapping[str, Hyper]
+    reason: str
     flags: Flag
     pending: int
     batches_over: bool
@@ -137,10 +138,10 @@ def whole_state(state: State) -> tuple[State, tuple[str, ...]]:
     boundary = (
         failure.boundary
         if back and failure.boundary
-        else Boundary(now, now.flags, now.pending, now.batches_over, now.players)
+        else Boundary(now.memory, now.hyper, now.reason, now.flags, now.pending, now.batches_over, now.players)
     )
     memory = {
-        name: value if value is not now.memory.get(name) else boundary.state.memory.get(name, value)
+        name: value if value is not now.memory.get(name) else boundary.memory.get(name, value)
         for name, value in state.memory.items()
     }
     draft = attrs.evolve(
@@ -153,8 +154,8 @@ def whole_state(state: State) -> tuple[State, tuple[str, ...]]:
         players=boundary.players,
         flags=boundary.flags & ~FALLS_AFTER[Operation.ABANDON] if place not in RESUMES_AT else boundary.flags,
         memory=memory,
-        hyper=boundary.state.hyper,
-        reason=boundary.state.reason,
+        hyper=boundary.hyper,
+        reason=boundary.reason,
     ).draft()
     if failure.phase is Phase.STEP_END and not now.batches_over:
         ON_ENTRY[Phase.BATCH_END](draft, None)

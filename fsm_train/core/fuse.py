@@ -10,13 +10,15 @@ A path ends where a predicate decides that is not settled on the way, and where 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence, Set
 
 import attrs
 
+from .guards import batches_and_steps_over, epochs_reached, has_valid, steps_reached
 from .phase import Flag, Junction, Operation, Phase, Place
 from .state import Draft
-from .table import ROWS, SETTLED, Edge, Effect, Outcome, Predicate, Term, effects, falling, reads
+from .table import LEAVES, ROWS, SETTLED, WITHOUT_TURNS, Edge, Effect, Outcome, Predicate, Term, effects, falling
 
 
 @attrs.frozen
@@ -36,6 +38,22 @@ class Path:
     moves: tuple[tuple[Operation | None, Effect | None], ...]
     flags: Flag
     target: Place
+
+    # Worked out once for all runs in which the path is walked.
+
+    @functools.cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        return tuple(operation for operation, _ in self.moves if operation)
+
+    @functools.cached_property
+    def effect(self) -> Effect:
+        """Its effects as one, each with the outcome of all its operations in one call."""
+        return all_effects(tuple(effect for _, effect in self.moves if effect))
+
+    @functools.cached_property
+    def last_phase(self) -> Phase | None:
+        """The last phase that it passes or reaches; None if it is of junctions alone."""
+        return next((edge.target for edge in reversed(self.edges) if isinstance(edge.target, Phase)), None)
 
     def phase_before(self, operation: Operation | None) -> Phase | None:
         """The last phase that the path passes before it does this operation; None if it passes none."""
@@ -91,9 +109,29 @@ def fused_paths(
     return tuple(paths)
 
 
+@functools.lru_cache(maxsize=4096)
+def known_paths(
+    place: Place, flags: Flag, watched: frozenset[Place], settled: frozenset[tuple[Term, bool]]
+) -> tuple[Path, ...]:
+    """`fused_paths`, worked out once in a process: they follow from these four alone."""
+    return fused_paths(place, flags, watched, dict(settled))
+
+
+def settled_in_run(at: Draft) -> frozenset[tuple[Term, bool]]:
+    """What the plan and the workload of a call of `run` settle, wherever it stands."""
+    settled: dict[Term, bool] = {has_valid: at.has_valid}
+    if not at.players:
+        settled.update(WITHOUT_TURNS)
+    if at.plan.max_steps is None:
+        settled.update({steps_reached: False, batches_and_steps_over: False})
+    if at.plan.epochs is None:
+        settled[epochs_reached] = False
+    return frozenset(settled.items())
+
+
 def _extended(path: Path, watched: Set[Place], settled: Mapping[Term, bool]) -> Path:
     """The path, prolonged through unwatched places where flags alone decide."""
-    while path.target not in watched and path.target is not Junction.RESUMED and Flag.SUSPEND not in reads(path.target):
+    while path.target not in watched and path.target is not Junction.RESUMED and path.target not in LEAVES:
         following = fused_paths(path.target, path.flags, EVERYWHERE, settled)
         if len(following) != 1:
             break

@@ -18,15 +18,17 @@ import attrs
 
 from .arguments import kind_of
 from .callback import Callback, callback_error
-from .errors import ConflictError
+from .errors import CallbackError, ConflictError
 from .joint_hyper import joined, split
 from .phase import STOP_FLAGS, Flag, Phase, union
-from .state import Hyper, State, replaced
+from .state import Draft, Hyper, State, replaced
 from .table import READABLE, term_name, too_late
 from .transition import NOTHING, UNCHANGED, Command, Transition
 from .values import EMPTY, FrozenMap, unsaveable
 
 Answer = tuple[Callback[Any], Transition]
+Merged = tuple[Mapping[str, object], Mapping[str, Hyper], tuple[Command, ...]]
+NOTHING_MERGED: Merged = (EMPTY, EMPTY, ())
 
 
 @attrs.frozen
@@ -55,12 +57,26 @@ def consult(callbacks: Sequence[Callback[Any]], state: State) -> list[Answer]:
         try:
             answer = callback.decide(state, memory.get(callback.name, callback.memory))
         except Exception as error:
-            raise callback_error(callback, state, f"it raised {type(error).__name__}: {error}{_hint(error)}") from error
+            raise raised_by(callback, state, error) from error
         if answer is not None and answer is not NOTHING:
-            if why := _refusal(callback, answer, state):
-                raise callback_error(callback, state, why)
-            answers.append((callback, answer))
+            answers.append(accepted(callback, answer, state))
     return answers
+
+
+def raised_by(callback: Callback[Any], state: State, error: Exception) -> CallbackError:
+    """The error for a callback that raised this one."""
+    return callback_error(callback, state, f"it raised {type(error).__name__}: {error}{_hint(error)}")
+
+
+def accepted(callback: Callback[Any], answer: Transition, state: State) -> Answer:
+    """The answer, with who gave it.
+
+    Raises:
+        CallbackError: it is none, or cannot be done.
+    """
+    if why := _refusal(callback, answer, state):
+        raise callback_error(callback, state, why)
+    return callback, answer
 
 
 def _hint(error: Exception) -> str:
@@ -157,55 +173,67 @@ def _refused_hyper(
 
 
 def decide(state: State, answers: Sequence[Answer], positions: Mapping[str, int] = EMPTY) -> tuple[State, Decision]:
-    """The state after the answers, and what is to be done.
+    """The state after the answers, and what is to be done: `merged`, in records.
+
+    Raises:
+        ConflictError: two of them want a hyper-parameter to be different things.
+    """
+    changes, hyper, commands = merged(state, answers, positions)
+    return replaced(state, changes) if changes else state, Decision(hyper, commands)
+
+
+def merged(at: Draft, answers: Sequence[Answer], positions: Mapping[str, int] = EMPTY) -> Merged:
+    """What the answers change in the state, by field; the hyper-parameters to set; and the commands in their order.
 
     `positions` are the places of the callbacks in the list, by name; without them, those of the answers.
 
     Raises:
         ConflictError: two of them want a hyper-parameter to be different things.
     """
-    flags, reasons = state.flags, []
+    flags = at.flags
+    reasons: list[str] = []
     hyper: dict[str, Hyper] = {}
     memory: dict[str, object] = {}
     commands: list[tuple[tuple[int, int, int], Command]] = []
+    givers = 0
     for i, (callback, answer) in enumerate(answers):
         name = callback.name
         if answer.flags is not Flag.NONE:
             flags = union(flags, answer.flags)
-            if _stops(answer.flags) and not _gave_reason(state, name, answer.flags):
+            if _stops(answer.flags) and not _gave_reason(at, name, answer.flags):
                 reasons.append(f"{name}: {answer.reason}" if answer.reason else name)
-        if answer.memory is not UNCHANGED and answer.memory is not state.memory.get(name, UNCHANGED):
+        if answer.memory is not UNCHANGED and answer.memory is not at.memory.get(name, UNCHANGED):
             memory[name] = answer.memory
         if answer.hyper:
-            for key, value in split(state.hyper, answer.hyper).items():
+            for key, value in split(at.hyper, answer.hyper).items():
                 if hyper.setdefault(key, value) != value:
-                    raise _conflict(state, answers)
+                    raise _conflict(at, answers)
         if answer.commands:
+            givers += 1
             position = positions.get(name, i)
             commands += [((command.last, callback.order, position), command) for command in answer.commands]
     if len(commands) > 1:
-        if any(command.alone or command.changes_hyper for _, command in commands):
-            _check_together(state, answers)
+        if givers > 1 and any(command.alone or command.changes_hyper for _, command in commands):
+            _check_together(at, answers)
         commands.sort(key=_place)
 
     changes: dict[str, object] = {}
     to_set: Mapping[str, Hyper] = EMPTY
-    if flags is not state.flags:
+    if flags is not at.flags:
         changes["flags"] = flags
     if hyper:
-        to_set = joined(state.hyper, hyper)
-        changes["hyper"] = FrozenMap({**state.hyper, **to_set})
+        to_set = joined(at.hyper, hyper)
+        changes["hyper"] = FrozenMap({**at.hyper, **to_set})
     if memory:
-        changes["memory"] = FrozenMap({**state.memory, **memory})
+        changes["memory"] = FrozenMap({**at.memory, **memory})
     if reasons:
-        earlier = f"; {state.reason};"
+        earlier = f"; {at.reason};"
         new = sorted(reason for reason in reasons if f"; {reason};" not in earlier)
-        changes["reason"] = "; ".join([state.reason] * bool(state.reason) + new)
-    after = replaced(state, changes) if changes else state
-    return after, Decision(to_set, tuple([command for _, command in commands]))
+        changes["reason"] = "; ".join([at.reason] * bool(at.reason) + new)
+    return changes, to_set, tuple([command for _, command in commands])
 
 
-def _conflict(state: State, answers: Sequence[Answer]) -> ConflictError:
+def _conflict(state: Draft, answers: Sequence[Answer]) -> ConflictError:
     """What two of them disagree about: the same two, in whatever order the answers came."""
     by_name = sorted(((c.name, split(state.hyper, a.hyper)) for c, a in answers), key=_place)
     wishes = {
@@ -221,7 +249,7 @@ def _conflict(state: State, answers: Sequence[Answer]) -> ConflictError:
     )
 
 
-def _check_together(state: State, answers: Sequence[Answer]) -> None:
+def _check_together(state: Draft, answers: Sequence[Answer]) -> None:
     """Refuse commands of two callbacks whose result would depend on the list, also where they are not declared.
 
     Raises:
@@ -249,7 +277,7 @@ def _stops(flags: Flag) -> bool:
     return bool(flags & STOP_FLAGS)
 
 
-def _gave_reason(state: State, name: str, flags: Flag) -> bool:
+def _gave_reason(state: Draft, name: str, flags: Flag) -> bool:
     """Whether what this callback asks for is asked for already, and the reason names the callback."""
     asked_already = flags & STOP_FLAGS in state.flags
     return asked_already and any(part == name or part.startswith(f"{name}: ") for part in state.reason.split("; "))

@@ -15,7 +15,7 @@ import operator
 import random
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Never
 
 import attrs
@@ -91,11 +91,10 @@ class Draft(Counters):
         This is the most expensive thing that the machine does, once for each phase that is watched. The
         values were checked when they came in, so it goes around the constructor's checks and conversions.
         """
-        values = self.__dict__.copy()
-        values["phase"] = phase
-        values["flags"] = flags
-        values["facts"] = facts
-        return _with_values(values)
+        self.phase, self.flags, self.facts = phase, flags, facts
+        state = _new(State)
+        _set_values(state, self.__dict__.copy())
+        return state
 
 
 @attrs.frozen(slots=False, repr=False)
@@ -293,11 +292,13 @@ def replaced(state: State, changes: Mapping[str, object]) -> State:
 
 def _with_values(values: dict[str, object]) -> State:
     state = _new(State)
-    object.__setattr__(state, "__dict__", values)
+    _set_values(state, values)
     return state
 
 
 _new = object.__new__
+_set_values: Callable[[State, dict[str, object]], None] = Counters.__dict__["__dict__"].__set__
+"""Past `State.__setattr__`, which refuses."""
 
 
 _FROM_ZERO = frozenset({"lr", "weight_decay", "momentum", "eps", "alpha", "lr_decay", "momentum_decay"})

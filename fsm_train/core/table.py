@@ -253,6 +253,10 @@ def reads(place: Place) -> Flag:
     return functools.reduce(operator.or_, (term for term in terms if isinstance(term, Flag)), Flag.NONE)
 
 
+LEAVES = frozenset(place for place in ROWS if reads(place) & Flag.SUSPEND)
+"""The places where a training can be left: an interrupt is acted on there."""
+
+
 def _readable() -> Mapping[Flag, tuple[Phase, ...]]:
     """Backwards from where a flag is read, along the edges on which it does not fall."""
     edges = [(edge.source, edge.target, ~falling(edge)) for edge in TABLE if edge.target is not Junction.RESUMED]

@@ -119,6 +119,26 @@ class Transition:
     reason: str = attrs.field(default="", validator=attrs.validators.instance_of(str))
 
 
+def setting(hyper: Mapping[str, Hyper], memory: object) -> Transition:
+    """The answer that sets these hyper-parameters, which `check_hyper` gave, and remembers this.
+
+    It goes around the constructor's checks and conversions, since a schedule answers before each step.
+
+    >>> setting({"lr": 0.5}, 3) == Transition(hyper={"lr": 0.5}, memory=3)
+    True
+    """
+    answer = object.__new__(Transition)
+    _store(answer, "flags", Flag.NONE)
+    _store(answer, "hyper", FrozenMap(hyper))
+    _store(answer, "memory", memory)
+    _store(answer, "commands", ())
+    _store(answer, "reason", "")
+    return answer
+
+
+_store = object.__setattr__
+
+
 def is_useful(kind: type[Command], phase: Phase) -> bool:
     """Whether something can come of a command of this type at this phase."""
     return kind.useful_at is None or phase in kind.useful_at

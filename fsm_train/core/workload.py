@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .arguments import check_state, kind_of
 from .callback import Callback
 from .errors import WorkloadError
-from .phase import Operation
+from .laps import Lap
+from .phase import Operation, Phase
 from .reductions import Reduction
 from .state import Hyper, State
 from .table import Outcome
@@ -185,6 +186,13 @@ class Workload(Protocol):
         """Do what the command says."""
         ...
 
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        """A function that carries this command out at this phase and needs no state; None, the default, if it does.
+
+        It is asked for where the same decision will come many times, and saves the state that is made for it.
+        """
+        return None
+
     def carries(self, kind: type[Command]) -> bool:
         """Whether commands of this type can be carried out."""
         return True
@@ -245,6 +253,14 @@ class Workload(Protocol):
         """One function for a sequence of operations between which no callback or sink looks, or None.
 
         It answers what the operation among them that has an answer would: a fetch, or a step.
+        """
+        return None
+
+    def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
+        """A function that takes whole steps in a row, each a fetch and these operations, or None, the default.
+
+        It is asked for where nobody looks at a batch, and called at the end of one: `take_laps` of `core/laps.py`, with
+        a fetch and a step of the workload.
         """
         return None
 

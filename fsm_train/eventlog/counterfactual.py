@@ -245,7 +245,7 @@ class _WhatIf(Rerun):
                 raise _NotRecordedError(f"{callback.name!r} needs the fact {name!r} {where}, which was not recorded")
             return callback.decide(state, memory)
 
-        return attrs.evolve(callback, decide=decide)
+        return attrs.evolve(callback, decide=decide, reads=None)
 
     def _missing_fact(self, callback: Callback, state: State) -> str | None:
         """A fact that the callback needs at this state and that was not measured for the log."""

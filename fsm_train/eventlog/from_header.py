@@ -97,7 +97,7 @@ def as_recorded(callback: Callback[Any], spec: Mapping[str, Json] | None) -> Cal
             as_before = _measured_as_nan(as_before, callback.monitors)
         return callback.decide(as_before, memory)
 
-    return attrs.evolve(callback, at=phases, decide=decide, monitors=())
+    return attrs.evolve(callback, at=phases, decide=decide, monitors=(), reads=None)
 
 
 def _measured_as_nan(state: State, monitors: Iterable[str]) -> State:

@@ -1,4 +1,4 @@
-"""Writes the log: a sink that gets every consulted phase, through structlog.
+"""Writes the log: a sink that gets every consulted phase. Bound keys and loggers of a program go through structlog.
 
 Rules of this file: the log depends on the training alone, not on other sinks or the clock, so that equal trainings
 have equal logs. A log that cannot be written is one warning and a note on the last state; the training continues.
@@ -221,11 +221,11 @@ class EventLog(Recorder):
     def _write(self, event: str, line: dict[str, Json]) -> None:
         body = self._serialize({"seq": self._seq, **line, "event": event})
         self._digest = digest(self._digest, body)
-        if self._serialize is canonical:
+        if self._file is None or self._bound:
             self._emit(event, seq=self._seq, **line, digest=self._digest)
         else:  # no processor changes the line, so the bytes that the digest is made of are written
             end = len(body) - len(event) - len(b',"event":""}')
-            self._emit(event, rendered=b'%b,"digest":"%b"%b' % (body[:end], self._digest.encode(), body[end:]))
+            self._file.write(b'%b,"digest":"%b"%b\n' % (body[:end], self._digest.encode(), body[end:]))
         self._seq += 1
 
     def _open_file(self, before: Continuation) -> Any:
@@ -357,7 +357,7 @@ class _WithoutFlush:
 
 
 def _render(_: object, __: str, event: Any) -> bytes:
-    return event["rendered"] if "rendered" in event else orjson.dumps(event)
+    return orjson.dumps(event)
 
 
 def versions() -> dict[str, str]:

@@ -33,7 +33,7 @@ from .window import norm_of
 # ------------------------------------------------------------------------------- the gradient
 
 
-@carries_out_by_default(c.ClipGradNorm)
+@carries_out_by_default(c.ClipGradNorm, needs_state=False)
 def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
     gradients, parameters = work.gradients, work.parameters
     if command.pattern is None:
@@ -48,7 +48,7 @@ def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
     gradients.changed()
 
 
-@carries_out_by_default(c.ClipGradValue)
+@carries_out_by_default(c.ClipGradValue, needs_state=False)
 def clip_grad_value(work: Training, command: c.ClipGradValue) -> None:
     with torch.no_grad():
         for parameter in work.parameters:
@@ -63,7 +63,7 @@ def _has_sparse_gradient(parameter: nn.Parameter) -> bool:
     return parameter.grad is not None and parameter.grad.is_sparse
 
 
-@carries_out_by_default(c.AddGradNoise)
+@carries_out_by_default(c.AddGradNoise, needs_state=False)
 def add_grad_noise(work: Training, command: c.AddGradNoise) -> None:
     generator = torch.Generator(work.device).manual_seed(command.seed)
     for parameter in work.parameters:
@@ -76,12 +76,12 @@ def add_grad_noise(work: Training, command: c.AddGradNoise) -> None:
     work.gradients.changed()
 
 
-@carries_out_by_default(c.WeighLoss)
+@carries_out_by_default(c.WeighLoss, needs_state=False)
 def weigh_loss(work: Training, command: c.WeighLoss) -> None:
     work.weigh_loss(command.share)
 
 
-@carries_out_by_default(c.AddPenalty)
+@carries_out_by_default(c.AddPenalty, needs_state=False)
 def add_penalty(work: Training, command: c.AddPenalty) -> None:
     trainable = [parameter for parameter in work.parameters if parameter.requires_grad and not is_lazy(parameter)]
     if command.l1:

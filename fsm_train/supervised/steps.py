@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..core.errors import WorkloadError
+from ..core.laps import Lap, take_laps
 from ..core.phase import Flag, Operation
 from ..core.state import State
 from ..core.table import Outcome
@@ -216,6 +217,13 @@ class Stepping(Validating):
         if self.whole_step is not None and operations[:2] == WHOLE_STEP[:2]:
             return partial(train_piece, self, operations)
         return None
+
+    def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
+        """Whole steps in a row; none for a subclass that overrides an operation."""
+        step = self.fused(operations) if operations == WHOLE_STEP else None
+        if step is None or type(self).fetch is not Stepping.fetch:
+            return None
+        return partial(take_laps, fetch=self.fetch, step=step, leaves=lambda: self.interrupt is not None)
 
     def _whole_step(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""

@@ -23,7 +23,7 @@ from ..core.callback import Callback
 from ..core.checks import check_bool
 from ..core.facts import UNSAVED
 from ..core.model_part import ModelPart
-from ..core.phase import BATCH_PHASES
+from ..core.phase import Phase
 from ..core.reductions import Reduction, reductions_of
 from ..core.state import State
 from ..core.transition import Command
@@ -36,7 +36,7 @@ from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
 from ..data.whole import whole_data
-from ..worlds.registry import handler_of, is_registered
+from ..worlds.registry import is_registered
 from . import (
     closures,
     handlers,  # noqa: F401  importing it registers them
@@ -45,6 +45,7 @@ from . import (
 from .advice import log_summary_once, warn_of_sum
 from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
+from .carrying_out import bound, carry_out
 from .evaluations import Valid, sizes_of_validation
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
@@ -63,7 +64,6 @@ from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
 from .snapshot import Snapshot
 from .steps import Stepping
-from .structure_changes import carry_out_change
 
 Sensor = Callable[["Supervised"], "torch.Tensor | float"]
 
@@ -301,19 +301,11 @@ class Supervised(Stepping, Checkpointable):
             yield
 
     def carry_out(self, command: Command, state: State) -> None:
-        self.state = state
-        if command.changes_modules:
-            carry_out_change(self, command)
-        else:
-            handler_of(type(command))(self, command)
-        if command.each_evaluation and self.gives_closure:
-            self.for_each_evaluation.append(command)
-        if command.changes_hyper is not False:
-            self.read_parameters()
-        if self.carried_over.weights and state.phase not in BATCH_PHASES:
-            self.carried_over.check_kept(self.modules)
-        if self.whole_step is not None:
-            self.whole_step.mark_stale()
+        carry_out(self, command, state)
+
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        """For commands of a batch, whose handlers say that they need no state."""
+        return None if type(self).carry_out is not Supervised.carry_out else bound(self, command, phase)
 
     def carries(self, kind: type[Command]) -> bool:
         return is_registered(kind)

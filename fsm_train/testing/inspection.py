@@ -17,7 +17,10 @@ from hypothesis.strategies import SearchStrategy
 from ..core.callback import Callback, check_names
 from ..core.facts import KNOWN_AT, check_needs
 from ..core.state import Hyper
-from . import hidden_state
+from . import (
+    declared_reads,  # noqa: F401  its law is one of LAWS
+    hidden_state,
+)
 from .cases import Case, Finding, Law, describe_change
 from .consultation import Consultation, same_response
 from .fresh_process import CannotBeSentError, answers_in_new_processes

@@ -104,7 +104,7 @@ def consultations_of(
         return response
 
     # Without its monitors: a run would refuse it where a metric is left out, and here it is to be asked.
-    asked = attrs.evolve(callback, decide=cast("Any", observed), monitors=())
+    asked = attrs.evolve(callback, decide=cast("Any", observed), monitors=(), reads=None)
     callbacks: list[Callback[Any]] = [asked, *_forcing(training)]
     if watchers:
         before, after = (_watcher(name, callback.at) for name in WATCHERS)

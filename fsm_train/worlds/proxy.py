@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Any, cast
 
 from ..core.callback import Callback
+from ..core.laps import Lap
+from ..core.phase import Operation, Phase
+from ..core.transition import Command
 from ..core.workload import Workload
 
 
@@ -37,6 +40,16 @@ class WorkloadProxy:
         """Those of the wrapped workload; not known if this proxy measures something else."""
         own = any(hasattr(type(self), operation) for operation in ("measure", "measure_valid"))
         return None if own else self.wrapped.metric_names
+
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        """That of the wrapped workload; none if this proxy carries out commands in its own way."""
+        return None if hasattr(type(self), "carry_out") else self.wrapped.bound(command, phase)
+
+    def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
+        """Those of the wrapped workload; none if this proxy does an operation of them in its own way."""
+        own = any(hasattr(type(self), name) for name in ("fused", "fetch", *(each.value for each in operations)))
+        hears = type(self).interrupt is not WorkloadProxy.interrupt
+        return None if own or hears else self.wrapped.laps(operations)
 
     @property
     def interrupt(self) -> str | None:

@@ -20,7 +20,13 @@ _REGISTERED: dict[type[Command], Callable[[Any, Any], None]] = {}
 _DEFAULTS: dict[type[Command], Callable[[Any, Any], None]] = {}
 
 
-def carries_out(kind: type[C]) -> Callable[[Callable[[W, C], None]], Callable[[W, C], None]]:
+_WITHOUT_STATE: set[Callable[[Any, Any], None]] = set()
+"""The functions that do not read the state of the workload."""
+
+
+def carries_out(
+    kind: type[C], *, needs_state: bool = True
+) -> Callable[[Callable[[W, C], None]], Callable[[W, C], None]]:
     """Register the decorated function of (workload, command) as what carries out commands of this type.
 
     It replaces one that was registered before, that of the library included. What the workload gives it
@@ -34,23 +40,36 @@ def carries_out(kind: type[C]) -> Callable[[Callable[[W, C], None]], Callable[[W
     ... def scale_gradients(work, command):
     ...     for parameter in work.parameters:
     ...         parameter.grad *= command.factor
+
+    Args:
+        kind: the type of command.
+        needs_state: whether the function reads `work.state`. With False no state is made where a decision comes again
+            for which the callbacks need not be asked (`reads` of `on`).
     """
+    return _register(_REGISTERED, kind, needs_state)
 
+
+def _register(
+    handlers: dict[type[Command], Callable[[Any, Any], None]], kind: type[C], needs_state: bool
+) -> Callable[[Callable[[W, C], None]], Callable[[W, C], None]]:
     def register(handler: Callable[[W, C], None]) -> Callable[[W, C], None]:
-        _REGISTERED[kind] = handler
+        handlers[kind] = handler
+        (_WITHOUT_STATE.discard if needs_state else _WITHOUT_STATE.add)(handler)
         return handler
 
     return register
 
 
-def carries_out_by_default(kind: type[C]) -> Callable[[Callable[[W, C], None]], Callable[[W, C], None]]:
+def carries_out_by_default(
+    kind: type[C], *, needs_state: bool = True
+) -> Callable[[Callable[[W, C], None]], Callable[[W, C], None]]:
     """Register a function of the library. A function registered with `carries_out` precedes it, in whatever order."""
+    return _register(_DEFAULTS, kind, needs_state)
 
-    def register(handler: Callable[[W, C], None]) -> Callable[[W, C], None]:
-        _DEFAULTS[kind] = handler
-        return handler
 
-    return register
+def needs_state(kind: type[Command]) -> bool:
+    """Whether what carries out commands of this type reads the state."""
+    return handler_of(kind) not in _WITHOUT_STATE
 
 
 def is_registered(kind: type[Command]) -> bool:

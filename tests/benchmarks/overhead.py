@@ -74,8 +74,11 @@ class Twin:
                 optimizer.zero_grad()
 
 
-def silent(i: int) -> Callback[None]:
-    return on(*INSIDE, name=f"silent_{i}")(lambda state: None)
+ENDS = (Phase.BATCH_BEGIN, Phase.BATCH_END)
+
+
+def silent(i: int, phases: Sequence[Phase] = INSIDE, every: int = 1) -> Callback[None]:
+    return on(*phases, name=f"silent_{i}", every=every)(lambda state: None)
 
 
 def usual_set() -> list[Callback[Any]]:
@@ -98,7 +101,10 @@ def measure(name: str, make: Callable[[], Any], steps: int, variant: str) -> Mea
     with tempfile.TemporaryDirectory() as folder:
         settings: dict[str, dict[str, Any]] = {
             "no callbacks": {},
+            "one at begin and end": {"callbacks": [silent(0, ENDS)]},
+            "five at begin and end": {"callbacks": [silent(i, ENDS) for i in range(5)]},
             "one that watches all": {"callbacks": [silent(0)]},
+            "one that watches all, every=50": {"callbacks": [silent(0, every=50)]},
             "five that watch all": {"callbacks": [silent(i) for i in range(5)]},
             "usual set": {"callbacks": usual_set()},
             "the loss in the log": {"callbacks": [record("loss")], "log": Path(folder) / "run.jsonl"},
@@ -110,9 +116,11 @@ def measure(name: str, make: Callable[[], Any], steps: int, variant: str) -> Mea
 
 GOALS = {
     "tiny: no callbacks": 8,
-    "tiny: one that watches all": 40,
-    "tiny: five that watch all": 60,
-    "tiny: usual set": 30,
+    "tiny: one at begin and end": 16,
+    "tiny: five at begin and end": 19,
+    "tiny: one that watches all": 26,
+    "tiny: five that watch all": 30,
+    "tiny: usual set": 24,
     "tiny: progress": 13,
 }
 
@@ -120,7 +128,10 @@ GOALS = {
 def main() -> None:
     args = arguments(__doc__)
     torch.set_num_threads(1)
-    variants = ("no callbacks", "one that watches all", "five that watch all", "usual set", "the loss in the log")
+    variants = (
+        *("no callbacks", "one at begin and end", "five at begin and end", "one that watches all"),
+        *("five that watch all", "one that watches all, every=50", "usual set", "the loss in the log"),
+    )
     rows: dict[str, str] = {}
     goals: dict[str, tuple[float, float]] = {}
     for make, steps in ((tiny, 10_000), (small, 6_000), (medium, 1_000)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import attrs
 import pytest
 
 from fsm_train import Callback, Flag, Phase, State, Transition, on
-from fsm_train.core.callback import always, factory, memory_classes, strict_factory
+from fsm_train.core.callback import always, factory, memory_classes, of_state_alone, strict_factory
 from fsm_train.testing import at
 
 
@@ -50,6 +51,12 @@ class Writable:
             "memory is a Writable, which can be written",
         ),
         (lambda: on(Phase.LOSS_END, memory=object())(lambda s, m: None), "memory is a object .*: use numbers, strings"),
+        (lambda: on(Phase.LOSS_END, reads="epoch")(nothing), "reads='epoch': give a set of names, for example"),
+        (lambda: on(Phase.LOSS_END, reads=[1])(nothing), "give a set of names, for example"),
+        (
+            lambda: on(Phase.LOSS_END, reads={"step"})(nothing),
+            "kept by batch_size, .*, and not by step. Leave",
+        ),
         (lambda: Callback("", (Phase.LOSS_END,), nothing), "a callback without a name: pass name="),
         (lambda: Callback("odd", Phase.LOSS_END, 3), "callback 'odd': decide=3 is not a function"),
     ],
@@ -220,3 +227,17 @@ def test_command_that_is_always_given() -> None:
     assert callback(at(Phase.STEP_BEGIN)) == Transition(commands=(ClipGradNorm(1.0),))
     assert (callback.raises, callback.sets, callback.commands) == (Flag.NONE, frozenset(), {ClipGradNorm})
     assert (callback.name, callback.order) == ("clip", -10)
+
+
+def test_function_around_that_of_a_callback_is_not_passed_by() -> None:
+    """It is asked, although functools.wraps gives it what the function inside has."""
+
+    @functools.wraps(CONSTANT.decide)
+    def around(state: State, memory: object) -> None:
+        return None
+
+    assert of_state_alone(CONSTANT) is not None
+    assert of_state_alone(attrs.evolve(CONSTANT, decide=around)) is None
+
+
+CONSTANT = on(Phase.LOSS_END)(nothing)

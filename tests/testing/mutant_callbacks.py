@@ -152,6 +152,11 @@ def halves_one_rate(state: State) -> Transition:
     return Transition(hyper={"lr": state.hyper["lr"] / 2})  # type: ignore[operator]
 
 
+@on(Phase.BATCH_END, reads={"epoch"})
+def reads_more_than_declared(state: State) -> Transition | None:
+    return Transition(flags=Flag.STOP_EPOCH) if state.batch == 2 else None
+
+
 @on(Phase.EPOCH_END)
 def lists_a_set(state: State) -> Transition:
     return Transition(reason=" ".join({"loss", "rate", "norm"}))
@@ -186,6 +191,7 @@ MUTANTS: dict[str, Callback[Any]] = {
     "goes_on_as_before": resets_at_setup,
     "ignores_other_callbacks": counts_the_others,
     "handles_parameter_groups": halves_one_rate,
+    "reads_what_it_declares": reads_more_than_declared,
     "same_in_new_process": lists_a_set,
     "is_fast": counts_to_many,
 }

@@ -89,7 +89,7 @@ def test_error_is_read_from_top_to_bottom() -> None:
         check_callback(stop, examples=30)
 
     text = str(caught.value)
-    assert text.startswith("callback 'stop' fails 1 of 25 checks, after ")
+    assert text.startswith("callback 'stop' fails 1 of 26 checks, after ")
     assert (
         "1. flags_are_read: it raised SKIP_STEP at BATCH_END, where nothing reads it any more; do so at one of: SETUP, "
     ) in text

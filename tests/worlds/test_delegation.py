@@ -19,7 +19,7 @@ AGREED = frozenset(
     {
         *("batches_per_epoch", "shares_facts", "informed", "notes", "metric_names", "interrupt", "set_aside"),
         *("across_ranks", "evaluate_on"),
-        *("prepare", "reposition", "finish", "carry_out", "read", "fused"),
+        *("prepare", "reposition", "finish", "carry_out", "bound", "read", "fused", "laps"),
         *("open", "fetch", "backward", "measure", "open_valid", "fetch_valid", "evaluate", "measure_valid"),
     }
 )

@@ -1,0 +1,372 @@
+"""Where a training is, and the one loop that takes it from place to place: pure and impure lines alternate.
+
+measure → decide → do → record. Rule of this file: it decides nothing itself. Where to go is in the table, what to do
+in the answers of the callbacks. `walk` does what `look` says in general, in fewer calls, where nobody needs more.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import cast
+
+from .core.errors import CallbackError
+from .core.failing import Boundary, Failure, after_failure, where
+from .core.fuse import Path, known_paths, settled_in_run
+from .core.laps import Lap, count_laps, step_of_lap
+from .core.merge import NOTHING_MERGED, Answer, Merged, accepted, consult, merged, raised_by
+from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.reads import MOST, KeptDecision, kept_decision
+from .core.rhythm import COUNTED_AT
+from .core.runs import failed, interrupted
+from .core.state import Draft, Hyper, State, hyper_read, replaced
+from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
+from .core.transition import NOTHING, Command
+from .core.turns import Players
+from .core.under_way import hand_on
+from .core.values import NO_FACTS, Facts, FrozenMap, batch_size_alone
+from .core.workload import Workload
+from .watch import Watch, Watched
+
+
+class BoundPath:
+    """A path through the table, with the methods of the workload that carry it out."""
+
+    __slots__ = (
+        *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
+        *("compared", "counts", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
+    )
+
+    def __init__(self, path: Path, cursor: Cursor) -> None:
+        self.path = path
+        self.predicate: Predicate | None
+        (self.predicate,) = path.predicates or (None,)  # no row has more than one
+        self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
+        fused = cursor.work.fused(path.operations)
+        if fused is not None:
+            self.moves = [(path.moves[0][0], fused, path.effect)]
+        self.flags = path.flags
+        self.target = path.target
+        self.last_phase = path.last_phase
+        self.resumes = path.target is Junction.RESUMED
+        self.ends = path.target in FINAL
+        self.counts = path.target in COUNTED_AT
+        self.heeds_signals = path.target in LEAVES
+        self.leaves_boundary = path.edges[0].source in RESUMES_AT
+        self.next_paths = cursor.paths_by_place[path.target]
+        self.watched = watched = cursor.watch.at.get(path.target)
+        self.step = step_of_lap(path, cursor.flags, cursor.places, cursor.settled)
+        self.laps: Callable[[Lap], None] | None = None
+        if self.step is not None and not cursor.work.informed & {*path.operations, *self.step.operations}:
+            self.laps = cursor.work.laps(self.step.operations)
+        self.kept: dict[object, KeptDecision] = {}
+        self.compared: Callable[[Draft], object] | None = None
+        if watched is not None and watched.compared is not None and not cursor.draft.players:
+            self.kept = watched.kept.setdefault(path.flags, {})
+            self.compared = watched.compared
+
+
+class Cursor:
+    """Where a training is, and how it advances to the next watched place.
+
+    Attributes:
+        state: the last one that `look` made. The draft is newer.
+        place, flags: where the machine stands, and what is raised. They are newer here than in the draft.
+        draft: all else; its phase is the last one that was passed.
+        watched: the observers of this place; None if there are none.
+        doing: the operation that failed.
+        passed: the last phase before it.
+        deciding: whether it failed while callbacks were consulted, or what they asked for was done.
+        boundary, commands: the last place where the training could have been left, and what was carried out since.
+    """
+
+    def __init__(self, state: State, work: Workload, watch: Watch, unwrapped: Workload) -> None:
+        self.work = work
+        self.unwrapped = unwrapped
+        self.watch = watch
+        self.rhythm = None if state.players else watch.rhythm()  # with turns a batch is counted elsewhere too
+        self.layers: dict[frozenset[Place], dict[Place, dict[Flag, list[BoundPath]]]] = {}
+        self.use_layer(frozenset(watch.at) if self.rhythm is None else self.rhythm.places(state))
+        self.settled = settled_in_run(state)
+        self.state = state
+        self.draft: Draft = state.draft()
+        self.flags = state.flags
+        self.doing: Operation | None = None
+        self.passed: Phase | None = None
+        self.deciding = False
+        self.boundary: tuple[Mapping[str, object], Mapping[str, Hyper], str, Flag, int, bool, Players] | None = None
+        self.commands: list[Command] = []
+        self.stand_at(state.phase)
+
+    def use_layer(self, places: frozenset[Place]) -> None:
+        """Take paths that end at these places, where somebody observes."""
+        layer = self.layers.get(places)
+        if layer is None:
+            layer = self.layers[places] = {place: {} for place in ROWS}
+        self.places, self.paths_by_place = places, layer
+
+    def stand_at(self, place: Place) -> None:
+        self.place = place
+        self.watched: Watched | None = self.watch.at.get(place)
+        self.paths_here = self.paths_by_place[place]  # the paths from this place, by the flags that are raised
+
+    def now(self, facts: Facts = NO_FACTS) -> State:
+        """The state of this moment."""
+        phase = self.place if isinstance(self.place, Phase) else self.draft.phase
+        return self.draft.state(phase, self.flags, facts)
+
+    def take_over(self, state: State) -> None:
+        """Continue from this state, which a pure function made of the one before."""
+        self.state, self.flags, self.draft = state, state.flags, state.draft()
+
+    def method(self, operation: Operation) -> Callable[[], Outcome]:
+        """The workload's method for this operation, given the state if it wants it."""
+        if operation is Operation.FINISH:
+            return self.finish
+        method: Callable[..., Outcome] = getattr(self.work, operation.value)
+        return (lambda: method(self.now())) if operation in self.work.informed else method
+
+    def finish(self) -> Outcome:
+        """Finish; the hyper-parameters are the outcome, since the optimizer may have changed them itself."""
+        self.work.finish(self.now())
+        return hyper_read(self.draft.hyper, self.work.hyper())
+
+    def paths(self) -> list[BoundPath]:
+        """The paths from this place with these flags, bound to the workload and kept."""
+        found = known_paths(self.place, self.flags, self.places, self.settled)
+        bound = self.paths_here[self.flags] = [BoundPath(path, self) for path in found]
+        return bound
+
+    def walk(self, stepwise: bool) -> bool:
+        """Advance to the end; with `stepwise`, no further than to where a callback is consulted or `iterate` yields.
+
+        Returns whether it came to such a place. It is one method, since calls and attributes are what a step costs.
+        """
+        work, draft, flags, paths_here = self.work, self.draft, self.flags, self.paths_here
+        rhythm = self.rhythm
+        heeds_signals = self.place in LEAVES
+        ends = self.place in FINAL
+        while not ends:
+            if heeds_signals and work.interrupt is not None:
+                self.suspend(work.interrupt)
+                draft, flags = self.draft, self.flags
+            paths = paths_here.get(flags)
+            if paths is None:
+                paths = self.paths()
+            for path in paths:  # the last one always holds
+                if (predicate := path.predicate) is None or predicate(draft):
+                    break
+            resume_at = draft.resume_at
+            if path.leaves_boundary:
+                held = draft.memory, draft.hyper, draft.reason
+                self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
+                if self.commands:
+                    self.commands.clear()
+            if path.laps is not None and self.take_laps(path, path.laps):
+                paths_here, heeds_signals = self.paths_here, self.place in LEAVES
+                continue
+            try:
+                for doing, do, effect in path.moves:  # noqa: B007  read where it raises
+                    outcome = None if do is None else do()
+                    if effect is not None:
+                        effect(draft, outcome)
+            except BaseException:
+                self.doing = work.doing or doing
+                self.passed = path.path.phase_before(self.doing) or draft.phase
+                raise
+            if path.last_phase is not None:
+                draft.phase = path.last_phase
+            # In the cursor too: what a command or a metric calls may ask where the training is.
+            self.place, self.flags, self.paths_here = path.target, path.flags, path.next_paths
+            flags, paths_here, watched = path.flags, path.next_paths, path.watched
+            ends, heeds_signals = path.ends, path.heeds_signals
+            if path.resumes:
+                assert resume_at is not None
+                self.stand_at(resume_at)
+                paths_here, watched = self.paths_here, None  # as if never left: no callback is consulted
+                heeds_signals = resume_at in LEAVES
+            if rhythm is not None and path.counts:
+                self.use_layer(rhythm.places(draft))
+                self.paths_here = paths_here = self.paths_by_place[self.place]
+                if self.place not in self.places:
+                    watched = None
+            if watched is None:
+                continue
+            try:
+                if stepwise or not watched.only_asks:
+                    self.watched = watched
+                    looked = self.look()
+                    flags = self.flags
+                    if looked and stepwise:
+                        return True
+                    continue
+                if (compared := path.compared) is not None:
+                    kept = path.kept.get(compared(draft))
+                    if kept is not None and (kept.all_memories is draft.memory or kept.holds(draft.memory)):
+                        if kept.acts:
+                            self.act_again(kept, watched)
+                            flags = self.flags
+                        continue
+                state = draft.state(watched.place, flags, batch_size_alone(draft.fetched))
+                answers: list[Answer] = []
+                for callback, of_state in watched.asked:  # as `consult` does
+                    try:
+                        if of_state is not None:
+                            answer = of_state(state)
+                        else:
+                            answer = callback.decide(state, state.memory.get(callback.name, callback.memory))
+                    except Exception as error:
+                        raise raised_by(callback, state, error) from error
+                    if answer is not None and answer is not NOTHING:
+                        answers.append(accepted(callback, answer, state))
+                if answers:
+                    merged = self.act_on(state, answers)
+                    flags = self.flags
+                else:
+                    merged = NOTHING_MERGED
+                if compared is not None:
+                    self.keep(path, state, answers, merged)
+            except BaseException:
+                self.deciding = True
+                raise
+        return False
+
+    def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> bool:
+        """Take whole steps from the end of a batch, as long as the table leads from one to the next.
+
+        False, and nothing is done, if somebody looks at the next batch already.
+        """
+        draft = self.draft
+        batches = None if self.rhythm is None else self.rhythm.batches_left(draft.iteration)
+        if batches == 0:
+            return False
+        steps = None if draft.plan.max_steps is None else draft.plan.max_steps - draft.step
+        lap = Lap(draft.samples, steps=steps, batches=batches)
+        try:
+            laps(lap)
+        except BaseException:
+            count_laps(draft, lap)
+            if lap.stepping:
+                self.stand_at(path.target)
+            under_way = path.step if lap.stepping and path.step else path.path
+            self.doing = self.work.doing or under_way.operations[0]
+            self.passed = under_way.phase_before(self.doing)
+            raise
+        count_laps(draft, lap)
+        if lap.fetched_nothing:
+            ((_, _, effect),) = path.moves
+            assert effect is not None
+            effect(draft, lap.ended_by)
+            self.stand_at(path.target)
+        return True
+
+    def suspend(self, signal: str) -> None:
+        """Act on a signal that asks to leave, here where the table lets a training leave."""
+        self.take_over(interrupted(self.now(), signal))
+        hand_on(self.unwrapped, signal)
+        self.work.interrupt = None
+
+    def look(self) -> bool:
+        """At a watched place: measure, decide, do, record. Returns whether a callback was consulted.
+
+        The general form: `walk` does the same where it looks by itself.
+        """
+        watched = self.watched
+        if watched is None:
+            return False
+        callbacks, sinks, needs = watched.due(self.draft) if watched.selective else watched.callbacks_only
+        if not (callbacks or sinks or watched.yields):
+            return False
+        self.state = self.measured(needs)
+        answers = consult(callbacks, self.state)
+        if answers:
+            self.act_on(self.state, answers)
+            self.state = self.draft.state(watched.place, self.flags, self.state.facts)
+        for sink in sinks:
+            sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
+        return bool(callbacks) or watched.yields
+
+    def keep(self, path: BoundPath, state: State, answers: Sequence[Answer], decision: Merged) -> None:
+        """Keep what the callbacks decided at the end of this path, if they would decide the same again."""
+        watched, kept, compared = path.watched, path.kept, path.compared
+        assert watched is not None
+        assert compared is not None
+        bind = functools.partial(self.work.bound, phase=watched.place)
+        found = kept_decision(state, watched.callbacks, answers, decision, bind)
+        if found is not None:
+            if len(kept) >= MOST:
+                kept.clear()
+            kept[compared(state)] = found
+
+    def act_again(self, kept: KeptDecision, watched: Watched) -> None:
+        """Do what was decided before in the same situation."""
+        draft = self.draft
+        self.flags = kept.flags
+        if kept.added:
+            draft.memory = FrozenMap({**draft.memory, **kept.added})
+        for command, do in kept.commands:
+            self.commands.append(command)
+            if do is None:
+                state = draft.state(watched.place, kept.flags, batch_size_alone(draft.fetched))
+                self.work.carry_out(command, state)
+            else:
+                do()
+
+    def act_on(self, state: State, answers: Sequence[Answer]) -> Merged:
+        """Merge these answers to the state of this moment into the draft, and do what they ask for."""
+        decision = changes, hyper, commands = merged(state, answers, self.watch.positions)
+        if changes:
+            self.draft.__dict__.update(changes)
+            self.flags = self.draft.flags
+        if hyper:
+            self.work.set_hyper(hyper)
+        if commands:
+            state = replaced(state, changes) if changes else state
+        for command in commands:
+            self.commands.append(command)
+            self.work.carry_out(command, state)
+            if command.changes_hyper is not False:
+                self.draft.hyper = hyper_read(state.hyper, self.work.hyper())
+                state = replaced(state, {"hyper": self.draft.hyper})
+        return decision
+
+    def measured(self, needs: Set[str]) -> State:
+        """The state of this moment, with the facts that observers need."""
+        phase = cast("Phase", self.place)  # a junction has no observers
+        if not needs:  # which is so where the training has ended: the last state has no facts, watched or not
+            facts = NO_FACTS if phase in FINAL else batch_size_alone(self.draft.fetched)
+            return self.draft.state(phase, self.flags, facts)
+        state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
+        # No one else has them yet, and a second state would cost a microsecond.
+        dict.update(facts, self.work.read(needs, state))
+        return state
+
+    def fail(self, error: BaseException) -> None:
+        """Leave in good order: tear down as the table says, and let the error say where it was."""
+        if not isinstance(error, (CallbackError, GeneratorExit)):
+            error.add_note(where(self.now(), self.doing, self.passed))
+        place: Place
+        place, looks = after_failure(self.place, self.doing)
+        self.take_over(failed(now := self.now(), error, self.failure(now)))
+        while True:
+            self.stand_at(place)
+            try:
+                if looks:
+                    self.look()
+                self.walk(stepwise=False)
+                return
+            except Exception as another:
+                error.add_note(f"And while this training was torn down: {type(another).__name__}: {another}")
+                place, looks = after_failure(self.place, self.doing)
+
+    def failure(self, now: State) -> Failure:
+        """Where this failed."""
+        boundary = Boundary(*self.boundary) if self.boundary else None
+        phase = (self.passed if self.doing else None) or now.phase
+        return Failure(phase, self.doing, self.deciding, now, boundary, tuple(self.commands))
+
+    def drop_cached_paths(self) -> None:
+        """Forget the paths: they reference the workload, and would keep the model alive."""
+        for layer in self.layers.values():
+            for paths in layer.values():
+                paths.clear()
