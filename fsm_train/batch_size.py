@@ -169,8 +169,13 @@ def _tried(
             raise KeyboardInterrupt(final.reason)
         memory = final.memory["largest_batch"]
         assert isinstance(memory, (int, float))
-        largest = int(memory)
-        more = largest >= size and getattr(work, "batches_per_epoch", None) != 1
+        largest, batches = int(memory), getattr(work, "batches_per_epoch", None)
+        if largest > size or (largest < size and batches is not None and batches > 1):
+            raise WorkloadError(
+                f"make_work was asked for batches of {size} samples, and they have {largest}: let its loader have "
+                "this batch_size"
+            )
+        more = largest == size and batches != 1
         trial = Trial(min(size, largest) or size, True, torch.cuda.max_memory_allocated() if on_cuda else None)
     except Exception as error:
         if not is_out_of_memory(error):

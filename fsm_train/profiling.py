@@ -57,8 +57,8 @@ def profiled(
         ValueError: there is no batch between the two.
     """
     check_path(path, "the path of profiled", "profiled('trace.json')")
-    first, end = steps
-    if not (is_whole(first, 0) and is_whole(end, 1) and first < end):
+    first, end = steps if isinstance(steps, (tuple, list)) and len(steps) == 2 else (None, None)
+    if first is None or end is None or not (is_whole(first, 0) and is_whole(end, 1) and first < end):
         raise ValueError(f"steps={steps!r}: give the first batch and the one before which it ends, such as (10, 20)")
     settings.setdefault("activities", _activities())
     profile(**settings)  # refuses what it does not know

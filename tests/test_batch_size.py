@@ -70,6 +70,13 @@ def test_it_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("given", [4, 32])
+def test_batches_of_another_size_are_refused(given: int) -> None:
+    """What is found would be that of no batch that was tried."""
+    with pytest.raises(WorkloadError, match=f"asked for batches of 16 samples, and they have {given}"):
+        find_batch_size(lambda size: Device(10_000)(given), low=16)
+
+
 def test_no_room_at_all_is_said() -> None:
     """And the size that was tried."""
     with pytest.raises(WorkloadError, match="no room for 16 samples"):

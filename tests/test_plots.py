@@ -104,6 +104,14 @@ def _with_history(state: State, history: Any) -> State:
     return attrs.evolve(state, history=history)
 
 
+def test_a_label_with_an_underscore_is_in_the_legend() -> None:
+    """A legend of matplotlib leaves out those that begin with one."""
+    legend = plot_history({"_first": trained(), "second": trained()}, metrics="train_loss").get_legend()
+
+    assert legend is not None
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["_first: train_loss", "second: train_loss"]
+
+
 def test_a_log_is_drawn_as_the_state_is(tmp_path: Path) -> None:
     """It has the same history, whether its path is text or not."""
     log = tmp_path / "run.jsonl"

@@ -104,6 +104,8 @@ def test_second_run_is_profiled_anew(tmp_path: Path) -> None:
         (3, {}, TypeError),
         ("t", {"steps": (3, 3)}, ValueError),
         ("t", {"steps": (-1, 3)}, ValueError),
+        ("t", {"steps": 5}, ValueError),
+        ("t", {"steps": (1, 2, 3)}, ValueError),
         ("t", {"shapes": 1}, TypeError),
     ],
 )

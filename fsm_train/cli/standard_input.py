@@ -60,6 +60,8 @@ def with_standard_input(run: Callable[[argparse.Namespace], int]) -> Callable[[a
                     setattr(options, name, named)
             try:
                 return run(options)
+            except BrokenPipeError:  # of standard output, which is not about the log
+                raise
             except (FsmTrainError, OSError) as error:
                 raise UsageError(str(error).replace(path, "standard input")) from error
 

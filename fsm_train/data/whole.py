@@ -105,6 +105,8 @@ def _add_dataset(digest: Any, dataset: Any) -> None:
 
 def _add_attributes(digest: Any, dataset: Any) -> None:
     """What a dataset of one's own holds: what has an item for each sample, and numbers and texts."""
+    if not hasattr(dataset, "__dict__"):  # a range, an array, a class with slots
+        raise _UnknownError
     samples = len(dataset)
     held = {name: value for name, value in vars(dataset).items() if _length(value) == samples}
     if not held or any(map(_names_files, held.values())):
@@ -140,11 +142,13 @@ def _add(digest: Any, value: Any) -> None:
     if isinstance(value, _PLAIN):
         digest.update(repr(value).encode())
     elif isinstance(value, torch.Tensor):
-        if value.layout is not torch.strided or value.is_nested or value.is_quantized:
+        if value.layout is not torch.strided or value.is_nested or value.is_quantized or value.is_meta:
             raise _UnknownError
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
         for row in _rows(value.detach(), value.element_size()):
-            digest.update(row.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                row.cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
     elif type(value).__name__ == "ndarray" and value.dtype.kind in "biufc":
         digest.update(f"{value.dtype} {value.shape}".encode())
         for row in _rows(value, value.itemsize):

@@ -140,6 +140,7 @@ class LogWatch:
             if (
                 fact in NOT_CURVES
                 or fact.startswith(UNSAVED)
+                or (name not in self._fact_at and len(self._fact_at) == MOST_NAMES)
                 or self._fact_at.setdefault(name, line.phase) != line.phase
             ):
                 continue
@@ -149,8 +150,6 @@ class LogWatch:
                     self._doubtful = point
                 else:
                     self._nonfinite.setdefault(name, point)
-                continue
-            if name not in self._facts and len(self._facts) == MOST_NAMES:
                 continue
             self._facts.setdefault(name, Thinned(MOST_FACTS)).add(point)
             if name == "loss":

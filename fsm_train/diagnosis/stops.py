@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from os import PathLike, fspath
 from statistics import median
 from typing import Any
 
-from ..encoding import decode
 from ..eventlog.counterfactual import what_if
+from ..eventlog.errors import LogError
 from ..eventlog.from_header import callback_from_spec
 from .curves import Seen
 from .findings import Evidence, Finding
@@ -34,7 +34,12 @@ def stopped_too_early(log: str | PathLike[str], seen: Seen) -> Finding | None:
     if seen.stop is None:
         return None
     line, spec = seen.stop
-    params: Mapping[str, Any] = {name: decode(value) for name, value in spec["params"].items()}
+    try:
+        params: Mapping[str, Any] = callback_from_spec(spec).params
+    except Exception as error:  # the factory refuses what it was never given in its own way
+        raise LogError(
+            f"the settings of {spec['name']!r:.80}, which stopped it, are none: {error}", path=fspath(log), line=line
+        ) from error
     curve = seen.curve(params["monitor"])
     patience = max(params["patience"], 1)
     sign = -1.0 if params["mode"] == "max" else 1.0

@@ -162,5 +162,8 @@ def _beside(values: Sequence[float], index: int) -> tuple[float, float]:
 
 
 def plain(text: str) -> str:
-    """Text as matplotlib shows it unchanged: without control characters, and without mathematics."""
-    return escaped(text).replace("$", r"\$")
+    """Text as matplotlib shows it unchanged: without control characters, and without mathematics.
+
+    A label that begins with an underscore would be left out of a legend: it gets a space before it.
+    """
+    return " " * text.startswith("_") + escaped(text).replace("$", r"\$")

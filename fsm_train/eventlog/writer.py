@@ -113,6 +113,11 @@ class EventLog(Recorder):
         self._lock: Lock | None = None
         self._flushed = 0  # the number of lines that the operating system has
 
+    @property
+    def log_path(self) -> Path | None:
+        """Where `progress` says that the log is: the same path, by a name that no other sink has for another file."""
+        return self.path
+
     # ---------------------------------------------------------------- called by the interpreter
 
     def wrap_workload(self, workload: Workload, state: State) -> Workload:

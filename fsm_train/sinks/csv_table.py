@@ -16,6 +16,7 @@ from ..core.arguments import check_path
 from ..core.phase import Phase
 from ..core.state import State
 from ..locks import HeldError, Lock, take
+from ..wording import escaped
 from .points import Point, is_before
 from .tracker import Ending, Setting, Tracker, Wanted
 
@@ -30,7 +31,8 @@ def csv(
 
     The columns are `phase`, `epoch` (from 1), `step` (optimizer steps), `iteration` (training batches), and one for
     each metric, hyper-parameter and fact; a new name gets a new column, and a cell is empty where nothing was
-    measured. Numbers are written so that they are read back to the last bit, also `nan`, `inf` and `-inf`.
+    measured. A name that a spreadsheet would take for a formula has an apostrophe before it. Numbers are written so
+    that they are read back to the last bit, also `nan`, `inf` and `-inf`.
 
     A training that resumes goes on in the table that is there: rows after the place where it resumes are removed. A new
     training begins the table anew. A file that is no such table, or that another run is writing, is left alone, and the
@@ -80,11 +82,12 @@ class CsvTable(Tracker):
         self._rewrite(lambda row: resumed and is_before(_point_of(row), state))
 
     def write(self, point: Point) -> None:
-        if not point.values.keys() <= {*self._columns}:
-            self._columns = tuple(dict.fromkeys((*self._columns, *point.values)))
+        values = {column_of(name): value for name, value in point.values.items()}
+        if not values.keys() <= {*self._columns}:
+            self._columns = tuple(dict.fromkeys((*self._columns, *values)))
             self._rewrite(lambda _: True)
         cells = (point.phase.value, point.epoch, point.step, point.iteration)
-        self._rows.writerow({**dict(zip(LEADING, cells, strict=True)), **point.values})
+        self._rows.writerow({**values, **dict(zip(LEADING, cells, strict=True))})
 
     def end_run(self, ending: Ending) -> None:
         self._close_file()
@@ -132,6 +135,16 @@ class CsvTable(Tracker):
         if self._file is not None:
             file, self._file = self._file, None
             file.close()
+
+
+def column_of(name: str) -> str:
+    r"""The name as the header has it: in one line, and for a spreadsheet no formula, which an apostrophe says.
+
+    >>> column_of("valid_loss"), column_of("=cmd()"), column_of("two\nlines")
+    ('valid_loss', "'=cmd()", 'two\\nlines')
+    """
+    text = escaped(name)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _rows_of(path: Path) -> Iterator[dict[str, str]]:

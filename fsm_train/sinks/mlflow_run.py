@@ -69,6 +69,10 @@ def mlflow(
     """
     if not isinstance(experiment, str) or not experiment:
         raise TypeError(f"experiment={experiment!r:.80}: give its name, as in mlflow('digits')")
+    if run is not None and not isinstance(run, str):
+        raise TypeError(f"run={run!r:.80}: give the name of the run, or None")
+    if run is not None and "'" in run and '"' in run:
+        raise ValueError(f"run={run!r:.80}: MLflow finds no name that has quotes of both kinds")
     return MlflowRun(
         Wanted.checked(facts, every, hyper, config), experiment, run, run_id, tracking_uri, dict(tags or {})
     )

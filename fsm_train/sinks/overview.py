@@ -6,14 +6,15 @@ Rule of this file: records, made of what callbacks and sinks declare. `summary_t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 
+from ..callbacks.directions import Direction
 from ..core.callback import Callback
 from ..core.facts import UNSAVED, measurable
 from ..core.phase import CONSULTED, FINAL, Phase
-from .base import Recorder, Sink
+from .base import Sink
 
 
 @attrs.frozen
@@ -63,11 +64,12 @@ def overview_of(callbacks: Sequence[Callback[Any]], sinks: Sequence[Sink], senso
         sensors: the facts that the workload adds.
     """
     everywhere: tuple[Phase, ...] = (*CONSULTED, *FINAL)
-    looking = [*((callback.name, callback.at) for callback in callbacks)]
-    looking += [(type(sink).__name__, tuple(sink.at)) for sink in sinks]
-    logs = [str(path) for sink in sinks if isinstance(sink, Recorder) and (path := getattr(sink, "path", None))]
+    looking: dict[str, set[Phase]] = {}
+    for who, at in (*((c.name, c.at) for c in callbacks), *((type(sink).__name__, sink.at) for sink in sinks)):
+        looking.setdefault(who, set()).update(at)  # several sinks of one class are one watcher
+    logs = [str(path) for sink in sinks if (path := getattr(sink, "log_path", None))]
     return Overview(
-        {who: tuple(phase for phase in everywhere if phase in at) for who, at in looking},
+        {who: tuple(phase for phase in everywhere if phase in at) for who, at in looking.items()},
         tuple(_measured(callbacks, sinks, sensors)),
         log=logs[-1] if logs else "",  # that of the run comes after the other sinks
         folders=tuple(sorted({folder for callback in callbacks for folder in callback.writes_to})),
@@ -76,11 +78,15 @@ def overview_of(callbacks: Sequence[Callback[Any]], sinks: Sequence[Sink], senso
 
 
 def _monitors(callbacks: Sequence[Callback[Any]]) -> dict[str, str]:
-    """The mode of each metric that is monitored; of several that monitor it, that of one that says it."""
+    """The mode of each metric that is monitored; of several that monitor it, that of one that says it.
+
+    A `mode` that is no direction is a setting of another kind, of a callback of one's own.
+    """
     modes: dict[str, str] = {}
     for callback in callbacks:
+        mode = callback.params.get("mode")
         for name in sorted(callback.monitors):
-            modes[name] = modes.get(name) or str(callback.params.get("mode") or "")
+            modes[name] = modes.get(name) or (str(mode) if mode in get_args(Direction) else "")
     return modes
 
 

@@ -68,14 +68,18 @@ class TensorBoard(Tracker):
         self._texts = library("tensorboard.plugins.text.summary_v2", "tensorboard")
 
     def begin_run(self, state: State, config: Mapping[str, Setting], resumed: bool) -> None:
+        rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in config.items())
+        summaries = [
+            self._hparams.hparams_pb(config),
+            self._texts.text_pb("config", f"| setting | value |\n|---|---|\n{rows}"),
+        ]
         there = self._wait_for_a_later_name()
         self._writer = self._writers.EventFileWriter(str(self._folder))
         if there:
             began = self._protos.SessionLog(status=self._protos.SessionLog.START)
             self._add(state.step + 1 if resumed else 0, session_log=began)
-        self._add(state.step, summary=self._hparams.hparams_pb(config))
-        rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in config.items())
-        self._add(state.step, summary=self._texts.text_pb("config", f"| setting | value |\n|---|---|\n{rows}"))
+        for summary in summaries:
+            self._add(state.step, summary=summary)
 
     def write(self, point: Point) -> None:
         values = {**point.values, "epoch": point.epoch}

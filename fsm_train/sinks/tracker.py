@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from ..core.arguments import as_list
+from ..core.arguments import as_list, kind_of
 from ..core.callback import Callback
 from ..core.checks import check_count
 from ..core.phase import FINAL, Phase
@@ -23,6 +23,9 @@ from .base import Sink
 from .points import Point, phases_of, point_of_batch, point_of_epoch, point_of_validation, settings, shown_hyper
 from .points import Setting as Setting  # imported from here too
 from .progress_text import ending_of
+
+COUNTED = frozenset({"phase", "epoch", "step", "iteration"})
+"""What trackers write of each point: nothing that is measured is called so."""
 
 
 @attrs.frozen
@@ -64,9 +67,15 @@ class Wanted:
 
         Raises:
             TypeError: facts or hyper-parameters are no list of names, or the settings are no mapping with names.
-            ValueError: `every` is no whole number from 1.
+            ValueError: `every` is no whole number from 1, or a name is that of a counter, which is written anyway.
         """
         facts, hyper = as_list(facts, "facts", "'loss'"), as_list(hyper, "hyper", "'lr'")
+        for argument, names in (("facts", facts), ("hyper", hyper)):
+            for name in names:
+                if not isinstance(name, str):
+                    raise TypeError(f"among {argument} is {kind_of(name)}: give names")
+                if name in COUNTED:
+                    raise ValueError(f"among {argument} is {name!r}, which each point has: give the fact another name")
         check_count("every", every, least=1)
         config = {} if config is None else config
         if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):

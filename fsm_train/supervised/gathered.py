@@ -6,6 +6,7 @@ Rule of this file: only a loader of `sharded` says which samples a rank has, so 
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,13 +48,20 @@ def gathered(work: Training, own: Sequence[PredictedBatch], nothing: object) -> 
     """
     parts = [own] if work.ranks is None else work.ranks.exchange.gather(own)
     batches = [batch for of_rank in parts for batch in of_rank]
-    indices = [index for batch in batches for index in batch.indices]
+    numbers = [_number(index) for batch in batches for index in batch.indices]
     if not batches:
         return nothing
     joined = join([batch.output for batch in batches])
-    if not all(isinstance(index, int) for index in indices):
-        return joined
-    return _in_order(joined, torch.argsort(torch.tensor(indices), stable=True))
+    order = [number for number in numbers if number is not None]
+    return joined if len(order) < len(numbers) else _in_order(joined, torch.argsort(torch.tensor(order), stable=True))
+
+
+def _number(index: Any) -> int | None:
+    """The index as a number, also one of numpy or torch, as samplers give them; None of a key of another kind."""
+    try:
+        return operator.index(index)
+    except TypeError:
+        return None
 
 
 def _in_order(part: Any, order: torch.Tensor) -> Any:

@@ -62,6 +62,7 @@ class MicroBatches:
             WorkloadError: the batch, or the output, cannot be cut.
         """
         self._call, self._batch, self._before = call, (work.inputs, work.target), Generators.now()
+        self._cut_at = []  # of a batch without a backward, whose graph goes
         if not work._buffers.kept:
             work._buffers.keep()
         while True:
@@ -71,7 +72,6 @@ class MicroBatches:
             except Exception as error:
                 self._shrink(work, error)
             self._start_again(work)
-        self._cut_at = []
         return map_tensors(output, self._cut)
 
     def _computed(self, work: Any) -> Any:

@@ -100,6 +100,29 @@ def test_what_is_no_log_is_said_of_standard_input(
     assert sentence in found
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(
+    log: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch, temporary: Path
+) -> None:
+    """As with `cat run.jsonl | fsm-train show - | head`: the status is that of `fsm-train show run.jsonl | head`."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def fileno(self) -> int:
+            return descriptor
+
+    descriptor = os.dup(1)
+    pipe(Path(log).read_bytes(), monkeypatch)
+    monkeypatch.setattr(sys, "stdout", Full())
+    try:
+        assert main(["show", "-"]) == 0
+    finally:
+        os.close(descriptor)
+    assert capsys.readouterr().err == ""
+    assert [*temporary.iterdir()] == []
+
+
 def test_a_pipe_is_read_once(capsys: Captured) -> None:
     """Two logs cannot come through it."""
     assert main(["diff", "-", "-"]) == 2

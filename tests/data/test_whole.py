@@ -50,6 +50,21 @@ class Held(Dataset[Any]):
         raise AssertionError("it is not to be read")
 
 
+class Slots:
+    """Has no attributes but these."""
+
+    __slots__ = ("samples",)
+
+    def __init__(self) -> None:
+        self.samples = [1, 2]
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int) -> int:
+        return self.samples[i]
+
+
 class Stream(IterableDataset[int]):
     def __iter__(self) -> Iterator[int]:
         return iter(range(4))
@@ -74,6 +89,7 @@ KNOWN: dict[str, Callable[[float], Any]] = {
     ),
     "large": lambda change: [torch.full((ROWS, 20), change)],
     "large array": lambda change: DataLoader(Held(numpy.full((6, 200_000), change))),
+    "conjugate view": lambda change: [torch.complex(inputs(change), inputs()).conj()],
     "many": lambda change: [*range(99), 99 + change],
 }
 
@@ -106,6 +122,11 @@ def test_same_samples_have_the_same_number(name: str) -> None:
         lambda: DataLoader(Held(inputs()[:2], scalar=torch.tensor(1.0))),
         lambda: DataLoader(Held(inputs().to_sparse())),
         lambda: DataLoader(Held(inputs(), state_dict=dict)),
+        lambda: DataLoader(range(6)),  # type: ignore[arg-type]
+        lambda: DataLoader(numpy.arange(6)),  # type: ignore[arg-type]
+        lambda: DataLoader({i: inputs() for i in range(6)}),  # type: ignore[arg-type]
+        lambda: DataLoader(Slots()),
+        lambda: DataLoader(TensorDataset(inputs().to("meta"))),
         lambda: [object()],
         lambda: iter([1]),
         lambda: type("Own", (list,), {})([1]),

@@ -211,6 +211,11 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     seen = watch.seen()
     assert (len(seen.nonfinite), len(seen.facts), len(watch._spikes)) == (MOST_NAMES, MOST_NAMES, MOST_NAMES)
 
+    watch = LogWatch()
+    for line in lines[:9]:
+        watch.see(attrs.evolve(line, facts=dict.fromkeys(many, nan)))  # type: ignore[arg-type]
+    assert len(watch.seen().nonfinite) == MOST_NAMES
+
 
 def test_a_log_without_a_call_of_run_is_refused(tmp_path: Path) -> None:
     """And one of which only a header was written has nothing to be judged."""
@@ -255,6 +260,21 @@ def test_a_metric_that_is_better_when_larger_is_judged_too(tmp_path: Path) -> No
     trained(path, [stopping], epochs=40, valid_accuracy=[1 - loss / 10 for loss in SLOW])
 
     assert illnesses(path) == ["stopped too early"]
+
+
+@pytest.mark.parametrize("change", [{"monitor": None}, {"patience": "x"}, {"patience": {"$enum": "x"}}, {"more": 1}])
+def test_settings_that_are_none_are_an_error_of_the_log(change: dict[str, Any], tmp_path: Path) -> None:
+    """As in a log that was made up; one without a setting was logged by an earlier version, and has the default."""
+    path = tmp_path / "run.jsonl"
+    trained(path, [early_stopping(patience=1)], epochs=40, valid_loss=[*SLOW, *[5.0] * 40])
+    seen = observe(path)
+    assert seen.stop is not None
+    line, spec = seen.stop
+
+    with pytest.raises(LogError, match=f"line {line}: the settings of 'early_stopping', which stopped it, are none"):
+        stopped_too_early(path, attrs.evolve(seen, stop=(line, {**spec, "params": {**spec["params"], **change}})))
+    fewer = {name: value for name, value in spec["params"].items() if name != "mode"}
+    assert stopped_too_early(path, attrs.evolve(seen, stop=(line, {**spec, "params": fewer}))) is not None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from fsm_train import (
     State,
     Supervised,
     Transition,
+    extend,
     iterate,
     on,
     restore,
@@ -32,6 +34,7 @@ from fsm_train.callbacks import accumulate, checkpoint, schedule, validate_every
 from fsm_train.cli import main
 from fsm_train.schedules import linear
 from fsm_train.sinks import csv
+from fsm_train.testing import at
 from tests.models import digits
 
 from .tracked import SEEN, breaks, in_pieces, whole, workload
@@ -354,6 +357,9 @@ def test_a_table_changes_nothing(tmp_path: Path) -> None:
         ({"facts": "loss"}, TypeError, "facts is a str: give a list of facts"),
         ({"every": 0}, ValueError, "every=0: it is a whole number from 1"),
         ({"hyper": "lr"}, TypeError, "hyper is a str: give a list of hyper"),
+        ({"facts": [1]}, TypeError, "among facts is an int: give names"),
+        ({"facts": ["loss", "step"]}, ValueError, "among facts is 'step', which each point has"),
+        ({"hyper": ["epoch"]}, ValueError, "among hyper is 'epoch', which each point has"),
     ],
 )
 def test_wrong_arguments_are_refused(wrong: dict[str, object], error: type[Exception], sentence: str) -> None:
@@ -361,6 +367,30 @@ def test_wrong_arguments_are_refused(wrong: dict[str, object], error: type[Excep
     with pytest.raises(error) as caught:
         csv(**{"path": "run.csv", **wrong})  # type: ignore[arg-type]
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("=cmd()", "'=cmd()"), ("+1", "'+1"), ("@a", "'@a"), ("two\nlines", "two\\nlines"), ("re\rturn", "re\\rturn")],
+)
+def test_a_name_is_one_line_and_no_formula(name: str, column: str, tmp_path: Path) -> None:
+    """Also where the training goes on in the table that is there."""
+    table = csv(tmp_path / "run.csv", facts=[name], every=1)
+    final = run(start(Scripted(batches=1, **{name: 0.5}), epochs=1), sinks=[table])
+    run(extend(final, epochs=1), sinks=[csv(tmp_path / "run.csv", facts=[name], every=1)])
+
+    assert [row[column] for row in rows_of(tmp_path / "run.csv") if row["phase"] == "batch_end"] == ["0.5", "0.5"]
+    assert name not in (tmp_path / "run.csv").read_bytes().decode().replace(column, "")
+
+
+def test_a_name_of_a_counter_in_a_log_changes_no_counter(tmp_path: Path) -> None:
+    """A workload of one's own may call a metric so; the column is that of the counter."""
+    table = csv(tmp_path / "run.csv")
+    table.open(state := at(Phase.READY), ())
+    table.see(attrs.evolve(state, phase=Phase.EPOCH_END, epoch=1, metrics={"step": 0.5}), {})
+    table.close()
+
+    assert [row["step"] for row in rows_of(tmp_path / "run.csv")] == ["0"]
 
 
 def test_an_unknown_fact_is_refused(tmp_path: Path) -> None:

@@ -214,6 +214,13 @@ def test_what_mlflow_raises_switches_it_off(store: str) -> None:
     assert (final.epoch, len(final.notes)) == (3, 1)
 
 
+@pytest.mark.parametrize(("name", "error"), [(3, TypeError), ('it\'s "mine"', ValueError)])
+def test_a_name_by_which_no_run_is_found_is_refused(store: str, name: Any, error: type[Exception]) -> None:
+    """At once, and not where the training resumes."""
+    with pytest.raises(error, match="run="):
+        sink(store, "named", run=name)
+
+
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once, and with what to install."""
     monkeypatch.setitem(sys.modules, "mlflow", None)

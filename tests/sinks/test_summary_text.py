@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 
-from fsm_train import EventLog, Phase, State, on
+from fsm_train import Callback, EventLog, Phase, State, factory, on
 from fsm_train.callbacks import checkpoint, early_stopping, record, restore_best
 from fsm_train.core.model_part import ModelPart
 from fsm_train.core.values import EMPTY
-from fsm_train.sinks import progress
+from fsm_train.profiling import profiled
+from fsm_train.sinks import csv, progress
 from fsm_train.sinks.overview import Measured, Overview, overview_of
 from fsm_train.sinks.summary_text import MOST_PARTS, BestWithin, beginning, best_within, end
 from fsm_train.testing import at, simulate
@@ -217,3 +219,33 @@ def test_an_overview_of_nothing_is_empty() -> None:
 
     assert overview_of([], [EventLog(structlog.get_logger())], frozenset()).log == ""
     assert overview_of([], [], frozenset()) == Overview()
+
+
+def test_a_file_of_another_recorder_is_no_log(tmp_path: Path) -> None:
+    """Such as the trace of a profile."""
+    others = [profiled(tmp_path / "trace.json")]
+
+    assert overview_of([], others, frozenset()).log == ""
+    assert overview_of([], [*others, EventLog("run.jsonl")], frozenset()).log == "run.jsonl"
+
+
+def test_sinks_of_one_class_are_one_watcher() -> None:
+    """It looks wherever one of them does."""
+    tables = [csv("batches.csv", facts=["loss"]), csv("epochs.csv")]
+
+    assert overview_of([], tables, frozenset()).watchers["CsvTable"] == tuple(
+        phase for phase in Phase if phase in tables[0].at
+    )
+
+
+@pytest.mark.parametrize("mode", ["reduce", True, None, ["max"]])
+def test_a_mode_of_another_kind_is_no_direction(mode: object) -> None:
+    """A callback of one's own may have a setting of this name; then the name of the metric says what is better."""
+
+    @factory
+    def my_callback(mode: object = None) -> Callback[None]:
+        return on(Phase.EPOCH_END, monitors=["valid_accuracy"])(lambda state: None)
+
+    overview = overview_of([my_callback(mode)], [], frozenset())
+
+    assert overview.monitors == {"valid_accuracy": ""}

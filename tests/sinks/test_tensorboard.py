@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from math import inf, nan
@@ -169,6 +170,16 @@ def test_a_folder_that_cannot_be_made_switches_it_off(tmp_path: Path) -> None:
         final = run(start(Scripted(), epochs=2), sinks=[tensorboard(tmp_path / "runs" / "first")])
 
     assert (final.epoch, len(final.notes)) == (2, 1)
+
+
+def test_settings_that_it_refuses_leave_no_file_and_no_thread(tmp_path: Path) -> None:
+    """A writer of TensorBoard has a thread, which ends when the writer is closed."""
+    threads = threading.active_count()
+    with pytest.warns(RuntimeWarning, match="it is switched off"):
+        run(start(Scripted(), epochs=1), sinks=[tensorboard(tmp_path / "run", config={"\ud800": 1})])
+
+    assert threading.active_count() == threads
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

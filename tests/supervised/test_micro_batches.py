@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import Alternating, Phase, Player, State, Supervised, Transition, WorkloadError, on, run, start
+from fsm_train import Alternating, Flag, Phase, Player, State, Supervised, Transition, WorkloadError, on, run, start
 from fsm_train.callbacks import (
     accumulate,
     clip_grad_norm,
@@ -256,8 +258,6 @@ def test_skipped_batches_and_validations_are_not_cut() -> None:
 
     @on(Phase.LOSS_END)
     def skip_second(state: State) -> Transition | None:
-        from fsm_train import Flag
-
         return Transition(flags=Flag.SKIP_BACKWARD) if state.batch == 1 else None
 
     whole, _ = trained(Small(), skip_second, valid=batches(8, skip=30))
@@ -265,6 +265,27 @@ def test_skipped_batches_and_validations_are_not_cut() -> None:
     pieces, _ = trained(model, skip_second, micro_batches(3), valid=batches(8, skip=30))
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
     assert model.most == 8
+
+
+def test_the_graph_of_a_batch_without_a_backward_goes_before_the_next() -> None:
+    """Two of them at once may be more than there is memory for."""
+    outputs: list[weakref.ref[torch.Tensor]] = []
+    there: list[int] = []
+
+    class Remembers(Small):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            gc.collect()
+            there.append(sum(output() is not None for output in outputs))
+            output = super().forward(inputs)
+            outputs.append(weakref.ref(output))
+            return output
+
+    @on(Phase.LOSS_END)
+    def skip_all(state: State) -> Transition:
+        return Transition(flags=Flag.SKIP_BACKWARD)
+
+    trained(Remembers(), skip_all, micro_batches())
+    assert there == [0] * 12
 
 
 def test_who_computes_a_batch_in_another_way_refuses_pieces() -> None:
