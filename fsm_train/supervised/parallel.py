@@ -27,11 +27,14 @@ from ..core.workload import Workload
 from ..worlds.agreed import Agree, Agreed
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
+from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, reshard, sharding_settings
+from .shares import is_shared
 
-Parallel = Literal["ddp", False] | Mapping[str, Any]
+Parallel = Literal["ddp", "fsdp", False] | Mapping[str, Any]
 
 _OWN = ("kind", "agree", "seconds", "interrupts_every")
-_OF_TORCH = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
+_NO_MODEL = nn.Identity()  # of players
+_OF_DDP = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
 
 
 @attrs.frozen
@@ -43,14 +46,14 @@ class ParallelSettings:
         agree: when the ranks compare what they decided, as for `Agreed`.
         seconds: how long a rank waits for the others.
         interrupts_every: batches between two looks for signals; None for several looks a second.
-        wrapper: settings of torch's wrapper.
+        of_torch: settings of torch's wrapper, or of its fully_shard.
     """
 
-    kind: Literal["ddp"] = "ddp"
+    kind: Literal["ddp", "fsdp"] = "ddp"
     agree: Agree = "epoch"
     seconds: float = 300.0
     interrupts_every: int | None = None
-    wrapper: Mapping[str, Any] = attrs.field(factory=dict)
+    of_torch: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
@@ -63,17 +66,18 @@ def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
         return None
     if isinstance(parallel, str):
         parallel = {"kind": parallel}
-    if not isinstance(parallel, Mapping) or parallel.get("kind", "ddp") != "ddp":
-        raise ValueError(f'parallel={parallel!r}: write parallel="ddp", or its settings in a mapping')
-    if unknown := [name for name in parallel if name not in (*_OWN, *_OF_TORCH)]:
+    if not isinstance(parallel, Mapping) or (kind := parallel.get("kind", "ddp")) not in ("ddp", "fsdp"):
+        raise ValueError(f'parallel={parallel!r}: write parallel="ddp" or "fsdp", or its settings in a mapping')
+    of_torch = _OF_DDP if kind == "ddp" else sharding_settings()
+    if unknown := [name for name in parallel if name not in (*_OWN, *of_torch)]:
         raise ValueError(
             f"parallel={{{unknown[0]!r}: …}}: there is no such setting. There are {', '.join(_OWN)}, and those of "
-            f"DistributedDataParallel: {', '.join(_OF_TORCH)}"
+            f"{'DistributedDataParallel' if kind == 'ddp' else 'fully_shard'}: {', '.join(of_torch)}"
         )
     check_choice("parallel['agree']", parallel.get("agree", "epoch"), ("epoch", "phase", "never"))
     check_positive("parallel['seconds']", parallel.get("seconds", 300.0))
     own: dict[str, Any] = {name: value for name, value in parallel.items() if name in _OWN}
-    return ParallelSettings(**own, wrapper={name: value for name, value in parallel.items() if name in _OF_TORCH})
+    return ParallelSettings(**own, of_torch={name: value for name, value in parallel.items() if name in of_torch})
 
 
 def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> Ranks | None:
@@ -153,14 +157,19 @@ class Ranks:
     # ------------------------------------------------------------------------------------ the model
 
     def prepare(self, work: Any) -> None:
-        """Let the model be called through torch's wrapper in this call of `run`."""
+        """Let the model be called through torch's wrapper in this call of `run`; a sharded one needs none."""
+        self.unreduced = False
+        if self.settings.kind == "fsdp":
+            self.by_hand = False  # each backward reduces, also those of a window, into this rank's shares
+            reshard(work.model)
+            self.share_buffers(work)
+            return
         work.call_through(self._wrapped)
         work.undo_at_finish(lambda: work.call_through(None))
-        self.unreduced = False
 
     def _wrapped(self, model: nn.Module) -> nn.Module:
         device = next(model.parameters()).device
-        given = dict(self.settings.wrapper)
+        given = dict(self.settings.of_torch)
         if device.type == "cuda":
             given.setdefault("device_ids", [device])
         wrapped = DistributedDataParallel(model, **given)
@@ -173,8 +182,11 @@ class Ranks:
     def reduces(self, work: Any) -> bool:
         """Whether gradients are reduced by `reduce` before a step: all of them, or those that the wrapper has not."""
         if self._of is not work.parameters:
-            known = {*work.model.parameters()}
-            self._of, self._beside_wrapper = work.parameters, [p for p in work.parameters if p not in known]
+            if self.settings.kind == "fsdp":
+                reduced = {parameter for parameter in work.parameters if is_shared(parameter)}
+            else:
+                reduced = {*work.model.parameters()}
+            self._of, self._beside_wrapper = work.parameters, [p for p in work.parameters if p not in reduced]
             self._sparse = sparse_parameters(work.modules.values())
         return self.by_hand or bool(self._beside_wrapper)
 
@@ -217,13 +229,13 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         callbacks: of the run; None where there is none, as in an evaluation.
 
     Raises:
-        WorkloadError: there are other ranks, and nothing says that they train together.
+        WorkloadError: there are other ranks, and nothing says that they train together; or they cannot, or not so.
     """
     if work.ranks is None and spelled_by(callbacks or ()):
         work.ranks = join_ranks("ddp", work.device)
     ranks: Ranks | None = work.ranks
     if ranks is None:
-        if work.parallel is None:
+        if work.parallel is None or is_sharded(work.model):
             _refuse_group(work)
         return cast("Workload", work)
     if work.gives_closure:
@@ -231,6 +243,9 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
             "the optimizer evaluates its batch again by a closure, and decides by the loss of this rank alone, so the "
             "ranks would part: use another optimizer, or one rank"
         )
+    check_kind(work.model, work.optimizer, ranks.settings.kind)
+    if ranks.settings.kind == "fsdp":
+        check_evaluations(work.evaluations)
     if callbacks is not None:
         ranks.by_hand = reduced_by_hand(callbacks, work)
     return ranks.agreed(work)
@@ -239,6 +254,8 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
 def _refuse_group(work: Workload) -> None:
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
+        if is_sharded(getattr(work, "model", _NO_MODEL)):
+            write = f"it is sharded, so write {FSDP}"
         raise WorkloadError(
             f"this is rank {dist.get_rank()} of a process group of {dist.get_world_size()}, and each would train a "
             f"model of its own: {'train players on one rank' if work.players else write}"

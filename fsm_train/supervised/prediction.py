@@ -16,6 +16,7 @@ from ..core.errors import WorkloadError
 from ..core.under_way import evaluation_under_way
 from ..data.batches import apply_split, in_words, map_tensors, to_device
 from ..data.loaders import start_pass
+from .in_step import in_step
 from .joining import join
 from .other_data import check_batches, evaluate_on
 from .snapshot import ValidationGuard
@@ -83,7 +84,7 @@ def _outputs(work: Supervised, inputs_only: bool) -> list[Any]:
         module.eval()
     outputs: list[Any] = []
     try:
-        for batch in start_pass(work._evaluation.loader):
+        for batch in in_step(work, start_pass(work._evaluation.loader)):
             inputs, target = _parts(work, batch, inputs_only)
             work.inputs, work.target = to_device(inputs, work.device), to_device(target, work.device)
             work.mix = None

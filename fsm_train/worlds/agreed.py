@@ -276,8 +276,10 @@ class Agreed(WorkloadProxy):
     def evaluate(self, *state: State) -> None:
         given = self._given(Operation.EVALUATE, *state)
         if self._valid.size:
-            self.wrapped.evaluate(*given)
+            self._blaming(self.wrapped.evaluate)(*given)
             self._valid.counted += self._valid.size
+        else:
+            self._blaming(self.wrapped.stand_by)()
 
     def _look_for_signals(self) -> None:
         if self._meeting.batches >= self._looks.batches:

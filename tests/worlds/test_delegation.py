@@ -38,7 +38,7 @@ OWN = frozenset(
             "refuses",
             "scheduler_length",
         ),
-        *("reductions", "known_sizes", "known_valid_sizes", "metric_weights", "set_rank_weight"),
+        *("reductions", "known_sizes", "known_valid_sizes", "metric_weights", "set_rank_weight", "stand_by"),
         *("hyper", "set_hyper", "snapshot", "put_back", "evaluate_on", "undisturbed", "reserve"),
         *("turn", "forward", "loss", "discard", "unscale", "step", "zero", "abandon"),
     }
