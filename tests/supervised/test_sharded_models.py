@@ -32,6 +32,7 @@ from fsm_train.callbacks import (
     checkpoint,
     clip_grad_norm,
     ema,
+    grad_noise,
     mixed_precision,
     parallel,
     skip_nonfinite,
@@ -40,7 +41,7 @@ from fsm_train.callbacks import (
 )
 from fsm_train.supervised.advice import inspect_settings
 from fsm_train.supervised.sharded_model import shard
-from fsm_train.supervised.shares import is_shared
+from fsm_train.supervised.shares import equal_everywhere, is_shared, local
 from tests.diabetes_training import batches, net, sgd, workload
 from tests.forked import forked
 from tests.supervised.test_callbacks_on_shards import seven, weights
@@ -424,9 +425,54 @@ def test_batch_that_is_left_out_leaves_no_layer_gathered(tmp_path: Path) -> None
             return 0.0
 
         data = [(inputs, target * math.nan) for inputs, target in part(rank, 8, 7)]
-        trained = sharded(rank, data, valid=part(rank, 8), sensors={"look": look})
+        outermost = nn.Linear(10, 1)  # which torch leaves gathered after a forward pass
+        trained = sharded(rank, data, model=outermost, valid=part(rank, 8), sensors={"look": look})
         run(start(trained, epochs=1), [skip_nonfinite(limit=9), asks])
         return found
 
     one, other = forked(2, tmp_path, work)
     assert one == other == [True] * 3
+
+
+def test_difference_in_the_share_of_one_rank_is_seen_on_all(tmp_path: Path) -> None:
+    """Otherwise one of them would take a way that the others do not."""
+
+    def work(rank: int) -> list[bool]:
+        shard(model := nn.Linear(10, 2), {})
+        weight = model.weight.detach()
+        other = weight.clone()
+        same = equal_everywhere([(weight, other)])
+        local(other).add_(float(rank))
+        return [same, equal_everywhere([(weight, other)])]
+
+    assert forked(2, tmp_path, work) == [[True, False]] * 2
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # whose output is a view
+def test_mesh_of_tensor_parallel_layers_passes_through(tmp_path: Path) -> None:
+    """Ranks that compute one batch together read the same batch: noise, a norm, a penalty and an average are right."""
+
+    def trained(rank: int | None, given: list[Any]) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 1))
+        if rank is not None:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+            mesh = init_device_mesh("cpu", (1, 2), mesh_dim_names=("data", "tensor"))
+            parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+            fully_shard(model, mesh=mesh["data"])
+        work = sharded(rank, batches(8, 7), model=model, valid=batches(8, skip=30))
+        run(start(work, epochs=2, seed=0), given)
+        return weights(work.model)
+
+    def work(rank: int) -> Any:
+        return [trained(rank, each) for each in several]
+
+    several = [[grad_noise(0.1), ema(0.5)], [weight_penalty(l1=0.1, l2=0.1), clip_grad_norm(0.1)]]
+    one, other = forked(2, tmp_path, work)
+    for i, given in enumerate(several):
+        assert torch.equal(one[i], other[i])
+        close(one[i], trained(None, given))
