@@ -57,6 +57,9 @@ from fsm_train.testing import differences
 from tests.diabetes_training import batches, sgd, workload
 from tests.forked import forked
 
+if dist.is_available():
+    import torch.distributed.fsdp  # once, and not in each process
+
 README = Path(__file__).parents[2] / "fsm_train" / "supervised" / "README.md"
 AS_THE_UNION = "as one process on the union of the batches"
 OWN_PARTS = "each rank's part of a batch is mixed by itself"
