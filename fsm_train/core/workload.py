@@ -297,6 +297,10 @@ class Workload(Protocol):
         ...
 
     def evaluate(self) -> None: ...
+    def stand_by(self) -> None:
+        """Do what the other ranks need while they evaluate a batch, of a validation in which this one has none now."""
+        return
+
     def measure_valid(self, state: State) -> Mapping[str, float]:
         """End the validation; its metrics by name (`valid_loss`, …)."""
         ...

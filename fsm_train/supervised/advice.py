@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader, TensorDataset
 
 from .joint_optimizer import AnyOptimizer, each_of, kinds_of
+from .shares import is_shared
 from .training import Training
 
 SUM = (
@@ -24,6 +25,9 @@ SUM = (
     "of the batches' sums, the gradient grows with the batch, and accumulate(…) does not give that of the union. "
     'Pass reduction="mean"; for a loss per token or graph also Supervised(…, samples=…), which says how many there are'
 )
+
+_FUSED_FOR_SHARES = frozenset({"Adam", "AdamW"})
+"""Whose fused step is made for shares of a parameter."""
 
 _logger = logging.getLogger("fsm_train")
 
@@ -73,7 +77,7 @@ def advice(settings: PerformanceSettings) -> tuple[str, ...]:
 def inspect_settings(optimizer: AnyOptimizer, loader: Iterable[Any], device: torch.device) -> PerformanceSettings:
     """The settings of these parts."""
     several = each_of(optimizer).values()
-    fusible = [each for each in several if device.type in ("cpu", "cuda") and all(map(_fuses, each.param_groups))]
+    fusible = [each for each in several if device.type in ("cpu", "cuda") and _has_fused_step(each)]
     settings = PerformanceSettings(
         device.type,
         type(fusible[0]).__name__ if fusible else kinds_of(optimizer),
@@ -86,6 +90,12 @@ def inspect_settings(optimizer: AnyOptimizer, loader: Iterable[Any], device: tor
     on_device = any(tensor.device.type == "cuda" for tensor in tensors)  # such samples cannot be pinned, and need not
     pinned = loader.pin_memory or on_device
     return attrs.evolve(settings, workers=loader.num_workers, pinned=pinned, in_memory=bool(tensors))
+
+
+def _has_fused_step(optimizer: torch.optim.Optimizer) -> bool:
+    shared = any(is_shared(parameter) for group in optimizer.param_groups for parameter in group["params"])
+    known = not shared or type(optimizer).__name__ in _FUSED_FOR_SHARES
+    return known and all(map(_fuses, optimizer.param_groups))
 
 
 def _fuses(group: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ from ..core.checks import NO_TEXT, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import check_loss
 from .joint_optimizer import check_joint
+from .shares import is_shared
 
 
 def check_arguments(model: object, optimizer: object, loss_fn: object) -> None:
@@ -211,11 +212,14 @@ def check_depends(loss: torch.Tensor, parameters: Iterable[torch.Tensor]) -> Non
     """Refuse a loss whose graph reaches none of these parameters: no step would change anything.
 
     Nodes that are written in Python, such as those of checkpointing, hide what they depend on: a graph with one of them
-    is accepted.
+    is accepted. So is one of a sharded model, which has the gathered parameters in it.
 
     Raises:
         WorkloadError: with where to look.
     """
+    parameters = [*parameters]
+    if any(map(is_shared, parameters)):
+        return
     trained = {id(parameter) for parameter in parameters}
     seen: set[Any] = set()
     ahead: list[Any] = [loss.grad_fn]

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from ..core.errors import WorkloadError
 from ..data.compiled import named_buffers, named_parameters
 from .modules import Modes, StateDict, copy_of, copy_of_module, put_back_module, set_buffer
+from .shares import equal_everywhere, local
 from .structure import follow
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -102,8 +103,8 @@ class Average:
                 averaged[name] = _in_float32(value)
                 continue
             means, values = groups[mean.device, mean.dtype]
-            means.append(mean)
-            values.append(value.detach().to(mean.device, mean.dtype))
+            means.append(local(mean))  # the mean of shares is the share of the mean
+            values.append(local(value.detach().to(mean.device, mean.dtype)))
         for (device, _), (means, values) in groups.items():
             if decay is not None:
                 get_ema_multi_avg_fn(decay)(means, values, None)  # type: ignore[no-untyped-call]
@@ -193,11 +194,10 @@ class Average:
     def _is_in_modules(self) -> bool:
         """Whether the parameters have the values of the average."""
         present = self._present()
-        return present.keys() == self.parameters.keys() and all(
-            parameter.shape == self.parameters[name].shape
-            and torch.equal(parameter, self.parameters[name].to(parameter.device, parameter.dtype))
-            for name, parameter in present.items()
-        )
+        if present.keys() != self.parameters.keys():
+            return False
+        means = {name: self.parameters[name].to(p.device, p.dtype) for name, p in present.items()}
+        return equal_everywhere([(parameter, means[name]) for name, parameter in present.items()])
 
     def state(self) -> StateDict:
         """What `load` restores. The tensors are the live ones."""

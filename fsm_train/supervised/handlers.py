@@ -19,6 +19,7 @@ from ..worlds.registry import carries_out_by_default
 from .averages import Average, refit_batch_norm
 from .closures import refuse_scaler
 from .compilation import compiled_step
+from .in_step import in_step
 from .joint_optimizer import JointOptimizer, each_of, named_optimizer
 from .kept import KeptWeights
 from .micro_batches import MicroBatches
@@ -27,6 +28,7 @@ from .modules import Modes
 from .player import modules_of_player
 from .precision import Precision
 from .reduction import average_statistics
+from .shares import alike, differentiable, is_shared, local, normal_like
 from .training import Training
 from .window import norm_of
 
@@ -44,7 +46,8 @@ def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
     if isinstance(work.optimizer, JointOptimizer) and work.precision is not None and work.precision.scaler is not None:
         # The scaler holds back those alone whose gradients are not finite: a NaN must not reach the others by the norm.
         norm = norm.nan_to_num(nan=math.inf, posinf=math.inf)
-    nn.utils.clip_grads_with_norm_(parameters, command.max_norm, norm)
+    for each in alike(parameters):
+        nn.utils.clip_grads_with_norm_(each, command.max_norm, norm)
     gradients.changed()
 
 
@@ -55,7 +58,11 @@ def clip_grad_value(work: Training, command: c.ClipGradValue) -> None:
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()  # its elements are the sums of what it holds now
                 parameter.grad.values().clamp_(-command.value, command.value)
-    nn.utils.clip_grad_value_([p for p in work.parameters if not _has_sparse_gradient(p)], command.value)
+            elif is_shared(parameter) and parameter.grad is not None:
+                local(parameter.grad).clamp_(-command.value, command.value)
+    rest = [p for p in work.parameters if not _has_sparse_gradient(p) and not is_shared(p)]
+    if rest:
+        nn.utils.clip_grad_value_(rest, command.value)
     work.gradients.changed()
 
 
@@ -72,7 +79,7 @@ def add_grad_noise(work: Training, command: c.AddGradNoise) -> None:
         gradient = parameter.grad
         if gradient is not None:
             elements = gradient.values() if gradient.is_sparse else gradient  # what a sparse one lacks stays as it is
-            elements.add_(torch.empty_like(elements).normal_(0.0, command.std, generator=generator))
+            local(elements).add_(normal_like(elements, command.std, generator))
     work.gradients.changed()
 
 
@@ -84,10 +91,15 @@ def weigh_loss(work: Training, command: c.WeighLoss) -> None:
 @carries_out_by_default(c.AddPenalty, needs_state=False)
 def add_penalty(work: Training, command: c.AddPenalty) -> None:
     trainable = [parameter for parameter in work.parameters if parameter.requires_grad and not is_lazy(parameter)]
+    penalties, own = [], [differentiable(parameter) for parameter in trainable]
     if command.l1:
-        work.add_to_loss(command.l1 * torch.stack([parameter.abs().sum() for parameter in trainable]).sum())
+        penalties.append(command.l1 * torch.stack([parameter.abs().sum() for parameter in own]).sum())
     if command.l2:
-        work.add_to_loss(command.l2 * torch.stack([parameter.square().sum() for parameter in trainable]).sum())
+        penalties.append(command.l2 * torch.stack([parameter.square().sum() for parameter in own]).sum())
+    for penalty in penalties:
+        work.add_to_loss(penalty)  # of shares only its gradient is right, and nothing else of it is used
+        if any(map(is_shared, trainable)):
+            work.window.penalty = penalty if work.window.penalty is None else work.window.penalty + penalty
 
 
 # ----------------------------------------------------------------------------------- the batch
@@ -234,7 +246,7 @@ def finish_average(work: Training, command: c.FinishAverage) -> None:
         work.use_training_modes()
         try:
             across_ranks = None if work.ranks is None else average_statistics
-            inputs = work.training_inputs()
+            inputs = in_step(work, work.training_inputs())
             refit_batch_norm(work.model, lambda each: work.call(each, work.target), inputs, across_ranks)
         finally:  # a training that fails here can be gone on with
             modes.put_back()

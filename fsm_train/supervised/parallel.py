@@ -6,6 +6,7 @@ is guessed from the hardware. What ranks tell each other is in `ranks.py`, and w
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import logging
 import os
@@ -37,12 +38,15 @@ from .leaving import note_end
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
+from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, reshard, sharding_settings
+from .shares import is_shared
 
-Parallel = Literal["ddp", False] | Mapping[str, Any]
+Parallel = Literal["ddp", "fsdp", False] | Mapping[str, Any]
 
 _logger = logging.getLogger("fsm_train")
 _OWN = ("kind", "agree", "seconds", "interrupts_every")
-_OF_TORCH = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
+_NO_MODEL = nn.Identity()  # of players
+_OF_DDP = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
 
 
 @attrs.frozen
@@ -54,14 +58,14 @@ class ParallelSettings:
         agree: when the ranks compare what they decided, as for `Agreed`.
         seconds: how long a rank waits for the others.
         interrupts_every: batches between two looks for signals; None for several looks a second.
-        wrapper: settings of torch's wrapper.
+        of_torch: settings of torch's wrapper, or of its fully_shard.
     """
 
-    kind: Literal["ddp"] = "ddp"
+    kind: Literal["ddp", "fsdp"] = "ddp"
     agree: Agree = "epoch"
     seconds: float = 300.0
     interrupts_every: int | None = None
-    wrapper: Mapping[str, Any] = attrs.field(factory=dict)
+    of_torch: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
@@ -74,17 +78,18 @@ def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
         return None
     if isinstance(parallel, str):
         parallel = {"kind": parallel}
-    if not isinstance(parallel, Mapping) or parallel.get("kind", "ddp") != "ddp":
-        raise ValueError(f'parallel={parallel!r}: write parallel="ddp", or its settings in a mapping')
-    if unknown := [name for name in parallel if name not in (*_OWN, *_OF_TORCH)]:
+    if not isinstance(parallel, Mapping) or (kind := parallel.get("kind", "ddp")) not in ("ddp", "fsdp"):
+        raise ValueError(f'parallel={parallel!r}: write parallel="ddp" or "fsdp", or its settings in a mapping')
+    of_torch = _OF_DDP if kind == "ddp" else sharding_settings()
+    if unknown := [name for name in parallel if name not in (*_OWN, *of_torch)]:
         raise ValueError(
             f"parallel={{{unknown[0]!r}: …}}: there is no such setting. There are {', '.join(_OWN)}, and those of "
-            f"DistributedDataParallel: {', '.join(_OF_TORCH)}"
+            f"{'DistributedDataParallel' if kind == 'ddp' else 'fully_shard'}: {', '.join(of_torch)}"
         )
     check_choice("parallel['agree']", parallel.get("agree", "epoch"), ("epoch", "phase", "never"))
     check_positive("parallel['seconds']", parallel.get("seconds", 300.0))
     own: dict[str, Any] = {name: value for name, value in parallel.items() if name in _OWN}
-    return ParallelSettings(**own, wrapper={name: value for name, value in parallel.items() if name in _OF_TORCH})
+    return ParallelSettings(**own, of_torch={name: value for name, value in parallel.items() if name in of_torch})
 
 
 def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> Ranks | None:
@@ -116,6 +121,12 @@ def _form_group(ranks: int, device: torch.device | str | None, settings: Paralle
     store = c10d.PrefixStore(f"attempt-{attempt}", store)
     backend = "nccl" if on_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
+    atexit.register(_end_group)  # a thread of gloo that is still there when Python ends would end the process with 1
+
+
+def _end_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class Ranks:
@@ -156,7 +167,7 @@ class Ranks:
         return self._agreed_of(work).as_workload()
 
     def _agreed_of(self, work: Any) -> Agreed:
-        if self._agreed is None or self._agreed.lost:
+        if self._agreed is None or self._agreed.meeting.lost:
             settings = self.settings
             self._agreed = Agreed(work, self.exchange, agree=settings.agree, interrupts_every=settings.interrupts_every)
         return self._agreed
@@ -172,7 +183,7 @@ class Ranks:
     @property
     def lost(self) -> bool:
         """Whether the ranks no longer meet, after a failure."""
-        return self._agreed is not None and self._agreed.lost
+        return self._agreed is not None and self._agreed.meeting.lost
 
     def say_once(self, sentences: Iterable[str]) -> None:
         """Log each of these warnings in the first run that it is true of."""
@@ -184,17 +195,23 @@ class Ranks:
     # ------------------------------------------------------------------------------------ the model
 
     def prepare(self, work: Any, state: State) -> None:
-        """Let the model be called through torch's wrapper in this call of `run`."""
+        """Let the model be called through torch's wrapper in this call of `run`; a sharded one needs none."""
         goes_on = state.resume_at is not None or state.iteration > 0
+        self.unreduced = self.unreduced and state.pending > 0  # a window that an earlier call has left open
+        if self.settings.kind == "fsdp":
+            self.by_hand = False  # each backward reduces, also those of a window, into this rank's shares
+            reshard(work.model)
+            if not goes_on:
+                self.share_buffers(work)
+            return
         work.call_through(partial(self._wrapped, keeps_buffers=goes_on))
         work.undo_at_finish(lambda: work.call_through(None))
-        self.unreduced = self.unreduced and state.pending > 0  # a window that an earlier call has left open
 
     def _wrapped(self, model: nn.Module, *, keeps_buffers: bool) -> nn.Module:
         """The model in torch's wrapper, which gives all ranks the weights and buffers of rank 0 when it is made."""
         own = [buffer.detach().clone() for buffer in model.buffers()] if keeps_buffers else []
         device = next(model.parameters()).device
-        given = dict(self.settings.wrapper)
+        given = dict(self.settings.of_torch)
         if device.type == "cuda":
             given.setdefault("device_ids", [device])
         wrapped = DistributedDataParallel(model, **given)
@@ -211,8 +228,11 @@ class Ranks:
     def reduces(self, work: Any) -> bool:
         """Whether gradients are reduced by `reduce` before a step: all of them, or those that the wrapper has not."""
         if self._of is not work.parameters:
-            known = {*work.model.parameters()}
-            self._of, self._beside_wrapper = work.parameters, [p for p in work.parameters if p not in known]
+            if self.settings.kind == "fsdp":
+                reduced = {parameter for parameter in work.parameters if is_shared(parameter)}
+            else:
+                reduced = {*work.model.parameters()}
+            self._of, self._beside_wrapper = work.parameters, [p for p in work.parameters if p not in reduced]
             self._sparse = sparse_parameters(work.modules.values())
         return self.by_hand or bool(self._beside_wrapper)
 
@@ -262,13 +282,13 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         callbacks: of the run; None where there is none, as in an evaluation.
 
     Raises:
-        WorkloadError: there are other ranks, and nothing says that they train together.
+        WorkloadError: there are other ranks, and nothing says that they train together; or they cannot, or not so.
     """
     if work.ranks is None and spelled_by(callbacks or ()):
         work.ranks = join_ranks("ddp", work.device)
     ranks: Ranks | None = work.ranks
     if ranks is None:
-        if work.parallel is None:
+        if work.parallel is None or is_sharded(work.model):
             _refuse_group(work)
         return cast("Workload", work)
     if work.gives_closure:
@@ -276,6 +296,9 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
             "the optimizer evaluates its batch again by a closure, and decides by the loss of this rank alone, so the "
             "ranks would part: use another optimizer, or one rank"
         )
+    check_kind(work.model, work.optimizer, ranks.settings.kind)
+    if ranks.settings.kind == "fsdp":
+        check_evaluations(work.evaluations)
     if callbacks is not None:
         ranks.by_hand = reduced_by_hand(callbacks, work)
         ranks.say_once(notes_of_ranks(work.model, work._roots(), callbacks))
@@ -291,6 +314,8 @@ def _refuse_group(work: Any) -> None:
         )
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
+        if is_sharded(getattr(work, "model", _NO_MODEL)):
+            write = f"it is sharded, so write {FSDP}"
         raise WorkloadError(
             f"this is rank {dist.get_rank()} of a process group of {dist.get_world_size()}, and each would train a "
             f"model of its own: {'train players on one rank' if work.players else write}"

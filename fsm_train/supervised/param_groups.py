@@ -22,6 +22,7 @@ from ..core.joint_hyper import shared_name, split
 from ..core.state import Hyper
 from .joint_optimizer import AnyOptimizer, JointOptimizer, each_of
 from .modules import modules_of
+from .sharded_model import check_made_after
 
 _BETA = re.compile(r"beta([1-9])")
 
@@ -171,6 +172,7 @@ def check_parameters(model: nn.Module, optimizer: AnyOptimizer, loss_fn: object)
     optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strangers = [parameter for parameter in optimized if id(parameter) not in known]
     if strangers:
+        check_made_after(model, optimizer)
         raise WorkloadError(
             f"{len(strangers)} of the optimizer's {len(optimized)} parameters are not the model's: "
             "make the optimizer from model.parameters(), after the model is what it is to be"

@@ -12,6 +12,7 @@ import torch
 
 from ..core.commands import UseMixedPrecision
 from .joint_optimizer import AnyOptimizer, JointOptimizer, each_of, has_gradients
+from .shares import alike
 
 _logger = logging.getLogger("fsm_train")
 
@@ -67,7 +68,8 @@ class Precision:
         """Multiply unscaled gradients by the scale again, since their window continues."""
         if self.scaler is not None and self.unscaled:
             self._update()
-            torch._foreach_mul_(list(gradients), self.scaler.get_scale())
+            for each in alike(gradients):
+                torch._foreach_mul_(each, self.scaler.get_scale())
             self.unscaled = False
 
     def unscale(self, optimizer: AnyOptimizer, gradients: Sequence[torch.Tensor]) -> None:

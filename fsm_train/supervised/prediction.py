@@ -18,6 +18,7 @@ from ..data.batches import apply_split, in_words, map_tensors, to_device
 from ..data.loaders import start_pass
 from ..data.sharded import share_of
 from .gathered import PredictedBatch, gathered, known_order
+from .in_step import in_step
 from .joining import join
 from .other_data import check_batches
 from .snapshot import ValidationGuard
@@ -113,7 +114,7 @@ def _outputs(work: Supervised, batches: Iterator[Any], inputs_only: bool) -> lis
         module.eval()
     outputs: list[Any] = []
     try:
-        for batch in batches:
+        for batch in in_step(work, batches):
             inputs, target = _parts(work, batch, inputs_only)
             work.inputs, work.target = to_device(inputs, work.device), to_device(target, work.device)
             work.mix = None

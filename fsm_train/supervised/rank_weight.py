@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..core.errors import WorkloadError
+from .sharded_model import no_gradient
 
 
 def check_can_weigh(work: Any, weight: float) -> None:
@@ -34,9 +35,14 @@ def weigh_rank(work: Any, loss: torch.Tensor) -> torch.Tensor:
         work: the training, with its `rank_weight`.
         loss: with its graph.
     """
+    # Each rank has a share of the gradient of a penalty on shares, and no mean over ranks is made of it.
+    penalty = None if work.window.penalty is None else work.window.penalty * work.window.weight
     if work.rank_weight != 0.0:
-        return loss * float(work.rank_weight)
+        weighed = loss * float(work.rank_weight)
+        return weighed if penalty is None else weighed + (1.0 - float(work.rank_weight)) * penalty
     # 0 times NaN is NaN. Each parameter gets a gradient, since the other ranks wait for it.
+    if work.shards:
+        return no_gradient(work.output, loss) + (0.0 if penalty is None else penalty)
     nothing = torch.zeros_like(loss)
     for parameter in work.wrapped_model.parameters():
         if parameter.requires_grad:

@@ -13,6 +13,7 @@ from ..core.facts import KNOWN_AT
 from ..data.batches import in_words
 from .arguments import check_named
 from .real_numbers import is_real_scalar
+from .shares import whole
 
 S = TypeVar("S", bound=Callable[..., Any])
 
@@ -22,7 +23,7 @@ def read_in_one_transfer(facts: Mapping[str, torch.Tensor | float]) -> Mapping[s
 
     Tensors of several types are stacked in the widest of them. A whole number could be rounded by that.
     """
-    on_device = {name: value for name, value in facts.items() if isinstance(value, torch.Tensor)}
+    on_device = {name: whole(value) for name, value in facts.items() if isinstance(value, torch.Tensor)}
     floating = all(value.is_floating_point() for value in on_device.values())
     if floating and len({value.device for value in on_device.values()}) == 1 < len(on_device):
         values = torch.stack([value.detach() for value in on_device.values()]).tolist()
@@ -44,7 +45,7 @@ def measure(work: Any, sensors: Mapping[str, Callable[[Any], Any]], names: Itera
     facts = {}
     name = ""
     try:
-        for name in names:
+        for name in sorted(names):  # the same order on all ranks
             value = facts[name] = sensors[name](work)
             if not is_real_scalar(value):
                 raise WorkloadError(

@@ -77,7 +77,9 @@ class Stepping(Validating):
                 )
             return None
         self._batches_fetched += 1
-        return self._take(batch)
+        size = self._take(batch)
+        self.keep_batch()
+        return size
 
     def loss(self) -> None:
         hold_loss(self, self.compute_loss())
@@ -90,6 +92,7 @@ class Stepping(Validating):
         """Leave the batch out: put the buffers back, and forget the graph. Random numbers that it drew stay drawn."""
         self.put_back_buffers()
         self._for_backward = self._parts_for_backward = None
+        self.reshard()
 
     def backward(self) -> None:
         loss = self._for_backward

@@ -6,7 +6,7 @@ Rule of this file: a validation changes nothing of the training but the metrics.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any
@@ -27,12 +27,14 @@ from ..data.loaders import set_persistent_workers, start_pass, with_inner, with_
 from ..data.prefetch import prefetched
 from ..data.sharded import has_no_part
 from .averages import Average
+from .buffers import Buffers
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
 from .loss_parts import may_have_parts, separate
 from .measures import Taken, take
 from .modules import modules_of
 from .other_data import evaluate_on
 from .real_numbers import add_new
+from .sharded_model import sharded_parts
 from .snapshot import ValidationGuard
 from .so_far import results_so_far
 from .training import Training
@@ -71,6 +73,8 @@ class Validating(Training):
     """A training that can be validated: what `Supervised` does between VALID_BEGIN and VALID_END."""
 
     grad_in_valid: bool = False  # whether gradients are on in validations
+    shards: Sequence[Any] = ()  # of a sharded model, the parts that are gathered by themselves
+    _last_batch: tuple[Any, Any] | None = None  # inputs and target, of a sharded model
     _validation: Validation | None = None  # the one under way
     _validation_guard: ValidationGuard | None = None  # of the same
 
@@ -125,6 +129,7 @@ class Validating(Training):
         """Begin a validation, with the first of the evaluations that are due in it."""
         if self.ranks is not None:
             self.ranks.share_buffers(self)
+        self.find_shards()
         check_averages(self.evaluations, self.carried_over.averages)
         self.carried_over.check_kept(self.modules)
         modules = {**self.modules, **self._modules_of_evaluations()}
@@ -182,6 +187,7 @@ class Validating(Training):
             batch = next(validation.batches or iter(()), _END)
             if batch is not _END:
                 size = self._take(batch)
+                self.keep_batch()
                 validation.counted += size > 0
                 validation.size += size
                 return size
@@ -218,6 +224,46 @@ class Validating(Training):
                     check_scalar(loss)
                 self._loss = loss.detach()
             self.meter(evaluation.meters, self._loss)
+        self.reshard()
+
+    def find_shards(self) -> None:
+        """Note which parts of the model are sharded, and leave each rank its share of them alone."""
+        self.shards = sharded_parts(self.model)
+        self.reshard()
+
+    def reshard(self) -> None:
+        """Leave each rank its share alone, after a forward pass without a backward."""
+        for part in self.shards:
+            part.reshard()
+
+    def keep_batch(self) -> None:
+        """Keep the batch under way of a sharded model, to stand by with."""
+        if self.shards:
+            self._last_batch = self.inputs, self.target
+
+    def stand_by(self) -> None:
+        """Take part where the other ranks gather a sharded model to evaluate their batch: with this rank's last one.
+
+        Raises:
+            WorkloadError: this rank has had no batch.
+        """
+        if not self.shards:
+            return
+        if self._last_batch is None:
+            raise WorkloadError(
+                "this rank has no batch to evaluate, and the others need it to gather a sharded model: give each rank "
+                "at least one batch"
+            )
+        shown, buffers = (self.inputs, self.target, self.output), Buffers(self.modules.values())
+        buffers.keep()
+        self.inputs, self.target = self._last_batch
+        try:
+            with torch.set_grad_enabled(self.grad_in_valid):
+                self.forward()
+        finally:
+            buffers.put_back()
+            self.inputs, self.target, self.output = shown
+        self.reshard()
 
     def _close_evaluation(self, validation: Validation, *, stopped: bool) -> None:
         """Measure the evaluation under way, and give the model its weights back.
@@ -276,6 +322,7 @@ class Validating(Training):
 
     def end_validation(self) -> None:
         """Restore weights, modes and generators, so that validating does not change the training."""
+        self.reshard()  # what a measure has gathered
         self._put_weights_back()
         for each in self.evaluations:
             each.meters.reset()

@@ -28,6 +28,7 @@ from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, p
 from .player import modules_of_player, player_in
 from .saved_names import plain_weights
 from .saved_shape import check_shape_of_weights
+from .sharded_model import refuse_whole_checkpoint
 from .weights_of_player import has_average, parts_for
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ def load_weights(
             f"load_weights loads into a torch.nn.Module, and not into a {type(model).__name__}: give work.model for a "
             "workload"
         )
+    refuse_whole_checkpoint(model, "load_weights")
     if not isinstance(which, str):
         raise TypeError(f"which={which!r}: write 'best', 'last' or the name of a checkpoint")
     _, measured = choose(where, which, partial(_give, model, player))

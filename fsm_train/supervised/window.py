@@ -10,6 +10,7 @@ import torch
 
 from ..core.errors import WorkloadError
 from ..data.compiled import named_parameters
+from .shares import alike, whole
 
 
 class Gradients:
@@ -54,7 +55,8 @@ class Gradients:
 def norm_of(gradients: Sequence[torch.Tensor], norm_type: float = 2.0) -> torch.Tensor:
     """The norm of these gradients as one vector, a scalar tensor. A sparse one counts by its coalesced values."""
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-    return torch.nn.utils.get_total_norm(dense, norm_type)
+    norms = [whole(torch.nn.utils.get_total_norm(each, norm_type)) for each in alike(dense)]
+    return norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm(norms, norm_type)
 
 
 def _named(model: torch.nn.Module, pattern: str, among: Set[torch.nn.Parameter]) -> Iterator[torch.nn.Parameter]:
@@ -84,6 +86,7 @@ class Window:
         shares: the sum over the batches whose gradients wait for a step.
         divided_by: what those gradients were divided by; 1 while they are the sum.
         batches: how many batches have added their gradients since the last zero.
+        penalty: of the batch under way, what was added to its loss of which each rank has a share; None without.
     """
 
     def __init__(self) -> None:
@@ -95,6 +98,7 @@ class Window:
     def begin_batch(self) -> None:
         """Forget the share of a batch that was left out."""
         self.share, self.weight = 0.0, 1.0
+        self.penalty: torch.Tensor | None = None
 
     def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
         """The loss of the batch under way, times its share."""
@@ -104,7 +108,8 @@ class Window:
     def undo_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Make the gradients the weighted sum again, before a further backward."""
         if self.divided_by != 1.0:
-            torch._foreach_mul_(list(gradients), self.divided_by)
+            for each in alike(gradients):
+                torch._foreach_mul_(each, self.divided_by)
             self.divided_by = 1.0
 
     def add(self) -> None:
@@ -116,7 +121,8 @@ class Window:
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Divide the gradients by the shares, which makes the sum the weighted mean. Idempotent."""
         if self.shares > 0.0 and self.divided_by == 1.0 and not math.isclose(self.shares, 1.0, rel_tol=1e-12):
-            torch._foreach_div_(list(gradients), self.shares)
+            for each in alike(gradients):
+                torch._foreach_div_(each, self.shares)
             self.divided_by = self.shares
 
     def clear(self) -> None:

@@ -41,6 +41,7 @@ from . import (
     closures,
     handlers,  # noqa: F401  importing it registers them
     own_backward,
+    sharded_model,
 )
 from .advice import log_summary_once, warn_of_sum
 from .arguments import check_call
@@ -49,6 +50,7 @@ from .carrying_out import bound, carry_out
 from .evaluations import Valid, sizes_of_validation
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
+from .late_optimizer import made_for
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
 from .meters import AnyMetric
@@ -90,6 +92,7 @@ class Supervised(Stepping, Checkpointable):
             that it was compiled from: names of parameters, and what is saved, are the same with and without it.
         optimizer: what has step, zero_grad, param_groups and state_dict. Or several by name, {"muon": …, "adamw": …},
             that step together: in `state.hyper`, `lr` is then a tuple over the groups of all, and `muon.lr` is of one.
+            Or a function of the model that makes them, which is called when the model is sharded: see `parallel`.
         loss_fn: of (output, target), a scalar tensor: the mean over the batch; or {"loss": …, "kl": …} with
             that and its parts by name, which are the metrics train_kl and valid_kl. A module is a part of what is
             trained: in eval mode in validations, averaged, kept and saved with the model. So is one that the function
@@ -149,8 +152,9 @@ class Supervised(Stepping, Checkpointable):
         parallel: "ddp" lets the processes that torchrun starts train one model, through DistributedDataParallel; one
             process trains as without it. `sharded(loader)` gives each its share of the data. A mapping has settings of
             torch's wrapper, and of ours: `agree` ("epoch", "phase", "never": when the ranks compare what they decided),
-            `seconds` to wait for each other. "cuda" as device is then each process's own. False lets each process
-            train a model of its own.
+            `seconds` to wait for each other. "cuda" as device is then each process's own. "fsdp" is for a model that
+            `fully_shard` shares out over the ranks; give the optimizer as a function, to have it done here. False lets
+            each process train a model of its own.
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
 
     Raises:
@@ -162,7 +166,7 @@ class Supervised(Stepping, Checkpointable):
     def __init__(
         self,
         model: nn.Module,
-        optimizer: OptimizerLike | Mapping[str, OptimizerLike],
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike] | Callable[[Any], Any],
         loss_fn: LossFn,
         train: Iterable[Any],
         valid: Valid | None = None,
@@ -186,7 +190,7 @@ class Supervised(Stepping, Checkpointable):
         if backward is not None:
             check_call("backward", backward, "loss", "parameters")
         super().__init__(
-            *(model, optimizer, loss_fn, train, valid),
+            *(model, made_for(model, optimizer, parallel, device), loss_fn, train, valid),
             metrics=metrics,
             device=device,
             forward=forward,
@@ -312,7 +316,8 @@ class Supervised(Stepping, Checkpointable):
 
     def refuses(self, kind: type[Command]) -> str:
         of_closure = closures.why_not(kind) if self.gives_closure else ""
-        return of_closure or ("" if self.custom_backward is None else own_backward.why_not(kind))
+        of_backward = "" if self.custom_backward is None else own_backward.why_not(kind)
+        return of_closure or of_backward or sharded_model.why_not(kind, self.model)
 
     def snapshot(self) -> Snapshot:
         return Snapshot.of(self, (self._batches, self._batches_fetched))
@@ -335,6 +340,7 @@ class Supervised(Stepping, Checkpointable):
         return parts_of(self, state) if state.failure is None else parts_after_failure(self, state)
 
     def restore_parts(self, parts: Parts, state: State) -> tuple[str, ...]:
+        sharded_model.refuse_whole_checkpoint(self.model, "restore")
         return restore_parts(self, parts, state)
 
     # ------------------------------------------------------------------------- a call of run
@@ -343,6 +349,7 @@ class Supervised(Stepping, Checkpointable):
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
         self.said = []
+        self.find_shards()
         log_summary_once(self)
         if self.ranks is not None:
             self.ranks.prepare(self, state)

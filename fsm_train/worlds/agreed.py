@@ -116,11 +116,6 @@ class Agreed(WorkloadProxy):
         """The pass over the training data that is under way; what it counted is what training metrics weigh."""
         return self._train
 
-    @property
-    def lost(self) -> bool:
-        """Whether the ranks no longer meet, after a failure."""
-        return self._meeting.lost
-
     def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
         return self.as_workload()
 
@@ -292,8 +287,10 @@ class Agreed(WorkloadProxy):
     def evaluate(self, *state: State) -> None:
         given = self._given(Operation.EVALUATE, *state)
         if self._valid.size:
-            self.wrapped.evaluate(*given)
+            self._blaming(self.wrapped.evaluate)(*given)
             self._valid.counted += self._valid.size
+        else:
+            self._blaming(self.wrapped.stand_by)()
 
     def _look_for_signals(self) -> None:
         if self._meeting.batches >= self._looks.batches:

@@ -182,8 +182,8 @@ def test_a_closure_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("horovod", 'write parallel="ddp", or its settings in a mapping'),
-        (3, 'write parallel="ddp", or its settings in a mapping'),
+        ("horovod", 'write parallel="ddp" or "fsdp", or its settings in a mapping'),
+        (3, 'write parallel="ddp" or "fsdp", or its settings in a mapping'),
         ({"kind": "dp"}, 'write parallel="ddp"'),
         ({"static": True}, "there is no such setting. There are kind, agree"),
         ({"agree": "often"}, "'epoch', 'phase' or 'never'"),

@@ -1,0 +1,186 @@
+"""A model whose parameters are shared out over the ranks, by torch's `fully_shard`.
+
+Rule of this file: the user shards the model, or lets it be sharded here; what is shared is asked of torch.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..core.commands import SaveCheckpoint, UseCompiledStep, UseMicroBatches
+from ..core.errors import WorkloadError
+from ..core.transition import Command
+from ..data.batches import map_tensors
+from ..data.compiled import uncompiled
+from .joint_optimizer import AnyOptimizer, each_of
+from .shares import is_shared
+
+FSDP = 'Supervised(model, lambda model: AdamW(model.parameters()), …, parallel="fsdp")'
+"""How a training is written that shards its model."""
+
+_NOT_SHARDED = frozenset({"Adafactor", "LBFGS", "Rprop", "SparseAdam"})
+"""Optimizers of torch whose step is not made for shares of a parameter."""
+
+_OWN_GRADIENT = "the pieces of a batch, whose gradients are computed one by one and not by loss.backward()"
+_WHY_NOT: Mapping[type[Command], str] = {
+    UseMicroBatches: f"a sharded model is gathered and its gradients are reduced in loss.backward(), and not by "
+    f"{_OWN_GRADIENT}: take smaller batches and accumulate(…)",
+    UseCompiledStep: "a sharded model is gathered layer by layer in a step, which cannot be one graph: compile its "
+    "layers, layer.compile(), before it is sharded",
+    SaveCheckpoint: "each rank has only a share of a sharded model, and a checkpoint is of a whole one: save "
+    "torch.distributed.checkpoint.state_dict.get_model_state_dict(model) after the run",
+}
+
+
+def sharding_settings() -> tuple[str, ...]:
+    """The settings of torch's fully_shard."""
+    if not dist.is_available():
+        return ()
+    from torch.distributed.fsdp import fully_shard
+
+    return tuple(inspect.signature(fully_shard).parameters)[1:]
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a parameter of the model is shared out, also while it is gathered."""
+    return bool(sharded_parts(model)) or any(map(is_shared, model.parameters()))
+
+
+def reshard(model: nn.Module) -> None:
+    """Leave each rank its share alone: after a forward pass without a backward some of the model is still gathered.
+
+    What is gathered does not change with the shares, and is no parameter of the optimizer.
+    """
+    for part in sharded_parts(model):
+        part.reshard()
+
+
+def sharded_parts(model: nn.Module) -> Sequence[Any]:
+    """The parts of the model that torch gathers by themselves, with the model; none of one that is not sharded."""
+    return [part for part in model.modules() if getattr(type(part), "reshard", None) is not None]
+
+
+def shard(model: nn.Module, settings: Mapping[str, Any]) -> None:
+    """Share out the weights of rank 0: each part of the model's lists and sequences by itself, and then the rest.
+
+    Args:
+        model: whole.
+        settings: of fully_shard.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
+            dist.broadcast(tensor.detach(), 0)
+    for part in dict.fromkeys(_parts(model)):
+        if part is not model and any(True for _ in part.parameters()):
+            fully_shard(part, **settings)
+    fully_shard(model, **settings)
+
+
+def _parts(model: nn.Module) -> Iterable[nn.Module]:
+    for child in model.children():
+        if isinstance(model, (nn.ModuleList, nn.Sequential)):
+            yield child
+        else:
+            yield from _parts(child)
+
+
+def why_not(kind: type[Command], model: nn.Module) -> str:
+    """Why a sharded model cannot be trained with such a command; "" if it can, or the model is none."""
+    return _WHY_NOT.get(kind, "") if is_sharded(model) else ""
+
+
+def check_kind(model: nn.Module, optimizer: AnyOptimizer, kind: str) -> None:
+    """Refuse a model that is sharded where it is to be whole, and the other way round.
+
+    Args:
+        model: of this rank.
+        optimizer: of it.
+        kind: of `Supervised(parallel=…)`: "ddp" or "fsdp".
+
+    Raises:
+        WorkloadError: with what to write.
+    """
+    if not is_sharded(model):
+        if kind == "fsdp":
+            raise WorkloadError(
+                "the model is not sharded: call torch.distributed.fsdp.fully_shard on its layers and on itself before "
+                f"the optimizer is made. Or give the optimizer as a function, {FSDP}, and both are done here"
+            )
+        return
+    if kind == "ddp":
+        raise WorkloadError(
+            'the model is sharded, and parallel="ddp" is for a whole one on each rank: write parallel="fsdp"'
+        )
+    for each in each_of(optimizer).values():
+        if type(each).__name__ in _NOT_SHARDED:
+            raise WorkloadError(
+                f"{type(each).__name__} does not step shares of a parameter: take AdamW or SGD for a sharded model"
+            )
+
+
+def check_evaluations(evaluations: Sequence[Any]) -> None:
+    """Refuse several evaluations of a sharded model that do not measure the same weights.
+
+    A rank may be in one while the others are in the next, and all gather the weights for both.
+
+    Raises:
+        WorkloadError: one says which weights it is of.
+    """
+    for each in evaluations:
+        if len(evaluations) > 1 and each.weights is not None:
+            raise WorkloadError(
+                f"{each.argument} is to measure weights of its own, and the ranks gather a sharded model together, "
+                "also while one of them is in another evaluation: let all evaluations measure the same weights"
+            )
+
+
+def check_made_after(model: nn.Module, optimizer: AnyOptimizer) -> None:
+    """Refuse an optimizer that was made before the model was sharded.
+
+    Raises:
+        WorkloadError: with what to write.
+    """
+    if not is_sharded(model):
+        return
+    known = {id(parameter) for parameter in uncompiled(model).parameters()}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) not in known and not is_shared(parameter):
+                raise WorkloadError(
+                    "the optimizer was made before the model was sharded, which gives the model new parameters: call "
+                    f"fully_shard first, and then make the optimizer. Or give it as a function: {FSDP}"
+                )
+
+
+def refuse_whole_checkpoint(model: nn.Module, call: str) -> None:
+    """Refuse to read or write a checkpoint of a sharded model.
+
+    Raises:
+        WorkloadError: it is sharded.
+    """
+    if is_sharded(model):
+        raise WorkloadError(
+            f"{call} is for a whole model, and each rank has only a share of this one: load before it is sharded"
+        )
+
+
+def no_gradient(output: Any, like: torch.Tensor) -> torch.Tensor:
+    """A loss that gives each parameter a gradient of zero, through the forward pass that was done."""
+    nothing = torch.zeros_like(like)
+
+    def take(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal nothing
+        if tensor.requires_grad:
+            nothing = nothing + (0.0 * tensor.nan_to_num()).sum().to(like)
+        return tensor
+
+    map_tensors(output, take)
+    return nothing

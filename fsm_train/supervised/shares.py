@@ -1,0 +1,68 @@
+"""Tensors of which each rank has a share, as torch's DTensor: all shares together, or that of this rank.
+
+Rule of this file: what is whole is asked of all ranks, in the same order on each; what is local asks nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+
+def is_shared(tensor: torch.Tensor) -> bool:
+    """Whether this process has only its share of the tensor."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or all shares of it together, which all ranks have to ask for."""
+    full: Any = tensor
+    return full.full_tensor() if is_shared(tensor) else tensor
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or this rank's share of it, in the same memory and without a graph."""
+    shared: Any = tensor
+    return shared.detach().to_local() if is_shared(tensor) else tensor
+
+
+def differentiable(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or this rank's share of it, by which a gradient comes to it."""
+    shared: Any = tensor
+    return shared.to_local() if is_shared(tensor) else tensor
+
+
+def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The tensors in lists that torch takes at once: whole ones, and those of each mesh of ranks."""
+    groups: dict[Any, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(getattr(tensor, "device_mesh", None), []).append(tensor)
+    return list(groups.values())
+
+
+def normal_like(tensor: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
+    """Normal noise as for the whole tensor: of one that is shared, this rank's share of that.
+
+    Each rank draws all of it, so it takes the memory of the whole tensor for a moment.
+    """
+    if not is_shared(tensor):
+        return torch.empty_like(tensor).normal_(0.0, std, generator=generator)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shared: Any = tensor
+    noise = torch.empty(shared.shape, dtype=shared.dtype, device=shared.to_local().device)
+    noise.normal_(0.0, std, generator=generator)
+    shape, offset = compute_local_shape_and_global_offset(shared.shape, shared.device_mesh, shared.placements)
+    return noise[tuple(slice(begin, begin + length) for begin, length in zip(offset, shape, strict=True))]
+
+
+def equal_everywhere(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+    """Whether both of each pair are equal, with the shares of all ranks if there are any."""
+    equal = all(torch.equal(local(one), local(other)) for one, other in pairs)
+    if not any(is_shared(one) for one, _ in pairs):
+        return equal
+    flag = torch.tensor(float(equal), device=local(pairs[0][0]).device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+    return bool(flag.item())

@@ -1,0 +1,240 @@
+"""Each callback of the library on a model that two ranks share out, beside one process on the union of their batches.
+
+`python -m tests.supervised.test_callbacks_on_shards` writes the table of fsm_train/supervised/README.md from the cases.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from fsm_train import Callback, callbacks, run, start
+from fsm_train.callbacks import (
+    accumulate,
+    checkpoint,
+    clip_grad_norm,
+    clip_grad_value,
+    compile_step,
+    cutmix,
+    detect_anomaly,
+    during,
+    early_stopping,
+    ema,
+    freeze,
+    grad_noise,
+    limit,
+    micro_batches,
+    mixed_precision,
+    mixup,
+    parallel,
+    record,
+    reduce_on_plateau,
+    restore_best,
+    schedule,
+    skip_nonfinite,
+    stop_after,
+    stop_at,
+    stop_on_nonfinite,
+    stop_pruned,
+    suspend_after,
+    swa,
+    torch_scheduler,
+    validate_every,
+    weight_penalty,
+)
+from fsm_train.schedules import cosine
+from fsm_train.supervised.shares import whole
+from fsm_train.testing import differences
+from tests.diabetes_training import batches, sgd, workload
+from tests.forked import forked
+
+if dist.is_available():
+    import torch.distributed.fsdp  # once, and not in each process
+
+README = Path(__file__).parents[2] / "fsm_train" / "supervised" / "README.md"
+AS_THE_UNION = "as one process on the union of the batches"
+OWN_PARTS = "each rank's part of a batch is mixed by itself"
+
+
+@attrs.frozen
+class Case:
+    """A callback on a sharded model.
+
+    Attributes:
+        make: the callbacks of a training.
+        differs: the most by which a weight differs from that of one process on the union; None if it is another
+            computation, so that only the ranks are compared with each other.
+        says: what holds, for the table.
+        refused: how the sentence begins with which it is refused.
+        broken: a loss that is not finite comes to one rank.
+        images: the inputs have a height and a width.
+    """
+
+    make: Callable[[], list[Callback[Any]]]
+    differs: float | None = 1e-6
+    says: str = AS_THE_UNION
+    refused: str = ""
+    broken: bool = False
+    images: bool = False
+
+
+CASES: Mapping[str, Case] = {
+    "accumulate": Case(lambda: [accumulate(2)], says=f"{AS_THE_UNION}; each batch is reduced"),
+    "checkpoint": Case(lambda: [checkpoint("nowhere")], refused="each rank has only a share of a sharded model"),
+    "clip_grad_norm": Case(lambda: [clip_grad_norm(0.5), clip_grad_norm(0.1, pattern="0.*", name="of one layer")]),
+    "clip_grad_value": Case(lambda: [clip_grad_value(0.1)]),
+    "compile_step": Case(lambda: [compile_step()], refused="a sharded model is gathered layer by layer in a step"),
+    "cutmix": Case(lambda: [cutmix(0.5)], None, OWN_PARTS, images=True),
+    "detect_anomaly": Case(lambda: [detect_anomaly()]),
+    "during": Case(lambda: [during(accumulate(2), epochs=(1, 2))], says="as the callback that it consults"),
+    "early_stopping": Case(lambda: [early_stopping(patience=1, min_delta=10.0)]),
+    "ema": Case(lambda: [ema(0.9)]),
+    "freeze": Case(lambda: [freeze("0.*", until_epoch=1)]),
+    "grad_noise": Case(
+        lambda: [grad_noise(0.1)], says=f"{AS_THE_UNION}; each rank draws the noise of whole parameters"
+    ),
+    "limit": Case(lambda: [limit(batches=2, valid_batches=1)]),
+    "micro_batches": Case(lambda: [micro_batches(2)], refused="a sharded model is gathered and its gradients are"),
+    "mixed_precision": Case(lambda: [mixed_precision("bfloat16")], 1e-2),
+    "mixup": Case(lambda: [mixup(0.5)], None, OWN_PARTS),
+    "parallel": Case(lambda: [parallel("ddp")], says="nothing: `parallel=` says how it is shared"),
+    "record": Case(lambda: [record("loss", "grad_norm", "weight")]),
+    "reduce_on_plateau": Case(lambda: [reduce_on_plateau(patience=0, min_delta=10.0)]),
+    "restore_best": Case(lambda: [restore_best(mode="max")]),
+    "schedule": Case(lambda: [schedule(lr=cosine(9))]),
+    "skip_nonfinite": Case(lambda: [skip_nonfinite()], broken=True),
+    "stop_after": Case(lambda: [stop_after(steps=4)]),
+    "stop_at": Case(lambda: [stop_at("valid_loss", 1e6)]),
+    "stop_on_nonfinite": Case(lambda: [stop_on_nonfinite()], broken=True),
+    "stop_pruned": Case(lambda: [stop_pruned("weight")]),
+    "suspend_after": Case(lambda: [suspend_after(seconds=1e-6)]),
+    "swa": Case(lambda: [swa(1)]),
+    "torch_scheduler": Case(lambda: [torch_scheduler(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2))]),
+    "validate_every": Case(lambda: [validate_every(steps=2)]),
+    "weight_penalty": Case(lambda: [weight_penalty(l1=0.1, l2=0.1)]),
+}
+FURTHER: Mapping[str, Case] = {
+    "float16": Case(lambda: [mixed_precision("float16", initial_scale=64.0)], 1e-2),
+    "float16 in windows": Case(lambda: [mixed_precision("float16", initial_scale=64.0), accumulate(2)], 1e-2),
+    "penalty in windows": Case(lambda: [weight_penalty(l1=0.1, l2=0.1), accumulate(2), clip_grad_norm(0.5)]),
+    "ema after a validation": Case(lambda: [ema(0.5), validate_every(steps=1), restore_best()]),
+    "skipping in windows": Case(lambda: [skip_nonfinite(), accumulate(2), weight_penalty(l2=0.1)], broken=True),
+}
+"""Several at once, and other settings."""
+
+
+def seven() -> nn.Module:
+    """A model whose layers have odd lengths: the last one's bias is all on the first of two ranks."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(10, 7), nn.Tanh(), nn.Linear(7, 1))
+
+
+def weights(model: nn.Module) -> torch.Tensor:
+    """All parameters in one vector."""
+    return torch.cat([whole(parameter.detach()).flatten() for parameter in model.parameters()])
+
+
+def size_of_last(work: Any) -> torch.Tensor:
+    """A sensor of a part of the model, which gives a shared number."""
+    return work.model[-1].weight.square().sum()  # type: ignore[no-any-return]
+
+
+def trained(case: Case, rank: int | None) -> Any:
+    """Unequal batches, the last window of which is left over; None for the union."""
+
+    def of_rank(data: list[Any]) -> list[Any]:
+        return data if rank is None else [tuple(part[rank::2] for part in batch) for batch in data]
+
+    train, valid, model = batches(8, 7, 6), batches(8, 5, skip=30), seven()
+    if case.images:
+        train, valid = (
+            [(inputs.unflatten(1, (1, 2, 5)), target) for inputs, target in data] for data in (train, valid)
+        )
+        model = nn.Sequential(nn.Flatten(), *model)
+    if case.broken:
+        target = train[1][1].clone()
+        target[1] = math.nan  # of rank 1
+        train[1] = train[1][0], target
+    work = workload(
+        *(of_rank(train),),
+        model=model,
+        optimizer=lambda _: sgd,
+        valid=of_rank(valid),
+        sensors={"weight": size_of_last},
+        parallel=None if rank is None else "fsdp",
+    )
+    given = [each for each in case.make() if rank is not None or each.name != "parallel"]  # which needs a group
+    try:  # of a sharded model some are refused
+        final = run(start(work, epochs=3, seed=0), given)
+    except Exception as error:
+        if case.refused and case.refused in str(error):
+            return str(error), None
+        raise
+    return attrs.evolve(final, workload=None, elapsed=0.0, facts={}, memory={}), weights(work.model)
+
+
+ALL = {**CASES, **FURTHER}
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """By rank and name, the last state and the weights: one process group for all of them."""
+    if not dist.is_available():
+        pytest.skip("this torch has no torch.distributed")
+
+    def work(rank: int) -> Any:
+        return {name: trained(case, rank) for name, case in ALL.items()}
+
+    return forked(2, tmp_path_factory.mktemp("ranks"), work)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_callback_decides_on_shares_as_on_the_union(name: str, on_two_ranks: list[Any]) -> None:
+    """Weights to rounding, the number of steps and samples, the metrics, and why it ended; or it is refused."""
+    case = ALL[name]
+    (one, weights), (other, others) = (of_rank[name] for of_rank in on_two_ranks)
+    if case.refused:
+        assert case.refused in one
+        assert one == other
+        return
+    assert not list(differences(one, other))
+    assert torch.equal(weights, others)
+
+    if (most := case.differs) is not None:
+        alone, union = trained(case, None)
+        assert ended(one) == ended(alone)
+        torch.testing.assert_close(weights, union, rtol=0, atol=most)
+        assert dict(one.metrics) == pytest.approx(dict(alone.metrics), rel=10 * most)
+
+
+def ended(state: Any) -> Any:
+    """Where and why a training ended, without the seconds that it took."""
+    return state.phase, state.epoch, state.step, state.samples, re.sub(r"[\d.]+ seconds", "", str(state.reason))
+
+
+def table() -> str:
+    """The rows of the README."""
+    says = {name: f"refused: {case.refused} …" if case.refused else case.says for name, case in CASES.items()}
+    rows = [f"| `{name}` | {says[name]} |" for name in callbacks.__all__]
+    return "\n".join(["| callback | on a sharded model |", "|---|---|", *rows])
+
+
+def test_table_of_the_readme_has_a_row_for_each_callback() -> None:
+    """And says what the cases here test."""
+    assert CASES.keys() == {*callbacks.__all__}
+    assert f"<!-- callbacks -->\n{table()}\n<!-- /callbacks -->" in README.read_text()
+
+
+if __name__ == "__main__":
+    written = f"<!-- callbacks -->\n{table()}\n<!-- /callbacks -->"
+    text = re.sub("<!-- callbacks -->.*<!-- /callbacks -->", lambda _: written, README.read_text(), flags=re.DOTALL)
+    README.write_text(text)
