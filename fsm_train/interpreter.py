@@ -20,7 +20,7 @@ from .core.arguments import check_workload, takes_by_name
 from .core.callback import Callback, as_phases
 from .core.description import check_callbacks
 from .core.errors import CallbackError
-from .core.failing import Boundary, Failure, after_failure, where
+from .core.failing import Boundary, Failure, advice_on, after_failure, where
 from .core.fuse import NOTHING_SETTLED, Path, all_effects, fused_paths
 from .core.merge import consult, decide
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
@@ -370,7 +370,7 @@ class _Cursor:
     def fail(self, error: BaseException) -> None:
         """Leave in good order: tear down as the table says, and let the error say where it was."""
         if not isinstance(error, (CallbackError, GeneratorExit)):
-            error.add_note(where(self.now(), self.doing, self.passed))
+            error.add_note(where(self.now(), self.doing, self.passed) + advice_on(error, self.doing))
         place: Place
         place, looks = after_failure(self.place, self.doing)
         self.take_over(failed(now := self.now(), error, self.failure(now)))
