@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from typing import cast
 
 from .core.errors import CallbackError
-from .core.failing import Boundary, Failure, after_failure, where
+from .core.failing import Boundary, Failure, advice_on, after_failure, where
 from .core.fuse import Path, known_paths, settled_in_run
 from .core.laps import Lap, count_laps, step_of_lap
 from .core.merge import NOTHING_MERGED, Answer, Merged, accepted, consult, merged, raised_by
@@ -344,7 +344,7 @@ class Cursor:
     def fail(self, error: BaseException) -> None:
         """Leave in good order: tear down as the table says, and let the error say where it was."""
         if not isinstance(error, (CallbackError, GeneratorExit)):
-            error.add_note(where(self.now(), self.doing, self.passed))
+            error.add_note(where(self.now(), self.doing, self.passed) + advice_on(error, self.doing))
         place: Place
         place, looks = after_failure(self.place, self.doing)
         self.take_over(failed(now := self.now(), error, self.failure(now)))

@@ -201,9 +201,9 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     """Try learning rates on a training that has not begun, and restore the training to its state before.
 
     The rate rises exponentially from `low` to `high` over `steps` optimizer steps, until the smoothed
-    loss is four times the best one. Afterwards model, optimizer, generators and loaders are as they were,
-    also when something is raised. Smith, "Cyclical Learning Rates for Training Neural
-    Networks" (2017); the constants are those of fastai.
+    loss is four times the best one. `find_lr(state).suggestion` is a rate to train with, and `plot()` shows why.
+    Afterwards model, optimizer, generators and loaders are as they were, also when something is raised. Smith,
+    "Cyclical Learning Rates for Training Neural Networks" (2017); the constants are those of fastai.
 
     >>> import torch
     >>> from fsm_train import Supervised, start

@@ -190,7 +190,8 @@ def require_matplotlib(who: str) -> None:
         import matplotlib.axes  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"{who} draws with matplotlib, which needs {error.name}: pip install 'fsm-train[plot]'", name=error.name
+            f"{who} draws with matplotlib, but {error.name} is not installed: pip install 'fsm-train[plot]'",
+            name=error.name,
         ) from error
 
 

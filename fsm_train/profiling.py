@@ -26,6 +26,7 @@ from .sinks.base import Recorder
 from .worlds.proxy import WorkloadProxy
 
 _OPERATIONS = frozenset(operation.value for operation in Operation)
+_PREFIX = "fsm_train."
 
 
 def profiled(
@@ -35,8 +36,9 @@ def profiled(
 
     The ranges in it are called "fsm_train.forward", "fsm_train.backward", …, as the operations of the machine;
     "fsm_train.read" measures facts, "fsm_train.carry_out ClipGradNorm" is what a callback asked for, and a batch is
-    "fsm_train.batch". The file opens in Perfetto (ui.perfetto.dev) and in chrome://tracing. The weights are the same as
-    without it; the time of the batches within is not, since each operation is done by itself.
+    "fsm_train.batch". The file opens in Perfetto (ui.perfetto.dev) and in chrome://tracing, and `table()` of the sink
+    says which operation took the time. The weights are the same as without it; the time of the batches within is not,
+    since each operation is done by itself.
 
     >>> from fsm_train import Scripted, run, start
     >>> import json, tempfile, pathlib
@@ -80,6 +82,30 @@ class Profiled(Recorder):
         self.settings = settings
         self.profiler: profile | None = None
         self.batches = 0
+        self._took: tuple[tuple[str, int, float], ...] = ()  # of each range its name, how often, and milliseconds
+
+    def table(self) -> str:
+        """Where the time went, once the profile is over: a line for each operation, the longest first.
+
+        >>> from fsm_train import Scripted, run, start
+        >>> import tempfile, pathlib
+        >>> sink = profiled(pathlib.Path(tempfile.mkdtemp()) / "trace.json", steps=(2, 4))
+        >>> final = run(start(Scripted(batches=8), epochs=1), sinks=[sink])
+        >>> sink.table().splitlines()[0].split()
+        ['operation', 'times', 'ms', 'each']
+
+        Returns:
+            Milliseconds on the CPU. What waits for a device is in the operation that waits. A batch holds all of its
+            operations but the fetch.
+
+        Raises:
+            RuntimeError: no batch was profiled yet.
+        """
+        if not self._took:
+            raise RuntimeError(f"nothing was profiled yet: the training has to come to batch {self.steps[0]}")
+        width = max(len("operation"), *(len(name) for name, _, _ in self._took))
+        rows = (f"{name:<{width}}  {times:>5}  {took / times:>9.3f}" for name, times, took in self._took)
+        return "\n".join([f"{'operation':<{width}}  {'times':>5}  {'ms each':>9}", *rows])
 
     def wrap_workload(self, workload: Workload, state: State) -> Workload:
         self.batches = 0
@@ -104,12 +130,23 @@ class Profiled(Recorder):
         if profiler is None:
             return
         profiler.stop()
+        self._took = _longest_first(profiler)
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         try:
             profiler.export_chrome_trace(str(part))
             part.replace(self.path)  # so that a file is there whole, or as it was
         finally:
             part.unlink(missing_ok=True)
+
+
+def _longest_first(profiler: profile) -> tuple[tuple[str, int, float], ...]:
+    """Of each range of the machine its name, how often it was, and the milliseconds of all of them."""
+    ranges = [
+        (event.key.removeprefix(_PREFIX), event.count, event.cpu_time_total / 1000)
+        for event in profiler.key_averages()
+        if event.key.startswith(_PREFIX)
+    ]
+    return tuple(sorted(ranges, key=lambda each: -each[2]))
 
 
 class _Ranges(WorkloadProxy):

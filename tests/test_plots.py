@@ -297,5 +297,7 @@ def test_a_missing_extra_is_a_sentence(draw: Any, monkeypatch: pytest.MonkeyPatc
     """It says who needs it, and what to install."""
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
 
-    with pytest.raises(ModuleNotFoundError, match=r"draws with matplotlib, .* pip install 'fsm-train\[plot\]'"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"draws with matplotlib, but .* is not installed: pip install 'fsm-train\[plot\]'"
+    ):
         draw()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from fsm_train import Scripted, evaluate, profiled, run, start
+from fsm_train import Scripted, Supervised, evaluate, profiled, run, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, compile_step, record, skip_nonfinite
 from tests.diabetes_training import batches, weights_of, workload
 
@@ -38,6 +40,29 @@ def test_each_operation_is_a_range(tmp_path: Path, callbacks: list[Any]) -> None
     assert found["step"] == found["zero"] == (2 if "accumulate" in names else 3)
     assert found["carry_out ClipGradNorm"] == (2 if "clip_grad_norm" in names else 0)
     assert (found["read"] > 0) is any(callback.needs for callback in callbacks)
+
+
+def test_table_says_which_operation_takes_the_time(tmp_path: Path) -> None:
+    """The longest first, a batch before what it consists of; before there is a profile a sentence says so."""
+    sink = profiled(tmp_path / "t.json", steps=(1, 4))
+    with pytest.raises(RuntimeError, match="has to come to batch 1"):
+        sink.table()
+
+    def slow(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.02)
+        return nn.functional.mse_loss(output, target)
+
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    work = Supervised(model, optimizer, slow, [(torch.ones(4, 2), torch.ones(4, 1))] * 5)
+    run(start(work, epochs=1), [clip_grad_norm(1.0)], sinks=[sink])
+
+    head, batch, loss, *rest = sink.table().splitlines()
+    assert head.split() == ["operation", "times", "ms", "each"]
+    assert batch.split()[:2] == ["batch", "3"]
+    assert loss.split()[:2] == ["loss", "3"]
+    assert float(loss.split()[2]) >= 20
+    assert sum("carry_out ClipGradNorm" in line for line in rest) == 1
 
 
 def test_operators_of_torch_lie_within_the_ranges(tmp_path: Path) -> None:

@@ -20,6 +20,11 @@ _IN_A_BATCH = frozenset({phase for phase in BATCH_PHASES if FAILED_RESUMES_AT[ph
 _AFTER_BACKWARD = frozenset({Phase.BACKWARD_END, Phase.STEP_BEGIN})
 _BEFORE_FORWARD = frozenset({None, Operation.DISCARD})
 _PARTLY_STEPPED = frozenset({Operation.STEP, Operation.ZERO})
+_IN_PIECES = frozenset({Operation.FORWARD, Operation.LOSS, Operation.BACKWARD})  # what micro_batches cuts
+_ADVICE_ON_MEMORY = (
+    " Memory ran out: the callback micro_batches() computes a batch in pieces, halved until there is room for them, "
+    "with the gradient of the whole batch."
+)
 
 
 @attrs.frozen(eq=False)
@@ -201,3 +206,18 @@ def where(state: State, doing: Operation | None, passed: Phase | None) -> str:
         f"Raised {what} of epoch {state.epoch}, batch {state.batch}, step {state.step}{validation}. "
         "Model and optimizer are as this left them; start(workload, …) begins a new training with them."
     )
+
+
+def advice_on(error: BaseException, doing: Operation | None) -> str:
+    """What helps against an error that the library has an answer to; "" for others.
+
+    Torch is not imported here: that memory ran out is seen by the name and the words of the error.
+
+    >>> advice_on(RuntimeError("CUDA out of memory."), Operation.STEP)
+    ''
+    """
+    if doing not in _IN_PIECES or any("Memory ran out" in note for note in getattr(error, "__notes__", ())):
+        return ""
+    text = str(error).lower()
+    is_memory = type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text
+    return _ADVICE_ON_MEMORY if is_memory else ""

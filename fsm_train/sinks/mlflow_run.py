@@ -56,7 +56,8 @@ def mlflow(
         experiment: its name; it is made if it is not there.
         run: the name of the run. MLflow makes one up if there is none, and then no other process finds it again.
         run_id: of a run that is there already, instead.
-        tracking_uri: of the server or the database; the default is that of MLflow.
+        tracking_uri: of the server or the database; the default is that of MLflow: what the environment has as
+            MLFLOW_TRACKING_URI, else mlflow.db in the folder that the program runs in (of older versions: mlruns).
         tags: further ones.
         facts: of batches, such as "loss" or "grad_norm".
         every: of which batches: those whose number is a multiple of this.

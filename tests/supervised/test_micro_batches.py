@@ -23,6 +23,8 @@ from fsm_train.callbacks import (
     skip_nonfinite,
     weight_penalty,
 )
+from fsm_train.core.failing import advice_on
+from fsm_train.core.phase import Operation
 from fsm_train.data.out_of_memory import is_out_of_memory
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
@@ -147,6 +149,25 @@ def test_model_that_is_too_large_for_one_sample_is_said_to_be() -> None:
     with pytest.raises(torch.OutOfMemoryError) as raised:
         trained(Small(backward=0), micro_batches())
     assert any("the model itself that is too large" in note for note in raised.value.__notes__)
+
+
+@pytest.mark.parametrize("error", [lambda words: RuntimeError(f"CUDA out of memory. {words}"), torch.OutOfMemoryError])
+@pytest.mark.parametrize("pieces", [{"forward": 2}, {"backward": 2}])
+def test_who_runs_out_of_memory_is_told_what_helps(error: Callable[[str], Exception], pieces: dict[str, int]) -> None:
+    """In the error itself: nobody looks for a callback whose name they do not know."""
+    with pytest.raises(RuntimeError) as raised:
+        trained(Small(**pieces, error=error))
+    assert sum("micro_batches() computes a batch in pieces" in note for note in raised.value.__notes__) == 1
+
+
+def test_advice_is_given_only_where_it_helps() -> None:
+    """Not of another error, not where one sample is too large, and not of a step."""
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as shapes:
+        trained(nn.Linear(3, 1))
+    with pytest.raises(torch.OutOfMemoryError) as too_large:
+        trained(Small(backward=0), micro_batches())
+    assert not any("micro_batches" in note for raised in (shapes, too_large) for note in raised.value.__notes__)
+    assert advice_on(MemoryError("out of memory"), Operation.STEP) == ""
 
 
 def test_dropout_is_that_of_the_forward_pass() -> None:
