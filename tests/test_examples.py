@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.warm_process import run_script
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+HEAVY = ("torch._dynamo", "torch.utils.data", "sklearn.datasets")
+"""What takes seconds to import, the first as soon as an optimizer is made: once for all examples."""
 
 
 def run(name: str, *arguments: str, seconds: float = 600) -> str:
     """What the example prints; one thread each, since tests run side by side."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+    done = run_script(EXAMPLES / name, *arguments, imports=HEAVY, strict=True, seconds=seconds)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
