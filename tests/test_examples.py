@@ -11,17 +11,23 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
+from tests.warm_process import run_script
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
+HEAVY = ("torch._dynamo", "torch.utils.data", "sklearn.datasets")
+"""What takes seconds to import, the first as soon as an optimizer is made: once for all examples."""
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
-def run(name: str, *arguments: str, seconds: float = 600, by: tuple[str, ...] = (sys.executable, "-W", "error")) -> str:
+def run(name: str, *arguments: str, seconds: float = 600, by: tuple[str, ...] | None = None) -> str:
     """What the example prints; one thread each, since tests run side by side."""
-    command = [*by, str(EXAMPLES / name), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+    if by is None:
+        done = run_script(EXAMPLES / name, *arguments, imports=HEAVY, strict=True, seconds=seconds)
+    else:
+        command, environment = [*by, str(EXAMPLES / name), *arguments], {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -47,7 +53,7 @@ def test_digits_reach_97_percent() -> None:
 def test_two_processes_read_digits_as_one(tmp_path: Path) -> None:
     """The same script: the same decisions and nearly the same losses, one log and one folder of checkpoints."""
     reached = []
-    for count, by in ((1, (sys.executable,)), (2, TORCHRUN)):
+    for count, by in ((1, None), (2, TORCHRUN)):
         folder = f"of {count}"
         shown = run("distributed_digits.py", str(tmp_path / folder), seconds=120, by=by)
         accuracy, epochs, samples = numbers(shown, r"valid_accuracy (\S+) after (\d+) epochs, \d+ steps, (\d+) samples")

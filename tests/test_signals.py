@@ -103,6 +103,7 @@ def test_ignored_signals_stay_ignored() -> None:
     assert final.phase is Phase.DONE
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_signal_that_comes_too_late_is_not_lost() -> None:
     """The state that the run returns says that it came; the program, which has the state, goes on."""
     code = (
@@ -168,6 +169,7 @@ def test_a_fork_outside_of_a_run_blocks_nothing() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_signal_beside_a_failure_is_delivered_again() -> None:
     """A run that raises has no state to lose, so the program ends as it would have without it."""
     code = (

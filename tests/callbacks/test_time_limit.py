@@ -22,6 +22,7 @@ from fsm_train.eventlog.forms import _is_plan
 from fsm_train.schedules import absolute, one_cycle
 from fsm_train.testing import at, check_callback
 from fsm_train.worlds.scripted import Scripted
+from tests.how_long import of_all
 
 
 def ticking(start: int = 0, pace: float = 1.0) -> Callable[[State], float]:
@@ -106,9 +107,10 @@ def test_time_that_is_none_is_refused(seconds: Any) -> None:
         start(Scripted(), epochs=1, seconds=seconds)
 
 
+@pytest.mark.long
 def test_it_passes_the_checks_of_any_callback() -> None:
     """It is pure, and its time is a fact."""
-    check_callback(time_limit(seconds=3))
+    check_callback(time_limit(seconds=3), examples=of_all(200, few=12))
 
 
 # ------------------------------------------------------------------------------------- schedules

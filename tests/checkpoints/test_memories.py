@@ -88,7 +88,7 @@ def test_records_that_nobody_declares_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="'counts' does not fit it: it has a record of a class 'Seen'.*second pa"):
         run(state, [counts, checkpoint(tmp_path)])
     with pytest.raises(CallbackCheckError, match=r"(?s)a class 'Seen', which is not known here.*type of the function"):
-        check_callback(counts)
+        check_callback(counts, examples=20)
 
 
 def _counts(memory: object) -> Callback[Any]:

@@ -15,7 +15,7 @@ from fsm_train.checkpoints.manifest import list_folder, verify
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import differences, train_through
 from tests.checkpoints.processes import signalled
-from tests.how_long import SHARE, of_all
+from tests.how_long import SHARE, THOROUGH, of_all
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "preempted.py"
 
@@ -54,6 +54,8 @@ def test_sigterm_at_random_moments(group: bool, workers: int, tmp_path: Path) ->
     assert validating or SHARE < 1, seed
 
 
+@pytest.mark.long
+@pytest.mark.skipif(not THOROUGH, reason="five processes that each import torch; killed at random moments above")
 def test_the_example_ends_as_if_it_had_never_been_killed() -> None:
     """Killed by its timer a few times, it goes on, and its final weights are those of an undisturbed run."""
     done = subprocess.run(

@@ -62,6 +62,7 @@ def _shell(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
+@pytest.mark.usefixtures("measured")
 def test_python_m_is_the_same_and_imports_no_torch(log: str) -> None:
     """`python -m fsm_train`, with torch made unimportable."""
     assert _shell("replay", log).stdout.startswith("agrees: 75 lines")

@@ -14,6 +14,7 @@ from fsm_train.core.runs import with_hyper
 from fsm_train.core.state import Hyper, check_hyper
 from fsm_train.schedules import absolute, constant, step
 from fsm_train.testing import at, check_callback, simulate
+from tests.how_long import of_all
 
 NOW: Mapping[str, Hyper] = {
     "lr": (0.1, 0.01, 0.02),
@@ -95,9 +96,11 @@ def test_schedule_of_an_optimizer_that_is_not_there_says_so() -> None:
             schedule(lr=constant(1.0), optimizer=wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_schedule_of_one_optimizer_keeps_the_laws() -> None:
     """What holds for every callback of the library."""
-    check_callback(schedule(lr=step(2, 0.5), optimizer="muon"), hyper={"lr": (0.1, 0.2), "muon.lr": 0.1, "b.lr": 0.2})
+    hyper = {"lr": (0.1, 0.2), "muon.lr": 0.1, "b.lr": 0.2}
+    check_callback(schedule(lr=step(2, 0.5), optimizer="muon"), examples=of_all(200, few=12), hyper=hyper)
 
 
 def test_numbers_have_the_bounds_of_their_own_name() -> None:

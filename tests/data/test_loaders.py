@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsm_train.data import loaders
 from fsm_train.data.loaders import start_pass
+from tests.warm_process import run_script
 
 SCRIPT = """
 import os, signal, sys, time
@@ -46,31 +45,31 @@ if __name__ == "__main__":
 """
 
 
-def _said(rest: str, *, seconds: float = 0.0, persistent: bool = False) -> list[str]:
-    code = SCRIPT.format(rest=rest, seconds=seconds, persistent=persistent)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr == ""
+def _said(folder: Path, rest: str, *, seconds: float = 0.0, persistent: bool = False) -> list[str]:
+    (script := folder / "script.py").write_text(SCRIPT.format(rest=rest, seconds=seconds, persistent=persistent))
+    done = run_script(script)
+    assert (done.returncode, done.stderr) == (0, "")
     return sorted(done.stdout.split())
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_workers_outlive_a_signal_to_the_group(persistent: bool) -> None:
+def test_workers_outlive_a_signal_to_the_group(persistent: bool, tmp_path: Path) -> None:
     """All batches are there after it, and the signal is heard where it is to be; they did first what they had to."""
     rest = "next(batches); os.killpg(0, signal.SIGTERM); assert len([*batches]) == 7; assert heard"
 
-    assert _said(rest, persistent=persistent, seconds=0.01) == ["0", "1", "end"]
+    assert _said(tmp_path, rest, persistent=persistent, seconds=0.01) == ["0", "1", "end"]
 
 
 @pytest.mark.parametrize("persistent", [False, True])
-def test_workers_that_are_left_end_with_the_process(persistent: bool) -> None:
+def test_workers_that_are_left_end_with_the_process(persistent: bool, tmp_path: Path) -> None:
     """The process leaves as it is used to, also where workers sleep over a sample."""
     since = time.monotonic()
 
-    assert _said("next(batches)", persistent=persistent, seconds=0.3) == ["0", "1", "end"]
+    assert _said(tmp_path, "next(batches)", persistent=persistent, seconds=0.3) == ["0", "1", "end"]
     assert time.monotonic() - since < 30
 
 
-def test_a_process_ends_though_a_worker_was_ended_with_a_lock() -> None:
+def test_a_process_ends_though_a_worker_was_ended_with_a_lock(tmp_path: Path) -> None:
     """A process of `multiprocessing`, such as a rank: Python ends its workers, and torch then asks for that lock."""
     code = """
 import multiprocessing, os, signal, sys
@@ -97,7 +96,8 @@ process.join(30)
 print(process.exitcode)
 process.kill()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    (tmp_path / "script.py").write_text(code)
+    done = run_script(tmp_path / "script.py")
     assert (done.stdout, done.stderr) == ("7\n", "")
 
 
@@ -149,12 +149,11 @@ if __name__ == "__main__":
 def test_workers_that_start_are_spared_and_nothing_stays_blocked(method: str, printed: str, tmp_path: Path) -> None:
     """By a signal to the group that comes before they have a handler of their own; later processes get signals."""
     (tmp_path / "script.py").write_text(STARTS)
-    command = [sys.executable, str(tmp_path / "script.py"), method]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = run_script(tmp_path / "script.py", method)
     assert (done.stdout, done.stderr) == (printed, "")
 
 
-def test_workers_end_where_the_loader_is_part_of_a_cycle() -> None:
+def test_workers_end_where_the_loader_is_part_of_a_cycle(tmp_path: Path) -> None:
     """They are swept up with it: torch cannot ask them to leave any more, and ends them with a signal."""
     rest = """
 import gc, multiprocessing, torch
@@ -167,12 +166,16 @@ assert multiprocessing.active_children() == []"""
     rest = "".join(f"\n    {line}" for line in rest.splitlines())
 
     for persistent in (False, True):
-        assert _said(rest, persistent=persistent) == ["0", "1", "end"]
+        assert _said(tmp_path, rest, persistent=persistent) == ["0", "1", "end"]
 
 
-def test_signal_to_the_process_alone_is_heard_by_it() -> None:
+def test_signal_to_the_process_alone_is_heard_by_it(tmp_path: Path) -> None:
     """It is held back only while the workers start."""
-    assert _said("os.kill(os.getpid(), signal.SIGTERM); assert heard == [15]; [*batches]") == ["0", "1", "end"]
+    assert _said(tmp_path, "os.kill(os.getpid(), signal.SIGTERM); assert heard == [15]; [*batches]") == [
+        "0",
+        "1",
+        "end",
+    ]
 
 
 def test_without_workers_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:

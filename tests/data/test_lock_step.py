@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +33,7 @@ from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.core.phase import Flag, Phase
 from fsm_train.core.transition import Transition
 from fsm_train.schedules import cosine
+from tests.how_long import THOROUGH
 
 Loaders = Callable[[], tuple[Any, ...]]
 
@@ -205,20 +208,37 @@ def test_training_is_that_of_a_loop_over_both(name: str, until: str, by_hand: An
     assert all(map(torch.equal, work.model.parameters(), model.parameters()))
 
 
+@functools.cache
+def undisturbed(name: str, until: str) -> tuple[list[Any], list[torch.Tensor]]:
+    """The batches of a whole training, and its weights."""
+    seen: list[Any] = []
+    work = workload(LOADERS[name], seen, until)
+    run(start(work, epochs=4, seed=0))
+    return seen, [*work.model.parameters()]
+
+
+WAYS = ("shortest", "longest")
+LEAVES = [
+    (name, until, iteration)
+    for (i, name), (j, until), (k, iteration) in itertools.product(
+        enumerate(LOADERS), enumerate(WAYS), enumerate((2, 5, 6))
+    )
+    if THOROUGH or (i + j + k) % 2 == 0
+]
+"""Loader, its end, and where it is left: each pair of them; with FSM_TRAIN_LONG all three in each combination."""
+
+
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:to continue in the middle", "ignore:'set_vital'")
-@pytest.mark.parametrize("iteration", [2, 5, 6])
-@pytest.mark.parametrize("until", ["shortest", "longest"])
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(("name", "until", "iteration"), LEAVES)
 def test_resumed_is_undisturbed(name: str, until: Any, iteration: int, tmp_path: Path) -> None:
     """From a file, in the middle of an epoch or at its end: the same batches and the same weights.
 
     Nothing is noted but what is noted of any loader with workers.
     """
-    whole: list[Any] = []
     before: list[Any] = []
     after: list[Any] = []
-    undisturbed = workload(LOADERS[name], whole, until)
-    run(start(undisturbed, epochs=4, seed=0))
+    whole, weights = undisturbed(name, until)
     run(start(workload(LOADERS[name], before, until), epochs=4, seed=0), [leave_at(iteration, tmp_path)])
     torch.rand(3)
 
@@ -226,7 +246,7 @@ def test_resumed_is_undisturbed(name: str, until: Any, iteration: int, tmp_path:
     final = run(restore(tmp_path, resumed))
 
     assert before + after == whole
-    assert all(map(torch.equal, undisturbed.model.parameters(), resumed.model.parameters()))
+    assert all(map(torch.equal, weights, resumed.model.parameters()))
     assert [note for note in final.notes if "workers" not in note] == []
 
 

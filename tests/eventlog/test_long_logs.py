@@ -60,9 +60,9 @@ def test_a_command_takes_no_more_memory_for_more_epochs(
 ) -> None:
     """Rows are read again from the disk, and written one by one."""
     monkeypatch.setattr("builtins.print", lambda *_, **__: None)
-    monkeypatch.setattr(epochs_on_disk, "IN_MEMORY", 10_000)
+    monkeypatch.setattr(epochs_on_disk, "IN_MEMORY", 4_000)
     peaks = []
-    for epochs in (1_500, 3_000):
+    for epochs in (600, 1_200):
         log = str(_log_of(tmp_path / f"{epochs}.jsonl", epochs))
         with _peak() as peak:
             assert main([*command, log, *([log] if command == ["diff"] else [])]) == 0

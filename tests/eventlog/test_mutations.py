@@ -20,7 +20,7 @@ from .log_files import library, logged, workload
 from .mutations import mutated
 
 PARTS = 20
-MUTATIONS = of_all(10_000, few=200)
+MUTATIONS = of_all(10_000, few=60)
 SECONDS = 10.0  # for one command, whose answer takes some milliseconds
 
 Captured = pytest.CaptureFixture[str]
@@ -78,7 +78,10 @@ def _functions(log: Path, good: Path) -> list[Callable[[], object]]:
 def test_a_mutated_log_is_answered_or_refused(
     part: int, logs: Sequence[Path], tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A command ends with 0, 1, or 2 and a sentence; a function returns, or raises a LogError. Nothing warns."""
+    """A command ends with 0, 1, or 2 and a sentence; a function returns, or raises a LogError. Nothing warns.
+
+    With FSM_TRAIN_LONG=1 there are 10,000 of them.
+    """
 
     def nothing_comes(_: float) -> None:
         raise KeyboardInterrupt  # tail waits for the rest of a log that has not ended

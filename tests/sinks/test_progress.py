@@ -528,6 +528,7 @@ def test_nobody_reading_what_is_logged_ends_no_training(file: Console, monkeypat
         assert run(start(Scripted(batches=2), epochs=2), [speak], sinks=[progress(console=file)]).epoch == 2
 
 
+@pytest.mark.usefixtures("measured")
 def test_reader_who_leaves_does_not_end_the_training() -> None:
     """When the reader of the pipe ends, as with `| head`, the training continues to its end."""
     code = (

@@ -64,6 +64,7 @@ def in_a_terminal(script: str, folder: Path, columns: int = 80) -> str:
     return written.decode()
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_terminal_of_80_columns_shows_the_tables(tmp_path: Path) -> None:
     """What is trained, who looks where and what that costs; then the rows, and what came of it.
 
@@ -98,6 +99,7 @@ def test_a_terminal_of_80_columns_shows_the_tables(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.usefixtures("measured")
 def test_what_is_logged_is_broken_between_words(tmp_path: Path) -> None:
     """A terminal would break it within them; what is longer than a line stays whole, so that it can be copied."""
     path = "/".join(["folder"] * 20)
@@ -110,6 +112,7 @@ def test_what_is_logged_is_broken_between_words(tmp_path: Path) -> None:
     assert lines[:3] == [" ".join(["word"] * 16), " ".join(["word"] * 4), path]
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_pipe_gets_no_table(tmp_path: Path) -> None:
     """Where nobody watches, a line per epoch and one for the end is all that is written."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -167,6 +170,7 @@ def test_one_workload_is_shown_once() -> None:
     assert [line.split()[0] for line in lines_of(console) if line].count("best") == 2
 
 
+@pytest.mark.usefixtures("measured")
 def test_it_can_be_left_out(tmp_path: Path) -> None:
     """Also in a terminal."""
     shown = screen(in_a_terminal(SCRIPT.replace("progress()", "progress(summary=False)"), tmp_path))

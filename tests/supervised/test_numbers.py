@@ -35,6 +35,7 @@ from fsm_train.supervised import handlers
 from fsm_train.supervised.compilation import CapturedStep
 from fsm_train.testing import at, check_callback, drive, simulate
 from tests.diabetes_training import batches
+from tests.how_long import of_all
 from tests.killed import killed_and_resumed
 from tests.models import same_weights
 from tests.supervised.test_compilation import PretendedGraph
@@ -242,9 +243,10 @@ def test_stretched_over_the_training_it_is_that_of_its_step() -> None:
     assert seen[Phase.BATCH_END] == [0.0, 0.0, 0.25, 0.25, 0.5, 0.5, 0.75, 0.75]
 
 
+@pytest.mark.long
 def test_a_schedule_of_ones_own_number_keeps_the_laws() -> None:
     """What holds for every callback of the library."""
-    check_callback(schedule(kl=RISE, lr=cosine(8)), hyper={"kl": 0.0, "lr": 0.1})
+    check_callback(schedule(kl=RISE, lr=cosine(8)), examples=of_all(200, few=12), hyper={"kl": 0.0, "lr": 0.1})
 
 
 # ------------------------------------------------------------------------------- what is refused

@@ -25,6 +25,7 @@ def test_simulations_need_no_hypothesis() -> None:
 
 
 @pytest.mark.parametrize("name", ["check_callback", "strategies", "MachineModel", "CHECKS"])
+@pytest.mark.usefixtures("measured")
 def test_without_hypothesis_the_extra_is_named(name: str) -> None:
     """What needs Hypothesis says how to install it."""
     code = (
