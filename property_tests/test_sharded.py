@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fsm_train import WorkloadError, sharded
@@ -11,6 +11,7 @@ from fsm_train.data.known_sizes import known_sizes
 from fsm_train.data.layers import set_epoch
 
 
+@example(samples=1, size=1, ranks=2, epoch=0, seed=0, shuffle=False, drop_last=False, per_rank=False)
 @given(
     samples=st.integers(1, 60),
     size=st.integers(1, 20),

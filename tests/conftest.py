@@ -12,6 +12,8 @@ import signal
 import pytest
 from hypothesis import settings
 
+from tests.how_long import THOROUGH
+
 settings.register_profile("tests", deadline=None)  # a machine may be busy
 settings.load_profile("tests")
 
@@ -45,3 +47,10 @@ def _one_thread() -> None:
 def _ctrl_c_is_handled() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What has no few cases to try, or whose processes take many seconds, is tried among the long tests alone."""
+    for item in items:
+        if any(mark.kwargs.get("alone") for mark in item.iter_markers("long")) and not THOROUGH:
+            item.add_marker(pytest.mark.skip(reason="tried where FSM_TRAIN_LONG is set"))

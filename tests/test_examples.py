@@ -48,7 +48,7 @@ def test_digits_reach_97_percent() -> None:
     assert "stopped because: " in shown
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 @pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 def test_two_processes_read_digits_as_one(tmp_path: Path) -> None:
     """The same script: the same decisions and nearly the same losses, one log and one folder of checkpoints."""

@@ -210,8 +210,11 @@ class ShardedBatches(Sampler[list[Any]]):
         """How many batches this rank gets; of a batch sampler of one's own, as many as it says."""
         if type(self.batches) is not BatchSampler:
             return len(self.batches)
-        batches, last = self._whole_and_last()
-        return batches + bool(last)
+        whole, last = self._whole_and_last()
+        size, (rank, ranks) = self.union.batch_size, self.place
+        if size < ranks:  # some ranks have nothing of a batch
+            whole = sum((rank - i * size) % ranks < size for i in range(whole))
+        return whole + bool(last)
 
     def sizes(self) -> tuple[int, float, float] | None:
         """How many batches this rank gets, the samples of each, and of the last; None where they take turns to differ.

@@ -52,6 +52,12 @@ def is_sharded(model: nn.Module) -> bool:
     return bool(sharded_parts(model)) or any(map(is_shared, model.parameters()))
 
 
+def computes_one_batch_together(model: nn.Module) -> bool:
+    """Whether some ranks may compute the same batch, as those of a mesh for tensor parallelism do."""
+    shared: list[Any] = [parameter for parameter in model.parameters() if is_shared(parameter)]
+    return any(each.device_mesh.ndim > 1 or each.device_mesh.size() < dist.get_world_size() for each in shared)
+
+
 def reshard(model: nn.Module) -> None:
     """Leave each rank its share alone: after a forward pass without a backward some of the model is still gathered.
 

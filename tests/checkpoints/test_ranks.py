@@ -28,7 +28,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("training", TRAININGS)
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
 def test_resumed_at_any_boundary_it_ends_the_same(training: str, thorough: bool, tmp_path: Path) -> None:
     """To the last bit on each rank: in open windows of gradients not yet reduced, in validations, between epochs."""
 
@@ -45,7 +45,7 @@ def test_resumed_at_any_boundary_it_ends_the_same(training: str, thorough: bool,
     assert forked(2, tmp_path / "group", work) == [[], []]
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 def test_what_a_rank_forgets_of_its_own_is_noticed(tmp_path: Path) -> None:
     """Each part of its file is needed: with that of rank 0 in its place, some boundary leads to another end."""
 

@@ -68,7 +68,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("faulty", [0, 1])
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
 def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(faulty: int, thorough: bool, tmp_path: Path) -> None:
     """The training ends as the undisturbed one, and what is there is good; or no rank begins."""
 
@@ -111,7 +111,7 @@ def count_calls(rank: int, folder: Path, of: int) -> tuple[torch.Tensor, int]:
 
 
 @pytest.mark.parametrize("killed", [0, 1])
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
 def test_a_rank_that_is_killed_while_it_saves_costs_nothing(killed: int, thorough: bool, tmp_path: Path) -> None:
     """The other ends within seconds; both continue from the newest good checkpoint, and end as the undisturbed ones."""
     expected, calls = forked(2, tmp_path / "a", lambda rank: count_calls(rank, tmp_path / "undisturbed", killed))[0]

@@ -69,7 +69,7 @@ def suspended_at_random(spec: RankSpec, signalled: tuple[int, ...], seed: int, t
 @pytest.mark.parametrize("signalled", [(0,), (1,), (0, 1)])
 @pytest.mark.parametrize(
     ("workers", "thorough"),
-    [(0, False), *(pytest.param(workers, True, marks=pytest.mark.long) for workers in (0, 2))],
+    [(0, False), *(pytest.param(workers, True, marks=pytest.mark.long(alone=True)) for workers in (0, 2))],
 )
 def test_sigterm_to_a_rank_suspends_all_in_one_checkpoint(
     signalled: tuple[int, ...], workers: int, thorough: bool, tmp_path: Path

@@ -127,6 +127,7 @@ def test_show_imports_nothing_of_other_commands(log: str) -> None:
     assert heavy.isdisjoint(done.stdout.split())
 
 
+@pytest.mark.usefixtures("measured")
 def test_a_terminal_that_knows_few_characters_gets_what_it_can(log: str) -> None:
     """Bars of a curve are escaped, and JSON uses its own escapes, so that it is still JSON."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

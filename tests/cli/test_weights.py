@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -20,6 +22,7 @@ from fsm_train.callbacks import checkpoint, ema, swa
 from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.manifest import TENSORS, list_folder
 from fsm_train.cli import main
+from fsm_train.cli.status import UsageError
 from fsm_train.supervised.weights_file import state_dict_of
 
 Captured = pytest.CaptureFixture[str]
@@ -197,3 +200,18 @@ def test_an_average_that_does_not_fit_is_refused(tmp_path: Path) -> None:
             state_dict_of(newest.path, parts, "ema")
     parts["averages"]["ema"]["average"] = {**average, "n_averaged": 0}
     assert same(state_dict_of(newest.path, parts, "ema"), parts["modules"]["model"]["values"])
+
+
+def test_without_torch_it_says_what_to_install(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other commands do without it."""
+
+    def import_module(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named 'torch', for {name}", name="torch")
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    monkeypatch.delitem(sys.modules, "fsm_train.cli.weights", raising=False)
+    weights_command = __import__("fsm_train.cli.weights", fromlist=["run"])
+    with pytest.raises(UsageError, match="weights needs torch: pip install torch"):
+        weights_command.run(argparse.Namespace(output=str(tmp_path / "weights.pt")))

@@ -168,7 +168,7 @@ def test_callback_decides_the_same_on_all_ranks_and_as_on_the_union(name: str, o
     check(CASES[name], *(of_rank[name] for of_rank in on_two_ranks))
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 @pytest.mark.filterwarnings("ignore")  # of torch.compile
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.slow])
 def test_slow_callback_decides_the_same_too(name: str, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ WITHIN = 10.0
 Fail = Callable[[], None]
 Case = Callable[[int, Fail, list[Callback[Any]]], Any]
 
+LONG = pytest.mark.long(alone=True)
+
 
 class Calls:
     """Does something at the n-th call, which counts from 1."""
@@ -226,7 +228,9 @@ def fail_with_error() -> None:
 def cases(of: Mapping[str, Case], *few: tuple[str, int]) -> list[Any]:
     """Each of them on each rank; all but few are `long`."""
     return [
-        pytest.param(where, rank, marks=[pytest.mark.long] * ((where, rank) not in few), id=f"{where}, rank {rank}")
+        pytest.param(
+            where, rank, marks=[pytest.mark.long(alone=True)] * ((where, rank) not in few), id=f"{where}, rank {rank}"
+        )
         for where in of
         for rank in (0, 1)
     ]

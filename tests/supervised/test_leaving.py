@@ -70,7 +70,7 @@ def processes(folder: Path, seconds: float = 60.0) -> list[int]:
     return [int(file.read_text()) for file in files]
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 @pytest.mark.parametrize(
     ("to", "name", "how", "status"),
     [
@@ -127,7 +127,7 @@ open(f"{folder}/ended-{rank}", "w").write(f"{attempt} {final.step}")
 """
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 def test_processes_that_torchrun_starts_again_meet(tmp_path: Path) -> None:
     """And do not look for the addresses of those that are gone, which its store still has."""
     launcher = torchrun(tmp_path, KILLED_ONCE, settings=("--max-restarts=1",))

@@ -448,7 +448,7 @@ def test_difference_in_the_share_of_one_rank_is_seen_on_all(tmp_path: Path) -> N
     assert forked(2, tmp_path, work) == [[True, False]] * 2
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # whose output is a view
 def test_mesh_of_tensor_parallel_layers_passes_through(tmp_path: Path) -> None:
     """Ranks that compute one batch together read the same batch: noise, a norm, a penalty and an average are right."""

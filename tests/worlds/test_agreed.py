@@ -682,7 +682,7 @@ def test_ranks_tell_each_other_values_of_any_size() -> None:
         meeting = work.meeting  # type: ignore[attr-defined]
         told[rank] = [meeting.values(Topic.WRITE, own) for own in ({"rank": rank, "text": "x" * 99 * rank}, None, [])]
         final = run(start(work, epochs=1))
-        assert not work.lost  # type: ignore[attr-defined]
+        assert not meeting.lost
         told[rank].append(work.train_pass.counted)  # type: ignore[attr-defined]
         return final
 
@@ -692,3 +692,65 @@ def test_ranks_tell_each_other_values_of_any_size() -> None:
     assert [told[rank][:3] for rank in (0, 1)] == [[both, [None, None], [None, None]]] * 2
     assert [told[rank][3] for rank in (0, 1)] == [3.0, 6.0]  # by which the metrics of each weigh
     assert ends.state.samples == 9
+
+
+def test_evaluation_within_a_validation_is_another_one() -> None:
+    """It is measured on all ranks, and the training goes on with what it had before."""
+
+    def train(rank: int, join: Join) -> State:
+        work = join(Scripted(batches=3, valid_loss=[4.0, 2.0][rank], valid_batches=1 + rank))
+        for state in iterate(start(work, epochs=2), at=[Phase.VALID_END]):
+            if state.phase is Phase.VALID_END:
+                assert evaluate(work)["valid_loss"] == pytest.approx(8 / 3)
+        return state
+
+    assert train_ranks(2, train).state.metrics["valid_loss"] == pytest.approx(8 / 3)
+
+
+class InOneGo(Scripted):
+    """Carries out operations in one go where it can, as a compiled step does."""
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Any] | None:
+        if not operations or self.informed & {*operations}:
+            return None
+        methods = [getattr(self, operation.value) for operation in operations]
+
+        def all_of_them() -> Any:
+            return [method() for method in methods][-1]
+
+        return all_of_them
+
+
+def test_pieces_of_a_step_are_counted_once() -> None:
+    """Also those without a backward, where a callback looks in between."""
+    settings = {"batches": 4, "batch_size": 3, "loss": 1.0}
+    ends = trained(lambda rank: InOneGo(**settings), losses, epochs=2)
+    plain = trained(lambda rank: Scripted(**settings), losses, epochs=2)
+    assert (ends.state.samples, ends.state.memory) == (plain.state.samples, plain.state.memory)
+
+
+class Broken(Scripted):
+    """Fails in its second backward as torch does, which does not say why."""
+
+    def backward(self, state: State | None = None) -> None:
+        self.backwards = getattr(self, "backwards", 0) + 1
+        if self.backwards == 2:
+            raise RuntimeError("Connection closed by peer")
+
+
+def test_error_of_torch_is_explained_by_who_failed() -> None:
+    """If the exchange knows of one; otherwise it is what it is."""
+
+    class Knows:
+        def __call__(self, row: Any) -> Any:
+            return [row, row]
+
+        def failure(self, error: BaseException, place: str) -> PeerError:
+            return PeerError.of(1, f"KeyError, while rank 0 was at {place}")
+
+    with pytest.raises(PeerError, match="rank 1 failed.*KeyError, while rank 0 was at backward") as raised:
+        run(start(Agreed(Broken(), Knows()).as_workload(), epochs=1))
+    assert isinstance(raised.value.__cause__, RuntimeError)
+    with pytest.raises(RuntimeError, match="Connection closed") as alone:
+        run(start(Agreed(Broken(), lambda row: [row, row]).as_workload(), epochs=1))
+    assert not isinstance(alone.value, WorkloadError)
