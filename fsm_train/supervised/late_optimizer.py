@@ -34,7 +34,7 @@ def made_for(model: Any, optimizer: Any, parallel: Parallel | None, device: torc
     if is_made or not isinstance(model, nn.Module) or isinstance(optimizer, nn.Module):
         return optimizer
     check_call("the function for optimizer", optimizer, "model")
-    ranks = join_ranks(parallel, device)
+    ranks = join_ranks(parallel, next((p.device for p in model.parameters()), None) if device is None else device)
     if ranks is not None and ranks.settings.kind == "fsdp" and not is_sharded(model):
         if device is not None:
             model.to(ranks.device(device_of(device)))

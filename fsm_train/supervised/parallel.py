@@ -24,7 +24,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..core.callback import Callback
-from ..core.checks import check_choice, check_positive
+from ..core.checks import check_choice, check_count, check_positive
 from ..core.commands import UseMicroBatches, UseParallel, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.state import State
@@ -88,6 +88,8 @@ def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
         )
     check_choice("parallel['agree']", parallel.get("agree", "epoch"), ("epoch", "phase", "never"))
     check_positive("parallel['seconds']", parallel.get("seconds", 300.0))
+    if parallel.get("interrupts_every") is not None:
+        check_count("parallel['interrupts_every']", parallel["interrupts_every"], least=1)
     own: dict[str, Any] = {name: value for name, value in parallel.items() if name in _OWN}
     return ParallelSettings(**own, of_torch={name: value for name, value in parallel.items() if name in of_torch})
 
@@ -111,9 +113,10 @@ def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> 
 
 
 def _form_group(ranks: int, device: torch.device | str | None, settings: ParallelSettings) -> None:
-    on_cuda = device is not None and torch.device(device).type == "cuda"
+    given = torch.device("cpu" if device is None else device)
+    on_cuda = given.type == "cuda"
     if on_cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) if given.index is None else given.index)
     timeout = timedelta(seconds=settings.seconds)
     store, rank, _ = next(rendezvous("env://", timeout=timeout))
     # torchrun keeps its store when it starts the processes again, with the addresses of those that are gone.

@@ -150,7 +150,7 @@ class Training(TrainingModes):
             if function is not None:
                 check_function(name, function, *parameters)
         self.parallel = parallel
-        self.ranks: Ranks | None = join_ranks(parallel, device)
+        self.ranks: Ranks | None = join_ranks(parallel, next(model.parameters()).device if device is None else device)
         if device is not None:
             model.to(device_of(device) if self.ranks is None else self.ranks.device(device_of(device)))
         self._given_model = model

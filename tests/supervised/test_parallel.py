@@ -188,6 +188,7 @@ def test_a_closure_is_refused(tmp_path: Path) -> None:
         ({"static": True}, "there is no such setting. There are kind, agree"),
         ({"agree": "often"}, "'epoch', 'phase' or 'never'"),
         ({"seconds": 0}, "positive"),
+        ({"interrupts_every": 0}, "interrupts_every"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(given: Any, said: str) -> None:
