@@ -348,7 +348,9 @@ class Cursor:
         place: Place
         place, looks = after_failure(self.place, self.doing)
         self.take_over(failed(now := self.now(), error, self.failure(now)))
-        while True:
+        tried: set[tuple[Place, bool]] = set()
+        while (place, looks) not in tried:  # where the way out itself fails, there is no other
+            tried.add((place, looks))
             self.stand_at(place)
             try:
                 if looks:

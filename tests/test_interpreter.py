@@ -16,6 +16,7 @@ from fsm_train import (
     FactError,
     Flag,
     MetricError,
+    Operation,
     Phase,
     Plan,
     Scripted,
@@ -565,3 +566,16 @@ def test_evaluate_puts_things_back_when_it_fails() -> None:
     with pytest.raises(RuntimeError, match="broken"):
         evaluate(work)
     assert work.abandoned
+
+
+def test_training_whose_way_out_fails_ends_all_the_same() -> None:
+    """With the first error, and a note for each of the others."""
+
+    class NoWay(Scripted):
+        def fused(self, operations: tuple[Operation, ...]) -> None:
+            raise ArithmeticError("there is no way")
+
+    with pytest.raises(ArithmeticError, match="there is no way") as raised:
+        run(start(NoWay(), epochs=1))
+    assert any("while this training was torn down" in note for note in raised.value.__notes__)
+    assert len(raised.value.__notes__) < 6
