@@ -35,7 +35,10 @@ def network() -> nn.Module:
 
 
 def data(batches: int) -> DataLoader[Any]:
-    inputs, target = torch.randn(batches * BATCH, 64), torch.randint(10, (batches * BATCH,))
+    """This rank's own."""
+    own = torch.Generator().manual_seed(dist.get_rank())
+    samples = batches * BATCH
+    inputs, target = torch.randn(samples, 64, generator=own), torch.randint(10, (samples,), generator=own)
     return DataLoader(TensorDataset(inputs, target), batch_size=BATCH)
 
 
@@ -133,6 +136,7 @@ def main() -> None:
         processes = [context.Process(target=ratios, args=(rank, *given)) for rank in range(RANKS)]
         for process in processes:
             process.start()
+        sends.close()  # so that the end of a process that fails is seen here
         of_each = [receives.recv() for _ in processes]
         for process in processes:
             process.join()
