@@ -422,7 +422,7 @@ def test_what_is_a_rank_s_own() -> None:
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
 def test_a_mutated_file_of_a_rank_is_restored_or_refused_by_all(thorough: bool, tmp_path: Path) -> None:
     """Whatever is in it, with a digest that fits again: a refusal is a documented error, on all ranks."""
     on_threads(lambda peer: train(peer, tmp_path / "source"))

@@ -270,7 +270,7 @@ def test_copies_of_a_compiled_model_share_nothing() -> None:
     assert all(torch.equal(value, before[name]) for name, value in compiled.state_dict_of(model).items())
 
 
-@pytest.mark.long
+@pytest.mark.long(alone=True)
 def test_inductor_trains_and_its_checkpoint_is_a_plain_one(tmp_path: Path) -> None:
     """What it computes differs by rounding; what it saves is loaded to the last bit."""
     work = workload(DATA, model=compiled_whole("inductor"), valid=DATA[:2])
