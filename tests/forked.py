@@ -8,6 +8,7 @@ import importlib
 import multiprocessing
 import os
 import pickle
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ def forked(
     Args:
         ranks, folder, work: how many, where they meet, and the function, which is given the rank.
         seconds: how long they wait for each other in the group; by default as long as `limit`.
-        limit: seconds after which a rank that hangs is ended.
+        limit: seconds after which ranks that hang are ended.
 
     Returns:
         by rank what it returned, which can be pickled, or the exception that it raised; EOFError where it was killed.
@@ -45,9 +46,11 @@ def forked(
         ends.append(receives)
         processes.append(process)
     found: list[Any] = []
+    until = time.monotonic() + limit  # for all of them: who waits for a rank that hangs, hangs too
     for receives, process in zip(ends, processes, strict=True):
         try:
-            found.append(pickle.loads(receives.recv_bytes()) if receives.poll(limit) else TimeoutError("it hangs"))
+            ends_in_time = receives.poll(max(until - time.monotonic(), 1.0))
+            found.append(pickle.loads(receives.recv_bytes()) if ends_in_time else TimeoutError("it hangs"))
         except EOFError as error:
             found.append(error)
         process.join(5)
@@ -60,6 +63,8 @@ def forked(
 def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any, seconds: float) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # so that a collection looks at what this process makes, which is a moment
+    # inductor's pool of compilers, once a test has made it, is this process's parent's: it never answers here
+    importlib.import_module("torch._inductor.config").compile_threads = 1
     store = dist.FileStore(str(path), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=seconds))
     try:
