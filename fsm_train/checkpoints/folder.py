@@ -23,6 +23,7 @@ from .frozen_files import FrozenFiles
 from .history_files import HistoryFiles, is_shared_file
 from .manifest import MANIFEST, STATE, TEMPORARY, TENSORS, SavePoint, list_folder, manifest_of
 from .rank_names import is_rank_file
+from .shards import is_shard_file
 from .writing import NEW_MANIFEST, Parts, flush_folder, write_files
 from .writing_together import ALONE, Lead
 
@@ -238,7 +239,7 @@ def is_ours(path: Path, *, new: bool = False) -> bool:
         there = set() if path.is_symlink() else {entry.name for entry in path.iterdir()}
         if not _only_ours(there, path):
             return False
-        if all(map(is_rank_file, there)):  # one rank may still have written when another removed what it had begun
+        if all(map(_is_of_a_rank, there)):  # one rank may still have written when another removed what it had begun
             return new and not path.is_symlink()
         with (path / MANIFEST).open("rb") as manifest:
             begins = manifest.read(65)
@@ -253,7 +254,11 @@ def _only_ours(names: set[str], path: Path) -> bool:
         return names <= {MANIFEST, *manifest_of(path).files}
     except CheckpointError:
         fixed = (MANIFEST, NEW_MANIFEST, STATE, TENSORS)
-        return all(name in fixed or is_shared_file(name) or is_rank_file(name) for name in names)
+        return all(name in fixed or is_shared_file(name) or _is_of_a_rank(name) for name in names)
+
+
+def _is_of_a_rank(name: str) -> bool:
+    return is_rank_file(name) or is_shard_file(name)
 
 
 def _remove_files(path: Path) -> None:

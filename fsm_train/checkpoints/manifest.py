@@ -2,8 +2,8 @@
 
 A checkpoint is a folder with `state.json` (the control state), `tensors.pt` (everything else) and
 `manifest`, written last: a sha256 of itself, and size and sha256 of the others, among which there may be files of
-`history_files.py` and `rank_names.py`. A folder without a valid manifest is no checkpoint, and every value of a
-manifest is checked before it is used.
+`history_files.py`, `rank_names.py` and `shards.py`. A folder without a valid manifest is no checkpoint, and every
+value of a manifest is checked before it is used.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import attrs
 from ..core.errors import CheckpointError, NoCheckpointError
 from .history_files import is_frozen_file, is_history_file, is_shared_file
 from .rank_names import is_rank_file, ranks_of
+from .shards import METADATA, is_shard_file
 
-FORMAT = 5  # 1 had the generators of torch alone, by their order; only from 3 on a history can be in files of its own,
-# from 4 on tensors that do not change, and from 5 on what the ranks do not share
+FORMAT = 6  # 1 had the generators of torch alone, by their order; only from 3 on a history can be in files of its own,
+# from 4 on tensors that do not change, from 5 on what the ranks do not share, and from 6 on what they share out
 STATE, TENSORS, MANIFEST = "state.json", "tensors.pt", "manifest"
 TEMPORARY = ".writing-"  # prefix of a folder's name until it is complete
 _LARGEST = 2**20  # bytes of a manifest
@@ -190,8 +191,9 @@ def manifest_of(path: Path) -> Checkpoint:
         checkpoint = Checkpoint(path, number, save_point, files, ranks_of(files))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise CheckpointError(f"{manifest} is not a manifest: {type(error).__name__}: {error}") from error
-    others = {name for name in files if not (is_shared_file(name) or is_rank_file(name))}
-    if others != {STATE, TENSORS} or sum(map(is_frozen_file, files)) > 1:
+    others = {name for name in files if not (is_shared_file(name) or is_rank_file(name) or is_shard_file(name))}
+    lacks_metadata = METADATA not in files and any(map(is_shard_file, files))
+    if others != {STATE, TENSORS} or sum(map(is_frozen_file, files)) > 1 or lacks_metadata:
         raise CheckpointError(f"{manifest} names the files {sorted(files)}, and not {STATE} and {TENSORS}")
     return checkpoint
 
@@ -199,8 +201,10 @@ def manifest_of(path: Path) -> Checkpoint:
 def format_of(files: Iterable[str]) -> int:
     """The format of a checkpoint with these files: a short training can be read by earlier versions too."""
     files = list(files)
-    if any(map(is_rank_file, files)):
+    if any(map(is_shard_file, files)):
         return FORMAT
+    if any(map(is_rank_file, files)):
+        return 5
     if any(map(is_frozen_file, files)):
         return 4
     return 3 if any(map(is_history_file, files)) else 2
