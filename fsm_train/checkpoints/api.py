@@ -34,6 +34,8 @@ from .peers import Peers, common_notes
 from .reading import read_files
 from .restoring_together import Chosen, Trial, follow_restoring, given, lead_restoring
 from .saves import Saves
+from .shard_reading import Like, put_shards_into, whole
+from .shard_writing import taken_out
 from .state_json import control_of, state_of
 from .writing import Parts, find_unsafe
 from .writing_together import Lead, follow
@@ -56,6 +58,10 @@ class Checkpointable(Workload, Protocol):
     def peers(self) -> Peers | None:
         """The ranks that train together, which write and restore one checkpoint; None for a training on one."""
         return None
+
+    def like(self, parts: Parts) -> Like:
+        """How this training shares out the tensors of these parts of a checkpoint."""
+        return whole
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
         """All that resuming takes beside the state: tensors and plain values, by part.
@@ -101,6 +107,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
         allowed = ", ".join(phase.value for phase in SAVED_AT)
         raise WorkloadError(f"a checkpoint cannot be written at {state.phase.value}: a training resumes from {allowed}")
     parts, notes = work.parts_to_save(state)
+    parts, shares = taken_out(parts)
     if unsafe := find_unsafe(parts):
         raise WorkloadError(
             f"{unsafe}, which cannot be saved: a checkpoint holds tensors and plain values, so that loading it "
@@ -114,9 +121,9 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     score = score_of(command, state, measured_with(command.monitor or "", parts))
     save_point = SavePoint(state.iteration, state.step, time.time(), command.drop, score)
     if peers is not None and peers.rank:
-        trouble = follow(peers, parts)
+        trouble = follow(peers, parts, shares)
     else:
-        trouble, lead = "", Lead(peers)
+        trouble, lead = "", Lead(peers, shares)
         try:
             with work.saves.folder(Path(command.folder)) as held:
                 held.write(command.name, control, parts, save_point, state.history, lead)
@@ -209,10 +216,12 @@ def _restored(workload: Checkpointable, peers: Peers | None, chosen: Chosen) -> 
         CheckpointError: it is damaged, for this rank or for another.
     """
     trial = Trial(peers)
+    like: Callable[[Parts], Like] = getattr(workload, "like", lambda parts: whole)
 
     def read_own() -> tuple[Checkpoint, State, Parts]:
         checkpoint = chosen()
         state, parts = parts_of_rank(checkpoint, *read(checkpoint), trial.rank, trial.ranks)
+        put_shards_into(checkpoint, parts, like(parts), rank=trial.rank, ranks=trial.ranks)
         if state.has_valid != workload.has_valid:
             was, now_is = ("with", "without") if state.has_valid else ("without", "with")
             raise WorkloadError(f"what was saved was trained {was} validation data, and this workload is {now_is}")

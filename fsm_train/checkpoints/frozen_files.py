@@ -75,7 +75,7 @@ class FrozenFiles(TwoLines):
             self.add({frozen.name: (mark_of(there), self._files[frozen.name])})
             return {frozen.name: self._files[frozen.name]}
 
-        return _without(rest, [*frozen.tensors]), write
+        return without(rest, [*frozen.tensors]), write
 
     def _frozen_in(self, parts: Parts) -> _Frozen | None:
         """The tensors that are worth a file; None if there are too few."""
@@ -146,7 +146,7 @@ def _at(value: Any, place: _Place) -> Any:
     return value
 
 
-def _without(value: Any, places: Sequence[_Place]) -> Any:
+def without(value: Any, places: Sequence[_Place]) -> Any:
     """A copy with None at these places, which shares all else."""
     if () in places:
         return None
@@ -154,8 +154,8 @@ def _without(value: Any, places: Sequence[_Place]) -> Any:
     for first, *others in places:
         within.setdefault(first, []).append(tuple(others))
     if isinstance(value, Mapping):
-        return {key: _without(part, within[key]) if key in within else part for key, part in value.items()}
-    return [_without(part, within[i]) if i in within else part for i, part in enumerate(value)]
+        return {key: without(part, within[key]) if key in within else part for key, part in value.items()}
+    return [without(part, within[i]) if i in within else part for i, part in enumerate(value)]
 
 
 def put_frozen_into(parts: Parts, frozen: Sequence[tuple[Sequence[Any], torch.Tensor]]) -> None:

@@ -20,6 +20,7 @@ from .manifest import Checkpoint, list_folder, verified
 from .own_parts import with_own_parts
 from .rank_names import name_of_rank
 from .reading import read_rank_file
+from .shards import METADATA
 from .summary import control_in
 from .writing import Parts
 
@@ -71,7 +72,8 @@ def _check_between_epochs(checkpoint: Checkpoint, state: State, parts: Parts, ra
     else:
         return
     there, here = _count(checkpoint.ranks), _count(ranks)
-    spell = 'torchrun and Supervised(…, parallel="ddp") do' if checkpoint.ranks > 1 else "python alone does"
+    kind = "fsdp" if METADATA in checkpoint.files else "ddp"
+    spell = f'torchrun and Supervised(…, parallel="{kind}") do' if checkpoint.ranks > 1 else "python alone does"
     former = next(_at_ends_of_epochs(checkpoint), None)
     or_from = "" if former is None else f", or go on from the end of an epoch: restore({str(former)!r}, …)"
     raise WorkloadError(

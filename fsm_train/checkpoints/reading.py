@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -63,17 +64,25 @@ def _loaded(checkpoint: Checkpoint, name: str) -> Any:
         CheckpointError: it is damaged or gone, or holds something other than tensors and plain values.
     """
     with verified(checkpoint, name) as file:
-        try:
-            _check_archive(file)
-            file.seek(0)
-            value = torch.load(file, weights_only=True, map_location="cpu")
-            _check_tensors(value, checkpoint.files[name][0])
-        except Exception as error:  # a manipulated file can raise anything
-            why = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{checkpoint.path / name} was refused: it holds something other than tensors and plain values "
-                f"({why:.200})"
-            ) from error
+        return load_plain(file, checkpoint.files[name][0], checkpoint.path / name)
+
+
+def load_plain(file: BinaryIO, size: int, path: Path) -> Any:
+    """What torch.save wrote, of which this many bytes are at the beginning of this file or buffer.
+
+    Raises:
+        CheckpointError: it is something other than tensors and plain values. The path is for the sentence.
+    """
+    try:
+        _check_archive(file)
+        file.seek(0)
+        value = torch.load(file, weights_only=True, map_location="cpu")
+        _check_tensors(value, size)
+    except Exception as error:  # a manipulated file can raise anything
+        why = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path} was refused: it holds something other than tensors and plain values ({why:.200})"
+        ) from error
     return value
 
 

@@ -111,14 +111,12 @@ def write_files(
     (unfinished / MANIFEST).write_bytes(_sealed({"format": FORMAT, "unfinished": True}))  # says that this is ours
     begun(unfinished)
     files: dict[str, tuple[int, str]] = {}
-    with _write_hashed(unfinished / STATE, files) as file:
-        file.write(state)
+    write_bytes(unfinished / STATE, state, files)
     write_tensors(unfinished / TENSORS, parts, files)
     for write in write_others:
         files.update(write(unfinished))
     body = {"format": format_of(files), "number": number, "place": attrs.asdict(save_point), "files": files}
-    with _write_hashed(unfinished / NEW_MANIFEST, {}) as file:
-        file.write(_sealed(body))
+    write_bytes(unfinished / NEW_MANIFEST, _sealed(body), {})
     (unfinished / NEW_MANIFEST).rename(unfinished / MANIFEST)
     flush_folder(unfinished)
 
@@ -130,11 +128,35 @@ def write_tensors(path: Path, value: object, files: dict[str, tuple[int, str]]) 
         OSError: the disk refuses.
         RuntimeError: a device or a thread refuses.
     """
+    write_saved(path, [value], files)
+
+
+def write_saved(path: Path, values: Iterable[object], files: dict[str, tuple[int, str]]) -> list[tuple[int, int]]:
+    """Write what torch.save makes of each value to a new file, one after the other. As `write_tensors`.
+
+    Returns:
+        Where each begins in the file, and how long it is, in bytes.
+    """
+    ranges = []
     with _write_hashed(path, files) as file, _without_crc():
-        try:
-            torch.save(value, cast("IO[bytes]", file))
-        except BaseException as error:
-            raise (file.failure or _interruption_behind(error) or error) from None
+        for value in values:
+            begin = file.size
+            try:
+                torch.save(value, cast("IO[bytes]", file))
+            except BaseException as error:
+                raise (file.failure or _interruption_behind(error) or error) from None
+            ranges.append((begin, file.size - begin))
+    return ranges
+
+
+def write_bytes(path: Path, content: bytes, files: dict[str, tuple[int, str]]) -> None:
+    """Write these bytes to a new file. As `write_tensors`.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with _write_hashed(path, files) as file:
+        file.write(content)
 
 
 def _sealed(body: object) -> bytes:

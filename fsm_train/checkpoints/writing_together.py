@@ -6,7 +6,7 @@ the checkpoint is in its place, or nothing of it stays, and all ranks say the sa
     rank 0                          the others
     makes the folder     →          are told its path
     writes its files                each writes its own
-                         ←          sizes and digests
+                         ←          sizes and digests, and what is where in them
     manifest, rename
                          →          are told that it is in its place
 """
@@ -21,6 +21,7 @@ from ..core.errors import CheckpointError
 from ..worlds.rows import Topic
 from .peers import Peers, failure_of, failures
 from .rank_names import name_of_rank
+from .shard_writing import NO_SHARES, Shares
 from .writing import Parts, write_tensors
 
 
@@ -28,14 +29,15 @@ class Lead:
     """Rank 0's part: what it does while it writes a checkpoint into a folder.
 
     Args:
-        peers: the ranks; None for a training on one, where there is nothing to do.
+        peers: the ranks; None for a training on one.
+        shares: what this rank has of the tensors that ranks share out.
 
     Attributes:
         trouble: what ranks could not do, in words; empty if nothing failed.
     """
 
-    def __init__(self, peers: Peers | None = None) -> None:
-        self._peers = peers
+    def __init__(self, peers: Peers | None = None, shares: Shares = NO_SHARES) -> None:
+        self._peers, self._shares = peers, shares
         self.trouble = ""
 
     def begun(self, unfinished: Path) -> None:
@@ -47,21 +49,26 @@ class Lead:
         self._tell({"folder": str(unfinished)})
 
     def files(self, unfinished: Path) -> Mapping[str, tuple[int, str]]:
-        """The files that the other ranks have written there, once they have: by name, the size and sha256 of each.
+        """The files of ranks that are there once all have written: by name, the size and sha256 of each.
+
+        They are those of the others, and those of the tensors that ranks share out.
 
         Raises:
             CheckpointError: one could not write its own, or wrote it to another disk.
             OSError: the disk refuses.
         """
         found: dict[str, tuple[int, str]] = {}
-        for rank, own in enumerate(self._tell(None)):
-            for name, (size, sha256) in (own or {"files": {}})["files"].items():
+        pieces = self._shares.write(unfinished, 0, found)
+        told = self._tell({"files": {}, "pieces": pieces})
+        for rank, own in enumerate(told):
+            for name, (size, sha256) in own["files"].items():
                 path = unfinished / name
                 if not path.is_file() or path.stat().st_size != size:
                     raise CheckpointError(
                         f"the file that rank {rank} wrote is not there: the folder has to be on a disk of all ranks"
                     )
                 found[name] = size, sha256
+        self._shares.write_metadata(unfinished, [own["pieces"] for own in told], found)
         return found
 
     def ended(self) -> None:
@@ -77,7 +84,7 @@ class Lead:
             self.trouble = failures(self._peers.tell(Topic.WRITE, failure_of(error)))
 
     def _tell(self, own: Any) -> Sequence[Any]:
-        told = () if self._peers is None else self._peers.tell(Topic.WRITE, own)
+        told = [own] if self._peers is None else self._peers.tell(Topic.WRITE, own)
         self.trouble = failures(told)
         if self.trouble:
             raise CheckpointError(self.trouble)
@@ -88,8 +95,8 @@ ALONE = Lead()
 """Of a training on one rank."""
 
 
-def follow(peers: Peers, parts: Parts) -> str:
-    """The part of another rank than 0: write its own parts into the folder that rank 0 makes.
+def follow(peers: Peers, parts: Parts, shares: Shares = NO_SHARES) -> str:
+    """The part of another rank than 0: write its own parts, and its shares, into the folder that rank 0 makes.
 
     Returns:
         What ranks could not do, in words; empty if the checkpoint is in its place.
@@ -99,9 +106,12 @@ def follow(peers: Peers, parts: Parts) -> str:
         return trouble
     files: dict[str, tuple[int, str]] = {}
     try:
-        write_tensors(Path(told[0]["folder"]) / name_of_rank(peers.rank), peers.own_parts(parts), files)
+        folder = Path(told[0]["folder"])
+        write_tensors(folder / name_of_rank(peers.rank), peers.own_parts(parts), files)
+        pieces = shares.write(folder, peers.rank, files)
     except Exception as error:  # of the disk, of a device, of a thread
         told = peers.tell(Topic.WRITE, failure_of(error))
     else:
-        told = peers.tell(Topic.WRITE, {"files": {name: list(digest) for name, digest in files.items()}})
+        written = {name: list(digest) for name, digest in files.items()}
+        told = peers.tell(Topic.WRITE, {"files": written, "pieces": pieces})
     return failures(told) or failures(peers.tell(Topic.WRITE, None))

@@ -34,6 +34,7 @@ from .saved_names import plain_parts
 from .saved_optimizer import gradients_of, load_gradients, load_optimizer, optimizer_of
 from .saved_ranks import check_ranks_known, part_of_rank, restore_rank
 from .saved_shape import check_shape
+from .saved_shares import check_shared, shared_out
 from .structure_changes import changes_carried_out, plain_changes
 from .training import Training
 from .unchanging import unchanging
@@ -102,6 +103,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         **({} if work.ranks is None else {"ranks": part_of_rank(work, state)}),
         "frozen": {name: names for name, module in work.modules.items() if (names := unchanging(module))},
     }
+    check_shared(work, parts)
     return parts, notes_of(items)
 
 
@@ -139,7 +141,7 @@ def restore_parts(work: Training, parts: Parts, state: State) -> tuple[str, ...]
     """
     check_ranks_known(work)
     check_shape(parts)
-    parts = plain_parts(parts)
+    parts = shared_out(work, plain_parts(parts))
     suspended_at, epoch_start, weights, notes = _in_memory(work, parts, state)
     changes = changes_carried_out(work, parts.get("structure", ()), state)
     with states_loaded(_stateful_objects(work, parts)), changes:

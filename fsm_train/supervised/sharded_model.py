@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..core.commands import SaveCheckpoint, UseCompiledStep, UseMicroBatches
+from ..core.commands import UseCompiledStep, UseMicroBatches
 from ..core.errors import WorkloadError
 from ..core.transition import Command
 from ..data.batches import map_tensors
@@ -33,8 +33,6 @@ _WHY_NOT: Mapping[type[Command], str] = {
     f"{_OWN_GRADIENT}: take smaller batches and accumulate(…)",
     UseCompiledStep: "a sharded model is gathered layer by layer in a step, which cannot be one graph: compile its "
     "layers, layer.compile(), before it is sharded",
-    SaveCheckpoint: "each rank has only a share of a sharded model, and a checkpoint is of a whole one: save "
-    "torch.distributed.checkpoint.state_dict.get_model_state_dict(model) after the run",
 }
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from ..checkpoints.api import Checkpointable
 from ..checkpoints.saves import Saves
+from ..checkpoints.shard_reading import Like
 from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.callback import Callback
@@ -41,6 +42,7 @@ from . import (
     closures,
     handlers,  # noqa: F401  importing it registers them
     own_backward,
+    saved_shares,
     sharded_model,
 )
 from .advice import log_summary_once, warn_of_sum
@@ -340,10 +342,13 @@ class Supervised(Stepping, Checkpointable):
         return undisturbed(self)
 
     def parts_to_save(self, state: State) -> tuple[Parts, tuple[str, ...]]:
+        self.find_shards()
         return parts_of(self, state) if state.failure is None else parts_after_failure(self, state)
 
+    def like(self, parts: Parts) -> Like:
+        return saved_shares.like(self, parts)
+
     def restore_parts(self, parts: Parts, state: State) -> tuple[str, ...]:
-        sharded_model.refuse_whole_checkpoint(self.model, "restore")
         return restore_parts(self, parts, state)
 
     # ------------------------------------------------------------------------- a call of run

@@ -17,6 +17,7 @@ from fsm_train.core.callback import Callback
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.data.generators import Generators
 from fsm_train.encoding import encode
+from fsm_train.supervised.shares import local
 from tests.checkpoints.awkward_training import Spec
 
 End = tuple[dict[str, str], list[str]]
@@ -137,7 +138,7 @@ def end_of(work: Supervised, state: State) -> dict[str, str]:
 
 def _digests(path: str, value: Any) -> Iterator[tuple[str, str]]:
     if isinstance(value, torch.Tensor):
-        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        data = local(value.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         yield path, f"{value.dtype} {tuple(value.shape)} {hashlib.sha256(data).hexdigest()[:16]}"
     elif isinstance(value, Mapping):
         for key, part in value.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -65,6 +65,11 @@ class Queue(nn.Module):
         return x / (1 + self.seen.mean())
 
 
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    """With a momentum."""
+    return torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+
+
 @attrs.frozen
 class RankSpec:
     """Which training, on which rank; what `comparison` takes.
@@ -76,6 +81,7 @@ class RankSpec:
         parallel: for `Supervised`.
         epochs: number of epochs.
         workers: processes of the training loader.
+        optimizer: makes it of the model.
     """
 
     rank: int
@@ -85,6 +91,7 @@ class RankSpec:
     parallel: Any = "ddp"
     epochs: int = EPOCHS
     workers: int = 0
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd
 
     def make(self) -> tuple[Supervised, list[Callback[Any]]]:
         """A new workload and new callbacks, as a script makes them each time that it starts."""
@@ -96,7 +103,7 @@ class RankSpec:
         valid = DataLoader(Augmented(self.rank, self.ranks, 20), 5, shuffle=True)
         loss = Counts()
         work = Supervised(
-            *(model, torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9), loss, train, valid),
+            *(model, self.optimizer, loss, train, valid),
             metrics={"error": lambda output, target: (output - target).abs().mean()},
             extra={"loss": loss},
             parallel=self.parallel,

@@ -31,11 +31,15 @@ from fsm_train import (
 from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints.folder import Folder
 from fsm_train.checkpoints.manifest import list_folder, verify_all
+from fsm_train.supervised.shares import whole
 from fsm_train.worlds.disagreement import PeerError
 from tests.checkpoints.faulty_disk import FaultyDisk
-from tests.diabetes_training import batches, weights_of, workload
+from tests.diabetes_training import batches, sgd, weights_of, workload
 from tests.forked import forked
 from tests.how_long import of_all, step_through
+
+if dist.is_available():
+    import torch.distributed.fsdp  # once, and not in each process
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -44,8 +48,12 @@ def shares(rank: int) -> list[Any]:
     return [tuple(part[rank::2] for part in batch) for batch in batches(8, 8, 8)]
 
 
-def make(rank: int) -> Supervised:
-    return workload(shares(rank), parallel="ddp")
+def make(rank: int, kind: str = "ddp") -> Supervised:
+    if kind == "ddp":
+        return workload(shares(rank), parallel="ddp")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 4), nn.Tanh(), nn.Linear(4, 1))
+    return workload(shares(rank), model=model, optimizer=lambda _: sgd, parallel=kind)
 
 
 def saves(folder: Path, **settings: Any) -> Any:
@@ -53,27 +61,45 @@ def saves(folder: Path, **settings: Any) -> Any:
     return checkpoint(folder, every_epochs=None, every_steps=1, **settings)
 
 
-def train(rank: int, folder: Path) -> tuple[State, torch.Tensor, list[str]]:
+def train(rank: int, folder: Path, kind: str = "ddp") -> tuple[State, torch.Tensor, list[str]]:
     """The end of a training of three steps, its weights, and its warnings."""
-    work = make(rank)
+    work = make(rank, kind)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", RuntimeWarning)
         final = run(start(work, epochs=1), [saves(folder)])
     said = [str(warning.message) for warning in warned if issubclass(warning.category, RuntimeWarning)]
-    return attrs.evolve(final, workload=None), weights_of(work.model), said
+    return attrs.evolve(final, workload=None), whole_weights(work), said
+
+
+def whole_weights(work: Supervised) -> torch.Tensor:
+    return torch.cat([whole(parameter.detach()).flatten() for parameter in work.model.parameters()])
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("faulty", [0, 1])
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
-def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(faulty: int, thorough: bool, tmp_path: Path) -> None:
+KINDS = pytest.mark.parametrize(
+    ("kind", "faulty", "thorough"),
+    [
+        *(pytest.param(kind, faulty, False) for kind in ("ddp", "fsdp") for faulty in (0, 1)),
+        *(
+            pytest.param(kind, faulty, True, marks=pytest.mark.long(alone=True))
+            for kind in ("ddp", "fsdp")
+            for faulty in (0, 1)
+        ),
+    ],
+)
+
+
+@KINDS
+def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(
+    kind: str, faulty: int, thorough: bool, tmp_path: Path
+) -> None:
     """The training ends as the undisturbed one, and what is there is good; or no rank begins."""
 
     def faults(rank: int) -> list[Any]:
-        undisturbed, calls = count_calls(rank, tmp_path / "undisturbed", faulty)
+        undisturbed, calls = count_calls(rank, tmp_path / "undisturbed", faulty, kind)
         found: list[Any] = []
         for at in range(3, calls, step_through(calls // 4) if thorough else calls // 4):
             folder = tmp_path / str(at)
@@ -82,7 +108,7 @@ def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(faulty: int, tho
                 full = OSError(errno.ENOSPC, "No space left on device")
                 FaultyDisk(folder, full, patched, at=[at] if rank == faulty else [])
                 try:
-                    final, weights, said = train(rank, folder)
+                    final, weights, said = train(rank, folder, kind)
                 except CheckpointError as error:
                     found.append(str(error))
             if final is not None:
@@ -100,42 +126,45 @@ def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(faulty: int, tho
     assert any(f"rank {faulty}: [Errno 28]" in str(each) for each in one)
 
 
-def count_calls(rank: int, folder: Path, of: int) -> tuple[torch.Tensor, int]:
+def count_calls(rank: int, folder: Path, of: int, kind: str = "ddp") -> tuple[torch.Tensor, int]:
     """The weights of an undisturbed training, and how many calls of the disk it took on this rank."""
     with pytest.MonkeyPatch.context() as patched:
         disk = FaultyDisk(folder, OSError(), patched)
-        _, weights, _ = train(rank, folder)
+        _, weights, _ = train(rank, folder, kind)
     calls = torch.tensor([len(disk.calls)])
     dist.broadcast(calls, of)
     return weights, int(calls)
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
-def test_a_rank_that_is_killed_while_it_saves_costs_nothing(killed: int, thorough: bool, tmp_path: Path) -> None:
+@KINDS
+def test_a_rank_that_is_killed_while_it_saves_costs_nothing(
+    kind: str, faulty: int, thorough: bool, tmp_path: Path
+) -> None:
     """The other ends within seconds; both continue from the newest good checkpoint, and end as the undisturbed ones."""
-    expected, calls = forked(2, tmp_path / "a", lambda rank: count_calls(rank, tmp_path / "undisturbed", killed))[0]
+    expected, calls = forked(2, tmp_path / "a", lambda rank: count_calls(rank, tmp_path / "undisturbed", faulty, kind))[
+        0
+    ]
     seed = random.SystemRandom().randrange(2**32)
     for at in random.Random(seed).sample(range(calls // 4, calls), of_all(25, few=2) if thorough else 1):
         folder = tmp_path / str(at)
 
         def dies(rank: int, folder: Path = folder, at: int = at) -> Any:
             with pytest.MonkeyPatch.context() as patched:
-                FaultyDisk(folder, lambda: os.kill(os.getpid(), signal.SIGKILL), patched, at=[at] * (rank == killed))
-                return train(rank, folder)[1]
+                FaultyDisk(folder, lambda: os.kill(os.getpid(), signal.SIGKILL), patched, at=[at] * (rank == faulty))
+                return train(rank, folder, kind)[1]
 
         def goes_on(rank: int, folder: Path = folder) -> torch.Tensor:
-            work = make(rank)
+            work = make(rank, kind)
             try:
                 state = restore(folder, work)
             except NoCheckpointError:
                 state = start(work, epochs=1)
             run(state, [saves(folder)])
-            return weights_of(work.model)
+            return whole_weights(work)
 
         ends = forked(2, tmp_path / f"{at} killed", dies)
-        assert isinstance(ends[killed], EOFError), (seed, at)
-        assert isinstance(ends[1 - killed], WorkloadError), (seed, at)
+        assert isinstance(ends[faulty], EOFError), (seed, at)
+        assert isinstance(ends[1 - faulty], WorkloadError), (seed, at)
         assert all(torch.equal(end, expected) for end in forked(2, tmp_path / f"{at} on", goes_on)), (seed, at)
         assert not [name for name in names(folder) if name.startswith(".")], (seed, at)
         assert all(not item.trouble for item in verify_all(folder)), (seed, at)

@@ -52,7 +52,7 @@ def test_each_part_is_described(tmp_path: Path) -> None:
     """Those that a training saves, and no others."""
     run(start(workload(), epochs=1, seed=0), [checkpoint(tmp_path)])
     _, parts = read_files(manifest_of(tmp_path / "epoch-00001"))
-    assert first_column("| part | what it is |") == {*parts, "ranks"}  # which several ranks have
+    assert first_column("| part | what it is |") == {*parts, "ranks", "shards"}  # which several ranks have
 
 
 def test_a_checkpoint_has_these_files_and_its_manifest_says_this(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ class Case:
 
 CASES: Mapping[str, Case] = {
     "accumulate": Case(lambda: [accumulate(2)], says=f"{AS_THE_UNION}; each batch is reduced"),
-    "checkpoint": Case(lambda: [checkpoint("nowhere")], refused="each rank has only a share of a sharded model"),
+    "checkpoint": Case(lambda: [checkpoint("checkpoints")], says=f"{AS_THE_UNION}; each rank writes its shares"),
     "clip_grad_norm": Case(lambda: [clip_grad_norm(0.5), clip_grad_norm(0.1, pattern="0.*", name="of one layer")]),
     "clip_grad_value": Case(lambda: [clip_grad_value(0.1)]),
     "compile_step": Case(lambda: [compile_step()], refused="a sharded model is gathered layer by layer in a step"),
@@ -193,15 +194,21 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     if not dist.is_available():
         pytest.skip("this torch has no torch.distributed")
 
+    folder = tmp_path_factory.mktemp("ranks")
+
     def work(rank: int) -> Any:
+        os.chdir(folder)
         return {name: trained(case, rank) for name, case in ALL.items()}
 
-    return forked(2, tmp_path_factory.mktemp("ranks"), work)
+    return forked(2, folder, work)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_callback_decides_on_shares_as_on_the_union(name: str, on_two_ranks: list[Any]) -> None:
+def test_callback_decides_on_shares_as_on_the_union(
+    name: str, on_two_ranks: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Weights to rounding, the number of steps and samples, the metrics, and why it ended; or it is refused."""
+    monkeypatch.chdir(tmp_path)
     case = ALL[name]
     (one, weights), (other, others) = (of_rank[name] for of_rank in on_two_ranks)
     if case.refused:

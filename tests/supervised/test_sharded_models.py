@@ -23,7 +23,6 @@ from fsm_train import (
     load_weights,
     on,
     predict,
-    restore,
     run,
     start,
 )
@@ -157,8 +156,6 @@ def test_what_does_not_go_with_shares_is_refused_in_a_sentence(tmp_path: Path) -
             "made before": sentence(after_its_optimizer),
             "Rprop": sentence(begin(optimizer=lately(lambda model: torch.optim.Rprop(model.parameters())))),
             "evaluations": sentence(begin(valid=several)),
-            "checkpoint": sentence(lambda: run(start(sharded(rank), epochs=1), [checkpoint(tmp_path / "shares")])),
-            "restore": sentence(lambda: restore(saved, sharded(rank))),
             "load_weights": sentence(lambda: load_weights(saved, ready())),
             "setting": sentence(lambda: sharded(rank, parallel={"kind": "fsdp", "bucket_cap_mb": 1})),
         }
@@ -173,8 +170,6 @@ def test_what_does_not_go_with_shares_is_refused_in_a_sentence(tmp_path: Path) -
         "made before": "the optimizer was made before the model was sharded, which gives the model new parameters",
         "Rprop": "Rprop does not step shares of a parameter: take AdamW or SGD",
         "evaluations": "valid['b'] is to measure weights of its own, and the ranks gather a sharded model together",
-        "checkpoint": "a checkpoint is of a whole one",
-        "restore": "restore is for a whole model, and each rank has only a share of this one",
         "load_weights": "load_weights is for a whole model, and each rank has only a share of this one",
         "setting": "There are kind, agree, seconds, interrupts_every, and those of fully_shard: mesh",
     }
