@@ -40,13 +40,17 @@ def workload(model: nn.Module, *data: Any, **settings: Any) -> Supervised:
     return Supervised(model, torch.optim.AdamW(model.parameters(), lr=0.05), nn.MSELoss(), *data, **settings)
 
 
+def data_of(rank: int, ranks: int) -> list[DataLoader[Any]]:
+    """Batches of this rank, to train with and to validate."""
+    return [DataLoader(Subset(diabetes(), range(begin + rank, end, ranks)), 5) for begin, end in ((0, 40), (100, 120))]
+
+
 def train(rank: int, ranks: int, folder: Path, *callbacks: Callback[Any]) -> list[dict[str, torch.Tensor]]:
     """Three epochs on one of the ranks; the measured weights after each, all shares together."""
     model = Net()
     fully_shard(model.head)
     fully_shard(model)
-    data, valid = (DataLoader(Subset(diabetes(), range(*one, ranks)), 5) for one in ((rank, 40), (100 + rank, 120)))
-    work = workload(model, data, valid, parallel="fsdp")
+    work = workload(model, *data_of(rank, ranks), parallel="fsdp")
     measured = []
 
     @on(Phase.EPOCH_END)
