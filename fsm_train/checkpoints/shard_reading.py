@@ -71,6 +71,10 @@ def put_shards_into(
     if not files and not places:
         return
     path = checkpoint.path / METADATA
+    if not files:
+        raise CheckpointError(
+            f"{checkpoint.path} lacks tensors that ranks shared out, and its manifest names no file of them"
+        )
     try:
         with verified(checkpoint, METADATA) as file:
             shared = read_metadata(file.read(), {name: size for name, (size, _) in checkpoint.files.items()})
@@ -148,7 +152,8 @@ def _read_piece(checkpoint: Checkpoint, file: BinaryIO, shared: SharedTensor, pi
     file.seek(piece.begin)
     path = checkpoint.path / piece.file
     value = load_plain(io.BytesIO(file.read(piece.length)), piece.length, path)
-    if (getattr(value, "shape", None), getattr(value, "dtype", None)) != (piece.shape, target.own.dtype):
+    expected = torch.Tensor, torch.strided, piece.shape, target.own.dtype
+    if (type(value), *(getattr(value, name, None) for name in ("layout", "shape", "dtype"))) != expected:
         raise CheckpointError(
             f"{path} does not have a tensor of {piece.shape} and torch.{shared.dtype} where one belongs"
         )

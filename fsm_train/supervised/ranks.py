@@ -83,17 +83,22 @@ class GlooExchange:
             dist.all_gather(self._rows, torch.tensor(row, dtype=torch.float64), group=self._group)
         return [of_rank.tolist() for of_rank in self._rows]
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, place: str = "") -> list[Any]:
         """The values of all ranks, in their order: what pickle can copy, of any size. It takes longer than a row.
+
+        Args:
+            value: of this rank.
+            place: where it waits, in words; "" for one that is said elsewhere.
 
         Raises:
             PeerError: a rank failed.
+            WorkloadError: one did not come in time, where the place is given.
         """
         values: list[Any] = [None] * self.ranks
         try:
             dist.all_gather_object(values, value, group=self._group)
         except RuntimeError as error:
-            if (failure := self.failure()) is not None:
+            if (failure := self.failure(error if place else None, place)) is not None:
                 raise failure from error
             raise
         return values

@@ -16,6 +16,8 @@ from torch.nn.parameter import is_lazy
 from ..checkpoints.api import read
 from ..checkpoints.choice import candidates
 from ..checkpoints.manifest import Checkpoint
+from ..checkpoints.shard_reading import put_shards_into
+from ..checkpoints.shards import Place
 from ..checkpoints.writing import Parts
 from ..core.errors import CheckpointError, WorkloadError
 from ..core.phase import Phase
@@ -112,6 +114,7 @@ def choose(
         try:
             state, parts = read(checkpoint)
             weights = _weights_of(checkpoint, parts)
+            put_shards_into(checkpoint, parts, only=partial(_has_weights, weights))
             parts = plain_weights(parts)
             taken = take(checkpoint.path, parts, weights)
         except CheckpointError as error:
@@ -138,6 +141,11 @@ def _weights_of(checkpoint: Checkpoint, parts: Parts) -> str:
     if weights != "model" and weights not in parts["averages"]:
         raise CheckpointError(f"{path} has a score of the average {weights!r}, and does not hold it")
     return weights
+
+
+def _has_weights(weights: str, place: Place) -> bool:
+    """Whether these weights need what is at this place, and not an optimizer's moments or another average."""
+    return place[:2] == ("modules", "model") or place[:3] == ("averages", weights, "average")
 
 
 def _measured(path: Path, state: State, parts: Parts, weights: str) -> Mapping[str, Any]:

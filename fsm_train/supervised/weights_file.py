@@ -56,8 +56,7 @@ def write_weights(
         if path.suffix == ".safetensors":
             _write_safetensors(values, unfinished)
         else:
-            with unfinished.open("wb") as stream:
-                torch.save(values, stream)
+            _write_pt(values, unfinished)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -113,8 +112,17 @@ def _memory(value: torch.Tensor) -> tuple[Any, ...]:
     return value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride()
 
 
+def _write_pt(values: Mapping[str, Any], path: Path) -> None:
+    with path.open("wb") as stream:
+        try:
+            torch.save(values, stream)
+        except RuntimeError as error:  # torch ends its archive all the same, which hides what the disk said
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
 def _write_safetensors(values: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save_file  # an extra
+    from safetensors import SafetensorError  # an extra
+    from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
     memory: set[int] = set()
@@ -128,4 +136,7 @@ def _write_safetensors(values: Mapping[str, Any], path: Path) -> None:
         own = value.untyped_storage().data_ptr() not in memory
         memory.add(value.untyped_storage().data_ptr())
         tensors[name] = value.detach().contiguous() if own else value.detach().clone().contiguous()
-    save_file(tensors, path, metadata={"format": "pt"})
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # which is no OSError
+        raise OSError(f"the file cannot be written: {error}") from error

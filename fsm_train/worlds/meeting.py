@@ -29,13 +29,17 @@ from .rows import (
 
 Numbers = Mapping[str, Weighed]
 
+_LONG = 8
+"""Rows from which on a text is given as a whole, where the exchange can: that takes as long as some five rows."""
+
 
 class Exchange(Protocol):
     """The one primitive that ranks need: give a row, and get the rows of all ranks, in their order.
 
     A function will do. One that can tell the others of a failure has a method `fail(reason: str)` too: what they wait
     for, or will wait for, then raises a `PeerError` at once. With `failure(error, place)` it says what another rank
-    failed with, if the error that was raised at this place follows from that; otherwise None.
+    failed with, if the error that was raised at this place follows from that; otherwise None. With
+    `gather(value, place)` it gives the values of all ranks, of any size, in one exchange.
 
     >>> def alone(row):
     ...     return [row]
@@ -145,13 +149,25 @@ class Meeting:
     def _texts(self, text: bytes, topic: Topic = Topic.TEXT) -> list[bytes]:
         """The text of each rank, which its length goes before."""
         lengths = [int(row.values[0]) for row in self._rows(topic, 0, (float(len(text)),))]
+        count = max(map(rows_for_text, lengths))
+        if count >= _LONG and hasattr(self._exchange, "gather"):
+            return self._gathered(text, PLACES[topic])
         values: list[list[float]] = [[] for _ in lengths]
         parts = list(text_values(text))
-        for i in range(max(map(rows_for_text, lengths))):
+        for i in range(count):
             rows = self._rows(Topic.TEXT, 0, parts[i] if i < len(parts) else ())
             for of_rank, row in zip(values, rows, strict=True):
                 of_rank += row.values
         return [text_of(of_rank, length) for of_rank, length in zip(values, lengths, strict=True)]
+
+    def _gathered(self, text: bytes, place: str) -> list[bytes]:
+        self.exchanges += 1
+        exchange: Any = self._exchange
+        try:
+            return list(exchange.gather(text, place))
+        except BaseException:
+            self.lost = True
+            raise
 
 
 def _nobody_to_tell(reason: str) -> None:
