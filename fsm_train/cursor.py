@@ -30,17 +30,24 @@ from .watch import Watch, Watched
 
 
 class BoundPath:
-    """A path through the table, with the methods of the workload that carry it out."""
+    """A path through the table, with the methods of the workload that carry it out.
+
+    They are bound when the path is walked for the first time: of those from a place, most never are.
+    """
 
     __slots__ = (
-        *("flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
+        *("bound", "flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
         *("compared", "counts", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
     )
 
-    def __init__(self, path: Path, cursor: Cursor) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.predicate: Predicate | None
         (self.predicate,) = path.predicates or (None,)  # no row has more than one
+        self.bound = False
+
+    def bind(self, cursor: Cursor) -> None:
+        path, self.bound = self.path, True
         self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
         fused = cursor.work.fused(path.operations)
         if fused is not None:
@@ -132,9 +139,9 @@ class Cursor:
         return hyper_read(self.draft.hyper, self.work.hyper())
 
     def paths(self) -> list[BoundPath]:
-        """The paths from this place with these flags, bound to the workload and kept."""
+        """The paths from this place with these flags, kept for the next time."""
         found = known_paths(self.place, self.flags, self.places, self.settled)
-        bound = self.paths_here[self.flags] = [BoundPath(path, self) for path in found]
+        bound = self.paths_here[self.flags] = [BoundPath(path) for path in found]
         return bound
 
     def walk(self, stepwise: bool) -> bool:
@@ -156,6 +163,8 @@ class Cursor:
             for path in paths:  # the last one always holds
                 if (predicate := path.predicate) is None or predicate(draft):
                     break
+            if not path.bound:
+                path.bind(self)
             resume_at = draft.resume_at
             if path.leaves_boundary:
                 held = draft.memory, draft.hyper, draft.reason

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from .callbacks.time_limit import with_time_limit
 from .core.arguments import check_workload, takes_by_name
 from .core.callback import Callback, as_phases
@@ -21,7 +19,7 @@ from .core.description import check_callbacks
 from .core.phase import Phase
 from .core.planned import schedule_notes
 from .core.runs import first_state, ready, with_hyper, with_late_signal, with_memories
-from .core.state import Plan, State
+from .core.state import Plan, State, replaced
 from .core.under_way import hand_on, refuse_if_in_use, run_under_way
 from .core.workload import Workload, workload_of
 from .cursor import Cursor
@@ -166,7 +164,7 @@ def _train(
     watch = Watch(callbacks, of_rank(shared.rank, check_sinks(sinks), log), as_phases(at), shared)
     state, warnings = with_memories(ready(state, watch.callbacks), watch.callbacks)
     state, changes = with_hyper(state, shared.hyper(), watch.callbacks)
-    state = attrs.evolve(state, batches_per_epoch=getattr(shared, "batches_per_epoch", None))
+    state = replaced(state, {"batches_per_epoch": getattr(shared, "batches_per_epoch", None)})
     for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, shared)):
         _logger.warning("%s", warning)
     with (
@@ -188,7 +186,7 @@ def _train(
                 hand_on(work, shared.interrupt)
     elapsed = shared.read({"elapsed"}, cursor.now()).get("elapsed", 0.0)
     notes = watch.notes((*state.notes, *shared.notes))
-    last = attrs.evolve(cursor.now(), workload=work, elapsed=elapsed, notes=notes)
+    last = replaced(cursor.now(), {"workload": work, "elapsed": elapsed, "notes": notes})
     yield _with_late_signal(last, shared.interrupt)
 
 

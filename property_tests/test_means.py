@@ -12,6 +12,7 @@ from torch import nn
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, on, run, start
 from fsm_train.callbacks import accumulate
+from fsm_train.supervised.means import weighted_mean
 from property_tests.test_real_model import same_weights
 
 Batch = tuple[float, bool, float, Phase | None]
@@ -80,3 +81,11 @@ def test_metrics_are_one_pass_over_what_was_kept(batches: Sequence[Batch], every
             assert math.isclose(final.metrics[name], union, rel_tol=1e-6, abs_tol=1e-6), name
         assert same_weights(model, trained(kept, every)[1])
     assert math.isclose(final.samples, sum(float(torch.tensor(batch[0])) for batch in batches))
+
+
+@given(st.lists(st.tuples(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(0, 2**30))))
+def test_single_precision_is_averaged_to_the_same_bit(batches: list[tuple[float, int]]) -> None:
+    """Products with counts that are exact need not be taken apart."""
+    values, counts = [value for value, _ in batches], [count for _, count in batches]
+    if any(counts):
+        assert weighted_mean(values, counts, short=True) == weighted_mean(values, counts)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from fsm_train import restore, run, start
 from fsm_train.data import generators, position
+from fsm_train.data.reached import Reached
 from fsm_train.data.sources import Sources
-from fsm_train.supervised import training
 from tests.guarantees.test_resuming import SOURCES, leave_at, workload
 
 EPOCHS, BATCHES = 2, 4
@@ -51,7 +51,7 @@ def test_resumed_is_undisturbed_or_noted(name: str, places: list[int]) -> None:
     resumed_is_undisturbed_or_noted(name, places)
 
 
-def _torch_only(**roots: object) -> list[Any]:
+def _torch_only(_: Reached, **roots: object) -> list[Any]:
     return [layer for layer in generators.generators_of(**roots) if isinstance(layer.part, torch.Generator)]
 
 
@@ -64,7 +64,7 @@ def _at_the_end(loader: Any, batches: int, at_start: Any, then: Any, at_first: A
 
 
 BUGS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
-    "only torch's generators are saved": (training, "generators_of", _torch_only, "random.Random in a sampler"),
+    "only torch's generators are saved": (Reached, "generators_of", _torch_only, "random.Random in a sampler"),
     "numbers of a sampler are forgotten": (Sources, "put_back", _never, "a sampler that counts its passes"),
     "the pass starts from later generators": (position, "fast_forward", _at_the_end, "a shuffling DataLoader"),
     "generators are not put back": (generators.Generators, "put_back", _never, "random.Random in a dataset"),

@@ -16,7 +16,7 @@ from .checks import check_not_negative
 from .failing import Failure
 from .joint_hyper import common_names, without_shared
 from .phase import Flag, Phase, Place
-from .state import Hyper, Plan, State, hyper_read
+from .state import Hyper, Plan, State, hyper_read, replaced
 from .table import RESUMES_AT
 from .turns import Players
 from .values import NO_FACTS, FrozenMap, SavedMemory
@@ -78,7 +78,8 @@ def ready(state: State, callbacks: Sequence[Callback[Any]] = ()) -> State:
         )
     flags = state.flags & ~Flag.SUSPEND if state.resume_at else Flag.NONE
     reason = _without_suspension(state.reason, callbacks) if Flag.STOP_TRAINING in flags else ""
-    return attrs.evolve(state, phase=Phase.READY, flags=flags, reason=reason, facts=NO_FACTS, workload=None)
+    over = {"phase": Phase.READY, "flags": flags, "reason": reason, "facts": NO_FACTS, "workload": None}
+    return replaced(state, over)
 
 
 def with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> tuple[State, tuple[str, ...]]:
@@ -100,13 +101,12 @@ def with_memories(state: State, callbacks: Sequence[Callback[Any]]) -> tuple[Sta
     for callback in callbacks:
         if isinstance(value := memory[callback.name], SavedMemory):
             memory[callback.name] = value.decode_with(memory_classes(callback))
-    state = attrs.evolve(
-        state,
-        memory=FrozenMap({**state.memory, **memory}),
-        settings=FrozenMap({**state.settings, **settings}),
-        notes=tuple(dict.fromkeys((*state.notes, *different))),
-    )
-    return state, (*warnings, *different)
+    changes = {
+        "memory": FrozenMap({**state.memory, **memory}),
+        "settings": FrozenMap({**state.settings, **settings}),
+        "notes": tuple(dict.fromkeys((*state.notes, *different))),
+    }
+    return replaced(state, changes), (*warnings, *different)
 
 
 def settings_of(callback: Callback[Any]) -> Mapping[str, str]:

@@ -14,11 +14,14 @@ import attrs
 import torch
 
 from .layers import Layer, layers_of
+from .raw_states import RawState, numpy_state, python_state
 
 
 @attrs.frozen
 class Generators:
     """The states of all generators at one moment.
+
+    Those of Python and NumPy may be kept as bytes, until they are asked for.
 
     Attributes:
         python: of `random`.
@@ -29,19 +32,27 @@ class Generators:
             or of NumPy.
     """
 
-    python: tuple[Any, ...]
-    numpy: Any
+    _python: RawState | tuple[Any, ...]
+    _numpy: Any
     cpu: torch.Tensor
     cuda: tuple[torch.Tensor, ...]
     own: tuple[tuple[Any, Any], ...]
+
+    @property
+    def python(self) -> tuple[Any, ...]:
+        return self._python.of_python() if isinstance(self._python, RawState) else self._python
+
+    @property
+    def numpy(self) -> Any:
+        return self._numpy.of_numpy() if isinstance(self._numpy, RawState) else self._numpy
 
     @staticmethod
     def now(own: Iterable[Any] = ()) -> Generators:
         """The present states; `own` are further generators, such as a loader's."""
         numpy = sys.modules.get("numpy")
         return Generators(
-            python=random.getstate(),
-            numpy=numpy.random.get_state() if numpy else None,
+            python=python_state(),
+            numpy=numpy_state(numpy) if numpy else None,
             cpu=torch.get_rng_state(),
             cuda=tuple(torch.cuda.get_rng_state_all()) if _cuda_in_use() else (),
             own=tuple((generator, state_of(generator)) for generator in own),
@@ -79,8 +90,8 @@ class Generators:
     def put_back(self) -> None:
         """Restore all generators."""
         random.setstate(self.python)
-        if self.numpy is not None:
-            sys.modules["numpy"].random.set_state(self.numpy)
+        if (numpy := self.numpy) is not None:
+            sys.modules["numpy"].random.set_state(numpy)
         torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
@@ -224,15 +235,26 @@ def generators_of(**roots: object) -> list[Layer]:
     Those of the whole process are not among them. Functions and methods are searched for the global
     variables that they name, as in `rng = random.Random(0)` at the top of a script.
     """
-    common = {id(generator) for generator in _of_the_process()}
+    return own_ones(generators_among(layers_of(**roots)))
+
+
+def generators_among(layers: Iterable[Layer]) -> list[Layer]:
+    """The generators among these layers, and in the global variables that they name, each once."""
     found: dict[int, Layer] = {}
-    for layer in layers_of(**roots):
+    for layer in layers:
         if is_generator(layer.part):
             found.setdefault(id(layer.part), layer)
             continue
-        for name, generator in _global_generators(layer.part):
-            found.setdefault(id(generator), Layer(f"{layer.path}.{name}", generator))
-    return [layer for key, layer in found.items() if key not in common]
+        for name, variables in names_used(layer.part):
+            if is_generator(value := variables.get(name)):
+                found.setdefault(id(value), Layer(f"{layer.path}.{name}", value))
+    return [*found.values()]
+
+
+def own_ones(generators: Iterable[Layer]) -> list[Layer]:
+    """Those that are not of the whole process."""
+    common = {id(generator) for generator in _of_the_process()}
+    return [layer for layer in generators if id(layer.part) not in common]
 
 
 def order_generators(loader: object) -> list[torch.Generator]:
@@ -250,23 +272,20 @@ def _of_the_process() -> Iterator[object]:
         yield sys.modules["numpy"].random.mtrand._rand
 
 
-def _global_generators(part: object) -> Iterator[tuple[str, Any]]:
-    """The generators in global variables that this function, or the methods of this object, name."""
-    for name, variables in _names_used(part if isinstance(part, FunctionType) else type(part)):
-        value = variables.get(name)
-        if is_generator(value):
-            yield name, value
-
-
-def _names_used(part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The global names in a function, or in the methods of a class that is not torch's, each with its variables."""
+def names_used(part: object) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The global names in a function, or in the methods of an object, each with the variables of its module."""
     if isinstance(part, FunctionType):
         functions = [part]
     else:
-        users = [kind for kind in part.__mro__ if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
-        functions = [value for kind in users for value in vars(kind).values() if isinstance(value, FunctionType)]
+        kinds = own_kinds(type(part))
+        functions = [value for kind in kinds for value in vars(kind).values() if isinstance(value, FunctionType)]
     for function in functions:
         yield from ((name, function.__globals__) for name in _names_in(function.__code__))
+
+
+def own_kinds(kind: type) -> list[type]:
+    """The class and its bases, without those of torch and of Python itself."""
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePath
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -132,6 +132,42 @@ def _children(part: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f".{name}", value) for name, value in attributes_of(part).items())
 
 
+def holders_of(part: Any) -> Iterator[Any]:
+    """The dicts, lists and cells that the children of this object are read from, or itself if it has slots.
+
+    While these hold the same, the object has the same children. A tuple always does.
+    """
+    if isinstance(part, (list, tuple)):
+        if isinstance(part, list):
+            yield part
+        yield getattr(part, "__dict__", {})
+    elif isinstance(part, Mapping):
+        if isinstance(part, dict):
+            yield part
+    elif isinstance(part, FunctionType):
+        yield from part.__closure__ or ()
+    elif isinstance(part, nn.Module):
+        for module in part.modules():
+            yield from (vars(module), module._modules)
+    elif not isinstance(part, (torch.Generator, torch.optim.Optimizer, MethodType, functools.partial)):
+        yield getattr(part, "__dict__", {})
+        if slots_of(part):
+            yield part
+
+
+def slots_of(part: object) -> tuple[str, ...]:
+    """The names of the slots of an object, those of all its classes."""
+    kind: Any = type(part)
+    return _slots_of(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _slots_of(kind: Any) -> tuple[str, ...]:
+    own = [base.__dict__.get("__slots__", ()) for base in kind.__mro__]
+    names = (name for slots in own for name in ((slots,) if isinstance(slots, str) else slots))
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+
+
 def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -143,11 +179,9 @@ def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
 def attributes_of(part: object) -> dict[str, Any]:
     """The attributes of an object by name; of a DataLoader those that say what is read, and a subclass's own."""
     values = dict(getattr(part, "__dict__", {}))
-    for kind in type(part).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(part, name) and name not in ("__dict__", "__weakref__"):
-                values[name] = getattr(part, name)
+    for name in slots_of(part):
+        if hasattr(part, name):
+            values[name] = getattr(part, name)
     if isinstance(part, DataLoader):
         own = values.keys() - _of_a_loader()
         first = {name: values[name] for name in _BY_NAME if name in values}
@@ -169,16 +203,25 @@ class _Stream(torch.utils.data.IterableDataset[Any]):
         return iter(())
 
 
-def set_epoch(loader: object, epoch: int) -> None:
+def set_epoch(loader: object, epoch: int, layers: Iterable[Layer] | None = None) -> bool:
     """Tell each layer of the loader that has `set_epoch` which epoch begins: once each, the inner ones first.
 
     Layers are the loader, its sampler and batch sampler with those inside, the dataset, and what
     they wrap. One that passes the number on to an inner one has the last word there.
+
+    Args:
+        loader: of the training data.
+        epoch: its index, from 0.
+        layers: those of the loader, if they are known already.
+
+    Returns:
+        Whether one was told, which may have changed what it holds.
     """
     methods: dict[int, Any] = {}
-    for layer in layers_of(train=loader):
+    for layer in layers_of(train=loader) if layers is None else layers:
         method = getattr(layer.part, "set_epoch", None)
         if callable(method) and not isinstance(layer.part, type):
             methods.setdefault(id(getattr(method, "__self__", layer.part)), method)
     for method in reversed(methods.values()):
         method(epoch)
+    return bool(methods)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -56,13 +56,13 @@ class Sources:
     noticed: Mapping[str, Mapping[str, Any]]
 
     @staticmethod
-    def now(loader: object) -> Sources:
-        """The present states, copied."""
+    def now(loader: object, layers: Iterable[Layer] | None = None) -> Sources:
+        """The present states, copied. `layers` are those of the loader, if they are known already."""
         own: dict[str, Any] = {}
         attributes: dict[str, dict[str, Any]] = {}
         noticed: dict[str, dict[str, Any]] = {}
         loaders = loaders_in(loader)
-        for layer in _changing(loader):
+        for layer in _changing(loader, layers):
             state = None if layer.path in loaders else own_state(layer.part)
             if state is not None:
                 own[layer.path] = state
@@ -114,14 +114,14 @@ class Sources:
         return Sources(parts["own"], parts["attributes"], {})
 
 
-def _changing(loader: object) -> Iterator[Layer]:
+def _changing(loader: object, layers: Iterable[Layer] | None = None) -> Iterator[Layer]:
     """The layers whose state may change by other means than a generator and `set_epoch`.
 
     A loader of torchdata saves what is in it, and one inside of another loader that saves its place is saved there.
     """
     loaders = loaders_in(loader)
     complete = [path for path, part in loaders.items() if _saves_all(part)]
-    for layer in layers_of(train=loader):
+    for layer in layers_of(train=loader) if layers is None else layers:
         part = layer.part
         if any(layer.path == path or layer.path.startswith(f"{path}.") for path in complete):
             continue

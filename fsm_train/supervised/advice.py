@@ -152,6 +152,6 @@ def _reduction(loss_fn: object) -> object:
 
 def log_summary_once(work: Training) -> None:
     """Log the summary when the first run of this training starts."""
-    if not work.summary_logged:
+    if not work.summary_logged and _logger.isEnabledFor(logging.INFO):
         work.summary_logged = True
         _logger.info("%s", summary(work))

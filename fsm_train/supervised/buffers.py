@@ -23,8 +23,9 @@ class Buffers:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.kept = False
-        self._parts = [part for module in modules for part in module.modules()]
-        self._dicts = [part._buffers for part in self._parts]
+        self._modules = tuple(modules)
+        self._parts: list[nn.Module] = []
+        self._dicts: list[dict[str, torch.Tensor | None]] = []
         self._latest: list[torch.Tensor | None] = []  # the buffers of all parts, as `keep` found them
         self._places: list[tuple[nn.Module, str]] = []  # where each of them was
         self._originals: list[torch.Tensor] = []
@@ -33,6 +34,9 @@ class Buffers:
     def keep(self) -> None:
         """Copy the buffers as they are now."""
         self.kept = True
+        if not self._parts:  # looked for where they are needed: a whole step keeps none
+            self._parts = [part for module in self._modules for part in module.modules()]
+            self._dicts = [part._buffers for part in self._parts]
         latest = [buffer for buffers in self._dicts for buffer in buffers.values()]
         if len(latest) != len(self._latest) or any(map(is_not, latest, self._latest)) or self._resized():
             self._latest = latest

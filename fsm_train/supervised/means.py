@@ -6,6 +6,7 @@ Rule of this file: no number is rounded before the last division, whatever its t
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,7 +47,10 @@ class Mean:
 
     def result(self) -> float | None:
         """The mean in double precision, of a sum that is exact; None if nothing was added."""
-        return weighted_mean(self.values(), self._weights) if self._weights else None
+        if not self._weights:
+            return None
+        values = self.values()
+        return weighted_mean(values, self._weights, short=all(block.dtype in _SHORT for block in self._blocks))
 
     def values(self) -> list[float]:
         """The numbers that were added, in their order."""
@@ -72,7 +76,11 @@ def _on_cpu(blocks: Sequence[torch.Tensor]) -> list[float]:
     return [value for block in blocks for value in block.tolist()]
 
 
-def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+_SHORT = frozenset({torch.float32, torch.float16, torch.bfloat16})
+"""The types whose numbers have at most 24 bits."""
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float], *, short: bool = False) -> float:
     """The mean of the values, each as often as its weight says, as if all were added in one pass without rounding.
 
     >>> weighted_mean([0.1, 0.7], [3, 1])
@@ -81,10 +89,13 @@ def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> float:
     Args:
         values: finite or not.
         weights: not negative, as many as values, and not all 0.
+        short: whether the values are numbers of single precision, whose products with counts are exact.
     """
     total = math.fsum(weights)
     if not all(map(math.isfinite, values)):
         return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
+    if short and all(weight < 2**29 and weight == int(weight) for weight in set(weights)):
+        return math.fsum(map(operator.mul, values, weights)) / total
     shift = 128 if max(map(abs, values)) > 2.0**800 else 0  # or products would not fit
     halves = {weight: _halves(math.ldexp(weight, -shift)) for weight in set(weights)}
     pairs = zip(values, weights, strict=True)

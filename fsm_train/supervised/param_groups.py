@@ -98,11 +98,15 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
 
 def _number(value: object) -> float | None:
     """The value as a float, if it is a number or a tensor of one number; None for anything else."""
+    if type(value) is float:
+        return value
+    if value is None or type(value) is bool:  # as are most settings
+        return None
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.dtype is torch.bool or value.is_complex():
             return None
         return float(value.item())
-    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else None
+    return float(value) if isinstance(value, Real) else None
 
 
 def write_groups(optimizer: AnyOptimizer, changes: Mapping[str, Hyper]) -> None:

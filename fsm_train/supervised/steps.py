@@ -43,19 +43,22 @@ class Stepping(Validating):
 
     def open(self, state: State) -> None:
         self.read_parameters()
-        set_epoch(self.train, state.epoch)
+        layers = self.reached.layers_of(train=self.train)
+        if set_epoch(self.train, state.epoch, layers):
+            layers = self.reached.layers_of(train=self.train)
         self.train_meters.reset()
         self._batches_fetched = 0
         self.use_training_modes()
-        self.carried_over.check_kept(self.modules)
+        modules = self.modules
+        self.carried_over.check_kept(modules)
         if Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
             check_averages(self.evaluations, self.carried_over.averages)
-        self._buffers = Buffers(self.modules.values())
+        self._buffers = Buffers(modules.values())
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
             train=persistent_workers_running(self.train),
             valid=persistent_workers_running(with_inner(self.valid)),
-            sources=Sources.now(self.train),
+            sources=Sources.now(self.train, layers),
         )
         self.epoch_began = state.iteration
         self._batches = prefetched(self._copier, self.train, start_pass(self.train))
@@ -212,12 +215,14 @@ class Stepping(Validating):
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
         """One implementation of a whole step, or of its beginning; none for a subclass that overrides an operation."""
+        if operations[:2] != WHOLE_STEP[:2]:
+            return None
         overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
         if overridden:
             return None
         if operations == WHOLE_STEP:
             return self._whole_step
-        if self.whole_step is not None and operations[:2] == WHOLE_STEP[:2]:
+        if self.whole_step is not None:
             return partial(train_piece, self, operations)
         return None
 

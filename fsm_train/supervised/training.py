@@ -17,8 +17,6 @@ from ..data.batches import Forward, Split, apply_split, call, check_loader, chec
 from ..data.compiled import uncompiled
 from ..data.counting import Samples, count
 from ..data.fingerprint import fingerprint
-from ..data.generators import generators_of
-from ..data.layers import Layer
 from ..data.position import BatchStart, EpochStart, SuspendPoint
 from ..data.prefetch import copier_for
 from ..data.sources import Sources
@@ -26,7 +24,7 @@ from .arguments import check_arguments, check_data, check_depends, check_functio
 from .buffers import Buffers
 from .carried_over import CarriedOver, Stateful
 from .closures import gives_closure
-from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, own_parts, records_of
+from .evaluations import BoundEvaluation, Valid, as_given, bind, loaders_of, records_of
 from .freezing import FrozenParameters
 from .joint_optimizer import OptimizerLike, each_of, join
 from .loss_parts import NO_PARTS, LossFn, Parts
@@ -39,12 +37,13 @@ from .own_backward import Backward
 from .parallel import Parallel, Ranks, join_ranks
 from .param_groups import Members, check_groups, check_parameters, read_groups, stepped_parameters, write_groups
 from .precision import Precision
+from .surroundings import Surroundings
 from .training_modes import TrainingModes
 from .whole_step_protocol import WholeStep
 from .window import Gradients, Window
 
 
-class Training(TrainingModes):
+class Training(Surroundings, TrainingModes):
     """A model, an optimizer, a loss and data, with the batch under way: what commands and sensors get.
 
     `Supervised` adds the operations of the machine. A command changes a training through the methods here
@@ -357,20 +356,6 @@ class Training(TrainingModes):
     def drop_autograd_graph(self) -> None:
         """Release what autograd keeps of the step before, which may belong to another CUDA stream."""
         self.output = self._for_backward = None
-
-    def own_generators(self) -> list[Layer]:
-        """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
-        ours = {"forward": self.custom_forward, "backward": self.custom_backward, "split": self._split}
-        parts = {**ours, "loss": self.loss_fn, "model": self.model, **dict(own_parts(self.evaluations))}
-        return generators_of(**self._roots(), **parts)
-
-    def _roots(self) -> dict[str, object]:
-        """The data, by the beginnings of the paths of what they hold."""
-        return {"train": self.train, **{each.argument: each.loader for each in self.evaluations}}
-
-    def loader_generators(self) -> list[Any]:
-        """The generators of `own_generators`, without their paths."""
-        return [layer.part for layer in self.own_generators()]
 
     def _shared(self) -> dict[int, object]:
         """By id, what a metric may hold and is not the metric's own: the model, the loss, the optimizer, the data."""

@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from ..core.state import Hyper
-from ..data.generators import generators_of
 from ..data.layers import Layer
 from .evaluations import own_parts
 from .joint_optimizer import each_of
@@ -91,7 +90,7 @@ class TurnTaking(Supervised):
         functions = {"forward": self.custom_forward, "split": self._split}
         losses = {f"loss of {name}": one.loss for name, one in self.by_player.items()}
         own = dict(own_parts(self.evaluations))
-        return generators_of(**self._roots(), **functions, **losses, model=self.model, **own)
+        return self.reached.generators_of(**self._roots(), **functions, **losses, model=self.model, **own)
 
     def _shared(self) -> dict[int, object]:
         of_each = [(one.optimizer, *each_of(one.optimizer).values(), one.loss) for one in self.by_player.values()]

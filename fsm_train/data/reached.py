@@ -1,0 +1,156 @@
+"""What can be reached from the data and beside it: searched for once, and again only where what is held has changed.
+
+Rule of this file: what it gives is what `layers_of` and `generators_of` would find now.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from itertools import chain, compress
+from operator import is_
+from types import CellType, FunctionType
+from typing import Any
+
+from torch import nn
+
+from .generators import generators_among, names_used, own_kinds, own_ones
+from .layers import LARGEST, MOST, Layer, holders_of, layers_of, slots_of
+
+
+class Reached:
+    """The layers that can be reached from some objects, for one who asks at each epoch.
+
+    Until it forgets them, or finds others, it holds the objects that it found.
+
+    >>> from torch.utils.data import DataLoader
+    >>> loader, reached = DataLoader([1.0, 2.0]), Reached()
+    >>> _, layers = reached.layers_of(train=loader), reached.layers_of(train=loader)
+    >>> reached.layers_of(train=loader) is layers
+    True
+    >>> loader.dataset.append([])
+    >>> [layer.path for layer in reached.layers_of(train=loader)][-2:]
+    ['train.collate_fn', 'train.dataset[2]']
+    """
+
+    def __init__(self) -> None:
+        self._searches: dict[tuple[str, ...], _Search] = {}
+
+    def layers_of(self, **roots: object) -> list[Layer]:
+        """What `layers_of` finds."""
+        return self._latest(roots).layers
+
+    def generators_of(self, **roots: object) -> list[Layer]:
+        """What `generators_of` finds."""
+        return own_ones(self._latest(roots).generators)
+
+    def forget(self) -> None:
+        self._searches.clear()
+
+    def _latest(self, roots: Mapping[str, object]) -> _Search:
+        search = self._searches.get(names := tuple(roots))
+        if search is None or not search.holds(roots):
+            # The first one may be the only one, of a run of one epoch.
+            search = self._searches[names] = _Search(roots, traced=search is not None)
+        return search
+
+
+class _Search:
+    """What a search found, and what the objects on its way held.
+
+    Of what they held, layers are compared by identity, and all else by its type: whether an object is a layer or a
+    generator is a matter of its type.
+
+    Attributes:
+        layers: what was found.
+        generators: those among them.
+    """
+
+    def __init__(self, roots: Mapping[str, object], *, traced: bool) -> None:
+        self.layers = layers_of(**roots)
+        self._traced = traced and len(self.layers) < MOST
+        if self._traced:
+            self._trace(roots)
+
+    @functools.cached_property
+    def generators(self) -> list[Layer]:
+        return generators_among(self.layers)
+
+    def _trace(self, roots: Mapping[str, object]) -> None:
+        """Note what the objects hold that were found."""
+        self._dicts: list[dict[Any, Any]] = []
+        self._lists: list[list[Any]] = []
+        self._long: list[Any] = []  # lists and dicts that are too long to be searched
+        self._cells: list[CellType] = []
+        self._slots: list[tuple[object, str]] = []
+        for layer in self.layers:
+            for holder in holders_of(layer.part):
+                self._hold(holder, limited=holder is layer.part)
+        kinds = dict.fromkeys(kind for layer in self.layers for kind in own_kinds(type(layer.part)))
+        self._members = [vars(kind) for kind in kinds]
+        named = ((there, name) for layer in self.layers for name, there in names_used(layer.part))
+        self._globals = [*{(id(there), name): (there, name) for there, name in named}.values()]
+
+        values = self._values(roots)
+        compared = {*map(id, self._compared_ones())}
+        self._is_compared = [id(value) in compared for value in values]
+        self._compared = [*compress(values, self._is_compared)]
+        self._types = [*map(type, values)]
+        self._keys, self._lengths = self._all_keys(), self._all_lengths()
+
+    def _hold(self, holder: Any, *, limited: bool) -> None:
+        if isinstance(holder, CellType):
+            self._cells.append(holder)
+        elif isinstance(holder, dict):
+            (self._long if limited and dict.__len__(holder) > LARGEST else self._dicts).append(holder)
+        elif isinstance(holder, list):
+            (self._long if list.__len__(holder) > LARGEST else self._lists).append(holder)
+        else:
+            self._slots += [(holder, name) for name in slots_of(holder)]
+
+    def _compared_ones(self) -> Iterable[object]:
+        """The objects that must be the same ones: what is searched, and the methods that name generators."""
+        yield from (layer.part for layer in (*self.layers, *self.generators))
+        for layer in self.layers:
+            if isinstance(layer.part, nn.Module):
+                for module in layer.part.modules():
+                    yield from (module, module._modules)
+        yield from (value for members in self._members for value in members.values() if type(value) is FunctionType)
+
+    def holds(self, roots: Mapping[str, object]) -> bool:
+        """Whether a search from these, which have the same names, would find the same."""
+        if not self._traced or self._all_lengths() != self._lengths:
+            return False
+        values = self._values(roots)  # as many as before
+        same_types = [*map(type, values)] == self._types and self._all_keys() == self._keys
+        return same_types and all(map(is_, compress(values, self._is_compared), self._compared))
+
+    def _values(self, roots: Mapping[str, object]) -> list[object]:
+        """All that is held: a loop for each kind, since an epoch begins with it."""
+        values = [*roots.values(), *chain.from_iterable(map(dict.values, self._dicts))]
+        values += chain.from_iterable(map(list.__iter__, self._lists))
+        for members in self._members:
+            values += members.values()
+        values += [there.get(name) for there, name in self._globals]
+        if self._slots:
+            values += [getattr(part, name, None) for part, name in self._slots]
+        if self._cells:
+            values += map(_contents, self._cells)
+        return values
+
+    def _all_keys(self) -> list[object]:
+        return [*chain.from_iterable(map(dict.__iter__, self._dicts))]
+
+    def _all_lengths(self) -> list[object]:
+        """How much is held where; of what is long, whether it still is."""
+        lengths: list[object] = [*map(dict.__len__, self._dicts), *map(list.__len__, self._lists)]
+        lengths += map(len, self._members)
+        lengths += [(list if isinstance(holder, list) else dict).__len__(holder) > LARGEST for holder in self._long]
+        return lengths
+
+
+def _contents(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # the variable has no value yet
+        return CellType

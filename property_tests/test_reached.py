@@ -1,0 +1,146 @@
+"""What can be reached from the data: a search that is made only where something changed finds what a new one finds."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fsm_train.data.generators import generators_of
+from fsm_train.data.layers import LARGEST, layers_of
+from fsm_train.data.reached import Reached
+
+drawn_from: object = random.Random(0)
+named: object = None
+
+
+class Slotted:
+    __slots__ = ("inside",)
+
+
+class Dataset:
+    """Holds something in each way in which an object can be held."""
+
+    def __init__(self) -> None:
+        hidden: Any = [1]
+        self.rows: list[Any] = [1.0, 2.0]
+        self.table: dict[Any, Any] = {"a": [0]}
+        self.pair: tuple[Any, ...] = (1, [2])
+        self.slots = Slotted()
+        self.partial = functools.partial(divmod, self.rows, b=self.table)
+        self.module = nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Dropout()))
+        self.first: Any = 1
+        self.second: Any = "text"
+
+        def function() -> object:
+            return hidden, named
+
+        def fill(value: object) -> None:
+            nonlocal hidden
+            hidden = value
+
+        def empty() -> None:
+            nonlocal hidden
+            del hidden
+
+        self.function, self._fill, self._empty = function, fill, empty
+        self.method = self.__len__
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, i: int) -> Any:
+        return drawn_from
+
+
+def _of_globals(name: str) -> Callable[[Dataset, Any], object]:
+    return lambda data, value: globals().update({name: value})
+
+
+_method = Dataset.__getitem__
+
+
+def _other_method(data: Dataset, value: Any) -> None:
+    setattr(Dataset, "__getitem__", lambda self, i: named)  # noqa: B010  mypy refuses to have it assigned
+
+
+def _holding(value: Any) -> nn.Module:
+    module: Any = nn.Dropout()
+    module.inside = value
+    return module  # type: ignore[no-any-return]
+
+
+CHANGES: dict[str, Callable[[Dataset, Any], object]] = {
+    "an item more": lambda data, value: data.rows.append(value),
+    "an item less": lambda data, value: data.rows and data.rows.pop(),
+    "another item": lambda data, value: data.rows.__setitem__(slice(0, 1), [value]),
+    "a long list": lambda data, value: data.rows.extend([0.0] * LARGEST),
+    "a short list": lambda data, value: data.rows.clear(),
+    "a key": lambda data, value: data.table.__setitem__(len(data.table), value),
+    "a key less": lambda data, value: data.table and data.table.popitem(),
+    "another key": lambda data, value: data.table and data.table.update(z=data.table.popitem()[1]),
+    "an attribute": lambda data, value: setattr(data, "first", value),
+    "another attribute": lambda data, value: setattr(data, f"a{len(vars(data))}", value),
+    "attributes in another order": lambda data, value: vars(data).update(first=vars(data).pop("first")),
+    "a tuple": lambda data, value: setattr(data, "pair", (value, data.rows)),
+    "a slot": lambda data, value: setattr(data.slots, "inside", value),
+    "a closure": lambda data, value: data._fill(value),
+    "an empty closure": lambda data, value: (data._fill(0), data._empty()),
+    "a global of a method": _of_globals("drawn_from"),
+    "a global of a function": _of_globals("named"),
+    "another method": _other_method,
+    "an attribute of a module": lambda data, value: setattr(data.module[0], "extra", value),
+    "a module": lambda data, value: data.module.append(nn.Dropout()),
+    "other modules": lambda data, value: setattr(data.module[1], "_modules", {"0": _holding(value)}),
+    "nothing": lambda data, value: None,
+}
+VALUES: Sequence[Callable[[], Any]] = (
+    *(lambda: 1, lambda: None, lambda: "text", lambda: torch.zeros(1), lambda: [random.Random(1)], dict, list),
+    *(lambda: random.Random(0), torch.Generator, lambda: np.random.default_rng(0), Slotted, nn.Tanh, lambda: [[[]]]),
+)
+changes = st.lists(st.tuples(st.sampled_from([*CHANGES]), st.sampled_from(VALUES)), max_size=12)
+
+
+@given(changes, st.booleans())
+def test_a_search_that_is_not_made_again_finds_the_same(steps: Sequence[tuple[str, Any]], loader: bool) -> None:
+    """Layers and generators, with their paths, after each change of what holds them."""
+    globals().update(drawn_from=random.Random(0), named=None)
+    setattr(Dataset, "__getitem__", _method)  # noqa: B010
+    data, reached = Dataset(), Reached()
+    train: object = DataLoader(data) if loader else data  # type: ignore[arg-type]
+    roots = {"train": train, "valid": [data], "forward": None}
+    for name, value in (("nothing", int), *steps):
+        CHANGES[name](data, value())
+        for _ in range(2):
+            assert _words(reached.layers_of(**roots)) == _words(layers_of(**roots)), name
+            assert _words(reached.generators_of(**roots)) == _words(generators_of(**roots)), name
+            assert _words(reached.layers_of(train=train)) == _words(layers_of(train=train)), name
+
+
+def _words(layers: Sequence[Any]) -> list[tuple[str, int]]:
+    return [(layer.path, id(layer.part)) for layer in layers]
+
+
+@given(st.sampled_from([[1.0, 2.0], [random.Random(0)], nn.Linear(1, 1), Dataset(), print]))
+def test_what_stays_the_same_is_searched_once(root: object) -> None:
+    """Other numbers of the same kind change nothing of what is a layer."""
+    reached = Reached()
+    for _ in range(2):
+        found = reached.layers_of(train=root)
+    if isinstance(root, Dataset):
+        root.first = 7
+    if isinstance(root, list):
+        root[0] = root[0] if isinstance(root[0], random.Random) else 3.0
+
+    assert reached.layers_of(train=root) is found
+    assert reached.layers_of(train=[root]) != found
+    reached.forget()
+    assert reached.layers_of(train=root) is not found
