@@ -82,6 +82,7 @@ class Cursor:
 
     def __init__(self, state: State, work: Workload, watch: Watch, unwrapped: Workload) -> None:
         self.work = work
+        self.read = work.read  # a proxy looks it up in the workload that it wraps, each time
         self.unwrapped = unwrapped
         self.watch = watch
         self.rhythm = None if state.players else watch.rhythm()  # with turns a batch is counted elsewhere too
@@ -338,7 +339,7 @@ class Cursor:
             return self.draft.state(phase, self.flags, facts)
         state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
         # No one else has them yet, and a second state would cost a microsecond.
-        dict.update(facts, self.work.read(needs, state))
+        dict.update(facts, self.read(needs, state))
         return state
 
     def fail(self, error: BaseException) -> None:
