@@ -16,12 +16,12 @@ from .core.fuse import Path, known_paths, settled_in_run
 from .core.laps import Lap, count_laps, step_of_lap
 from .core.merge import NOTHING_MERGED, Answer, Merged, accepted, consult, merged, raised_by
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
-from .core.reads import MOST, KeptDecision, kept_decision
+from .core.reads import MOST, NO_DECISIONS, KeptDecision, kept_decision
 from .core.rhythm import COUNTED_AT
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
 from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
-from .core.transition import NOTHING, Command
+from .core.transition import NOTHING, Command, Transition
 from .core.turns import Players
 from .core.under_way import hand_on
 from .core.values import NO_FACTS, Facts, FrozenMap, batch_size_alone
@@ -89,6 +89,7 @@ class Cursor:
 
     def __init__(self, state: State, work: Workload, watch: Watch, unwrapped: Workload) -> None:
         self.work = work
+        self.read = work.read  # a proxy looks it up in the workload that it wraps, each time
         self.unwrapped = unwrapped
         self.watch = watch
         self.rhythm = None if state.players else watch.rhythm()  # with turns a batch is counted elsewhere too
@@ -234,7 +235,7 @@ class Cursor:
                 else:
                     merged = NOTHING_MERGED
                 if compared is not None:
-                    self.keep(path, state, answers, merged)
+                    self.keep(watched, state, answers, merged)
             except BaseException:
                 self.deciding = True
                 raise
@@ -286,26 +287,45 @@ class Cursor:
         callbacks, sinks, needs = watched.due(self.draft) if watched.selective else watched.callbacks_only
         if not (callbacks or sinks or watched.yields):
             return False
-        self.state = self.measured(needs)
-        answers = consult(callbacks, self.state)
-        if answers:
-            self.act_on(self.state, answers)
-            self.state = self.draft.state(watched.place, self.flags, self.state.facts)
+        given: Mapping[str, Transition]
+        kept = None if needs else self.kept_here(watched)
+        if kept is not None:
+            if kept.acts:
+                self.act_again(kept, watched)
+            self.state = self.measured(needs)
+            given = kept.answers
+        else:
+            self.state = before = self.measured(needs)
+            answers = consult(callbacks, before)
+            decision = NOTHING_MERGED
+            if answers:
+                decision = self.act_on(before, answers)
+                self.state = self.draft.state(watched.place, self.flags, before.facts)
+            self.keep(watched, before, answers, decision)
+            given = {callback.name: answer for callback, answer in answers}
         for sink in sinks:
-            sink.tell("see", self.state, {callback.name: answer for callback, answer in answers})
+            sink.tell("see", self.state, given)
         return bool(callbacks) or watched.yields
 
-    def keep(self, path: BoundPath, state: State, answers: Sequence[Answer], decision: Merged) -> None:
-        """Keep what the callbacks decided at the end of this path, if they would decide the same again."""
-        watched, kept, compared = path.watched, path.kept, path.compared
-        assert watched is not None
-        assert compared is not None
+    def kept_here(self, watched: Watched) -> KeptDecision | None:
+        """What was decided here before in the same situation; None if nothing was."""
+        draft, compared = self.draft, watched.compared
+        if compared is None or draft.players:
+            return None
+        kept = watched.kept.get(self.flags, NO_DECISIONS).get(compared(draft))
+        return kept if kept is not None and kept.holds(draft.memory) else None
+
+    def keep(self, watched: Watched, state: State, answers: Sequence[Answer], decision: Merged) -> None:
+        """Keep what the callbacks decided in this state, if they declare what they read and decide the same again."""
+        if watched.compared is None or state.players:
+            return
+        kept = watched.kept.setdefault(state.flags, {})
         bind = functools.partial(self.work.bound, phase=watched.place)
         found = kept_decision(state, watched.callbacks, answers, decision, bind)
         if found is not None:
             if len(kept) >= MOST:
                 kept.clear()
-            kept[compared(state)] = found
+            kept[watched.compared(state)] = found
 
     def act_again(self, kept: KeptDecision, watched: Watched) -> None:
         """Do what was decided before in the same situation."""
@@ -347,7 +367,7 @@ class Cursor:
             return self.draft.state(phase, self.flags, facts)
         state = self.draft.state(phase, self.flags, facts := Facts(batch_size=self.draft.fetched))
         # No one else has them yet, and a second state would cost a microsecond.
-        dict.update(facts, self.work.read(needs, state))
+        dict.update(facts, self.read(needs, state))
         return state
 
     def fail(self, error: BaseException) -> None:

@@ -77,7 +77,7 @@ class Watched:
         measures = bool(self.callbacks_only[2]) or place in FINAL
         self.only_asks = bool(callbacks) and not (self.selective or measures)
         self.asked = [(callback, of_state_alone(callback)) for callback in callbacks]
-        self.compared = compared_by(callbacks) if self.only_asks else None
+        self.compared = compared_by(callbacks) if callbacks and self.each_time and not measures else None
         self.kept: dict[Flag, dict[object, KeptDecision]] = {}
 
     @property

@@ -15,7 +15,7 @@ from hypothesis import given
 from fsm_train import Callback, State, Transition, replay
 from fsm_train.encoding import encode
 from fsm_train.eventlog import replayer
-from fsm_train.eventlog.lines import line_of
+from fsm_train.eventlog.lines import answers_of, line_of
 from fsm_train.view.columns import shown
 from fsm_train.view.packing import PHASES, packed_run
 from tests.view.unpacking import ints, points, states
@@ -63,7 +63,7 @@ def test_each_line_shows_the_replayed_state(folder: Path, training: tuple[list[C
 
     rows = [(row, unpacked) for row, unpacked in enumerate(states(run)) if phases[row] != "ready"]
     for (row, unpacked), (state, answers) in zip(rows, seen, strict=True):
-        line = shown(orjson.loads(orjson.dumps(line_of(state, answers))))
+        line = shown(orjson.loads(orjson.dumps(line_of(state, answers_of(answers)))))
         assert phases[row] == state.phase.value
         assert unpacked["counters"] == {name: line[name] for name in unpacked["counters"]}
         assert unpacked["hyper"] == line["hyper"]

@@ -15,7 +15,8 @@ from .declarations import COMPARED
 from .merge import Answer, Merged
 from .phase import STOP_FLAGS, Flag
 from .state import Draft, State
-from .transition import UNCHANGED, Command
+from .transition import UNCHANGED, Command, Transition
+from .values import EMPTY, FrozenMap
 
 MOST = 256
 """The decisions that are kept at one place."""
@@ -45,10 +46,11 @@ class KeptDecision:
         flags: those that are raised after it.
         added: the memories that it sets.
         commands: what is carried out, each with the function that does it without a State, or None.
+        answers: of those who answered, by name: the same mapping each time, for those who watch.
         acts: whether it changes or does anything.
     """
 
-    __slots__ = ("acts", "added", "all_memories", "commands", "flags", "memories")
+    __slots__ = ("acts", "added", "all_memories", "answers", "commands", "flags", "memories")
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class KeptDecision:
         flags: Flag,
         added: Mapping[str, object],
         commands: Sequence[tuple[Command, Callable[[], object] | None]],
+        answers: Mapping[str, Transition] = EMPTY,
     ) -> None:
         self.memories = memories
         self.all_memories = before.memory
@@ -64,13 +67,19 @@ class KeptDecision:
         self.flags = flags
         self.added = added
         self.commands = commands
+        self.answers = answers
 
     def holds(self, memory: Mapping[str, object]) -> bool:
         """Whether those who were asked remember what they did then."""
+        if memory is self.all_memories:
+            return True
         if any(memory.get(name, UNCHANGED) is not value for name, value in self.memories.items()):
             return False
         self.all_memories = memory
         return True
+
+
+NO_DECISIONS: Mapping[object, KeptDecision] = EMPTY
 
 
 def kept_decision(
@@ -104,4 +113,5 @@ def kept_decision(
         flags,
         added,
         tuple((command, bind(command)) for command in commands),
+        FrozenMap({callback.name: answer for callback, answer in answers}),
     )

@@ -19,7 +19,7 @@ from ..core.values import Facts
 from ..encoding import Json
 from .entries import Entry
 from .errors import LogError
-from .lines import decode_numbers, decode_state, line_of
+from .lines import answers_of, decode_numbers, decode_state, line_of
 
 
 def decide_at_teardown(
@@ -47,4 +47,4 @@ def decide_at_teardown(
     )
     answers = consult([callback for callback in callbacks if Phase.TEARDOWN in callback.at], state)
     decided, _ = decide(state, answers, {callback.name: i for i, callback in enumerate(callbacks)})
-    return decided, line_of(decided, {callback.name: answer for callback, answer in answers})
+    return decided, line_of(decided, answers_of({callback.name: answer for callback, answer in answers}))

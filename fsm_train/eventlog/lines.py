@@ -66,20 +66,25 @@ def digest(before: str, body: bytes) -> str:
     return hashlib.blake2b(before.encode() + body, digest_size=6).hexdigest()
 
 
+def with_digest(body: bytes, digits: str, event: str) -> bytes:
+    """The line of a file: the line as JSON, whose last key is its event, with its digest before that."""
+    end = len(body) - len(event) - len(b',"event":""}')
+    return b'%b,"digest":"%b"%b\n' % (body[:end], digits.encode(), body[end:])
+
+
 def canonical(body: Mapping[str, Json]) -> bytes:
     """The line as JSON with sorted keys: what the digest is made of where another logger writes the line."""
     return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
 
 
-def line_of(state: State, answers: Mapping[str, Transition], cache: AnswerCache | None = None) -> dict[str, Json]:
-    """The line for a state and the answers to it, without facts and course; `cache` caches encoded answers."""
+def line_of(state: State, answers: Json) -> dict[str, Json]:
+    """The line for a state and the answers to it, as `answers_of` gives them, without facts and course."""
     line: dict[str, Json] = dict(zip(COUNTERS, _counters(state), strict=True))
     line["flags"] = flag_names(state.flags)
     line["hyper"] = hyper_of(state.hyper)
     line["metrics"] = numbers(state.metrics)
     if answers:
-        encoded = answer_of if cache is None else cache.answer_of
-        line["answers"] = {name: encoded(answer) for name, answer in answers.items()}
+        line["answers"] = answers
     if state.batches_over:
         line["batches_over"] = True
     if state.exhausted:
@@ -131,6 +136,11 @@ def hyper_of(hyper: Mapping[str, Hyper]) -> Mapping[str, Json]:
     return hyper
 
 
+def answers_of(answers: Mapping[str, Transition]) -> dict[str, Json]:
+    """The answers to one state as JSON, by callback."""
+    return {name: answer_of(answer) for name, answer in answers.items()}
+
+
 def answer_of(answer: Transition) -> dict[str, Json]:
     """An answer as JSON, without the fields that change nothing."""
     encoded: dict[str, Json] = {}
@@ -158,6 +168,10 @@ class AnswerCache:
     def __init__(self) -> None:
         # The answer is held, so that no other object can get its id.
         self._encoded: dict[int, tuple[Transition, dict[str, Json]]] = {}
+
+    def answers_of(self, answers: Mapping[str, Transition]) -> dict[str, Json]:
+        """As the function of this name. The caller must not change the answers in the result."""
+        return {name: self.answer_of(answer) for name, answer in answers.items()}
 
     def answer_of(self, answer: Transition) -> dict[str, Json]:
         """As the function of this name. The caller must not change the result."""

@@ -273,6 +273,9 @@ class Recorded(Workload):
         if command.changes_hyper is not False and (entry := self.line_at(state)) is not None:
             self._hyper = decode_hyper(entry.body["hyper"])
 
+    def bound(self, command: Command, phase: Phase) -> Callable[[], object] | None:
+        return _nothing if command.changes_hyper is False else None
+
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         """All facts in the line of this state, also those that are not in `names`."""
         entry = None if state.phase in FINAL else self.line_at(state)  # nothing is measured at the end
@@ -368,6 +371,10 @@ def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
         and body.get("step") == state.step
         and ("turns" not in body or body["turns"]["turn"] == state.players.turn)
     )
+
+
+def _nothing() -> None:
+    """What a command does that changes no hyper-parameter."""
 
 
 def _describe(item: object) -> str:

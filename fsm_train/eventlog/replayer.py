@@ -235,7 +235,7 @@ class _Replay(Rerun):
         if entry is None:
             self.finished = True  # the log ends here
             return
-        line = line_of(state, answers, self._cache)
+        line = line_of(state, self._cache.answers_of(answers))
         same = entry.body == line
         if not same:
             logged = entry.body.get("reason")

@@ -12,7 +12,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib import metadata
 from os import PathLike
 from pathlib import Path
@@ -22,23 +22,43 @@ import orjson
 import structlog
 
 from ..core.callback import Callback
-from ..core.phase import FINAL, Operation, Phase
+from ..core.phase import FINAL, Phase
 from ..core.state import State
-from ..core.table import Outcome
 from ..core.transition import Transition
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..locks import HeldError, Lock, take
 from ..sinks.base import Recorder
-from ..worlds.proxy import WorkloadProxy
 from .append import Continuation, find_continuation
+from .course import CourseRecorder
 from .errors import LogError
 from .history import header_lines
-from .lines import ALWAYS, EVENT, HEADER_KEYS, HELD_BACK, HISTORY_KEYS, KEYS, canonical, digest, header_of, line_of
+from .lines import (
+    ALWAYS,
+    EVENT,
+    HEADER_KEYS,
+    HISTORY_KEYS,
+    KEYS,
+    answers_of,
+    canonical,
+    digest,
+    header_of,
+    line_of,
+    with_digest,
+)
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 """The phases after whose line the file is flushed; after a final phase it is also synced to the disk."""
 
+LINES_AT_ONCE = 32
+"""Lines that are encoded together: between the kernels of a training, each alone would take three times as long."""
+
+BYTES_AT_ONCE = 1 << 15
+"""As many bytes can wait to be encoded, and as many encoded for the file: a kill takes no more than both."""
+
+
+Waiting = tuple[State, Json, Sequence[Json]]
+"""What a line is made of: the state, the answers to it, and the course since the line before."""
 
 _ONE_RUN = "and a log holds one run at a time: give another path, or let that run end first"
 
@@ -108,9 +128,13 @@ class EventLog(Recorder):
         self._key = f"logger {id(self)}" if self.path is None else os.path.realpath(self.path)
         self._logger: Any = None if self.path else to
         self._bound = bound
-        self._serialize = canonical if self.path is None or bound else orjson.dumps
         self._file: BinaryIO | None = None
         self._lock: Lock | None = None
+        self._by_structlog = self.path is None or bool(bound)
+        self._serialize = canonical if self._by_structlog else orjson.dumps
+        self._waiting: list[Waiting] = []  # lines that are not encoded yet
+        self._lines_at_once = 1
+        self._waiting_bytes = 0  # of the answers in them
         self._flushed = 0  # the number of lines that the operating system has
 
     @property
@@ -161,20 +185,17 @@ class EventLog(Recorder):
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         if os.getpid() != self._pid:
             raise LogError("this process was forked from the one that writes the log", path=str(self.path or ""))
-        line = line_of(state, answers)
-        facts: Mapping[str, float] = state.facts
-        logged = self._facts_at[state.phase]
-        if not facts.keys() <= logged:  # facts for other sinks, such as a progress bar, differ from run to run
-            facts = {name: value for name, value in facts.items() if name in logged}
-        line["facts"] = numbers(facts)
-        if self._recording.course:
-            line["course"] = self._recording.take_course()
+        course = self._recording.take_course()
+        flushed = state.phase in FLUSHED_AT or (answers and _asks_for_a_checkpoint(answers))
         try:
-            self._write(EVENT[state.phase], line)
-            if state.phase in FLUSHED_AT:
-                self._flush(sync=state.phase in FINAL)
-            elif answers and any(command.last for answer in answers.values() for command in answer.commands):
-                self._flush(sync=True)  # a checkpoint is no use without the log up to it
+            if self._by_structlog:
+                self._write(*self._event_and_line(state, answers_of(answers), course))
+            else:
+                self._wait(state, answers, course)
+                if flushed or len(self._waiting) >= self._lines_at_once or self._waiting_bytes >= BYTES_AT_ONCE:
+                    self._write_waiting()
+            if flushed:
+                self._flush(sync=state.phase is not Phase.EPOCH_END)
         except OSError as error:
             raise self._incomplete_log(error) from error
 
@@ -183,9 +204,11 @@ class EventLog(Recorder):
             del _in_use[self._key]
         try:
             if self._file is not None:
-                file, self._file = self._file, None
-                file.close()
+                with self._file:
+                    self._write_waiting()
         finally:
+            self._file = None
+            self._waiting.clear()
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
@@ -223,19 +246,58 @@ class EventLog(Recorder):
         except HeldError as error:
             raise LogError(f"{error} is writing this log, {_ONE_RUN}", path=str(self.path)) from None
 
+    def _event_and_line(self, state: State, answers: Json, course: Sequence[Json]) -> tuple[str, dict[str, Json]]:
+        """The event of a line, and the line without what makes it one of a file."""
+        facts: Mapping[str, float] = state.facts
+        logged = self._facts_at[state.phase]
+        if not facts.keys() <= logged:  # facts for other sinks, such as a progress bar, differ from run to run
+            facts = {name: value for name, value in facts.items() if name in logged}
+        line = line_of(state, answers)
+        line["facts"] = numbers(facts)
+        if course:
+            line["course"] = course
+        return EVENT[state.phase], line
+
     def _write(self, event: str, line: dict[str, Json]) -> None:
         body = self._serialize({"seq": self._seq, **line, "event": event})
         self._digest = digest(self._digest, body)
         if self._file is None or self._bound:
             self._emit(event, seq=self._seq, **line, digest=self._digest)
         else:  # no processor changes the line, so the bytes that the digest is made of are written
-            end = len(body) - len(event) - len(b',"event":""}')
-            self._file.write(b'%b,"digest":"%b"%b\n' % (body[:end], self._digest.encode(), body[end:]))
+            self._file.write(with_digest(body, self._digest, event))
         self._seq += 1
+
+    def _wait(self, state: State, answers: Mapping[str, Transition], course: Sequence[Json]) -> None:
+        """Let this line be encoded with others. What a program could still change, the answers, is encoded now."""
+        encoded: Mapping[str, Json] | orjson.Fragment = {}
+        if answers:
+            encoded = orjson.Fragment(as_bytes := orjson.dumps(answers_of(answers)))
+            self._waiting_bytes += len(as_bytes)
+        self._waiting.append((state, encoded, course))
+
+    def _write_waiting(self) -> None:
+        """Encode the lines that wait, and write them. After an interrupt, those that are not encoded still wait."""
+        encoded: list[tuple[str, bytes]] = []
+        digits = self._digest
+        try:
+            for seq, waiting in enumerate(self._waiting, self._seq):
+                event, line = self._event_and_line(*waiting)
+                body = orjson.dumps({"seq": seq, **line, "event": event})
+                digits = digest(digits, body)
+                encoded.append((digits, with_digest(body, digits, event)))
+        finally:
+            self._waiting = self._waiting[len(encoded) :]
+            self._waiting_bytes = 0
+            if encoded:
+                self._digest = encoded[-1][0]
+                self._seq += len(encoded)
+                lines = [line for _, line in encoded]
+                self._lines_at_once = max(1, min(LINES_AT_ONCE, BYTES_AT_ONCE // max(map(len, lines))))
+                cast("BinaryIO", self._file).write(b"".join(lines))
 
     def _open_file(self, before: Continuation) -> Any:
         assert self.path is not None
-        self._file = self.path.open("ab", buffering=1 << 16)
+        self._file = self.path.open("ab", buffering=BYTES_AT_ONCE)
         self._has_name = os.fstat(self._file.fileno()).st_nlink > 0  # what a shell gives as /dev/stdout may have none
         if before.torn:
             self._file.truncate(before.size)
@@ -271,6 +333,11 @@ class EventLog(Recorder):
         return LogError(f"the log is incomplete, {written} ({error.strerror or error})", path=str(self.path))
 
 
+def _asks_for_a_checkpoint(answers: Mapping[str, Transition]) -> bool:
+    """Whether one is written after this line, which is no use without the log up to it."""
+    return any(command.last for answer in answers.values() for command in answer.commands)
+
+
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -285,70 +352,6 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows forks nothing
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-class CourseRecorder(WorkloadProxy):
-    """Wraps a workload and records its course: batches, steps held back, signals. All else is the workload's.
-
-    Attributes:
-        course: pairs [event, count] since the last `take_course`.
-    """
-
-    def __init__(self, workload: Workload) -> None:
-        super().__init__(workload)
-        self._fetch, self._fetch_valid, self._step = workload.fetch, workload.fetch_valid, workload.step
-        self.course: list[list[Any]] = []
-
-    @property
-    def interrupt(self) -> str | None:
-        return self.wrapped.interrupt
-
-    @interrupt.setter
-    def interrupt(self, name: str | None) -> None:
-        self._record(self.wrapped.interrupt)  # the machine has acted on it
-        self.wrapped.interrupt = name
-
-    def fetch(self, *state: State) -> float | None:
-        size = self._fetch(*state)
-        self._record(size)
-        return size
-
-    def fetch_valid(self, *state: State) -> float | None:
-        size = self._fetch_valid(*state)
-        self._record(size)
-        return size
-
-    def step(self, *state: State) -> bool:
-        stepped = self._step(*state)
-        if not stepped:
-            self._record(HELD_BACK)
-        return stepped
-
-    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        run_fused = self.wrapped.fused(operations)
-        if run_fused is None or Operation.FETCH in operations:
-            return None  # one by one, so that a fetch is recorded
-        if Operation.STEP not in operations:
-            return run_fused
-
-        def step() -> Outcome:
-            stepped = run_fused()
-            if not stepped:
-                self._record(HELD_BACK)
-            return stepped
-
-        return step
-
-    def take_course(self) -> list[list[Any]]:
-        """The course since the last call of this method."""
-        course, self.course = self.course, []
-        return course
-
-    def _record(self, event: float | str | None) -> None:
-        if self.course and self.course[-1][0] == event:
-            self.course[-1][1] += 1
-        else:
-            self.course.append([event, 1])
 
 
 class _WithoutFlush:

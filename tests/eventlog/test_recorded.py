@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fsm_train import EventLog, LogError, Operation, Phase, Recorded, Scripted, State, on, run, start
+from fsm_train.eventlog.course import CourseRecorder
 from fsm_train.eventlog.rerun import Rerun
-from fsm_train.eventlog.writer import CourseRecorder
 
 from .log_files import lines_of, logged, workload
 
