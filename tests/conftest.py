@@ -1,13 +1,16 @@
 """Settings of all tests.
 
 One thread, so that sums have one order and the last bit can be compared. Python's own handler for Ctrl-C: a
-shell without job control makes the processes that it starts with `&` ignore it.
+shell without job control makes the processes that it starts with `&` ignore it. A process that is forked is
+not measured for coverage: it ends without saving what it saw.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 
 import pytest
 from hypothesis import settings
@@ -34,6 +37,14 @@ def measured(_measured_here: str | None, monkeypatch: pytest.MonkeyPatch) -> Non
     """The new processes of a test are measured, which run what no other test does."""
     if _measured_here is not None:
         monkeypatch.setenv(MEASURES, _measured_here)
+
+
+def _measures_no_more() -> None:
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+
+
+os.register_at_fork(after_in_child=_measures_no_more)
 
 
 @pytest.fixture(autouse=True, scope="session")
