@@ -61,7 +61,12 @@ def _ctrl_c_is_handled() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has no few cases to try, or whose processes take many seconds, is tried among the long tests alone."""
+    """What has no few cases to try, or whose processes take many seconds, is tried among the long tests alone.
+
+    Long tests try many cases of what other tests reach: they are not measured for coverage.
+    """
     for item in items:
         if any(mark.kwargs.get("alone") for mark in item.iter_markers("long")) and not THOROUGH:
             item.add_marker(pytest.mark.skip(reason="tried where FSM_TRAIN_LONG is set"))
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.unmeasured)
