@@ -1,13 +1,16 @@
 """Settings of all tests.
 
 One thread, so that sums have one order and the last bit can be compared. Python's own handler for Ctrl-C: a
-shell without job control makes the processes that it starts with `&` ignore it.
+shell without job control makes the processes that it starts with `&` ignore it. A process that is forked is
+not measured for coverage: it ends without saving what it saw.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 
 import pytest
 from hypothesis import settings
@@ -36,6 +39,14 @@ def measured(_measured_here: str | None, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(MEASURES, _measured_here)
 
 
+def _measures_no_more() -> None:
+    sys.settrace(None)
+    threading.settrace(None)  # type: ignore[arg-type]
+
+
+os.register_at_fork(after_in_child=_measures_no_more)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch
@@ -50,7 +61,12 @@ def _ctrl_c_is_handled() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What has no few cases to try, or whose processes take many seconds, is tried among the long tests alone."""
+    """What has no few cases to try, or whose processes take many seconds, is tried among the long tests alone.
+
+    Long tests try many cases of what other tests reach: they are not measured for coverage.
+    """
     for item in items:
         if any(mark.kwargs.get("alone") for mark in item.iter_markers("long")) and not THOROUGH:
             item.add_marker(pytest.mark.skip(reason="tried where FSM_TRAIN_LONG is set"))
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.unmeasured)
