@@ -24,7 +24,7 @@ from ..core.commands import SaveCheckpoint, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.reductions import reduced, reduction_of, weighted_mean
-from ..core.state import State
+from ..core.state import State, replaced
 from ..core.table import Outcome
 from ..core.transition import Command
 from ..core.workload import Workload
@@ -186,6 +186,9 @@ class Agreed(WorkloadProxy):
         try:
             if not self._failed(state):
                 self._meeting.meet(Topic.FINISH, about=self._control(state))
+        except BaseException as error:
+            state = replaced(state, {"error": f"{type(error).__name__}: {error}"})  # so this rank ends alone
+            raise
         finally:
             self._in_run = False
             with self._telling():

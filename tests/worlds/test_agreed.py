@@ -569,6 +569,30 @@ def test_failing_rank_asks_the_others_nothing_more() -> None:
     assert [work.commands for work in works] == [[SaveCheckpoint("nowhere", "last")]] * 3
 
 
+def test_rank_whose_last_exchange_fails_finishes_as_one_that_failed() -> None:
+    """What ranks do together at the end of a training, such as to share buffers, is not begun."""
+    finished_with: dict[int, str] = {}
+
+    def finishing(rank: int) -> Scripted:
+        class Finishing(Scripted):
+            def finish(self, state: State) -> None:
+                finished_with[rank] = state.error
+
+        return Finishing()
+
+    def train(rank: int, join: Join) -> State:
+        @on(Phase.TEARDOWN)
+        def bad(state: State) -> None:
+            if rank:
+                raise OSError("disk full")
+
+        return run(start(join(finishing(rank)), epochs=1), [bad])
+
+    ends = train_ranks(2, train)
+    assert isinstance(ends.errors[0], PeerError)
+    assert finished_with == {rank: f"{type(error).__name__}: {error}" for rank, error in enumerate(ends.errors)}
+
+
 @pytest.mark.parametrize("where", ["prepare", "open", "fetch", "measure", "finish", "read"])
 def test_failure_anywhere_frees_the_others(where: str) -> None:
     """At the very end of a run too, where the others ask for the seconds that it took."""
