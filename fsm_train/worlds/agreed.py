@@ -92,7 +92,7 @@ class Agreed(WorkloadProxy):
                 "by what a batch counts, not by whose turn it is: train players on one rank"
             )
         self._agree = agree
-        self._meeting = Meeting(exchange, lambda: self.wrapped.interrupt, self._act_on)
+        self._meeting = Meeting(exchange, lambda: self.wrapped.interrupt, self._act_on, (self, workload))
         self._looks = SignalInterval(interrupts_every or 1, interrupts_every is not None, clock)
         self._agreed_signal: str | None = None
         self._in_run, self._same_data = False, SameData()
