@@ -333,7 +333,7 @@ class Agreed(WorkloadProxy):
         """The metrics of all ranks together. One that had no batch, while others had, measures nothing."""
         given = self._given(Operation.MEASURE_VALID, state)
         if self._valid.of_any and not self._valid.own:
-            self.wrapped.abandon(state)
+            self._blaming(self.wrapped.measure_nothing)(state)
             return self._common_metrics(Topic.MEASURE_VALID, {})
         return self._common_metrics(Topic.MEASURE_VALID, self.wrapped.measure_valid(*given))
 

@@ -115,9 +115,8 @@ def different_places(places: Sequence[str], abouts: Sequence[About] = ()) -> Dis
     differences = _differences([{name: about[name] for name in sorted(common)} for about in abouts])
     return DisagreementError(
         f"the ranks are at different places: {_by_rank([f'at {place}' for place in places])}. "
-        f"{differences}{'. ' * bool(differences)}They were told the "
-        'same, so a callback or the workload decided by something of its own: agree="phase" names the operation '
-        "before which they part"
+        f"{differences}{'. ' * bool(differences)}They were told the same, so a callback, the workload or the script "
+        'decided by something of its own: agree="phase" names the operation before which they part'
     )
 
 
