@@ -167,8 +167,9 @@ def _train(
     state = replaced(state, {"batches_per_epoch": getattr(shared, "batches_per_epoch", None)})
     for warning in (*warnings, *changes, *schedule_notes(watch.callbacks, state, shared)):
         _logger.warning("%s", warning)
+    cursor: Cursor | None = None
     with (
-        run_under_way(work, lambda: cursor.place),
+        run_under_way(work, lambda: cursor.place if cursor else None, lambda: cursor.now() if cursor else None),
         shared.reserve(watch.folders),
         watch.wrapped(shared, state) as wrapped,
     ):

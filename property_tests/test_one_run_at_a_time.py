@@ -93,7 +93,7 @@ def test_a_second_run_is_refused_and_the_first_is_as_if_alone(attempts: Sequence
 
 
 def nothing_is_claimed(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(interpreter, "run_under_way", lambda work, place: contextlib.nullcontext())
+    patch.setattr(interpreter, "run_under_way", lambda work, *_: contextlib.nullcontext())
 
 
 def the_model_is_not_claimed(patch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import attrs
 from .arguments import is_model
 from .errors import WorkloadError
 from .phase import Phase, Place
+from .state import State
 
 VALIDATING = frozenset({Phase.VALID_BEGIN, Phase.VALID_BATCH_BEGIN, Phase.VALID_BATCH_END})
 """The phases at which a validation is under way."""
@@ -31,14 +32,16 @@ class Claim:
         of: the workload or model; it is held here, so that its id stays its own.
         what: "a run" or "an evaluation".
         thread: the thread that began it.
-        place: where the run stands, or None of an evaluation.
+        place: where the run stands, once it does; None of an evaluation.
+        now: the state of the run at this moment, once there is one; None of an evaluation.
         hears: whether it is a workload, which can be told of a signal.
     """
 
     of: Any
     what: str
     thread: int
-    place: Callable[[], Place] | None = None
+    place: Callable[[], Place | None] | None = None
+    now: Callable[[], State | None] | None = None
     hears: bool = True
 
 
@@ -47,7 +50,9 @@ _lock = threading.RLock()
 
 
 @contextlib.contextmanager
-def run_under_way(workload: object, place: Callable[[], Place]) -> Iterator[None]:
+def run_under_way(
+    workload: object, place: Callable[[], Place | None], now: Callable[[], State | None]
+) -> Iterator[None]:
     """Claim the workload and its model for a run, until this context ends.
 
     Raises:
@@ -55,7 +60,7 @@ def run_under_way(workload: object, place: Callable[[], Place]) -> Iterator[None
     """
     thread, model = threading.get_ident(), getattr(workload, "model", None)
     with contextlib.ExitStack() as claims:
-        claims.enter_context(_claimed(Claim(workload, "a run", thread, place), refuse_if_in_use))
+        claims.enter_context(_claimed(Claim(workload, "a run", thread, place, now), refuse_if_in_use))
         if is_model(model):
             claims.enter_context(_claimed(Claim(model, "a run", thread, place, hears=False), _refuse_model))
         yield
@@ -99,6 +104,13 @@ def _refuse_model(model: object) -> None:
             "gradients and modes. Let it end first (a loop over iterate that was left early ends with its close()), or "
             "give this workload a copy of the model, and an optimizer of that"
         )
+
+
+def state_under_way(*workloads: object) -> State | None:
+    """The state of this moment in the run of one of these workloads; None if there is no such run."""
+    with _lock:
+        claims = [claim for workload in workloads for claim in _claims.get(id(workload), ())]
+    return next((claim.now() for claim in claims if claim.now is not None), None)
 
 
 def hand_on(workload: Any, signal: str) -> None:

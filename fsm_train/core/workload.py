@@ -301,6 +301,10 @@ class Workload(Protocol):
         """Do what the other ranks need while they evaluate a batch, of a validation in which this one has none now."""
         return
 
+    def measure_nothing(self, state: State) -> None:
+        """End a validation in which this rank had no batch, and do what the others need who measure it."""
+        self.abandon(state)
+
     def measure_valid(self, state: State) -> Mapping[str, float]:
         """End the validation; its metrics by name (`valid_loss`, …)."""
         ...

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
+from ..worlds.rows import Topic
 
 T = TypeVar("T")
 
@@ -24,6 +23,8 @@ def in_step(work: Any, batches: Iterable[T]) -> Iterator[T]:
 
     Raises:
         WorkloadError: this rank has no batch to stand by with.
+        PeerError: another rank failed, or is gone.
+        DisagreementError: another rank is elsewhere.
     """
     work.find_shards()
     if not work.shards or work.ranks is None:
@@ -41,6 +42,4 @@ def in_step(work: Any, batches: Iterable[T]) -> Iterator[T]:
 
 
 def _is_any_left(work: Any, own: bool) -> bool:
-    flag = torch.tensor(float(own), device=work.device)
-    dist.all_reduce(flag, dist.ReduceOp.MAX)
-    return bool(flag.item())
+    return any(values[0] for values in work.ranks.meeting(work).meet(Topic.TOGETHER, float(own)))

@@ -21,6 +21,7 @@ from .gathered import PredictedBatch, gathered, known_order
 from .in_step import in_step
 from .joining import join
 from .other_data import check_batches
+from .sharded_model import is_sharded
 from .snapshot import ValidationGuard
 from .workload import Supervised
 
@@ -37,7 +38,7 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
     in the precision of the run under way. The weights are those that it has now.
 
     Of a loader of `sharded`, the outputs are those of the whole dataset, in its order, on each rank. Of other data they
-    are those for the batches that this rank is given.
+    are those for the batches that this rank is given. A sharded model takes all ranks: each calls this.
 
     What are the inputs of a batch? With `split=`, what that returns first. Otherwise a tuple or list of two is
     (inputs, target), as in training, and the target is left out; a tuple or list of one is its part; a tensor, a
@@ -66,7 +67,8 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
     Raises:
         WorkloadError: the data are no batches, or none; a batch is neither a pair nor inputs; a validation or an
             evaluation of the workload is under way, or a run in another thread.
-        PeerError: another rank failed, with a part of a loader of `sharded`.
+        PeerError: another rank failed or is gone, with a sharded model or a part of a loader of `sharded`.
+        DisagreementError: with these, another rank is elsewhere, as in a run.
         TypeError: the workload is no `Supervised`.
     """
     check_workload(workload, "predict({}, data)")
@@ -76,11 +78,16 @@ def predict(workload: Supervised, data: Iterable[Any], *, inputs_only: bool = Fa
         raise TypeError(f"inputs_only is {kind_of(inputs_only)}: write predict(work, data, inputs_only=True)")
     check_batches(data, "predict(work, {})", "inputs")
     is_share = share_of(data) is not None
-    shared = workload.across_ranks() if is_share else workload
+    together = is_share or is_sharded(workload.model)  # then it takes all ranks
+    shared = workload.across_ranks() if together else workload
     with evaluation_under_way(workload), workload.set_aside(), shared.evaluate_on(data):
         guard = ValidationGuard.of(workload.modules, workload.loader_generators())
         try:
             found = _of_all_ranks(workload, inputs_only) if is_share else _of_this_rank(workload, inputs_only)
+        except RuntimeError as error:
+            if together and workload.ranks is not None:
+                workload.ranks.meeting(workload).blame(error, "a prediction")
+            raise
         finally:
             workload._evaluation = None
             guard.put_back()

@@ -131,19 +131,25 @@ def check_kind(model: nn.Module, optimizer: AnyOptimizer, kind: str) -> None:
 
 
 def check_evaluations(evaluations: Sequence[Any]) -> None:
-    """Refuse several evaluations of a sharded model that do not measure the same weights.
+    """Refuse several evaluations of a sharded model that do not measure the same weights, or call it differently.
 
     A rank may be in one while the others are in the next, and all gather the weights for both.
 
     Raises:
-        WorkloadError: one says which weights it is of.
+        WorkloadError: one says other weights, or has another forward, than the first.
     """
-    for each in evaluations:
-        if len(evaluations) > 1 and each.weights is not None:
-            raise WorkloadError(
-                f"{each.argument} is to measure weights of its own, and the ranks gather a sharded model together, "
-                "also while one of them is in another evaluation: let all evaluations measure the same weights"
-            )
+    for each in evaluations[1:]:
+        first = evaluations[0]
+        if each.weights != first.weights:
+            differ, write = "measure the same weights", "the same weights= in an Evaluation, or loaders alone"
+        elif each.settings.forward != first.settings.forward:
+            differ, write = "call the model the same way", "the same forward="
+        else:
+            continue
+        raise WorkloadError(
+            f"{first.argument} and {each.argument} do not {differ}, and the ranks gather a sharded model together, "
+            f"also while one of them is in the next evaluation: give all of them {write}"
+        )
 
 
 def check_made_after(model: nn.Module, optimizer: AnyOptimizer) -> None:

@@ -305,6 +305,14 @@ class Validating(Training):
         so_far = results_so_far(self.train_meters) if in_the_middle else {}
         return {**so_far, **validation.metrics}
 
+    def measure_nothing(self, state: State) -> None:
+        """End a validation without a batch. Measures of a sharded model are taken for the others, and forgotten."""
+        if self.shards and self._measures:
+            self._evaluation = None
+            self._put_weights_back()
+            take(self, self._measures, {})
+        self.abandon(state)
+
     def abandon(self, state: State) -> None:
         """Restore everything as if this validation had not started."""
         guard = self._validation_guard

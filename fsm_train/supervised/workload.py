@@ -389,13 +389,15 @@ class Supervised(Stepping, Checkpointable):
 
     def finish(self, state: State) -> None:
         self.end_validation()  # of one that failed
-        if self.ranks is not None:
-            self.ranks.finish(self, state)
-        self._undo.close()
-        self.reached.forget()
-        if not state.error:  # a finished training can be extended: it goes on from these generators
-            self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
+        try:
+            if self.ranks is not None:
+                self.ranks.finish(self, state)
+        finally:  # another rank may fail meanwhile
+            self._undo.close()
             self.reached.forget()
-        if state.resume_at is None or state.error:
-            self._batches = iter(())  # ends the workers
-        self.inputs = self.target = self.output = self._loss = self._for_backward = None
+            if not state.error:  # a finished training can be extended: it goes on from these generators
+                self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
+            self.reached.forget()
+            if state.resume_at is None or state.error:
+                self._batches = iter(())  # ends the workers
+            self.inputs = self.target = self.output = self._loss = self._for_backward = None

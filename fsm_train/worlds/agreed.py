@@ -24,7 +24,7 @@ from ..core.commands import SaveCheckpoint, WeighLoss
 from ..core.errors import WorkloadError
 from ..core.phase import BATCH_PHASES, Operation
 from ..core.reductions import reduced, reduction_of, weighted_mean
-from ..core.state import State
+from ..core.state import State, replaced
 from ..core.table import Outcome
 from ..core.transition import Command
 from ..core.workload import Workload
@@ -92,7 +92,7 @@ class Agreed(WorkloadProxy):
                 "by what a batch counts, not by whose turn it is: train players on one rank"
             )
         self._agree = agree
-        self._meeting = Meeting(exchange, lambda: self.wrapped.interrupt, self._act_on)
+        self._meeting = Meeting(exchange, lambda: self.wrapped.interrupt, self._act_on, (self, workload))
         self._looks = SignalInterval(interrupts_every or 1, interrupts_every is not None, clock)
         self._agreed_signal: str | None = None
         self._in_run, self._same_data = False, SameData()
@@ -186,6 +186,9 @@ class Agreed(WorkloadProxy):
         try:
             if not self._failed(state):
                 self._meeting.meet(Topic.FINISH, about=self._control(state))
+        except BaseException as error:
+            state = replaced(state, {"error": f"{type(error).__name__}: {error}"})  # so this rank ends alone
+            raise
         finally:
             self._in_run = False
             with self._telling():
@@ -330,7 +333,7 @@ class Agreed(WorkloadProxy):
         """The metrics of all ranks together. One that had no batch, while others had, measures nothing."""
         given = self._given(Operation.MEASURE_VALID, state)
         if self._valid.of_any and not self._valid.own:
-            self.wrapped.abandon(state)
+            self._blaming(self.wrapped.measure_nothing)(state)
             return self._common_metrics(Topic.MEASURE_VALID, {})
         return self._common_metrics(Topic.MEASURE_VALID, self.wrapped.measure_valid(*given))
 

@@ -67,6 +67,11 @@ def control_state(state: State) -> About:
     return parts
 
 
+def all_raised(state: State | None) -> About:
+    """The same with all flags that are raised, for words: by one of them, such as STOP_EPOCH, ranks part in a batch."""
+    return {} if state is None else {**control_state(state), "flags": flag_names(state.flags)}
+
+
 def digest(about: Json) -> int:
     """48 bits of a hash, which are exact in a float; 0 of nothing.
 
@@ -89,25 +94,40 @@ def different_decisions(abouts: Sequence[About]) -> DisagreementError:
     >>> print(different_decisions([{"hyper lr": 0.1}, {"hyper lr": 0.05}]))
     the ranks decided differently. hyper lr: 0.1 on rank 0, 0.05 on rank 1. ...
     """
-    parts = []
-    for name in dict.fromkeys(name for about in abouts for name in about):
-        values = [_shown(about[name]) if name in about else "nothing" for about in abouts]
-        if len(set(values)) > 1:
-            parts.append(f"{name}: {_by_rank(values)}")
     return DisagreementError(
-        f"the ranks decided differently. {'; '.join(parts)}. A callback that answers by anything but its state, "
+        f"the ranks decided differently. {_differences(abouts)}. A callback that answers by anything but its state, "
         "such as a clock, a random number or the number of its rank, does so: check_callback finds it, and "
         'agree="phase" names the operation before which they part'
     )
 
 
-def different_places(places: Sequence[str]) -> DisagreementError:
-    """The error of ranks that met while they were at these places, in the order of the ranks."""
+def different_places(places: Sequence[str], abouts: Sequence[About] = ()) -> DisagreementError:
+    """The error of ranks that met while they were at these places, in the order of the ranks.
+
+    >>> print(different_places(["a fetch", "a validation"], [{"flags": ""}, {"flags": "STOP_EPOCH"}]))
+    the ranks are at different places: at a fetch on rank 0, at a validation on rank 1. flags: "" on rank 0, ...
+
+    Args:
+        places: in words.
+        abouts: what each of them had there; without it, only the places are said.
+    """
+    common = set[str].intersection(*map(set, abouts)) if abouts else ()  # a rank outside of a run has none of these
+    differences = _differences([{name: about[name] for name in sorted(common)} for about in abouts])
     return DisagreementError(
-        f"the ranks are at different places: {_by_rank([f'at {place}' for place in places])}. They were told the "
-        'same, so a callback or the workload decided by something of its own: agree="phase" names the operation '
-        "before which they part"
+        f"the ranks are at different places: {_by_rank([f'at {place}' for place in places])}. "
+        f"{differences}{'. ' * bool(differences)}They were told the same, so a callback, the workload or the script "
+        'decided by something of its own: agree="phase" names the operation before which they part'
     )
+
+
+def _differences(abouts: Sequence[About]) -> str:
+    """Each name whose values differ, with these, in the order of the ranks."""
+    parts = []
+    for name in dict.fromkeys(name for about in abouts for name in about):
+        values = [_shown(about[name]) if name in about else "nothing" for about in abouts]
+        if len(set(values)) > 1:
+            parts.append(f"{name}: {_by_rank(values)}")
+    return "; ".join(parts)
 
 
 def _shown(value: Json) -> str:

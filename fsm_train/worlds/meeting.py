@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import orjson
 
 from ..core.reductions import Weighed
+from ..core.under_way import state_under_way
 from ..encoding import Json
-from .disagreement import About, as_bytes, different_decisions, different_places, digest
+from .disagreement import About, all_raised, as_bytes, different_decisions, different_places, digest
 from .rows import (
     NUMBERS,
     PLACES,
@@ -51,6 +52,12 @@ class Exchange(Protocol):
 class Meeting:
     """This rank's part in the exchanges of a training.
 
+    Args:
+        exchange: of rows.
+        signal_here: the signal that this rank was sent, if any.
+        act_on: is called with a signal that the ranks agreed on.
+        workloads: those whose run says, where the ranks differ, what this one has.
+
     Attributes:
         ranks: how many there are, known from the first exchange on.
         exchanges: how many this rank took part in.
@@ -59,11 +66,16 @@ class Meeting:
     """
 
     def __init__(
-        self, exchange: Exchange, signal_here: Callable[[], str | None], act_on: Callable[[str], None]
+        self,
+        exchange: Exchange,
+        signal_here: Callable[[], str | None],
+        act_on: Callable[[str], None],
+        workloads: Sequence[object] = (),
     ) -> None:
         self._exchange = exchange
         self._signal_here = signal_here
         self._act_on = act_on
+        self._workloads = workloads
         self.ranks = 1
         self.exchanges = 0
         self.batches = 0
@@ -79,7 +91,7 @@ class Meeting:
         rows = self._rows(topic, digest(about or {}), values)
         if len({row.digest for row in rows}) > 1:
             self.lost = True  # all ranks raise
-            raise different_decisions([orjson.loads(text) for text in self._texts(as_bytes(about or {}))])
+            raise different_decisions(self._had_by_each(about or {}))
         return [row.values for row in rows]
 
     def numbers(self, topic: Topic, given: Numbers, names: Iterable[str], about: About | None = None) -> list[Numbers]:
@@ -127,11 +139,16 @@ class Meeting:
             raise
         self.ranks = len(rows)
         if len({row.topic for row in rows}) > 1:
-            self.lost = True
-            raise different_places([PLACES[row.topic] for row in rows])
+            before, self.lost = self.lost, True
+            raise different_places([PLACES[row.topic] for row in rows], () if before else self._had_by_each({}))
         if signal := common_signal(rows):
             self._act_on(signal)
         return rows
+
+    def _had_by_each(self, about: About) -> list[About]:
+        """What each rank has where it is, and what the exchange was about: for words, once they differ."""
+        own = {**about, **all_raised(state_under_way(*self._workloads))}
+        return [orjson.loads(text) for text in self._texts(as_bytes(own))]
 
     def _numbers(self, topic: Topic, given: Numbers, order: Sequence[str], about: About | None) -> list[Numbers] | None:
         """None if the ranks have other names."""

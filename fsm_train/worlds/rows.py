@@ -55,6 +55,7 @@ class Topic(enum.IntEnum):
     RESERVE = 15  # the folders that rank 0 holds for all
     WRITE = 16  # a checkpoint that all ranks write into
     RESTORE = 17
+    TOGETHER = 18  # a batch for which all ranks gather a sharded model, as in a prediction
 
 
 PLACES: Mapping[Topic, str] = {
@@ -75,6 +76,7 @@ PLACES: Mapping[Topic, str] = {
     Topic.RESERVE: "the folders of its checkpoints",
     Topic.WRITE: "a checkpoint that is being written",
     Topic.RESTORE: "a checkpoint to restore",
+    Topic.TOGETHER: "a batch that all ranks compute together",
 }
 """Each topic in words, for sentences such as "rank 1 waits at …"."""
 

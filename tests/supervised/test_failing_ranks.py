@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from fsm_train import (
     Callback,
@@ -34,6 +36,7 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import accumulate, early_stopping, record
+from fsm_train.eventlog.reader import read_log
 from fsm_train.supervised.presence import Presence
 from fsm_train.worlds.disagreement import PeerError
 from tests.forked import forked
@@ -47,7 +50,10 @@ WITHIN = 10.0
 Fail = Callable[[], None]
 Case = Callable[[int, Fail, list[Callback[Any]]], Any]
 
-LONG = pytest.mark.long(alone=True)
+LOG = "run-{rank}.jsonl"
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+made: list[Supervised] = []
+"""Those of this process."""
 
 
 class Calls:
@@ -63,17 +69,17 @@ class Calls:
 
 
 class Net(nn.Module):
-    """A linear layer that calls one function before each forward pass and one in each backward."""
+    """A linear layer that calls one function before each forward pass and one in each backward, with a part in eval."""
 
     def __init__(self, forward: Fail | None = None, backward: Fail | None = None) -> None:
         super().__init__()
-        self.layer = nn.Linear(10, 1)
+        self.layer, self.norm = nn.Linear(10, 1), nn.BatchNorm1d(1).eval()
         self.before, self.inside = forward, backward
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         if self.before is not None:
             self.before()
-        output: torch.Tensor = self.layer(inputs)
+        output: torch.Tensor = self.norm(self.layer(inputs))
         if self.inside is not None and output.requires_grad:
             output.register_hook(self._hook)
         return output
@@ -86,11 +92,12 @@ class Net(nn.Module):
 def make(rank: int, net: Net | None = None, **settings: Any) -> Supervised:
     model = net or Net()
     given = {"loss_fn": nn.MSELoss(), "train": shares(rank), "valid": shares(rank, 8, 6, skip=30), "parallel": "ddp"}
-    return Supervised(model, torch.optim.SGD(model.parameters(), lr=0.01), **{**given, **settings})
+    made.append(Supervised(model, torch.optim.SGD(model.parameters(), lr=0.01), **{**given, **settings}))
+    return made[-1]
 
 
 def train(work: Supervised, callbacks: Sequence[Callback[Any]]) -> State:
-    return run(start(work, epochs=2), callbacks)
+    return run(start(work, epochs=2), callbacks, log=LOG)
 
 
 def in_callback(phase: Phase, at: int = 1) -> Case:
@@ -147,6 +154,20 @@ def in_sensor(rank: int, fail: Fail, callbacks: list[Callback[Any]]) -> Any:
     return train(make(rank, sensors={"mine": sensor}), [record("mine"), *callbacks])
 
 
+def at_its_end(rank: int, fail: Fail, callbacks: list[Callback[Any]]) -> Any:
+    """Where the others wait for the buffers of rank 0, after the last exchange."""
+    work = make(rank)
+    assert work.ranks is not None
+    finish = work.ranks.finish
+
+    def finishing(model: Any, state: State) -> None:
+        fail()
+        finish(model, state)
+
+    work.ranks.finish = finishing  # type: ignore[method-assign]
+    return train(work, callbacks)
+
+
 IN_A_RUN: dict[str, Case] = {
     **{
         f"in a callback at {phase.value}": in_callback(phase) for phase in (Phase.SETUP, Phase.LOSS_END, Phase.TEARDOWN)
@@ -161,6 +182,7 @@ IN_A_RUN: dict[str, Case] = {
     "in the loader": in_loader,
     "in a metric": in_metric,
     "in a sensor": in_sensor,
+    "at its end": at_its_end,
 }
 
 
@@ -173,7 +195,7 @@ def before_it(rank: int, fail: Fail, callbacks: list[Callback[Any]]) -> Any:
 def between(rank: int, fail: Fail, callbacks: list[Callback[Any]]) -> Any:
     final = train(make(rank), ())
     fail()
-    return run(extend(final, epochs=1), callbacks)
+    return run(extend(final, epochs=1), callbacks, log=LOG)
 
 
 def misspelt(rank: int, fail: Fail, callbacks: list[Callback[Any]]) -> Any:
@@ -204,8 +226,29 @@ BEFORE_A_RUN = ("between two runs", "in what a run checks")
 """What happens on one rank while the other is in a run already, or was in one."""
 
 
+def in_place(work: Supervised) -> list[str]:
+    """What a run puts in place for its time, and is there: wrappers, hooks, parts of the model in another mode."""
+    gc.collect()  # an error that is gone held the wrapper that it was raised in
+    found = [type(each).__name__ for each in gc.get_objects() if isinstance(each, DistributedDataParallel)]
+    found += ["wrapped_model"] * (work.wrapped_model is not work.model)
+    for name, part in work.model.named_modules():
+        found += [f"{name}.{kind}" for kind in HOOKS if getattr(part, kind)]
+        found += [f"{name} trains: {part.training}"] * (part.training == isinstance(part, nn.BatchNorm1d))
+    found += [name for name, parameter in work.model.named_parameters() if parameter._backward_hooks]
+    return found + ["no gradients"] * (not torch.is_grad_enabled())
+
+
+def last_reason(rank: int) -> str:
+    """Of the log of this rank; it can be read to its end. "" without one."""
+    log = Path(LOG.format(rank=rank))
+    return [*read_log(log)][-1].reason if log.exists() else ""  # type: ignore[union-attr]
+
+
 def ends(case: Case, rank: int, failing: int, fail: Fail) -> Any:
-    """What a rank's script raised, whether TEARDOWN came, and the seconds. Python's hook is called, as at its end."""
+    """What a rank's script raised, whether TEARDOWN came, the seconds, and what its run left: its log, and in place.
+
+    Python's hook is called, as at the end of a script.
+    """
     torn_down: list[Phase] = []
 
     @on(Phase.TEARDOWN, order=-1)
@@ -215,10 +258,11 @@ def ends(case: Case, rank: int, failing: int, fail: Fail) -> Any:
     began = time.monotonic()
     try:
         case(rank, fail if rank == failing else lambda: None, [teardown])
+        return None
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
-        return type(error), str(error), len(torn_down), time.monotonic() - began
-    return None
+        end = type(error), str(error), len(torn_down), time.monotonic() - began
+    return *end, last_reason(rank), in_place(made[-1])
 
 
 def fail_with_error() -> None:
@@ -244,23 +288,27 @@ def cases(of: Mapping[str, Case], *few: tuple[str, int]) -> list[Any]:
         ("in backward", 1),
         ("in what a run checks", 1),
         ("in evaluate", 0),
+        ("at its end", 1),
     ),
 )
 def test_a_rank_that_fails_frees_the_others(tmp_path: Path, where: str, failing: int) -> None:
     """They end with its number and what it raised, and are torn down where they were in a run."""
 
     def work(rank: int) -> Any:
+        os.chdir(tmp_path)
         logging.disable()
         sys.excepthook = lambda *_: None
         return ends({**IN_A_RUN, **BESIDE_A_RUN}[where], rank, failing, fail_with_error)
 
     of_each = forked(2, tmp_path, work)
-    kind, said, torn_down, seconds = of_each[1 - failing]
+    kind, said, torn_down, seconds, logged, in_place = of_each[1 - failing]
     assert kind is PeerError
     assert said.startswith(f"rank {failing} failed, and this rank ended with it: ")
     assert said.split(": ", 1)[1] in (of_each[failing][1], f"{of_each[failing][0].__name__}: {of_each[failing][1]}")
     assert torn_down == (where in {*IN_A_RUN, *BEFORE_A_RUN})
     assert seconds < WITHIN
+    assert logged == (f"PeerError: {said}" if torn_down else "")
+    assert in_place == []
 
 
 def killed() -> None:
@@ -283,16 +331,19 @@ def test_a_rank_that_is_killed_is_missed(tmp_path: Path, where: str, gone: int) 
     """It could leave no word: the others say its number, since nobody keeps its port open any more."""
 
     def work(rank: int) -> Any:
+        os.chdir(tmp_path)
         logging.disable()
         sys.excepthook = lambda *_: None
         return ends(KILLED[where], rank, gone, killed)
 
     of_each = forked(2, tmp_path, work)
-    kind, said, torn_down, seconds = of_each[1 - gone]
+    kind, said, torn_down, seconds, logged, in_place = of_each[1 - gone]
     assert kind is PeerError
     assert said.startswith(f"rank {gone} failed, and this rank ended with it: its process is gone, without a word")
     assert torn_down == (where in {*IN_A_RUN, *BEFORE_A_RUN})
     assert seconds < WITHIN
+    assert logged == (f"PeerError: {said}" if torn_down else "")
+    assert in_place == []
     assert isinstance(of_each[gone], EOFError)
 
 
@@ -309,6 +360,7 @@ def test_ranks_that_wait_in_different_groups_are_named(tmp_path: Path, first: st
         return own_reason
 
     def work(rank: int) -> Any:
+        os.chdir(tmp_path)
         logging.disable()
         sys.excepthook = lambda *_: None
         net = make(rank, parallel={"kind": "ddp", "seconds": seconds["exchange"]})
@@ -316,7 +368,7 @@ def test_ranks_that_wait_in_different_groups_are_named(tmp_path: Path, first: st
 
     of_each = forked(2, tmp_path, work, seconds["gradient"])
     told = 1 if first == "exchange" else 0
-    (kind, said, _, _), (other_kind, other, _, _) = of_each[told], of_each[1 - told]
+    (kind, said, *_), (other_kind, other, *_) = of_each[told], of_each[1 - told]
     assert kind is WorkloadError
     places = {0: "backward", 1: "a batch that was fetched"}
     assert f"the ranks waited {seconds['exchange']:g} seconds for each other" in said
@@ -324,7 +376,7 @@ def test_ranks_that_wait_in_different_groups_are_named(tmp_path: Path, first: st
     assert f"rank {1 - told} came to no exchange" in said
     assert other_kind is PeerError
     assert other.startswith(f"rank {told} failed, and this rank ended with it: WorkloadError: the ranks waited")
-    assert all(seconds < WITHIN for *_, seconds in of_each)
+    assert all(seconds < WITHIN for _, _, _, seconds, *_ in of_each)
 
 
 class Store(dict[str, str]):

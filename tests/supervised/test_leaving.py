@@ -12,9 +12,11 @@ from typing import Any
 
 import attrs
 import pytest
+import torch
 import torch.distributed as dist
 
-from fsm_train import Phase, State, run, start
+from fsm_train import Phase, State, on, replay, run, start
+from fsm_train.callbacks import checkpoint
 from fsm_train.core.runs import interrupted, interrupting_signal
 from fsm_train.supervised import leaving
 from fsm_train.worlds.scripted import Scripted
@@ -138,6 +140,63 @@ def test_processes_that_torchrun_starts_again_meet(tmp_path: Path) -> None:
             os.killpg(launcher.pid, signal.SIGKILL)
     assert launcher.returncode == 0, said
     assert [(tmp_path / f"ended-{rank}").read_text() for rank in range(2)] == ["1 15", "1 15"]
+
+
+GOES_ON = """
+import os, signal, sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from fsm_train import NoCheckpointError, Phase, Supervised, on, restore, run, sharded, start
+from fsm_train.callbacks import checkpoint
+
+folder, ends, rank, attempt = *sys.argv[1:3], os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+
+@on(Phase.BATCH_END)
+def dies(state):
+    if (ends, rank, attempt, state.iteration) == ("killed", "1", "0", 7):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+data = TensorDataset(torch.randn(20, 4), torch.randn(20, 1))
+work = Supervised(
+    model, torch.optim.Adam(model.parameters(), lr=0.01), nn.MSELoss(),
+    sharded(DataLoader(data, batch_size=4, shuffle=True)), parallel="ddp",
+)
+try:
+    state = restore(f"{folder}/{ends}", work)
+except NoCheckpointError:
+    state = start(work, epochs=3, seed=0)
+begins = f"{attempt} {state.epoch} {state.iteration}"
+final = run(state, [dies, checkpoint(f"{folder}/{ends}", every_steps=3)], log=f"{folder}/{ends}.jsonl")
+torch.save({"begins": begins, "step": final.step, "weights": model.state_dict()}, f"{folder}/{ends}-{rank}.pt")
+"""
+
+
+@pytest.mark.long(alone=True)
+def test_processes_that_torchrun_starts_again_go_on_from_the_checkpoint(tmp_path: Path) -> None:
+    """One is killed in the second epoch. Both go on in the middle of it, to the weights of an undisturbed training."""
+    launchers = {
+        ends: torchrun(tmp_path, GOES_ON, ends, settings=("--max-restarts=1",)) for ends in ("killed", "whole")
+    }
+    try:
+        for launcher in launchers.values():
+            said, _ = launcher.communicate(timeout=120)
+            assert launcher.returncode == 0, said
+    finally:
+        for launcher in launchers.values():
+            if launcher.poll() is None:
+                os.killpg(launcher.pid, signal.SIGKILL)
+    ends = {name: [torch.load(tmp_path / f"{name}-{rank}.pt") for rank in range(2)] for name in launchers}
+    assert [end["begins"] for end in ends["whole"]] == ["0 0 0", "0 0 0"]
+    assert [end["begins"] for end in ends["killed"]] == ["1 1 6", "1 1 6"]
+    for end in (*ends["killed"], *ends["whole"]):
+        assert end["step"] == 15
+        for name, expected in ends["whole"][0]["weights"].items():
+            assert torch.equal(end["weights"][name], expected)
+    dies = on(Phase.BATCH_END, name="dies")(lambda state: None)
+    assert replay(tmp_path / "killed.jsonl", [dies, checkpoint(f"{tmp_path}/killed", every_steps=3)]).ok
 
 
 def suspended(name: str = "SIGTERM") -> State:

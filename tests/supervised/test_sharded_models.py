@@ -147,6 +147,10 @@ def test_what_does_not_go_with_shares_is_refused_in_a_sentence(tmp_path: Path) -
             return run(start(sharded(rank, model=ready(), parallel=None), epochs=1), [parallel("ddp")])
 
         several = {"a": part(rank, 4), "b": Evaluation(part(rank, 4), weights="own")}
+        twice = {
+            "a": Evaluation(part(rank, 4)),
+            "b": Evaluation(part(rank, 4), forward=lambda model, x: model(x) + model(-x)),
+        }
         return {
             "whole": sentence(begin(optimizer=sgd)),
             "ddp": sentence(begin(model=ready(), parallel="ddp")),
@@ -156,6 +160,7 @@ def test_what_does_not_go_with_shares_is_refused_in_a_sentence(tmp_path: Path) -
             "made before": sentence(after_its_optimizer),
             "Rprop": sentence(begin(optimizer=lately(lambda model: torch.optim.Rprop(model.parameters())))),
             "evaluations": sentence(begin(valid=several)),
+            "forwards": sentence(begin(valid=twice)),
             "load_weights": sentence(lambda: load_weights(saved, ready())),
             "setting": sentence(lambda: sharded(rank, parallel={"kind": "fsdp", "bucket_cap_mb": 1})),
         }
@@ -169,7 +174,8 @@ def test_what_does_not_go_with_shares_is_refused_in_a_sentence(tmp_path: Path) -
         "each for itself": "this is rank 0 of a process group of 2, and each would train a model of its own: it is",
         "made before": "the optimizer was made before the model was sharded, which gives the model new parameters",
         "Rprop": "Rprop does not step shares of a parameter: take AdamW or SGD",
-        "evaluations": "valid['b'] is to measure weights of its own, and the ranks gather a sharded model together",
+        "evaluations": "valid['a'] and valid['b'] do not measure the same weights, and the ranks gather a sharded",
+        "forwards": "valid['a'] and valid['b'] do not call the model the same way, and the ranks gather a sharded",
         "load_weights": "load_weights is for a whole model, and each rank has only a share of this one",
         "setting": "There are kind, agree, seconds, interrupts_every, and those of fully_shard: mesh",
     }
@@ -275,6 +281,69 @@ def test_rank_without_a_batch_stands_by_in_validations_and_predictions(tmp_path:
     assert one[1] == pytest.approx(dict(final.metrics), rel=1e-5)
     assert one[2] == pytest.approx(dict(evaluate(alone)), rel=1e-5)
     close(torch.cat([one[3], other[3]]), predict(alone, valid(None)), 1e-5)
+
+
+def test_several_evaluations_of_other_lengths_on_each_rank_measure_the_union(tmp_path: Path) -> None:
+    """One rank is in the second while the other is in the first: all call the model the same way."""
+    first, second = batches(4, 3, 5, 2, skip=30), batches(2, 6, skip=50)
+
+    def twice(model: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = model(inputs) + model(-inputs)
+        return output
+
+    def work(rank: int | None) -> Any:
+        shares = {None: (first, second), 0: (first[:3], second[:1]), 1: (first[3:], second[1:])}[rank]
+        valid = {name: Evaluation(Sized(data), forward=twice) for name, data in zip("ab", shares, strict=True)}
+        trained = sharded(rank, valid=valid)
+        return dict(run(start(trained, epochs=2, seed=0), [ema(0.5)]).metrics), dict(evaluate(trained))
+
+    one, other = forked(2, tmp_path, work)
+    assert one == other
+    for found, expected in zip(one, work(None), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_measure_of_a_sharded_model_takes_all_ranks(tmp_path: Path) -> None:
+    """Also one that had no batch to validate: the others gather the model for theirs."""
+
+    def mean(work: Any) -> float:
+        value: float = work.model(torch.ones(2, 10)).mean().item()
+        return value
+
+    def work(rank: int | None) -> Any:
+        trained = sharded(rank, valid=part(rank, 4), measures={"mean": mean})
+        run(start(trained, epochs=1, seed=0))
+        trained.valid = Sized(batches(3)[: 0 if rank else 1])
+        return dict(evaluate(trained))
+
+    one, other = forked(2, tmp_path, work)
+    assert one == other
+    assert one == pytest.approx(work(None), rel=1e-5)
+
+
+ALONE = {"evaluate": evaluate, "predict": lambda trained: predict(trained, batches(3))}
+
+
+@pytest.mark.parametrize("call", ALONE)
+@pytest.mark.parametrize(
+    ("elsewhere", "error"),
+    [
+        ("ends", "PeerError: rank 1 failed, and this rank ended with it: its process is gone"),
+        ("runs", "DisagreementError: the ranks are at different places: at "),
+    ],
+)
+def test_rank_that_evaluates_alone_is_told_so(tmp_path: Path, call: str, elsewhere: str, error: str) -> None:
+    """At once, whether the other one has ended or is in a run: a sharded model takes all of them."""
+
+    def work(rank: int) -> str:
+        trained = sharded(rank, valid=part(rank, 4))
+        if rank == 0:
+            return sentence(lambda: ALONE[call](trained))
+        return NOTHING if elsewhere == "ends" else sentence(lambda: run(start(trained, epochs=1)))
+
+    one, other = forked(2, tmp_path, work, limit=20)
+    assert one.startswith(error)
+    assert other == (NOTHING if elsewhere == "ends" else one)
 
 
 def test_rank_that_never_had_a_batch_is_refused(tmp_path: Path) -> None:

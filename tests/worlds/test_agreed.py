@@ -38,7 +38,8 @@ from fsm_train.testing import Moment, PerRank, RankEnds, simulate, train_ranks
 from fsm_train.testing.ranks import Join
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
-from fsm_train.worlds.rows import Topic
+from fsm_train.worlds.meeting import Meeting
+from fsm_train.worlds.rows import Row, Topic
 
 Make = Callable[[int], Scripted]
 PER_RUN, PER_EPOCH, PER_VALIDATION = 4, 2, 2  # join, prepare, finish, elapsed; open, measure; the same
@@ -501,12 +502,48 @@ def test_disagreement_is_named_on_all_ranks(make: Callable[[int], Callback[Any]]
 def test_ranks_at_different_places_say_where() -> None:
     """They meet in an exchange, since all rows are as wide; with agree="phase" before the operations differ."""
     error = on_each_rank(own_stop)
-    assert "at a look for signals between two batches on ranks 0 and 2, at the begin of a validation on rank 1" in str(
-        error
+    assert (
+        "at a look for signals between two batches on ranks 0 and 2, at the begin of a validation on rank 1. "
+        "batches_over: false on ranks 0 and 2, true on rank 1; "
+        'flags: "" on ranks 0 and 2, STOP_EPOCH on rank 1. They were told' in str(error)
     )
 
     error = on_each_rank(own_stop, agree="phase")
-    assert "next operation: fetch on ranks 0 and 2, open_valid on rank 1" in str(error)
+    assert (
+        'flags: "" on ranks 0 and 2, STOP_EPOCH on rank 1; next operation: fetch on ranks 0 and 2, open_valid on rank 1'
+        in str(error)
+    )
+
+
+@pytest.mark.parametrize(
+    ("agree", "phase", "flag"),
+    [
+        ("epoch", Phase.BATCH_END, Flag.VALIDATE),
+        ("epoch", Phase.BATCH_END, Flag.STOP_TRAINING),
+        ("epoch", Phase.BATCH_END, Flag.SUSPEND),
+        ("phase", Phase.BATCH_BEGIN, Flag.SKIP_BATCH),
+        ("phase", Phase.LOSS_END, Flag.SKIP_BACKWARD),
+        ("phase", Phase.LOSS_END, Flag.SKIP_STEP),
+    ],
+)
+def test_flag_of_one_rank_is_named(agree: str, phase: Phase, flag: Flag) -> None:
+    """Wherever the ranks meet after that: at another place each, or before another operation."""
+
+    def own_flag(rank: int) -> Callback[None]:
+        @on(phase)
+        def own_flag(state: State) -> Transition | None:
+            return Transition(flags=flag) if rank == 1 and state.iteration == 2 else None
+
+        return own_flag
+
+    assert f'flags: "" on ranks 0 and 2, {flag.name} on rank 1' in str(on_each_rank(own_flag, agree=agree))
+
+
+def test_ranks_that_differ_again_in_saying_where_say_no_more() -> None:
+    """An exchange that answers by other rows than those of a rank ends in a sentence."""
+    meeting = Meeting(lambda row: [row, Row(Topic.JOIN).packed()], lambda: None, lambda signal: None)
+    with pytest.raises(DisagreementError, match="at where its workload is made on rank 1"):
+        meeting.meet(Topic.PREPARE)
 
 
 def test_phase_by_phase_the_ranks_end_as_ever() -> None:
@@ -567,6 +604,30 @@ def test_failing_rank_asks_the_others_nothing_more() -> None:
     ends = trained(make, last_words, ranks=3)
     assert [type(error).__name__ for error in ends.errors] == ["PeerError", "WorkloadError", "PeerError"]
     assert [work.commands for work in works] == [[SaveCheckpoint("nowhere", "last")]] * 3
+
+
+def test_rank_whose_last_exchange_fails_finishes_as_one_that_failed() -> None:
+    """What ranks do together at the end of a training, such as to share buffers, is not begun."""
+    finished_with: dict[int, str] = {}
+
+    def finishing(rank: int) -> Scripted:
+        class Finishing(Scripted):
+            def finish(self, state: State) -> None:
+                finished_with[rank] = state.error
+
+        return Finishing()
+
+    def train(rank: int, join: Join) -> State:
+        @on(Phase.TEARDOWN)
+        def bad(state: State) -> None:
+            if rank:
+                raise OSError("disk full")
+
+        return run(start(join(finishing(rank)), epochs=1), [bad])
+
+    ends = train_ranks(2, train)
+    assert isinstance(ends.errors[0], PeerError)
+    assert finished_with == {rank: f"{type(error).__name__}: {error}" for rank, error in enumerate(ends.errors)}
 
 
 @pytest.mark.parametrize("where", ["prepare", "open", "fetch", "measure", "finish", "read"])

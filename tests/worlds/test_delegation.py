@@ -40,7 +40,7 @@ OWN = frozenset(
         ),
         "model_parts",
         *("reductions", "known_sizes", "known_valid_sizes", "whole_data", "metric_weights", "set_rank_weight"),
-        "stand_by",
+        *("stand_by", "measure_nothing"),
         *("hyper", "set_hyper", "snapshot", "put_back", "undisturbed", "reserve"),
         *("turn", "forward", "loss", "discard", "unscale", "step", "zero", "abandon"),
     }
