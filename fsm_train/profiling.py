@@ -5,6 +5,7 @@ Rule of this file: what is profiled is done as without it, to the last bit.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
@@ -27,10 +28,13 @@ from .worlds.proxy import WorkloadProxy
 
 _OPERATIONS = frozenset(operation.value for operation in Operation)
 _PREFIX = "fsm_train."
+_WARM = 10  # batches before those that are profiled, where only their number is given
+
+_logger = logging.getLogger("fsm_train")
 
 
 def profiled(
-    path: str | PathLike[str] = "trace.json", *, steps: tuple[int, int] = (10, 20), **settings: Any
+    path: str | PathLike[str] = "trace.json", *, steps: tuple[int, int] | range | int = (10, 20), **settings: Any
 ) -> Profiled:
     """Profile some batches of a training, and write a trace: a sink, `run(…, sinks=[profiled("trace.json")])`.
 
@@ -50,8 +54,9 @@ def profiled(
 
     Args:
         path: the file to write, once the last of these batches, or the training, is over. It is replaced.
-        steps: the first training batch of this call of `run`, counted from 0, and the one before which it ends. Let it
-            begin after the first few, which allocate and compile.
+        steps: the first training batch of this call of `run`, counted from 0, and the one before which it ends; a range
+            says the same, and a number that many from batch 10. Let it begin after the first few, which allocate and
+            compile. A training that ends before that is said in a warning.
         settings: of torch.profiler.profile, such as `record_shapes`, `profile_memory`, `with_stack`.
 
     Raises:
@@ -59,12 +64,21 @@ def profiled(
         ValueError: there is no batch between the two.
     """
     check_path(path, "the path of profiled", "profiled('trace.json')")
-    first, end = steps if isinstance(steps, (tuple, list)) and len(steps) == 2 else (None, None)
-    if first is None or end is None or not (is_whole(first, 0) and is_whole(end, 1) and first < end):
-        raise ValueError(f"steps={steps!r}: give the first batch and the one before which it ends, such as (10, 20)")
     settings.setdefault("activities", _activities())
     profile(**settings)  # refuses what it does not know
-    return Profiled(Path(fspath(path)), steps, settings)
+    return Profiled(Path(fspath(path)), _first_and_end(steps), settings)
+
+
+def _first_and_end(steps: object) -> tuple[int, int]:
+    given = steps
+    if is_whole(given):
+        given = (_WARM, _WARM + given)
+    elif isinstance(given, range) and given.step == 1:
+        given = (given.start, given.stop)
+    first, end = given if isinstance(given, (tuple, list)) and len(given) == 2 else (None, None)
+    if not (is_whole(first, 0) and is_whole(end, 1) and first < end):
+        raise ValueError(f"steps={steps!r}: give the first batch and the one before which it ends, such as (10, 20)")
+    return first, end
 
 
 def _activities() -> list[ProfilerActivity]:
@@ -127,6 +141,12 @@ class Profiled(Recorder):
     def close(self) -> None:
         """End the profile, if one is under way, and write it."""
         profiler, self.profiler = self.profiler, None
+        first, _ = self.steps
+        if 0 < self.batches <= first:
+            _logger.warning(
+                f"profiled: no batch was profiled, since the training ended after {self.batches} of them, and the "
+                f"first to profile is batch {first}: write profiled(…, steps=(0, {self.batches}))"
+            )
         if profiler is None:
             return
         profiler.stop()

@@ -123,13 +123,33 @@ def test_second_run_is_profiled_anew(tmp_path: Path) -> None:
     assert ranges(tmp_path / "t.json")["batch"] == 1
 
 
+@pytest.mark.parametrize(("steps", "same"), [(3, (10, 13)), (range(2, 5), (2, 5)), ([2, 5], (2, 5))])
+def test_steps_are_a_range_or_a_number(steps: Any, same: tuple[int, int]) -> None:
+    """A number leaves the first ten batches out."""
+    assert profiled("t.json", steps=steps).steps == same
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_training_that_ends_before_its_first_batch_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, epochs: int
+) -> None:
+    """Else one looks for a file that is not there."""
+    run(start(Scripted(batches=2), epochs=epochs), sinks=[profiled(tmp_path / "t.json", steps=(5, 9))])
+
+    said = "no batch was profiled, since the training ended after 4 of them, and the first to profile is batch 5"
+    assert (said in caplog.text) is (epochs == 2)
+    assert (tmp_path / "t.json").exists() is (epochs == 3)
+
+
 @pytest.mark.parametrize(
     ("path", "settings", "error"),
     [
         (3, {}, TypeError),
         ("t", {"steps": (3, 3)}, ValueError),
         ("t", {"steps": (-1, 3)}, ValueError),
-        ("t", {"steps": 5}, ValueError),
+        ("t", {"steps": 0}, ValueError),
+        ("t", {"steps": True}, ValueError),
+        ("t", {"steps": range(0, 9, 2)}, ValueError),
         ("t", {"steps": (1, 2, 3)}, ValueError),
         ("t", {"shapes": 1}, TypeError),
     ],
