@@ -169,6 +169,8 @@ class Profiled(Recorder):
             # There, because torch takes a backslash in a name for a folder.
             made = Path(folder, "trace.json")
             profiler.export_chrome_trace(str(made))
+            if not made.exists():  # torch says so on standard error alone
+                raise OSError(f"torch could not write the trace to {folder}: is the disk full?")
             part = _part(self.path)
             try:
                 shutil.copyfile(made, part)
