@@ -106,7 +106,10 @@ def find_batch_size(
         Exception: what a training raised that is no lack of memory.
     """
     if not callable(make_work):
-        raise TypeError(f"find_batch_size takes a function of a batch size, but was given {kind_of(make_work)}")
+        raise TypeError(
+            f"find_batch_size takes a function of a batch size, but was given {kind_of(make_work)}: write "
+            "def make_work(batch_size), which makes model, optimizer and loader anew, and find_batch_size(make_work)"
+        )
     check_count("low", low, least=1)
     check_count("high", high, least=low)
     check_count("steps", steps, least=1)

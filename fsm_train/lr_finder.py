@@ -12,7 +12,7 @@ import attrs
 
 from .core.arguments import check_state, takes_by_name
 from .core.callback import Callback, on
-from .core.checks import check_count
+from .core.checks import check_count, check_number
 from .core.phase import Flag, Phase
 from .core.representation import html_table, properties
 from .core.state import Plan, State, check_hyper
@@ -164,7 +164,7 @@ class RangeTest:
     average: float = 0.0
 
 
-def lr_range_test(low: float, high: float, steps: int) -> Callback[RangeTest]:
+def lr_range_test(low: float, high: float, steps: int, diverged: float | None = DIVERGED) -> Callback[RangeTest]:
     """Raise the learning rate exponentially from `low` to `high`, one step each, until the loss diverges."""
 
     @on(
@@ -188,7 +188,8 @@ def lr_range_test(low: float, high: float, steps: int) -> Callback[RangeTest]:
         extended = RangeTest((*test.rates, rate), (*test.losses, loss), (*test.smoothed, smoothed), average)
         best = min(extended.smoothed)
         # With a best loss below zero, the limit is as many times its size above it.
-        if not math.isfinite(loss) or smoothed > best + (DIVERGED - 1) * abs(best):
+        limit = math.inf if diverged is None else best + (diverged - 1) * abs(best)
+        if not math.isfinite(loss) or smoothed > limit:
             stop = Flag.STOP_TRAINING | Flag.STOP_EPOCH | Flag.SKIP_STEP
             return Transition(flags=stop, memory=test, reason=f"the loss diverged at {rate:.2g}")
         return Transition(hyper={"lr": rate}, memory=extended)
@@ -197,7 +198,9 @@ def lr_range_test(low: float, high: float, steps: int) -> Callback[RangeTest]:
 
 
 @takes_by_name
-def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int = 100) -> LrFound:
+def find_lr(
+    state: State, *, low: float = 1e-7, high: float = 10.0, steps: int = 100, diverged: float | None = DIVERGED
+) -> LrFound:
     """Try learning rates on a training that has not begun, and restore the training to its state before.
 
     The rate rises exponentially from `low` to `high` over `steps` optimizer steps, until the smoothed
@@ -220,10 +223,12 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
         low: the first rate.
         high: the last rate.
         steps: the number of rates, from 3.
+        diverged: at which multiple of the best smoothed loss the test ends. None tries all the rates; a loss that is
+            not finite ends it all the same.
 
     Raises:
         TypeError: a rate is no number.
-        ValueError: the rates or steps make no sense, or the state is not one that `start` returned.
+        ValueError: the rates, steps or multiple make no sense, or the state is not one that `start` returned.
         WorkloadError: a run of this workload is under way.
         KeyboardInterrupt: the test was interrupted, by Ctrl-C or SIGTERM. Inside of a run it ends first, and that
             run is suspended.
@@ -233,6 +238,8 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     if not 0 < low < high:
         raise ValueError(f"low={low!r}, high={high!r}: rates are positive, and high is higher")
     check_count("steps", steps, least=3)
+    if diverged is not None:
+        check_number("diverged", diverged, lambda x: x > 1, "it is a multiple of the best loss, above 1, or None")
     if state.phase is not Phase.READY or state.workload is None:
         raise ValueError(
             f"find_lr begins with the state of start(workload, …), and this one was taken at {state.phase.value}: "
@@ -242,7 +249,7 @@ def find_lr(state: State, *, low: float = 1e-7, high: float = 10.0, steps: int =
     snapshot = state.workload.snapshot()
     trial: Any = attrs.evolve(state, plan=Plan(max_steps=steps, seed=state.plan.seed))
     try:
-        final = run_to_its_end(trial, [lr_range_test(low, high, steps)])
+        final = run_to_its_end(trial, [lr_range_test(low, high, steps, diverged)])
         if final.phase is Phase.SUSPENDED:
             raise KeyboardInterrupt(final.reason)
     finally:

@@ -5,18 +5,21 @@ Rule of this file: what is profiled is done as without it, to the last bit.
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from .core.arguments import check_path
-from .core.checks import is_whole
+from .core.checks import check_possible, is_whole
 from .core.phase import Operation
 from .core.state import State
 from .core.table import Outcome
@@ -27,10 +30,13 @@ from .worlds.proxy import WorkloadProxy
 
 _OPERATIONS = frozenset(operation.value for operation in Operation)
 _PREFIX = "fsm_train."
+_WARM = 10  # batches before those that are profiled, where only their number is given
+
+_logger = logging.getLogger("fsm_train")
 
 
 def profiled(
-    path: str | PathLike[str] = "trace.json", *, steps: tuple[int, int] = (10, 20), **settings: Any
+    path: str | PathLike[str] = "trace.json", *, steps: tuple[int, int] | range | int = (10, 20), **settings: Any
 ) -> Profiled:
     """Profile some batches of a training, and write a trace: a sink, `run(…, sinks=[profiled("trace.json")])`.
 
@@ -49,22 +55,34 @@ def profiled(
     2
 
     Args:
-        path: the file to write, once the last of these batches, or the training, is over. It is replaced.
-        steps: the first training batch of this call of `run`, counted from 0, and the one before which it ends. Let it
-            begin after the first few, which allocate and compile.
+        path: the file to write, once the last of these batches, or the training, is over. A trace that is there is
+            replaced; of another file, and of a place where none can be written, a run says so before it begins.
+        steps: the first training batch of this call of `run`, counted from 0, and the one before which it ends; a range
+            says the same, and a number that many from batch 10. Let it begin after the first few, which allocate and
+            compile. A training that ends before that is said in a warning.
         settings: of torch.profiler.profile, such as `record_shapes`, `profile_memory`, `with_stack`.
 
     Raises:
         TypeError: the path is none, or torch knows no such setting.
-        ValueError: there is no batch between the two.
+        ValueError: there is no batch between the two, or no file can have this path.
     """
     check_path(path, "the path of profiled", "profiled('trace.json')")
-    first, end = steps if isinstance(steps, (tuple, list)) and len(steps) == 2 else (None, None)
-    if first is None or end is None or not (is_whole(first, 0) and is_whole(end, 1) and first < end):
-        raise ValueError(f"steps={steps!r}: give the first batch and the one before which it ends, such as (10, 20)")
+    check_possible("path", path, "trace.json")
     settings.setdefault("activities", _activities())
     profile(**settings)  # refuses what it does not know
-    return Profiled(Path(fspath(path)), steps, settings)
+    return Profiled(Path(fspath(path)), _first_and_end(steps), settings)
+
+
+def _first_and_end(steps: object) -> tuple[int, int]:
+    given = steps
+    if is_whole(given):
+        given = (_WARM, _WARM + given)
+    elif isinstance(given, range) and given.step == 1:
+        given = (given.start, given.stop)
+    first, end = given if isinstance(given, (tuple, list)) and len(given) == 2 else (None, None)
+    if not (is_whole(first, 0) and is_whole(end, 1) and first < end):
+        raise ValueError(f"steps={steps!r}: give the first batch and the one before which it ends, such as (10, 20)")
+    return first, end
 
 
 def _activities() -> list[ProfilerActivity]:
@@ -82,6 +100,7 @@ class Profiled(Recorder):
         self.settings = settings
         self.profiler: profile | None = None
         self.batches = 0
+        self._failure: Exception | None = None
         self._took: tuple[tuple[str, int, float], ...] = ()  # of each range its name, how often, and milliseconds
 
     def table(self) -> str:
@@ -108,35 +127,80 @@ class Profiled(Recorder):
         return "\n".join([f"{'operation':<{width}}  {'times':>5}  {'ms each':>9}", *rows])
 
     def wrap_workload(self, workload: Workload, state: State) -> Workload:
-        self.batches = 0
+        _check_place(self.path)
+        self.batches, self._failure = 0, None
         return _Ranges(workload, self).as_workload()
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         """What callbacks answered is in the event log."""
 
     def begin_batch(self) -> None:
-        """A batch is to be fetched: begin or end with it, if it is the one."""
+        """A batch is to be fetched: begin or end with it, if it is the one. What fails is raised by `close`."""
         first, end = self.steps
-        if self.batches == first and self.profiler is None:
-            self.profiler = profile(**self.settings)
-            self.profiler.start()
-        elif self.batches == end:
-            self.close()
+        try:
+            if self.batches == first and self.profiler is None:
+                self.profiler = profile(**self.settings)
+                self.profiler.start()
+            elif self.batches == end:
+                self._end()
+        except Exception as error:  # of a full disk, say: no reason to end a training
+            self.profiler, self._failure = None, error
         self.batches += 1
 
     def close(self) -> None:
-        """End the profile, if one is under way, and write it."""
+        """End the profile, if one is under way, and say what became of it."""
+        first, _ = self.steps
+        if 0 < self.batches <= first:
+            _logger.warning(
+                f"profiled: no batch was profiled, since the training ended after {self.batches} of them, and the "
+                f"first to profile is batch {first}: write profiled(…, steps=(0, {self.batches}))"
+            )
+        self._end()
+        if self._failure is not None:
+            raise self._failure
+
+    def _end(self) -> None:
         profiler, self.profiler = self.profiler, None
         if profiler is None:
             return
         profiler.stop()
         self._took = _longest_first(profiler)
-        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        try:
-            profiler.export_chrome_trace(str(part))
-            part.replace(self.path)  # so that a file is there whole, or as it was
-        finally:
-            part.unlink(missing_ok=True)
+        with TemporaryDirectory() as folder:
+            # There, because torch takes a backslash in a name for a folder.
+            made = Path(folder, "trace.json")
+            profiler.export_chrome_trace(str(made))
+            if not made.exists():  # torch says so on standard error alone
+                raise OSError(f"torch could not write the trace to {folder}: is the disk full?")
+            part = _part(self.path)
+            try:
+                shutil.copyfile(made, part)
+                part.replace(self.path)  # so that a file is there whole, or as it was
+            finally:
+                part.unlink(missing_ok=True)
+
+
+def _check_place(path: Path) -> None:
+    """Make the folder of a trace, and refuse a place where none can be written.
+
+    Raises:
+        ValueError: what is there is no trace.
+        OSError: there cannot be a file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if not path.is_file():
+            raise ValueError(f"{path} is no file: give profiled the path of one, such as {path / 'trace.json'}")
+        with path.open("rb") as file:
+            begin = file.read(200)
+        if begin and b"schemaVersion" not in begin:
+            raise ValueError(f"{path} is no trace of torch's profiler, and is not written over: give another path")
+    part = _part(path)
+    part.touch()
+    part.unlink()
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}.part")
 
 
 def _longest_first(profiler: profile) -> tuple[tuple[str, int, float], ...]:

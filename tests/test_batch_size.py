@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fsm_train import Supervised, WorkloadError, find_batch_size
 from fsm_train.batch_size import BatchSizeFound, Trial, next_size
 from fsm_train.callbacks import ema
+from tests.diabetes_training import workload
 
 DATA = TensorDataset(torch.zeros(500, 3), torch.zeros(500, 1))
 
@@ -87,6 +88,7 @@ def test_no_room_at_all_is_said() -> None:
     ("arguments", "settings", "error", "sentence"),
     [
         ((3,), {}, TypeError, "a function of a batch size"),
+        ((workload(),), {}, TypeError, r"was given a Supervised: write def make_work\(batch_size\)"),
         ((lambda size: None,), {}, TypeError, "make_work returned None"),
         ((Device(8),), {"low": 0}, ValueError, "low=0"),
         ((Device(8),), {"low": 8, "high": 4}, ValueError, "high=4"),

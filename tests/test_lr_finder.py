@@ -80,10 +80,20 @@ def test_four_times_the_best_smoothed_loss_is_too_much(times: float, diverged: b
     assert [bool(answer.flags) for answer in drive(lr_range_test(0.1, 1.0, 10), states)] == [False, diverged]
 
 
+def test_another_multiple_of_the_best_loss_may_be_too_much() -> None:
+    """None tries all the rates, as long as the loss is finite, so that one sees how it diverges."""
+    ends = [
+        len(find_lr(start(workload(batches(8, 8, 8, 6)), epochs=1), low=1e-3, high=1e2, steps=40, diverged=limit).rates)
+        for limit in (1.1, 1e9, None)
+    ]
+
+    assert ends[0] < ends[1] < ends[2] <= 40
+
+
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_it_stops_when_the_loss_is_not_finite(loss: float) -> None:
-    """That step is not taken."""
-    (answer,) = drive(lr_range_test(0.1, 1.0, 10), [at(Phase.STEP_BEGIN, loss=loss)])
+    """That step is not taken, whatever is said of the stop."""
+    (answer,) = drive(lr_range_test(0.1, 1.0, 10, diverged=None), [at(Phase.STEP_BEGIN, loss=loss)])
 
     assert answer.flags == Flag.STOP_TRAINING | Flag.STOP_EPOCH | Flag.SKIP_STEP
     assert answer.reason == "the loss diverged at 0.1"
@@ -287,6 +297,8 @@ def test_interrupt_is_passed_on() -> None:
         ({"low": "a"}, "low='a'"),
         ({"steps": 2}, "steps=2: it is a whole number from 3"),
         ({"steps": True}, "steps=True"),
+        ({"diverged": 1.0}, "diverged=1.0: it is a multiple of the best loss, above 1, or None"),
+        ({"diverged": "4"}, "diverged='4'"),
     ],
 )
 def test_settings_are_checked(settings: Any, sentence: str) -> None:

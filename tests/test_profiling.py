@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import Scripted, Supervised, evaluate, profiled, run, start
+from fsm_train import Phase, Scripted, State, Supervised, evaluate, on, profiled, run, start
 from fsm_train.callbacks import accumulate, clip_grad_norm, compile_step, record, skip_nonfinite
 from tests.diabetes_training import batches, weights_of, workload
 
@@ -123,13 +123,80 @@ def test_second_run_is_profiled_anew(tmp_path: Path) -> None:
     assert ranges(tmp_path / "t.json")["batch"] == 1
 
 
+@pytest.mark.parametrize(("steps", "same"), [(3, (10, 13)), (range(2, 5), (2, 5)), ([2, 5], (2, 5))])
+def test_steps_are_a_range_or_a_number(steps: Any, same: tuple[int, int]) -> None:
+    """A number leaves the first ten batches out."""
+    assert profiled("t.json", steps=steps).steps == same
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("thesis.txt", "is no trace of torch's profiler, and is not written over"),
+        ("folder", "is no file: give profiled the path of one, such as"),
+        ("thesis.txt/t.json", "thesis.txt"),
+    ],
+)
+def test_place_where_no_trace_can_be_is_refused_before_the_first_batch(tmp_path: Path, name: str, said: str) -> None:
+    """What is there stays as it is."""
+    (tmp_path / "thesis.txt").write_text("three years")
+    (tmp_path / "folder").mkdir()
+    work = workload()
+    before = weights_of(work.model).clone()
+
+    with pytest.raises((ValueError, OSError), match=said):
+        run(start(work, epochs=1), sinks=[profiled(tmp_path / name, steps=(0, 2))])
+    assert torch.equal(weights_of(work.model), before)
+    assert (tmp_path / "thesis.txt").read_text() == "three years"
+
+
+def test_trace_that_cannot_be_written_ends_no_training(tmp_path: Path) -> None:
+    """A full disk, or a folder that is gone: the weights are the same, and a note says why there is none."""
+    plain, seen = workload(), workload()
+    run(start(plain, epochs=2, seed=0))
+
+    @on(Phase.BATCH_BEGIN)
+    def lose_the_folder(state: State) -> None:
+        if state.iteration == 1:
+            (tmp_path / "runs").rename(tmp_path / "elsewhere")
+
+    path = tmp_path / "runs" / "t.json"
+    with pytest.warns(RuntimeWarning, match="the sink Profiled raised FileNotFoundError"):
+        final = run(start(seen, epochs=2, seed=0), [lose_the_folder], sinks=[profiled(path, steps=(0, 3))])
+    assert "Profiled raised FileNotFoundError" in final.notes[0]
+    assert torch.equal(weights_of(seen.model), weights_of(plain.model))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_name_may_have_a_backslash(tmp_path: Path) -> None:
+    """As paths of Windows have; nothing else is left in the folder."""
+    run(start(Scripted(batches=4), epochs=1), sinks=[profiled(tmp_path / "runs\\t.json", steps=(1, 3))])
+    assert [path.name for path in tmp_path.iterdir()] == ["runs\\t.json"]
+
+
+@pytest.mark.parametrize("epochs", [2, 3])
+def test_training_that_ends_before_its_first_batch_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, epochs: int
+) -> None:
+    """Else one looks for a file that is not there."""
+    run(start(Scripted(batches=2), epochs=epochs), sinks=[profiled(tmp_path / "t.json", steps=(5, 9))])
+
+    said = "no batch was profiled, since the training ended after 4 of them, and the first to profile is batch 5"
+    assert (said in caplog.text) is (epochs == 2)
+    assert (tmp_path / "t.json").exists() is (epochs == 3)
+
+
 @pytest.mark.parametrize(
     ("path", "settings", "error"),
     [
         (3, {}, TypeError),
+        ("", {}, ValueError),
+        ("a\0b", {}, ValueError),
         ("t", {"steps": (3, 3)}, ValueError),
         ("t", {"steps": (-1, 3)}, ValueError),
-        ("t", {"steps": 5}, ValueError),
+        ("t", {"steps": 0}, ValueError),
+        ("t", {"steps": True}, ValueError),
+        ("t", {"steps": range(0, 9, 2)}, ValueError),
         ("t", {"steps": (1, 2, 3)}, ValueError),
         ("t", {"shapes": 1}, TypeError),
     ],

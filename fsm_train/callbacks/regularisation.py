@@ -15,7 +15,7 @@ from .players import player_factory
 def weight_penalty(
     *, l1: float = 0.0, l2: float = 0.0, player: str | None = None, name: str = "weight_penalty"
 ) -> Callback[None]:
-    """Add l1 * sum |w| + l2 * sum w ** 2, over the trainable parameters, to the loss that is minimised.
+    """Add l1 * sum |w| + l2 * sum |w| ** 2, over the trainable parameters, to the loss that is minimised.
 
     At LOSS_END. The loss that is measured does not contain it. Unlike the optimizer's weight_decay, the
     penalty is part of the gradient, and so of momentum, Adam's scaling, clipping and accumulation.

@@ -181,13 +181,22 @@ not_negative = _validator(lambda x: 0 <= x < math.inf, "a number from 0")
 fraction = _validator(lambda x: 0 <= x <= 1, "a number from 0 to 1")
 
 
+def check_possible(setting: str, value: str | os.PathLike[str], such_as: str) -> str:
+    """The path of a file or folder as a text.
+
+    Raises:
+        ValueError: none can be called like this.
+    """
+    path = os.fspath(value)
+    if not path or "\0" in path:
+        raise ValueError(f"{setting}={path!r}: nothing can have this path; give one such as {such_as!r}")
+    return path
+
+
 def check_folder(setting: str, value: str | os.PathLike[str]) -> str:
     """The path of a folder as a text.
 
     Raises:
         ValueError: no folder can be called like this.
     """
-    path = os.fspath(value)
-    if not path or "\0" in path:
-        raise ValueError(f"{setting}={path!r}: no folder can have this path; give one such as 'checkpoints'")
-    return path
+    return check_possible(setting, value, "checkpoints")

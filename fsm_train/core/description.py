@@ -9,6 +9,7 @@ from typing import Any
 
 from .arguments import kind_of
 from .callback import Callback, check_names
+from .commands import WeighLoss
 from .errors import ConflictError, WorkloadError
 from .facts import known_at
 from .joint_hyper import common_names
@@ -26,8 +27,8 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
         TypeError: something in the list is no callback.
         ValueError: two of them have the same name, or one may raise a flag only where it comes too late,
             or give a command only where nothing can come of it.
-        ConflictError: two of them set the same hyper-parameter at the same phase, or give commands
-            that only one may give.
+        ConflictError: two of them set the same hyper-parameter at the same phase, accumulate gradients, or give
+            commands that only one may give.
     """
     checked = check_names(callbacks)
     for callback in checked:
@@ -59,6 +60,11 @@ def check_callbacks(callbacks: Iterable[Callback[Any]]) -> tuple[Callback[Any], 
                 "result would depend on which of them comes first: leave one out, make one of them (as torch's "
                 "ChainedScheduler does), or give them a different order="
             )
+        if not others and _both_accumulate(one, other):
+            raise ConflictError(
+                f"{one.name!r} and {other.name!r} both hold steps back and weigh the loss for them, so that each would "
+                "weigh what the other weighed: leave one out, or give each its epochs, during(…, epochs=…)"
+            )
         kinds = (one.commands or frozenset()) & (other.commands or frozenset())
         if alone := {kind.__name__: kind.instead for kind in kinds if kind.alone and not (others and _in_turn(kind))}:
             names = sorted(alone)
@@ -73,6 +79,17 @@ def for_other_players(one: Callback[Any], other: Callback[Any]) -> bool:
     """Whether the two are made for different players, in whose turns they act."""
     players = {one.params.get("player"), other.params.get("player")}
     return len(players) == 2 and None not in players
+
+
+def _both_accumulate(one: Callback[Any], other: Callback[Any]) -> bool:
+    """Whether both gather the gradients of several batches, and neither does so for a window of its own."""
+    return all(
+        callback.raises is not None
+        and Flag.SKIP_STEP | Flag.SKIP_ZERO in callback.raises
+        and WeighLoss in (callback.commands or ())
+        and not {"epochs", "steps"} & callback.params.keys()
+        for callback in (one, other)
+    )
 
 
 def _in_turn(kind: type[Command]) -> bool:

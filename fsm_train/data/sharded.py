@@ -61,6 +61,7 @@ def sharded(
     Raises:
         WorkloadError: this data cannot be shared so: a stream, a loader without batches, one that has a share already.
         TypeError: settings beside a loader, or no batch_size beside a dataset.
+        ValueError: seed, rank or ranks make no sense.
     """
     loader = _loader(data, batch_size, settings)
     _check(loader)
@@ -69,7 +70,9 @@ def sharded(
         raise TypeError("give rank and ranks together, sharded(loader, rank=1, ranks=4), or neither")
     if rank is not None and ranks is not None:
         check_count("rank", rank)
-        check_count("ranks", ranks, least=rank + 1)
+        check_count("ranks", ranks, least=1)
+        if rank >= ranks:
+            raise ValueError(f"rank={rank}: of ranks={ranks} it is a number from 0 to {ranks - 1}")
     batches: Any = loader.batch_sampler
     if per_rank and type(batches) is not BatchSampler:
         raise WorkloadError(f"per_rank=True needs a batch_size: a {type(batches).__name__} says itself what a batch is")

@@ -158,7 +158,7 @@ def _checked(path: Path, checker: LineChecker) -> Iterator[Entry]:
             entry.counts = first <= number and entry.seq <= last
             yield entry
     if checker.last is None:
-        raise LogError("there is no log in this file", path=str(path))
+        raise LogError(f"there is no log in this file{_NO_LOG}", path=str(path))
 
 
 def _whole_headers(lines: Iterator[Entry]) -> Iterator[Entry]:
@@ -253,7 +253,7 @@ class LineChecker:
         if line is None:
             if not raw.endswith(b"\n") and self.last is not None:
                 return None
-            raise self._error(number, _not_json(raw))
+            raise self._error(number, _not_json(raw, number))
         seq, digits, event = line.get("seq"), line.get("digest"), line.get("event")
         if type(seq) is not int or type(digits) is not str or type(event) is not str or event not in EVENTS:
             if "seq" not in line and "digest" not in line:
@@ -349,17 +349,16 @@ class LineChecker:
 
 
 _DIGEST = b',"digest":"'
+_NO_LOG = ": give the file that run(…, log=…) wrote"
 _DIGEST_LENGTH = len(b',"digest":""')
 
 
-def _not_json(raw: bytes) -> str:
-    """Why the line is no JSON object."""
+def _not_json(raw: bytes, number: int) -> str:
+    """Why the line is no JSON object. The first one of a log may be a header that a crash cut short."""
+    of_log = number > 1 or raw.startswith(b'{"seq":')
     try:
         orjson.loads(raw)
     except (orjson.JSONDecodeError, RecursionError) as error:
-        return (
-            f"it is no JSON ({error}), and the log does not end here"
-            if raw.endswith(b"\n")
-            else f"it is no JSON ({error})"
-        )
-    return "it is no JSON object"
+        more = ", and the log does not end here" if raw.endswith(b"\n") else ""
+        return f"it is no JSON ({error}){more if of_log else _NO_LOG}"
+    return f"it is no JSON object{'' if of_log else _NO_LOG}"

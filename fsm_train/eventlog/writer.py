@@ -236,6 +236,8 @@ class EventLog(Recorder):
             LogError: another process is writing it.
             OSError: it cannot be written.
         """
+        if self.path is not None and self.path.is_dir():  # which a checkpoint may have made since
+            raise IsADirectoryError(errno.EISDIR, "it is a folder, perhaps that of the checkpoints")
         if self.path is None or (self.path.exists() and not self.path.is_file()):
             return  # a pipe, say
         try:

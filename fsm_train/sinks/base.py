@@ -94,9 +94,12 @@ def check_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
 
     Raises:
         TypeError: one of them is none, with what it is and where it belongs.
+        ValueError: one of them is there twice.
     """
     checked: tuple[Any, ...] = as_list(sinks, "sinks", "progress()", single=hasattr(sinks, "see"))
-    for sink in checked:
+    for at, sink in enumerate(checked):
+        if any(sink is before for before in checked[:at]):
+            raise ValueError(f"among the sinks is {kind_of(sink)} twice, which would be told all twice: give it once")
         if isinstance(sink, Callback):
             raise TypeError(f"among the sinks is the callback {sink.name!r}: give it to run in the list of callbacks")
         if isinstance(sink, type) or inspect.isroutine(sink):

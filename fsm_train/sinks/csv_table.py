@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..core.arguments import check_path
+from ..core.checks import check_possible
 from ..core.phase import Phase
 from ..core.state import State
 from ..locks import HeldError, Lock, take
@@ -56,6 +57,7 @@ def csv(
         TypeError, ValueError: `path` is none, or an argument makes no sense.
     """
     check_path(path, "path", "csv('run.csv')")
+    check_possible("path", path, "run.csv")
     return CsvTable(Path(path), Wanted.checked(facts, every, hyper))
 
 

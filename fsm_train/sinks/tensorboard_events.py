@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.arguments import check_path
+from ..core.checks import check_possible
 from ..core.phase import BATCH_PHASES, Phase
 from ..core.state import State
 from .points import Point
@@ -52,6 +53,7 @@ def tensorboard(
         TypeError, ValueError: `folder` is no path, or an argument makes no sense.
     """
     check_path(folder, "folder", "tensorboard('runs/first')")
+    check_possible("folder", folder, "runs/first")
     return TensorBoard(Path(folder), Wanted.checked(facts, every, hyper, config))
 
 

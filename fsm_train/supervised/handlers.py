@@ -95,11 +95,16 @@ def add_penalty(work: Training, command: c.AddPenalty) -> None:
     if command.l1:
         penalties.append(command.l1 * torch.stack([parameter.abs().sum() for parameter in own]).sum())
     if command.l2:
-        penalties.append(command.l2 * torch.stack([parameter.square().sum() for parameter in own]).sum())
+        penalties.append(command.l2 * torch.stack([_real(parameter).square().sum() for parameter in own]).sum())
     for penalty in penalties:
         work.add_to_loss(penalty)  # of shares only its gradient is right, and nothing else of it is used
         if any(map(is_shared, trainable)):
             work.window.penalty = penalty if work.window.penalty is None else work.window.penalty + penalty
+
+
+def _real(parameter: torch.Tensor) -> torch.Tensor:
+    """The squares of real and imaginary parts add up to that of the absolute value."""
+    return torch.view_as_real(parameter) if parameter.is_complex() else parameter
 
 
 # ----------------------------------------------------------------------------------- the batch

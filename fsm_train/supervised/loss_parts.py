@@ -16,6 +16,7 @@ from torch import nn
 
 from ..core.checks import NO_TEXT, is_text
 from ..core.errors import WorkloadError
+from ..core.values import EMPTY
 from ..data.batches import in_words
 from .real_numbers import as_tensor, is_real_scalar
 
@@ -23,7 +24,7 @@ LossFn = Callable[[Any, Any], "torch.Tensor | Mapping[str, torch.Tensor]"]
 """A loss: of (output, target), a scalar tensor, or a mapping with "loss" and its parts by name."""
 
 Parts = Mapping[str, torch.Tensor]
-NO_PARTS: Parts = types.MappingProxyType({})
+NO_PARTS: Parts = EMPTY  # which is copied with a workload, as a proxy of a mapping is not
 
 
 def separate(loss: Any, *, several: bool = False) -> tuple[Any, Parts]:

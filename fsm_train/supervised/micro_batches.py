@@ -88,7 +88,7 @@ class MicroBatches:
 
     def _cut(self, tensor: torch.Tensor) -> torch.Tensor:
         """The tensor, as a leaf that gets a gradient."""
-        if not tensor.is_floating_point():
+        if not _may_have_gradient(tensor):
             return tensor
         leaf = tensor.detach().requires_grad_()
         self._cut_at.append((leaf, tensor))
@@ -129,7 +129,7 @@ class MicroBatches:
             try:
                 inputs, target, end = self._piece(begin)
                 with nullcontext() if work.precision is None else work.precision.compute():
-                    tensors = [t for t in _tensors(self._call(inputs, target)) if t.is_floating_point()]
+                    tensors = [t for t in _tensors(self._call(inputs, target)) if _may_have_gradient(t)]
                 parts = [None if gradient is None else gradient[begin:end] for gradient in given]
                 _add(trained, list(zip(tensors, parts, strict=True)))
             except Exception as error:
@@ -213,6 +213,10 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
     map_tensors(value, take)
     return found
+
+
+def _may_have_gradient(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _add(trained: list[nn.Parameter], pairs: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> None:

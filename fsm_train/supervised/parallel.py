@@ -79,7 +79,8 @@ def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
     if isinstance(parallel, str):
         parallel = {"kind": parallel}
     if not isinstance(parallel, Mapping) or (kind := parallel.get("kind", "ddp")) not in ("ddp", "fsdp"):
-        raise ValueError(f'parallel={parallel!r}: write parallel="ddp" or "fsdp", or its settings in a mapping')
+        given = kind if isinstance(parallel, Mapping) else parallel
+        raise ValueError(f'parallel={given!r}: write parallel="ddp" or "fsdp", or its settings in a mapping')
     of_torch = _OF_DDP if kind == "ddp" else sharding_settings()
     if unknown := [name for name in parallel if name not in (*_OWN, *of_torch)]:
         raise ValueError(
@@ -92,6 +93,25 @@ def check_parallel(parallel: Parallel | None) -> ParallelSettings | None:
         check_count("parallel['interrupts_every']", parallel["interrupts_every"], least=1)
     own: dict[str, Any] = {name: value for name, value in parallel.items() if name in _OWN}
     return ParallelSettings(**own, of_torch={name: value for name, value in parallel.items() if name in of_torch})
+
+
+def with_agree(parallel: Parallel | None, agree: Agree | None) -> Parallel | None:
+    """What `parallel` says, with the `agree` that was given beside it.
+
+    >>> with_agree("ddp", "phase"), with_agree({"seconds": 60}, None)
+    ({'kind': 'ddp', 'agree': 'phase'}, {'seconds': 60})
+
+    Raises:
+        ValueError: there is no such choice, there are no ranks to agree, or both say it.
+    """
+    if agree is None:
+        return parallel
+    check_choice("agree", agree, ("epoch", "phase", "never"))
+    if parallel is None or parallel is False:
+        raise ValueError(f'agree={agree!r} is for ranks that train together: write it with parallel="ddp" or "fsdp"')
+    if isinstance(parallel, Mapping) and parallel.get("agree", agree) != agree:
+        raise ValueError(f"agree={agree!r}, and parallel={{'agree': {parallel['agree']!r}}}: leave one of them out")
+    return {**(parallel if isinstance(parallel, Mapping) else {"kind": parallel}), "agree": agree}
 
 
 def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> Ranks | None:

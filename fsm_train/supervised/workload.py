@@ -37,6 +37,7 @@ from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
 from ..data.whole import whole_data
+from ..worlds.agreed import Agree
 from ..worlds.registry import is_registered
 from . import (
     closures,
@@ -58,7 +59,7 @@ from .measures import Taken, check_measures
 from .meters import AnyMetric
 from .model_parts import model_parts
 from .own_backward import Backward
-from .parallel import Parallel, across_ranks
+from .parallel import Parallel, across_ranks, with_agree
 from .param_groups import check_parameters
 from .representation import as_html, as_text
 from .saved_parts import parts_of, restore_parts
@@ -154,10 +155,10 @@ class Supervised(Stepping, Checkpointable):
             CUDA, from a list or a DataLoader with workers; False never does, and True refuses other data.
         parallel: "ddp" lets the processes that torchrun starts train one model, through DistributedDataParallel; one
             process trains as without it. `sharded(loader)` gives each its share of the data. A mapping has settings of
-            torch's wrapper, and of ours: `agree` ("epoch", "phase", "never": when the ranks compare what they decided),
-            `seconds` to wait for each other. "cuda" as device is then each process's own. "fsdp" is for a model that
-            `fully_shard` shares out over the ranks; give the optimizer as a function, to have it done here. False lets
-            each process train a model of its own.
+            torch's wrapper, and of ours: `agree`, and `seconds` to wait for each other. "cuda" as device is then each
+            process's own. "fsdp" is for a model that `fully_shard` shares out over the ranks; give the optimizer as a
+            function, to have it done here. False lets each process train a model of its own.
+        agree: when ranks compare what they decided: "epoch" (the default), "phase", to find where it begins, "never".
         extra: by name, further parts with state_dict and load_state_dict that belong in a checkpoint.
 
     Raises:
@@ -188,7 +189,9 @@ class Supervised(Stepping, Checkpointable):
         closure: bool = False,
         backward: Backward | None = None,
         parallel: Parallel | None = None,
+        agree: Agree | None = None,
     ) -> None:
+        parallel = with_agree(parallel, agree)
         check_bool("closure", closure)
         if backward is not None:
             check_call("backward", backward, "loss", "parameters")

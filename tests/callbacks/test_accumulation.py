@@ -10,8 +10,21 @@ import pytest
 import torch
 from torch import nn
 
-from fsm_train import CallbackError, Flag, Phase, Scripted, State, Supervised, Transition, WeighLoss, on, run, start
-from fsm_train.callbacks import accumulate
+from fsm_train import (
+    CallbackError,
+    ConflictError,
+    Flag,
+    Phase,
+    Scripted,
+    State,
+    Supervised,
+    Transition,
+    WeighLoss,
+    on,
+    run,
+    start,
+)
+from fsm_train.callbacks import accumulate, during
 from fsm_train.testing import at, drive, simulate
 from tests.diabetes_training import looking
 from tests.models import diabetes
@@ -161,6 +174,17 @@ def test_negative_weights_are_refused() -> None:
     """A batch cannot count less than nothing."""
     with pytest.raises(CallbackError, match="share=-1.0: it must be a number from 0"):
         simulate([accumulate(2, weight="tokens")], batches=2, tokens=[1.0, -2.0])
+
+
+def test_two_windows_at_once_are_refused() -> None:
+    """Each would weigh what the other weighed: the gradient would be too small, and nobody would notice."""
+    for other in (accumulate(4, name="other"), accumulate(4, player="G", name="other")):
+        with pytest.raises(ConflictError, match="'accumulate' and 'other' both hold steps back and weigh the loss"):
+            simulate([accumulate(2), other])
+
+    simulate([accumulate(2, player="D"), accumulate(4, player="G", name="other")], players={"D": 1, "G": 1})
+    in_turn = [during(accumulate(2), epochs=(0, 1)), during(accumulate(4, name="later"), epochs=(1, 2))]
+    assert simulate(in_turn, batches=8, epochs=2).step == 4 + 2
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, {5: 4}, {0: 0}, {-1: 2, 0: 1}])

@@ -233,7 +233,12 @@ def test_what_cannot_be_shared_out_is_refused(make: Callable[[], object], said: 
         (lambda: sharded(DataLoader(NUMBERS), batch_size=2, shuffle=True), TypeError, "and batch_size, shuffle: give"),
         (lambda: sharded(together(NUMBERS)), TypeError, "give a DataLoader"),
         (lambda: sharded(DataLoader(NUMBERS), rank=1), TypeError, "give rank and ranks together"),
-        (lambda: sharded(DataLoader(NUMBERS), rank=2, ranks=2), ValueError, "ranks=2: it is a whole number from 3"),
+        (
+            lambda: sharded(DataLoader(NUMBERS), rank=2, ranks=2),
+            ValueError,
+            "of ranks=2 it is a number from 0 to 1",
+        ),
+        (lambda: sharded(DataLoader(NUMBERS), rank=0, ranks=0), ValueError, "ranks=0: it is a whole number from 1"),
         (lambda: sharded(DataLoader(NUMBERS), seed=1.5), ValueError, "seed=1.5"),  # type: ignore[arg-type]
     ],
 )

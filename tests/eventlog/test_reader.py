@@ -113,11 +113,11 @@ def test_a_torn_line_anywhere_else_is_an_error(log: Path) -> None:
 
 
 NOT_LOGS: list[tuple[bytes, str]] = [
-    (b"", "there is no log in this file"),
+    (b"", r"there is no log in this file: give the file that run\(…, log=…\) wrote"),
     (b"\x00\xff" * 50, "line 1: it is no JSON"),
     (b"[" * 100_000 + b"]" * 100_000 + b"\n", "line 1: it is no JSON"),
     (b'{"a":' * 500 + b"1" + b"}" * 500 + b"\n", "there is no log in this file"),
-    (b"17\n", "line 1: it is no JSON object"),
+    (b"17\n", r"line 1: it is no JSON object: give the file that run\(…, log=…\) wrote"),
     (b'{"a": 1}\n', "there is no log in this file"),
     (b'{"seq": 0}\n', "line 1: it has no sequence number, digest or phase"),
     (b'{"seq": 0, "digest": "x", "event": "nonsense"}\n', "line 1: it has no sequence number, digest or phase"),

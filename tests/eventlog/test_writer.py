@@ -14,6 +14,7 @@ import attrs
 import orjson
 import pytest
 import structlog
+import torch
 
 from fsm_train import (
     EventLog,
@@ -30,9 +31,12 @@ from fsm_train import (
     run,
     start,
 )
+from fsm_train.callbacks import checkpoint
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.eventlog import Header, Line
 from fsm_train.sinks import progress
+from tests import diabetes_training
+from tests.diabetes_training import weights_of
 
 from .log_files import library, lines_of, logged, smoothed, workload
 
@@ -363,6 +367,15 @@ def test_a_training_that_fails_has_its_last_line(tmp_path: Path) -> None:
     last = lines_of(tmp_path / "run.jsonl")[-1]
     assert (last["event"], "oops" in last["error"]) == ("failed", True)
     assert log._file is None
+
+
+def test_folder_of_checkpoints_is_no_log(tmp_path: Path) -> None:
+    """It is not there yet when the log is named; nothing is trained."""
+    work = diabetes_training.workload()
+    before = weights_of(work.model)
+    with pytest.raises(LogError, match=r"runs: the log cannot be written \(it is a folder, perhaps that of the check"):
+        run(start(work, epochs=1), [checkpoint(tmp_path / "runs")], log=tmp_path / "runs")
+    assert torch.equal(weights_of(work.model), before)
 
 
 # --------------------------------------------------------------------------------------- going on

@@ -337,6 +337,8 @@ class Bare:
         """Nothing."""
 
 
+TWICE = Tracker()
+
 SINKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "a factory": ([progress], ("the function progress", "progress()")),
     "a class": ([Tracker], ("the class Tracker", "Tracker()")),
@@ -346,6 +348,7 @@ SINKS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "a path": ("run.jsonl", ("sinks is a str",)),
     "a path in the list": (["run.jsonl"], ("log='run.jsonl'",)),
     "a list in the list": ([[progress()]], ("*some",)),
+    "one twice": ([TWICE, TWICE], ("a Tracker twice", "give it once")),
     "an object": ([object()], ("an object without at", "fsm_train.Sink")),
     "a class without a base": ([Bare()], ("without needs, interval, open, close", "fsm_train.Sink")),
     "no phases": ([NoPhases()], ("a NoPhases without at",)),

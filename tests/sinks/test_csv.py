@@ -354,6 +354,7 @@ def test_a_table_changes_nothing(tmp_path: Path) -> None:
     ("wrong", "error", "sentence"),
     [
         ({"path": 3}, TypeError, "path is an int, not a path: write csv('run.csv')"),
+        ({"path": ""}, ValueError, "path='': nothing can have this path; give one such as 'run.csv'"),
         ({"facts": "loss"}, TypeError, "facts is a str: give a list of facts"),
         ({"every": 0}, ValueError, "every=0: it is a whole number from 1"),
         ({"hyper": "lr"}, TypeError, "hyper is a str: give a list of hyper"),

@@ -194,6 +194,8 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ModuleNotFoundError, match=r"tensorboard\(…\) needs tensorboard.*: pip install 'fsm-train\[tens"
     ):
         tensorboard("runs")
+    with pytest.raises(ValueError, match="folder='': nothing can have this path"):
+        tensorboard("")
     with pytest.raises(TypeError, match="folder is an int, not a path"):
         tensorboard(3)  # type: ignore[arg-type]
 

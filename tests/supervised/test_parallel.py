@@ -16,6 +16,7 @@ from fsm_train import Phase, Supervised, WorkloadError, ablate, evaluate, find_l
 from fsm_train.callbacks import accumulate, early_stopping, parallel, skip_nonfinite
 from fsm_train.data.generators import seed_of_rank
 from fsm_train.data.own_rank import own_rank
+from fsm_train.supervised.parallel import with_agree
 from fsm_train.supervised.reduction import average_statistics, broadcast_buffers, reduce_gradients, sparse_parameters
 from fsm_train.testing import differences
 from tests.diabetes_training import batches, weights_of, workload
@@ -184,6 +185,7 @@ def test_a_closure_is_refused(tmp_path: Path) -> None:
     [
         ("horovod", 'write parallel="ddp" or "fsdp", or its settings in a mapping'),
         (3, 'write parallel="ddp" or "fsdp", or its settings in a mapping'),
+        ("dp", "parallel='dp': write"),
         ({"kind": "dp"}, 'write parallel="ddp"'),
         ({"static": True}, "there is no such setting. There are kind, agree"),
         ({"agree": "often"}, "'epoch', 'phase' or 'never'"),
@@ -195,6 +197,23 @@ def test_settings_that_make_no_sense_are_refused(given: Any, said: str) -> None:
     """Also where there is one process."""
     with pytest.raises(ValueError, match=said.replace("(", r"\(")):
         workload(parallel=given)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "agree", "said"),
+    [
+        ("ddp", "often", "agree='often': 'epoch', 'phase' or 'never'"),
+        (None, "phase", "agree='phase' is for ranks that train together"),
+        (False, "phase", "agree='phase' is for ranks that train together"),
+        ({"agree": "epoch"}, "phase", "leave one of them out"),
+    ],
+)
+def test_agree_that_makes_no_sense_is_refused(parallel: Any, agree: Any, said: str) -> None:
+    """Beside `parallel` it is its own keyword, and the same as in its mapping."""
+    with pytest.raises(ValueError, match=said):
+        workload(parallel=parallel, agree=agree)
+    assert with_agree({"agree": "phase", "seconds": 9}, "phase") == {"agree": "phase", "seconds": 9}
+    run(start(workload(parallel="fsdp", agree="phase"), epochs=1))
 
 
 @pytest.mark.parametrize("given", ["ddp", {"static_graph": True, "agree": "phase"}, False, None])
