@@ -16,7 +16,7 @@ from torch import nn
 from ..core.commands import SaveCheckpoint, UseCompiledStep, UseMicroBatches
 from ..core.errors import WorkloadError
 from ..core.transition import Command
-from ..data.batches import map_tensors
+from ..data.batches import tensors
 from ..data.compiled import uncompiled
 from .joint_optimizer import AnyOptimizer, each_of
 from .shares import is_shared
@@ -181,12 +181,7 @@ def refuse_whole_checkpoint(model: nn.Module, call: str) -> None:
 def no_gradient(output: Any, like: torch.Tensor) -> torch.Tensor:
     """A loss that gives each parameter a gradient of zero, through the forward pass that was done."""
     nothing = torch.zeros_like(like)
-
-    def take(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal nothing
+    for tensor in tensors(output):
         if tensor.requires_grad:
             nothing = nothing + (0.0 * tensor.nan_to_num()).sum().to(like)
-        return tensor
-
-    map_tensors(output, take)
     return nothing
