@@ -38,7 +38,7 @@ from .leaving import note_end
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
-from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, reshard, sharding_settings
+from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, sharding_settings
 from .shares import is_shared
 
 Parallel = Literal["ddp", "fsdp", False] | Mapping[str, Any]
@@ -203,7 +203,6 @@ class Ranks:
         self.unreduced = self.unreduced and state.pending > 0  # a window that an earlier call has left open
         if self.settings.kind == "fsdp":
             self.by_hand = False  # each backward reduces, also those of a window, into this rank's shares
-            reshard(work.model)
             if not goes_on:
                 self.share_buffers(work)
             return

@@ -58,15 +58,6 @@ def computes_one_batch_together(model: nn.Module) -> bool:
     return any(each.device_mesh.ndim > 1 or each.device_mesh.size() < dist.get_world_size() for each in shared)
 
 
-def reshard(model: nn.Module) -> None:
-    """Leave each rank its share alone: after a forward pass without a backward some of the model is still gathered.
-
-    What is gathered does not change with the shares, and is no parameter of the optimizer.
-    """
-    for part in sharded_parts(model):
-        part.reshard()
-
-
 def sharded_parts(model: nn.Module) -> Sequence[Any]:
     """The parts of the model that torch gathers by themselves, with the model; none of one that is not sharded."""
     return [part for part in model.modules() if getattr(type(part), "reshard", None) is not None]
