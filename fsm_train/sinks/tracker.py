@@ -16,6 +16,7 @@ from ..core.arguments import as_list, kind_of
 from ..core.callback import Callback
 from ..core.checks import check_count
 from ..core.phase import FINAL, Phase
+from ..core.runs import is_new_training
 from ..core.state import State
 from ..core.transition import Transition
 from ..encoding import Json, encode
@@ -100,7 +101,7 @@ class Tracker(Sink):
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         declared = [(c.name, {name: encode(value) for name, value in c.params.items()}) for c in callbacks]
-        self.begin(state, declared, resumed=state.iteration > 0 or state.epoch > 0 or state.resume_at is not None)
+        self.begin(state, declared, resumed=not is_new_training(state))
 
     def begin(self, state: State, callbacks: Iterable[tuple[str, Mapping[str, Json]]], *, resumed: bool) -> None:
         """A training begins or goes on with this state; the parameters of its callbacks are given as JSON."""
