@@ -60,7 +60,7 @@ def evaluate(
         ValueError: the workload has no validation data, and none are given.
         WorkloadError: `data` are no batches, or none that counts; a validation or another evaluation of the workload
             is under way, or a run in another thread.
-        TypeError: the workload is none, or the prefix no text.
+        TypeError: the workload is no workload, or the prefix no text.
     """
     check_workload(workload, "evaluate({})" if data is None else "evaluate({}, data)")
     _check_prefix(prefix)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from .core.arguments import kind_of, takes_by_name
 from .core.callback import Callback
 from .core.checks import check_choice, check_count, check_positive
+from .core.spread import spread
 from .core.state import State
 from .schedules import Absolute, Schedule
 from .wording import losses_first
@@ -156,11 +157,11 @@ def plot_schedule(
     require_matplotlib("plot_schedule")
     from .eventlog.plots import draw_curve
 
-    drawn = range(steps) if steps <= MOST_POINTS else _spread(steps)
     scale = 1.0 if lr is None else lr
     axis = new_axes("plot_schedule")[0] if ax is None else ax
     colour = f"C{_colours_used(axis)}"
-    draw_curve(axis, repr(schedule), [(step, scale * float(schedule(step))) for step in drawn], colour)
+    points = [(step, scale * float(schedule(step))) for step in spread(steps, MOST_POINTS)]
+    draw_curve(axis, repr(schedule), points, colour)
     length = schedule.length if isinstance(schedule, Schedule) else None
     if length is not None and length < steps - 1:
         axis.axvline(length, color=colour, linestyle=":", label=f"its end, at {by} {length}")
@@ -168,11 +169,6 @@ def plot_schedule(
     axis.set(xlabel=by, ylabel=factor if lr is None else "learning rate")
     axis.legend()
     return axis
-
-
-def _spread(steps: int) -> list[int]:
-    """Some of the steps, at equal distances, with the first and the last."""
-    return [index * (steps - 1) // (MOST_POINTS - 1) for index in range(MOST_POINTS)]
 
 
 def _colours_used(axis: Axes) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Set
+from contextlib import AbstractContextManager, nullcontext
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -229,12 +229,9 @@ class _Ranges(WorkloadProxy):
         found = super().__getattr__(name)
         if name not in _OPERATIONS or "sink" not in self.__dict__:
             return found
-        sink = self.sink
 
         def in_range(*given: State) -> Any:
-            if sink.profiler is None:
-                return found(*given)
-            with record_function(f"fsm_train.{name}"):
+            with self._range(name):
                 return found(*given)
 
         return in_range
@@ -242,12 +239,12 @@ class _Ranges(WorkloadProxy):
     def fetch(self, *state: State) -> float | None:
         self._end_batch()
         self.sink.begin_batch()
-        with self._range("fsm_train.fetch"):
+        with self._range("fetch"):
             size = self.wrapped.fetch(*state)
         if size is None:
             self.sink.batches -= 1  # an epoch is over
         elif self.sink.profiler is not None:
-            self._batch = record_function("fsm_train.batch")
+            self._batch = record_function(f"{_PREFIX}batch")
             self._batch.__enter__()  # type: ignore[no-untyped-call]
         return size
 
@@ -256,11 +253,11 @@ class _Ranges(WorkloadProxy):
         self.wrapped.finish(state)
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
-        with self._range("fsm_train.read"):
+        with self._range("read"):
             return self.wrapped.read(names, state)
 
     def carry_out(self, command: Command, state: State) -> None:
-        with self._range(f"fsm_train.carry_out {type(command).__name__}"):
+        with self._range(f"carry_out {type(command).__name__}"):
             self.wrapped.carry_out(command, state)
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
@@ -276,7 +273,7 @@ class _Ranges(WorkloadProxy):
             if self.sink.profiler is None:
                 return fused()
             if getattr(self.wrapped, "whole_step", None) is not None:
-                with record_function("fsm_train.compiled step"):
+                with self._range("compiled step"):
                     return fused()
             outcome = None
             for name, method in methods:
@@ -289,13 +286,8 @@ class _Ranges(WorkloadProxy):
 
         return in_ranges
 
-    @contextmanager
-    def _range(self, name: str) -> Iterator[None]:
-        if self.sink.profiler is None:
-            yield
-        else:
-            with record_function(name):
-                yield
+    def _range(self, name: str) -> AbstractContextManager[object]:
+        return nullcontext() if self.sink.profiler is None else record_function(f"{_PREFIX}{name}")
 
     def _end_batch(self) -> None:
         if self._batch is not None:

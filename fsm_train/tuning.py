@@ -51,7 +51,7 @@ def verdict(trial: Trial | None, monitor: str = "valid_loss") -> Sensor:
         monitor: the metric to report.
 
     Raises:
-        TypeError: `trial` is none.
+        TypeError: `trial` has no `report` and `should_prune`, and is not None.
         LookupError: in a run, there is no such metric.
     """
     check_monitor(monitor)

@@ -5,7 +5,7 @@ Rule of this file: pure functions from values to text. It imports only the core,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from .core.state import Hyper, Plan
@@ -77,6 +77,15 @@ def pluralize(count: int, noun: str) -> str:
     ('1 epoch', '0 steps')
     """
     return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def some_of(names: Sequence[str], most: int = 4) -> str:
+    """The names in a row, of many the first ones.
+
+    >>> some_of(["a", "b"]), some_of(["a", "b", "c"], most=2)
+    ('a, b', 'a, b, …')
+    """
+    return ", ".join(names[:most]) + ", …" * (len(names) > most)
 
 
 def losses_first(names: Iterable[str]) -> list[str]:

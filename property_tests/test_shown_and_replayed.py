@@ -39,7 +39,7 @@ from fsm_train.eventlog import from_header, render
 from fsm_train.eventlog.render import summarize
 from fsm_train.schedules import absolute, exponential
 from fsm_train.sinks import progress
-from fsm_train.sinks.progress import _Tracker
+from fsm_train.sinks.current_epoch import CurrentEpoch
 from tests.testing.library_examples import EXAMPLES
 
 # ------------------------------------------------------------------------------- rates of epochs
@@ -164,7 +164,7 @@ def test_the_rate_that_is_shown_is_that_of_the_last_step_of_the_epoch(training: 
 
 
 def progress_shows_the_next(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(_Tracker, "lr_of_epoch", lambda self, state: state.hyper.get("lr"))
+    patch.setattr(CurrentEpoch, "hyper_used", lambda self, state: state.hyper)
 
 
 def the_log_shows_the_next(patch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, on, replay, restore, run, start
+from fsm_train import Callback, State, Supervised, replay, restore, run, start
 from fsm_train.callbacks import checkpoint
+from tests.models import leave_after
 
 
 def killed_and_resumed(
@@ -20,13 +21,8 @@ def killed_and_resumed(
     epochs: int = 2,
 ) -> tuple[State, Supervised]:
     """Train until this iteration, and go on with objects that are all new and other random numbers; log and replay."""
-
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
-
     log = folder / "run.jsonl"
-    consulted = [*callbacks, checkpoint(folder / "saved"), leave]
+    consulted = [*callbacks, checkpoint(folder / "saved"), leave_after(iteration)]
     left = run(start(make(), epochs=epochs, seed=0), consulted, log=log)
     assert left.batch > 0, "it is to be left in the middle of an epoch"
 

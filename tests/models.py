@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from fsm_train import Callback, Flag, Phase, State, Transition, on
 
 
 def digits(samples: int = 320) -> TensorDataset:
@@ -76,4 +78,19 @@ def five_lines(
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     """Whether all parameters and buffers are equal to the last bit."""
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return equal(a.state_dict().values(), b.state_dict().values())
+
+
+def equal(one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> bool:
+    """Whether there are as many tensors, and each is equal to the last bit."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def leave_after(iteration: int) -> Callback[None]:
+    """A callback that suspends after so many batches."""
+
+    @on(Phase.BATCH_END)
+    def leave(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
+
+    return leave

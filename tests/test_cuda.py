@@ -21,11 +21,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsm_train import (
     Callback,
-    Flag,
     Phase,
     State,
     Supervised,
-    Transition,
     WorkloadError,
     find_lr,
     on,
@@ -56,7 +54,7 @@ from fsm_train.callbacks import (
 )
 from fsm_train.schedules import time_decay
 from tests.diabetes_training import looking
-from tests.models import Noisy, accuracy, digits, network, same_weights
+from tests.models import Noisy, accuracy, digits, leave_after, network, same_weights
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -647,16 +645,6 @@ def test_finding_a_rate_leaves_no_trace() -> None:
     assert same_weights(work.model, by_hand())
 
 
-def leaving(iteration: int) -> Callback[None]:
-    """A callback that suspends after so many batches."""
-
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
-
-    return leave
-
-
 def to_percent(output: torch.Tensor, target: torch.Tensor) -> float:
     return 100 * accuracy(output, target).item()
 
@@ -692,7 +680,7 @@ def test_training_goes_on_to_the_last_bit(
     undisturbed, work = fresh(), fresh()
     expected = run(start(undisturbed, epochs=2, seed=0), callbacks())
 
-    state = run(start(work, epochs=2, seed=0), [*callbacks(), checkpoint(tmp_path), leaving(5)])
+    state = run(start(work, epochs=2, seed=0), [*callbacks(), checkpoint(tmp_path), leave_after(5)])
     assert state.phase is Phase.SUSPENDED
     torch.manual_seed(99)
     if from_file:
@@ -713,7 +701,7 @@ def test_metric_objects_go_on(tmp_path: Path) -> None:
         return made(metrics={"theirs": torchmetrics.classification.MulticlassAccuracy(num_classes=10)})
 
     expected = run(start(fresh(), epochs=1, seed=0))
-    run(start(fresh(), epochs=1, seed=0), [checkpoint(tmp_path), leaving(5)])
+    run(start(fresh(), epochs=1, seed=0), [checkpoint(tmp_path), leave_after(5)])
     work = fresh()
     final = run(restore(tmp_path, work))
 
@@ -728,7 +716,7 @@ def test_checkpoint_goes_on_on_another_device(
     """With the weights that were saved, to the end."""
     data = [(x.cpu(), y.cpu()) for x, y in ready()]
     work = made(data, device=there, optimizer=optimizer, metrics={"accuracy": accuracy})
-    run(start(work, epochs=2, seed=0), [ema(0.8), checkpoint(tmp_path), leaving(5)])
+    run(start(work, epochs=2, seed=0), [ema(0.8), checkpoint(tmp_path), leave_after(5)])
 
     again = made(data, device=here, optimizer=optimizer, metrics={"accuracy": accuracy})
     state = restore(tmp_path, again)
@@ -756,7 +744,7 @@ print(torch.cuda.is_available(), *state.notes, run(state).step, sep="; ")
 
 def test_checkpoint_goes_on_where_there_is_no_cuda(tmp_path: Path) -> None:
     """In a process that sees no device; that its generators are gone is said."""
-    run(start(made(), epochs=2, seed=0), [checkpoint(tmp_path), leaving(5)])
+    run(start(made(), epochs=2, seed=0), [checkpoint(tmp_path), leave_after(5)])
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT, str(tmp_path)],
         cwd=Path(__file__).parents[1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import io
@@ -18,11 +19,13 @@ from fsm_train.core.diagram import mermaid
 from fsm_train.core.facts import KNOWN_AT
 from fsm_train.core.phase import CONSULTED
 from fsm_train.testing import check_callback
+from tests.generated import marked, write_block
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("fsm_train", "examples", "tests", "property_tests")
 README = ROOT / "README.md"
 MACHINE = ROOT / "fsm_train" / "core" / "README.md"
+SUPERVISED = ROOT / "fsm_train" / "supervised" / "README.md"
 LIBRARY = ROOT / "fsm_train" / "callbacks" / "README.md"
 PICTURE = ROOT / ".github" / "machine.svg"
 GALLERY = ROOT / "examples" / "README.md"
@@ -101,7 +104,7 @@ def test_contributing_names_files_that_exist() -> None:
 
 def test_diagram_is_that_of_the_table() -> None:
     """The machine that is drawn is the one that runs."""
-    assert drawn() in MACHINE.read_text()
+    assert marked("machine", drawn()) in MACHINE.read_text()
 
 
 def test_phases_and_flags_are_listed() -> None:
@@ -148,6 +151,34 @@ def file_of(name: str) -> Path:
     return Path(inspect.getsourcefile(factory) or "").relative_to(ROOT)
 
 
+@pytest.mark.parametrize("path", [MACHINE, SUPERVISED], ids=named)
+def test_a_large_room_lists_its_files(path: Path) -> None:
+    """Each file stands in the README of its room with how its docstring begins."""
+    assert marked("files", listed(path)) in path.read_text()
+
+
+@pytest.mark.parametrize("room", ["checkpoints", "data", "diagnosis", "eventlog", "sinks", "view", "worlds"])
+def test_a_small_room_says_what_is_in_each_file(room: str) -> None:
+    """The table of files in its README leaves none out."""
+    text = (ROOT / "fsm_train" / room / "README.md").read_text()
+
+    assert [path.name for path in files_beside(ROOT / "fsm_train" / room / "README.md") if path.name not in text] == []
+
+
+def listed(path: Path) -> str:
+    """The table of the files beside a README, by how their docstrings begin."""
+    sentences = {
+        file.name: " ".join((ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0].split())
+        for file in files_beside(path)
+    }
+    rows = "\n".join(f"| [`{name}`]({name}) | {sentence} |" for name, sentence in sentences.items())
+    return f"| file | what is in it |\n|---|---|\n{rows}"
+
+
+def files_beside(readme: Path) -> list[Path]:
+    return [path for path in sorted(readme.parent.glob("*.py")) if path.name != "__init__.py"]
+
+
 def test_picture_is_that_of_the_machine() -> None:
     """What the README shows is what `fsm-train graph` prints today, with the callbacks of the example."""
     assert PICTURE.read_text() == picture()
@@ -162,14 +193,15 @@ def picture() -> str:
 
 
 def drawn() -> str:
-    return f"<!-- machine -->\n```mermaid\n{mermaid()}\n```\n<!-- /machine -->"
+    return f"```mermaid\n{mermaid()}\n```"
 
 
 def write_generated() -> None:
-    """Write the diagram and the table of callbacks into their READMEs, and the picture."""
+    """Write the diagram, the tables of files and that of callbacks into their READMEs, and the picture."""
     PICTURE.write_text(picture())
-    text = MACHINE.read_text()
-    MACHINE.write_text(re.sub(r"<!-- machine -->.*<!-- /machine -->", lambda _: drawn(), text, flags=re.DOTALL))
+    write_block(MACHINE, "machine", drawn())
+    for readme in (MACHINE, SUPERVISED):
+        write_block(readme, "files", listed(readme))
     rows = "\n".join(callback_row(name) for name in sorted(fsm_train.callbacks.__all__))
     table = r"(\| callback \| effect \|\n\|---\|---\|\n)(\|[^\n]*\n)*"
     LIBRARY.write_text(re.sub(table, lambda match: match[1] + rows + "\n", LIBRARY.read_text()))

@@ -18,7 +18,7 @@ from ..diagnosis.curves import Counted, EpochSeen, Seen, thinned
 from ..diagnosis.findings import Evidence
 from ..diagnosis.loss_rules import LEAST_EPOCHS
 from ..diagnosis.rates import rate_of
-from ..diagnosis.rules import RULES
+from ..diagnosis.rules import RULES, judged
 from ..diagnosis.spikes import AFTER, BEFORE, OF_FALL, has_spike
 
 
@@ -65,8 +65,7 @@ def diagnosing(*, name: str = "diagnosing") -> Callback[Symptoms]:
         now = _counted(state, before)
         seen = _seen(state, now)
         due = [illness for illness, rule in RULES.items() if rule.exact or _judges_curves(state.epoch)]
-        asked = (RULES[illness] for illness in due if illness not in now.said)
-        findings = [found for rule in asked if not rule.missing(seen) and (found := rule.look(seen)) is not None]
+        findings = judged(seen, (illness for illness in due if illness not in now.said)).findings
         said = (*now.said, *(finding.illness for finding in findings))
         reason = " | ".join(finding.sentence for finding in findings)
         return Transition(memory=attrs.evolve(now, said=said), reason=reason)
@@ -95,7 +94,8 @@ def _counted(state: State, before: Symptoms) -> Symptoms:
 
 def _seen(state: State, symptoms: Symptoms) -> Seen:
     history = state.history or (state.metrics,)
-    curves = thinned(history) if _judges_curves(state.epoch) else enumerate(history[-BEFORE:])
+    first = max(len(history) - BEFORE, 0)
+    curves = thinned(history) if _judges_curves(state.epoch) else enumerate(history[first:], first)
     epochs = tuple(EpochSeen(index + 1, metrics) for index, metrics in curves)
     losses = [name for name in state.metrics if name.endswith("loss")]
     spikes = {name: found for name in losses if (found := _spike(state, name)) is not None}

@@ -16,6 +16,7 @@ from ..core.arguments import check_by_position
 from ..core.checks import check_number
 from ..core.phase import Flag, Phase
 from ..core.state import State
+from ..wording import pluralize
 from .directions import Direction, direction_of
 
 P = ParamSpec("P")
@@ -152,7 +153,7 @@ def no_improvement(
     by = f"by more than {min_delta:g} " if min_delta else ""
     what = short(best or 0.0) if baseline is None else f"the baseline {short(baseline)}"
     so_far = "was never finite" if best is None else f"has not improved {by}on {what}"
-    return f"{monitor} {so_far} for {checks} {unit}{'s' * (checks != 1)}"
+    return f"{monitor} {so_far} for {pluralize(checks, unit)}"
 
 
 def short(value: float) -> str:

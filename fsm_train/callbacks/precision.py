@@ -46,9 +46,12 @@ def mixed_precision(
 def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: str = "parallel") -> Callback[None]:
     """Train on several devices: call the model through torch's DataParallel or DistributedDataParallel.
 
-    At SETUP, before all others. The model itself is not replaced: only calls of it go through the
-    wrapper. "ddp" needs a process group (`torch.distributed.init_process_group`), one process per
-    device, and a loader with a DistributedSampler, whose epoch is set for it.
+    At SETUP, before all others. The model itself is not replaced: only calls of it go through the wrapper.
+
+    "ddp" does what `Supervised(…, parallel="ddp")` does: the processes that torchrun started, or that formed a process
+    group, train one model and decide alike, and each reads its share of the data, `sharded(loader)`. One process
+    without a group is refused; so is `restore` in several, which knows no callbacks. The setting of `Supervised`
+    allows both.
 
     >>> from fsm_train import Phase
     >>> from fsm_train.testing import at
@@ -56,7 +59,7 @@ def parallel(kind: Literal["data_parallel", "ddp"] = "data_parallel", *, name: s
     (UseParallel(kind='ddp'),)
 
     Args:
-        kind: "data_parallel" for one process, "ddp" for one process per device.
+        kind: "data_parallel" for one process with several devices, "ddp" for one process per device.
     """
     check_choice("kind", kind, ("data_parallel", "ddp"))
     return always(name, Phase.SETUP, UseParallel(kind), order=-100)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..eventlog.render import summarize
 from ..wording import escaped
+from .output import write_json
 from .status import AGREES, UsageError
 
 
@@ -25,5 +26,8 @@ def run(options: argparse.Namespace) -> int:
         plot({Path(log).name: summary.epochs for log, summary in summaries.items()}, options.output)
     except ValueError as error:
         raise UsageError(f"{options.output}: {error}") from error
-    print(escaped(options.output))
+    if options.json:
+        write_json({"picture": options.output})
+    else:
+        print(escaped(options.output))
     return AGREES

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .representation import Html
+from .spread import spread
 
 MOST = 120
 """The most points of a curve: of a longer one, so many at equal distances are drawn."""
@@ -24,7 +25,7 @@ def history_rows(history: Sequence[Mapping[str, float]]) -> Iterator[tuple[str, 
     >>> [(name, text) for name, _, text in history_rows(({"valid_loss": 1.0}, {"valid_loss": 0.5}))]
     [('valid_loss', '1 to 0.5 in 2 epochs')]
     """
-    shown = [history[at] for at in _spread(len(history))]
+    shown = [history[at] for at in spread(len(history), MOST)]
     for name in [*dict.fromkeys(name for metrics in shown for name in metrics)][:MOST_CURVES]:
         values = [metrics[name] for metrics in shown if name in metrics]
         epochs = f"{len(history)} epoch{'s' * (len(history) != 1)}"
@@ -75,11 +76,6 @@ def interval(low: float, middle: float, high: float, span: tuple[float, float]) 
     zero = _path(f"M{across(0.0):.1f},0V{size[1]}", "currentColor", 0.5, dashes="2")
     line = _path(f"M{across(low):.1f},7H{across(high):.1f}", "currentColor")
     return _svg(size, [zero, line, _path(f"M{across(middle):.1f},7h0", "currentColor", width=5)])
-
-
-def _spread(count: int) -> Iterable[int]:
-    """At most `MOST` of so many indices, at equal distances, with the first and the last."""
-    return range(count) if count <= MOST else [at * (count - 1) // (MOST - 1) for at in range(MOST)]
 
 
 class _scale:  # noqa: N801 -- it is called as the function that it is

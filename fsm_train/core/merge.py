@@ -72,7 +72,7 @@ def accepted(callback: Callback[Any], answer: Transition, state: State) -> Answe
     """The answer, with who gave it.
 
     Raises:
-        CallbackError: it is none, or cannot be done.
+        CallbackError: it is no answer, or cannot be done.
     """
     if why := _refusal(callback, answer, state):
         raise callback_error(callback, state, why)

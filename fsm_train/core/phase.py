@@ -117,10 +117,6 @@ class Operation(enum.Enum):
     __hash__ = object.__hash__
 
 
-MEASURES = (Operation.MEASURE, Operation.MEASURE_VALID)
-"""The operations that answer with metrics."""
-
-
 class Flag(enum.Flag):
     """What a callback can ask of the machine: it raises a flag, and only the machine lowers it.
 

@@ -14,6 +14,7 @@ from .arguments import check_state
 from .callback import Callback, memory_classes
 from .checks import check_not_negative
 from .failing import Failure
+from .guards import continuing, resuming
 from .joint_hyper import common_names, without_shared
 from .phase import Flag, Phase, Place
 from .state import Hyper, Plan, State, hyper_read, replaced
@@ -41,6 +42,19 @@ def first_state(workload: Workload, plan: Plan) -> State:
         batches_per_epoch=getattr(workload, "batches_per_epoch", None),
         players=Players.of(getattr(workload, "players", {})),
     )
+
+
+def is_new_training(state: State) -> bool:
+    """Whether a run from this state starts a training; otherwise it continues one."""
+    return state.iteration == 0 and state.epoch == 0 and state.resume_at is None
+
+
+def goes_on(state: State) -> bool:
+    """Whether a run from this state goes on with what a workload has trained, as the rows of SETUP in the table say.
+
+    Epochs without a batch train nothing: after them a workload begins as in a new training.
+    """
+    return resuming(state) or continuing(state)
 
 
 def resume_place(state: State) -> Place | None:

@@ -50,7 +50,7 @@ class Players:
         """The players of a training that has not begun: by name, at each so-many-th batch they play.
 
         Raises:
-            TypeError, ValueError: a name or a number is none.
+            TypeError, ValueError: a name is no name, or a number no number from 1.
             ValueError: no player plays at each batch, so that some batches would have no turn.
         """
         if not every:

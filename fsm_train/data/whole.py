@@ -23,6 +23,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from ..core.spread import spread
 from .augmentation import is_reproducible
 from .layers import Combined
 
@@ -129,7 +130,7 @@ def _length(value: object) -> int | None:
 def _names_files(value: object) -> bool:
     """Whether the items may be paths, of which another machine has others by the same name."""
     if isinstance(value, (list, tuple)):
-        return any(_names_files(item) or isinstance(item, (str, bytes)) for item in _spaced(value, _ITEMS))
+        return any(_names_files(item) or isinstance(item, (str, bytes)) for item in _some(value, _ITEMS))
     return False
 
 
@@ -157,7 +158,7 @@ def _add(digest: Any, value: Any) -> None:
         _add(digest, [*value.items()])
     elif isinstance(value, (list, tuple)):
         digest.update(f"{len(value)} items".encode())
-        for item in _spaced(value, _ITEMS):
+        for item in _some(value, _ITEMS):
             _add(digest, item)
     else:
         raise _UnknownError
@@ -167,10 +168,9 @@ def _rows(array: Any, item_size: int) -> Iterable[Any]:
     """All of a tensor or array, or of a large one the beginnings of some rows."""
     if math.prod(array.shape) * item_size <= _ALL:
         return [array]
-    return (row.reshape(-1)[: _ALL // _ROWS // item_size] for row in _spaced(array, _ROWS))
+    return (row.reshape(-1)[: _ALL // _ROWS // item_size] for row in _some(array, _ROWS))
 
 
-def _spaced(items: Sequence[Any], most: int) -> list[Any]:
-    """All items, or of many the first, the last and others at equal distances."""
-    count = len(items)
-    return [items[i] for i in (range(count) if count <= most else (k * (count - 1) // (most - 1) for k in range(most)))]
+def _some(items: Sequence[Any], most: int) -> list[Any]:
+    """All items, or of many some that are spread over them."""
+    return [items[i] for i in spread(len(items), most)]

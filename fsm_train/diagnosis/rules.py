@@ -5,7 +5,7 @@ Rule of this file: a table. A rule is in the file of its kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -63,18 +63,13 @@ def _both_curves(seen: Seen) -> str:
 
 
 def _epochs_or_losses(seen: Seen) -> str:
-    enough = max([len(seen.epochs), *(len(points) for points in seen.facts.values())]) > LEAST + AFTER
-    return (
-        "" if enough else f"there are fewer than {LEAST + AFTER + 1} epochs, and no losses of batches: record('loss')"
-    )
+    few = f"there are fewer than {LEAST + AFTER + 1} epochs, and few losses of batches: record('loss')"
+    return "" if max(len(seen.epochs), len(seen.facts.get("loss", ()))) > LEAST + AFTER else few
 
 
 def _steps(seen: Seen) -> str:
-    return (
-        ""
-        if seen.zero_rate.of >= LEAST_STEPS
-        else f"there are fewer than {LEAST_STEPS} {seen.zero_rate.unit}s with a learning rate"
-    )
+    few = f"there are fewer than {LEAST_STEPS} {seen.zero_rate.unit}s with a learning rate"
+    return "" if seen.zero_rate.of >= LEAST_STEPS else few
 
 
 def _norms(seen: Seen) -> str:
@@ -105,14 +100,15 @@ RULES: Mapping[str, Rule] = {
 """The rules, in the order of the findings: first what explains the others."""
 
 
-def judged(seen: Seen) -> Diagnosis:
-    """What all rules say.
+def judged(seen: Seen, illnesses: Iterable[str] = RULES) -> Diagnosis:
+    """What the rules for these illnesses say, by default all rules.
 
     >>> from .curves import EpochSeen
     >>> epochs = tuple(EpochSeen(epoch, {"train_loss": 2.0}) for epoch in range(1, 9))
     >>> [finding.illness for finding in judged(Seen(epochs))]
     ['loss does not fall']
     """
-    missing = {illness: why for illness, rule in RULES.items() if (why := rule.missing(seen))}
-    looked = (rule.look(seen) for illness, rule in RULES.items() if illness not in missing)
+    asked = tuple(illnesses)
+    missing = {illness: why for illness in asked if (why := RULES[illness].missing(seen))}
+    looked = (RULES[illness].look(seen) for illness in asked if illness not in missing)
     return Diagnosis(tuple(finding for finding in looked if finding is not None), missing)

@@ -8,11 +8,12 @@ from typing import Any
 import attrs
 
 from ..core.phase import Phase
+from ..core.runs import is_new_training
 from ..core.state import COUNTERS, State
 from .entries import LineChecker, entries, tail_of
 from .errors import LogError
 from .history import LoggedHistories, shared_epochs
-from .lines import HEADER, is_new_training
+from .lines import HEADER
 
 
 @attrs.frozen

@@ -298,11 +298,6 @@ def logged_phases(header: Mapping[str, Json]) -> Sequence[Phase]:
     return tuple(dict.fromkeys((*ALWAYS, *map(Phase, names))))
 
 
-def is_new_training(state: State) -> bool:
-    """Whether a run from this state starts a training; otherwise it continues one."""
-    return state.iteration == 0 and state.epoch == 0 and state.resume_at is None
-
-
 _FAILED = {Phase.TEARDOWN.value, Phase.FAILED.value}  # any place can fail, and TEARDOWN, after that, before its line
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from ..core.phase import FINAL, Operation, Phase
+from ..core.runs import is_new_training
 from ..core.state import Hyper, State
 from ..core.transition import Command
 from ..core.turns import Players
@@ -33,7 +34,6 @@ from .lines import (
     decode_numbers,
     decode_plan,
     decode_state,
-    is_new_training,
 )
 
 _END = object()

@@ -93,7 +93,7 @@ def check_sinks(sinks: Iterable[Sink]) -> tuple[Sink, ...]:
     """The sinks as a tuple, checked to be sinks.
 
     Raises:
-        TypeError: one of them is none, with what it is and where it belongs.
+        TypeError: one of them is no sink, with what it is and where it belongs.
         ValueError: one of them is there twice.
     """
     checked: tuple[Any, ...] = as_list(sinks, "sinks", "progress()", single=hasattr(sinks, "see"))

@@ -54,7 +54,7 @@ def csv(
         hyper: the names of hyper-parameters, which are written with each epoch; a parameter group has a column `lr/0`.
 
     Raises:
-        TypeError, ValueError: `path` is none, or an argument makes no sense.
+        TypeError, ValueError: `path` is no path, or an argument makes no sense.
     """
     check_path(path, "path", "csv('run.csv')")
     check_possible("path", path, "run.csv")

@@ -1,6 +1,6 @@
 """Where progress is shown: a file, a terminal or a notebook.
 
-Rule of this file: it is the only one that knows rich, and only `progress()` imports it, because rich takes longer to
+Rule of this file: of the sinks, it alone knows rich, and only `progress()` imports it, because rich takes longer to
 import than all of the pure half. No display draws by itself: there is no thread.
 """
 

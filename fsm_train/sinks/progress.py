@@ -19,11 +19,12 @@ import attrs
 from ..core.callback import Callback
 from ..core.checks import check_bool
 from ..core.phase import FINAL, Phase
-from ..core.state import Hyper, State
+from ..core.state import State
 from ..core.transition import Transition
 from ..core.workload import Workload
 from ..wording import duration, reached_limit
 from .base import Sink
+from .current_epoch import CurrentEpoch
 from .progress_text import Bar, bar_of, ending_of, remarks_of, row_of
 
 if TYPE_CHECKING:
@@ -146,30 +147,31 @@ class Progress(Sink):
             self._summary = Summary(overview, workload)
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
-        self._tracker = _Tracker.at_start(state, time.monotonic())
+        self._status = _Status.at_start(state, time.monotonic())
         self._display = self._open_display()
         self._log_handler = _LogHandler(self._display.show_text)
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
-        tracker, now = self._tracker, time.monotonic()
-        tracker.update(state, now)
+        status, now = self._status, time.monotonic()
+        status.update(state, now)
         if self._summary is not None:
             self._show(self._summary.see(state, self._display.width))
         if state.phase in FINAL:
-            seconds = now - tracker.run_start
-            self._display.show_line(f"{ending_of(state, tracker.epoch)}  {duration(seconds)}")
+            seconds = now - status.run_start
+            self._display.show_line(f"{ending_of(state, status.epoch.index)}  {duration(seconds)}")
             if self._summary is not None:
                 self._show(self._summary.end(state, seconds, self._display.width))
         elif state.phase is Phase.EPOCH_END:
-            seconds = now - tracker.epoch_start
-            self._display.show_row(row_of(state, lr=tracker.lr_of_epoch(state), seconds=seconds, metrics=self._metrics))
+            seconds = now - status.epoch_start
+            lr = status.epoch.hyper_used(state).get("lr")
+            self._display.show_row(row_of(state, lr=lr, seconds=seconds, metrics=self._metrics))
             for remark in remarks_of(answers):
                 self._display.show_line(remark)
             # The first batch of the next epoch can take a while: its bar is shown now.
             if not reached_limit(state.plan, state.epoch, state.step):
-                self._display.show_bar(tracker.bar(state))
+                self._display.show_bar(status.bar(state))
         elif self._is_due(state.phase, now):
-            self._display.show_bar(tracker.bar(state))
+            self._display.show_bar(status.bar(state))
 
     def _show(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -183,23 +185,21 @@ class Progress(Sink):
     def _is_due(self, phase: Phase, now: float) -> bool:
         """Whether the bar is to be updated: always at the phases that the interpreter throttles."""
         if phase in BETWEEN_BATCHES:
-            if now < self._tracker.next_update:
+            if now < self._status.next_update:
                 return False
-            self._tracker.next_update = now + self.interval
+            self._status.next_update = now + self.interval
         return True
 
 
 @attrs.define
-class _Tracker:
+class _Status:
     """What is kept from one phase to the next. Times are in seconds of the monotonic clock.
 
     Attributes:
         run_start: when this call of `run` began.
         epoch_start: when the current epoch began, or was resumed.
-        epoch: the index of the current epoch; None between two epochs.
+        epoch: the epoch under way.
         last_batches: the number of batches of the epoch before; of a resumed training, the mean of all before.
-        steps_before: the steps before the current epoch; -1 in one that is resumed.
-        lr: the learning rate when the current epoch began.
         throughput: batches per second.
         loss: of the last batch that has one.
         next_update: when the bar can be updated again at a phase between batches.
@@ -207,26 +207,22 @@ class _Tracker:
 
     run_start: float
     epoch_start: float
-    epoch: int | None
+    epoch: CurrentEpoch
     last_batches: int | None
-    steps_before: int
-    lr: Hyper | None
     throughput: _Throughput
     loss: float | None = None
     next_update: float = -math.inf
 
     @classmethod
-    def at_start(cls, state: State, now: float) -> _Tracker:
+    def at_start(cls, state: State, now: float) -> _Status:
         """What the state tells at the start of `run`; it can be that of a resumed training."""
-        in_epoch = state.resume_at not in (None, Phase.EPOCH_END)
-        iterations = state.iteration - state.batch if in_epoch else state.iteration
+        epoch = CurrentEpoch.at_start(state)
+        iterations = state.iteration if epoch.index is None else state.iteration - state.batch
         return cls(
             run_start=now,
             epoch_start=now,
-            epoch=state.epoch if in_epoch else None,
+            epoch=epoch,
             last_batches=round(iterations / state.epoch) if state.epoch else None,
-            steps_before=-1 if in_epoch else state.step,
-            lr=state.hyper.get("lr"),
             throughput=_Throughput(),
         )
 
@@ -234,8 +230,7 @@ class _Tracker:
         """Keep what this phase tells."""
         match state.phase:
             case Phase.EPOCH_BEGIN:
-                self.epoch, self.epoch_start = state.epoch, now
-                self.steps_before, self.lr = state.step, state.hyper.get("lr")
+                self.epoch_start = now
                 self.throughput.restart()
             case Phase.BATCH_END:
                 self.loss = state.facts.get("loss", self.loss)  # a skipped batch has none
@@ -243,16 +238,12 @@ class _Tracker:
             case Phase.VALID_END:
                 self.throughput.restart()
             case Phase.EPOCH_END:
-                self.epoch, self.last_batches = None, state.batch
-
-    def lr_of_epoch(self, state: State) -> Hyper | None:
-        """The learning rate of the epoch that ends with this state; one without a step used none."""
-        stepped = state.step > self.steps_before
-        return state.step_hyper.get("lr", self.lr) if stepped else self.lr
+                self.last_batches = state.batch
+        self.epoch = self.epoch.after(state)
 
     def bar(self, state: State) -> Bar:
         speed = self.throughput.batches_per_second
-        return bar_of(state, current=self.epoch, last_batches=self.last_batches, loss=self.loss, speed=speed)
+        return bar_of(state, current=self.epoch.index, last_batches=self.last_batches, loss=self.loss, speed=speed)
 
 
 class _Throughput:

@@ -16,10 +16,12 @@ from ..core.arguments import as_list, kind_of
 from ..core.callback import Callback
 from ..core.checks import check_count
 from ..core.phase import FINAL, Phase
-from ..core.state import Hyper, State
+from ..core.runs import is_new_training
+from ..core.state import State
 from ..core.transition import Transition
 from ..encoding import Json, encode
 from .base import Sink
+from .current_epoch import CurrentEpoch
 from .points import Point, phases_of, point_of_batch, point_of_epoch, point_of_validation, settings, shown_hyper
 from .points import Setting as Setting  # imported from here too
 from .progress_text import ending_of
@@ -99,16 +101,13 @@ class Tracker(Sink):
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         declared = [(c.name, {name: encode(value) for name, value in c.params.items()}) for c in callbacks]
-        self.begin(state, declared, resumed=state.iteration > 0 or state.epoch > 0 or state.resume_at is not None)
+        self.begin(state, declared, resumed=not is_new_training(state))
 
     def begin(self, state: State, callbacks: Iterable[tuple[str, Mapping[str, Json]]], *, resumed: bool) -> None:
         """A training begins or goes on with this state; the parameters of its callbacks are given as JSON."""
         self._ending: Ending | None = None
         self._step = state.step
-        in_epoch = state.resume_at not in (None, Phase.EPOCH_END)
-        self._epoch = state.epoch if in_epoch else None
-        self._steps_before = -1 if in_epoch else state.step
-        self._hyper: Mapping[str, Hyper] = state.hyper
+        self._epoch = CurrentEpoch.at_start(state)
         self.begin_run(state, settings(state.plan, state.hyper, callbacks, self._wanted.config), resumed)
         self._is_open = True
 
@@ -116,17 +115,15 @@ class Tracker(Sink):
         self._step = state.step
         point = None
         match state.phase:
-            case Phase.EPOCH_BEGIN:
-                self._epoch, self._steps_before, self._hyper = state.epoch, state.step, state.hyper
             case Phase.EPOCH_END:
-                point = point_of_epoch(state, shown_hyper(self._hyper_of_epoch(state), self._wanted.hyper))
-                self._epoch = None
+                point = point_of_epoch(state, shown_hyper(self._epoch.hyper_used(state), self._wanted.hyper))
             case Phase.VALID_END:
                 point = point_of_validation(state)
             case Phase.DONE | Phase.SUSPENDED | Phase.FAILED:
-                self._ending = Ending(state.phase, ending_of(state, self._epoch), state.step)
-            case _:
+                self._ending = Ending(state.phase, ending_of(state, self._epoch.index), state.step)
+            case _:  # of a batch; or EPOCH_BEGIN, where no fact is asked for
                 point = point_of_batch(state, self._wanted.facts)
+        self._epoch = self._epoch.after(state)
         if point is not None:
             self.write(point)
 
@@ -134,10 +131,6 @@ class Tracker(Sink):
         if self._is_open:
             self._is_open = False
             self.end_run(self._ending or Ending(None, "cut off before its end", self._step))
-
-    def _hyper_of_epoch(self, state: State) -> Mapping[str, Hyper]:
-        """Those of the last step of the epoch; of one without a step those at its beginning."""
-        return {**self._hyper, **state.step_hyper} if state.step > self._steps_before else self._hyper
 
     # ------------------------------------------------------------------------- of each kind
 

@@ -19,6 +19,7 @@ from ..core.arguments import takes_by_name
 from ..core.errors import WorkloadError
 from ..core.phase import Operation
 from ..core.representation import html_table, properties
+from ..core.runs import goes_on
 from ..core.state import State
 from ..core.table import Outcome
 from ..core.transition import Command
@@ -274,7 +275,7 @@ class Alternating(TurnTaking):
         with self.each_player() as players:
             for one in players:
                 self.loss_checked = False
-                if state.iteration == 0 and state.resume_at is None:
+                if not goes_on(state):
                     one.optimizer.zero_grad()  # a training that failed before may have left gradients
                     one.window.clear()
         super().prepare(state)

@@ -18,6 +18,7 @@ from ..core.arguments import kind_of
 from ..core.checks import NO_TEXT, is_text
 from ..core.errors import WorkloadError
 from ..data.batches import check_loss
+from ..wording import pluralize
 from .joint_optimizer import check_joint
 from .shares import is_shared
 
@@ -188,10 +189,10 @@ def device_of(device: torch.device | str | int) -> torch.device:
         cause = "write device='cuda'" if str(device).startswith("gpu") else str(error).splitlines()[0].rstrip(".:")
         raise WorkloadError(f"device={device!r} is no device that torch knows here: {cause}") from None
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
+        there_are = pluralize(torch.cuda.device_count(), "CUDA device")
         raise WorkloadError(
-            f"device={device!r}, but torch sees {count} CUDA device{'s' * (count != 1)} here: leave device= out to "
-            "train where the model is, or write device='cpu'"
+            f"device={device!r}, but torch sees {there_are} here: leave device= out to train where the model is, or "
+            "write device='cpu'"
         )
     return found
 

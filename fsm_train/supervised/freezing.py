@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..core.commands import Freeze
 from ..core.errors import WorkloadError
 from ..data.compiled import named_modules, named_parameters
+from ..wording import some_of
 from .joint_optimizer import AnyOptimizer
 
 _logger = logging.getLogger("fsm_train")
@@ -47,8 +48,7 @@ class FrozenParameters:
         names = self._names()
         frozen = {p: all_names for p, all_names in names.items() if _matches(all_names, freeze.pattern)}
         if not frozen:
-            first = [all_names[0] for all_names in names.values()]
-            there_are = ", ".join(first[:12]) + ", …" * (len(first) > 12)
+            there_are = some_of([all_names[0] for all_names in names.values()], 12)
             raise WorkloadError(f"no parameter matches {freeze.pattern!r}: there are {there_are}")
         self._say_tied(freeze.pattern, frozen.values())
         self.freezes.append(freeze)
@@ -122,15 +122,15 @@ class FrozenParameters:
         unknown = [names[0] for parameter, names in parameters.items() if parameter not in optimized]
         if unknown:
             self._say(
-                f"freeze({pattern!r}) ends in this training, and the optimizer does not have {_some(unknown)}: it will "
-                "not train what it does not have. Make the optimizer from all of model.parameters(), before anything "
-                "is frozen"
+                f"freeze({pattern!r}) ends in this training, and the optimizer does not have {some_of(unknown)}: it "
+                "will not train what it does not have. Make the optimizer from all of model.parameters(), before "
+                "anything is frozen"
             )
         fixed = [names[0] for p, names in parameters.items() if p in optimized and not self.trainable.get(p, True)]
         if fixed:
             self._say(
-                f"freeze({pattern!r}) ends in this training, and {_some(fixed)} required no gradient before: it stays "
-                "so. Call requires_grad_(True) on it before the training begins, to have it trained afterwards"
+                f"freeze({pattern!r}) ends in this training, and {some_of(fixed)} required no gradient before: it "
+                "stays so. Call requires_grad_(True) on it before the training begins, to have it trained afterwards"
             )
 
     def _say(self, sentence: str) -> None:
@@ -150,7 +150,3 @@ def _is_frozen_norm(path: str, module: nn.Module, patterns: list[str]) -> bool:
     own = [name for name, _ in module.named_parameters(recurse=False)] or ["running_mean"]
     full = (f"{path}.{name}" if path else name for name in own)
     return all(any(fnmatchcase(name, pattern) for pattern in patterns) for name in full)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + ", …" * (len(names) > 4)

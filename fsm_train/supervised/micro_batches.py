@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.errors import WorkloadError
-from ..data.batches import map_tensors
+from ..data.batches import map_tensors, tensors
 from ..data.generators import Generators
 from ..data.out_of_memory import free_memory, is_out_of_memory
 from .joining import join
@@ -81,7 +81,7 @@ class MicroBatches:
         with torch.no_grad():
             outputs = [self._call(*piece) for piece in self._pieces()]
         joined = join(outputs, as_batch_of="outputs")
-        if not all(len(tensor) == self._samples() for tensor in _tensors(joined) if tensor.dim()):
+        if not all(len(tensor) == self._samples() for tensor in tensors(joined) if tensor.dim()):
             raise WorkloadError("a tensor of the output has no sample in each row, so a batch cannot be cut in pieces")
         self._say_once_of_batch_norm(work)
         return joined
@@ -129,11 +129,11 @@ class MicroBatches:
             try:
                 inputs, target, end = self._piece(begin)
                 with nullcontext() if work.precision is None else work.precision.compute():
-                    tensors = [t for t in _tensors(self._call(inputs, target)) if _may_have_gradient(t)]
+                    outputs = [t for t in tensors(self._call(inputs, target)) if _may_have_gradient(t)]
                 parts = [None if gradient is None else gradient[begin:end] for gradient in given]
-                _add(trained, list(zip(tensors, parts, strict=True)))
+                _add(trained, list(zip(outputs, parts, strict=True)))
             except Exception as error:
-                tensors = []
+                outputs = []
                 self._shrink(work, error)
                 generators.put_back()
                 continue
@@ -142,7 +142,7 @@ class MicroBatches:
     # ------------------------------------------------------------------------------------ the pieces
 
     def _samples(self) -> int:
-        sizes = {len(tensor) for tensor in _tensors(self._batch[0]) if tensor.dim()}
+        sizes = {len(tensor) for tensor in tensors(self._batch[0]) if tensor.dim()}
         if len(sizes) != 1:
             raise WorkloadError(
                 f"the inputs have {'no tensor' if not sizes else 'tensors of several lengths'}, so a batch cannot be "
@@ -204,17 +204,6 @@ class MicroBatches:
             _logger.warning("%s", note)
 
 
-def _tensors(value: Any) -> list[torch.Tensor]:
-    found: list[torch.Tensor] = []
-
-    def take(tensor: torch.Tensor) -> torch.Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_tensors(value, take)
-    return found
-
-
 def _may_have_gradient(tensor: torch.Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
@@ -227,8 +216,8 @@ def _add(trained: list[nn.Parameter], pairs: Sequence[tuple[torch.Tensor, torch.
     used = [(tensor, given) for tensor, given in pairs if given is not None and tensor.requires_grad]
     if not used:
         return
-    tensors, gradients = zip(*used, strict=True)
-    made = torch.autograd.grad(tensors, trained, gradients, allow_unused=True)
+    outputs, gradients = zip(*used, strict=True)
+    made = torch.autograd.grad(outputs, trained, gradients, allow_unused=True)
     memory: set[int] = {gradient.data_ptr() for gradient in gradients}
     for parameter, gradient in zip(trained, made, strict=True):
         if gradient is None:

@@ -27,6 +27,7 @@ from ..core.callback import Callback
 from ..core.checks import check_choice, check_count, check_positive
 from ..core.commands import UseMicroBatches, UseParallel, WeighLoss
 from ..core.errors import WorkloadError
+from ..core.runs import goes_on
 from ..core.state import State
 from ..core.workload import Workload
 from ..data.own_rank import launched_ranks, own_rank
@@ -38,7 +39,7 @@ from .leaving import note_end
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
-from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, reshard, sharding_settings
+from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, sharding_settings
 from .shares import is_shared
 
 Parallel = Literal["ddp", "fsdp", False] | Mapping[str, Any]
@@ -219,15 +220,13 @@ class Ranks:
 
     def prepare(self, work: Any, state: State) -> None:
         """Let the model be called through torch's wrapper in this call of `run`; a sharded one needs none."""
-        goes_on = state.resume_at is not None or state.iteration > 0
         self.unreduced = self.unreduced and state.pending > 0  # a window that an earlier call has left open
         if self.settings.kind == "fsdp":
             self.by_hand = False  # each backward reduces, also those of a window, into this rank's shares
-            reshard(work.model)
-            if not goes_on:
+            if not goes_on(state):
                 self.share_buffers(work)
             return
-        work.call_through(partial(self._wrapped, keeps_buffers=goes_on))
+        work.call_through(partial(self._wrapped, keeps_buffers=goes_on(state)))
         work.undo_at_finish(lambda: work.call_through(None))
 
     def _wrapped(self, model: nn.Module, *, keeps_buffers: bool) -> nn.Module:

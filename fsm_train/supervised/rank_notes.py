@@ -15,6 +15,7 @@ from ..core.callback import Callback
 from ..core.commands import CutMix, MixUp
 from ..data.layers import loaders_in
 from ..data.whole import padding
+from ..wording import pluralize
 
 
 def notes_of_ranks(
@@ -25,7 +26,7 @@ def notes_of_ranks(
         for name, inner in loaders_in(loader, path).items():
             if samples := padding(inner):
                 yield (
-                    f"{name}: the DistributedSampler gives {samples} sample{'s' * (samples > 1)} twice, so that all "
+                    f"{name}: the DistributedSampler gives {pluralize(samples, 'sample')} twice, so that all "
                     "ranks have as many, and they count twice: sharded(loader) gives none twice"
                 )
     if any(map(_normalizes_by_itself, model.modules())):

@@ -16,7 +16,7 @@ from torch import nn
 from ..core.commands import UseCompiledStep, UseMicroBatches
 from ..core.errors import WorkloadError
 from ..core.transition import Command
-from ..data.batches import map_tensors
+from ..data.batches import tensors
 from ..data.compiled import uncompiled
 from .joint_optimizer import AnyOptimizer, each_of
 from .shares import is_shared
@@ -54,15 +54,6 @@ def computes_one_batch_together(model: nn.Module) -> bool:
     """Whether some ranks may compute the same batch, as those of a mesh for tensor parallelism do."""
     shared: list[Any] = [parameter for parameter in model.parameters() if is_shared(parameter)]
     return any(each.device_mesh.ndim > 1 or each.device_mesh.size() < dist.get_world_size() for each in shared)
-
-
-def reshard(model: nn.Module) -> None:
-    """Leave each rank its share alone: after a forward pass without a backward some of the model is still gathered.
-
-    What is gathered does not change with the shares, and is no parameter of the optimizer.
-    """
-    for part in sharded_parts(model):
-        part.reshard()
 
 
 def sharded_parts(model: nn.Module) -> Sequence[Any]:
@@ -185,12 +176,7 @@ def refuse_whole_checkpoint(model: nn.Module, call: str) -> None:
 def no_gradient(output: Any, like: torch.Tensor) -> torch.Tensor:
     """A loss that gives each parameter a gradient of zero, through the forward pass that was done."""
     nothing = torch.zeros_like(like)
-
-    def take(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal nothing
+    for tensor in tensors(output):
         if tensor.requires_grad:
             nothing = nothing + (0.0 * tensor.nan_to_num()).sum().to(like)
-        return tensor
-
-    map_tensors(output, take)
     return nothing

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..wording import some_of
+
 
 def follow(values: Mapping[str, Any], present: Mapping[str, Any], parameters: Set[str]) -> tuple[dict[str, Any], str]:
     """The values under the names that the model has now, and what cannot follow; empty if all can.
@@ -42,13 +44,9 @@ def follow(values: Mapping[str, Any], present: Mapping[str, Any], parameters: Se
 
 def _difference(values: Mapping[str, Any], present: Mapping[str, Any], parameters: Set[str]) -> str:
     new, gone = sorted(present.keys() - values.keys()), sorted(values.keys() - present.keys())
-    clauses = [f"it has {_some(new)} now"] if new else []
-    clauses += [f"had {_some(gone)}" if new else f"it had {_some(gone)}"] if gone else []
+    clauses = [f"it has {some_of(new)} now"] if new else []
+    clauses += [f"had {some_of(gone)}" if new else f"it had {some_of(gone)}"] if gone else []
     for name in sorted(values.keys() & parameters):
         if not clauses and values[name].shape != present[name].shape:
             clauses.append(f"{name} has the shape {tuple(present[name].shape)}, and had {tuple(values[name].shape)}")
     return ", and ".join(clauses)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + ", …" * (len(names) > 4)

@@ -232,7 +232,10 @@ class Validating(Training):
         self.reshard()
 
     def reshard(self) -> None:
-        """Leave each rank its share alone, after a forward pass without a backward."""
+        """Leave each rank its share alone: after a forward pass without a backward some of the model is still gathered.
+
+        What is gathered does not change with the shares, and is no parameter of the optimizer.
+        """
         for part in self.shards:
             part.reshard()
 

@@ -25,6 +25,7 @@ from ..core.runs import epochs_trained
 from ..core.state import State
 from ..core.values import FrozenMap
 from ..data.compiled import named_parameters, state_dict_of
+from ..wording import some_of
 from .averages import Average
 from .modules import check_dtypes, check_tensors, copy_of_module, fits_module, put_back_module
 from .player import modules_of_player, player_in
@@ -202,7 +203,7 @@ def _load(model: nn.Module, saved: Mapping[str, Any], path: Path) -> None:
     ours, theirs = state_dict_of(model), saved["values"]
     new, gone = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
     if new or gone:
-        clauses = [f"the model has {_some(new)}"] * bool(new) + [f"the checkpoint has {_some(gone)}"] * bool(gone)
+        clauses = [f"the model has {some_of(new)}"] * bool(new) + [f"the checkpoint has {some_of(gone)}"] * bool(gone)
         raise WorkloadError(
             f"{path} holds another model, and names are not matched by guess: only {', and only '.join(clauses)}. "
             "Give the model in the wrapper in which it was trained, such as DataParallel, or without one"
@@ -227,7 +228,3 @@ def of_the_model(average: Mapping[str, Any]) -> dict[str, Any]:
         else values
         for part, values in average.items()
     }
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + ", …" * (len(names) > 4)

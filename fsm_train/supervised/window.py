@@ -10,6 +10,7 @@ import torch
 
 from ..core.errors import WorkloadError
 from ..data.compiled import named_parameters
+from ..wording import some_of
 from .shares import alike, whole
 
 
@@ -68,9 +69,8 @@ def _named(model: torch.nn.Module, pattern: str, among: Set[torch.nn.Parameter])
     named = [*named_parameters(model, remove_duplicate=False)]
     found = dict.fromkeys(p for name, p in named if p in among and fnmatchcase(name, pattern))
     if not found:
-        names = [name for name, _ in named]
-        there_are = ", ".join(names[:12]) + ", …" * (len(names) > 12)
-        raise WorkloadError(f"clipping: no parameter of the optimizer matches {pattern!r}: there are {there_are}")
+        names = some_of([name for name, _ in named], 12)
+        raise WorkloadError(f"clipping: no parameter of the optimizer matches {pattern!r}: there are {names}")
     yield from found
 
 

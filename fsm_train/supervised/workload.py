@@ -26,6 +26,7 @@ from ..core.facts import UNSAVED
 from ..core.model_part import ModelPart
 from ..core.phase import Phase
 from ..core.reductions import Reduction, reductions_of
+from ..core.runs import goes_on
 from ..core.state import State
 from ..core.transition import Command
 from ..core.workload import Workload
@@ -367,7 +368,7 @@ class Supervised(Stepping, Checkpointable):
         check_parameters(self.model, self.optimizer, self.loss_fn)
         self.read_parameters()
         self.begin_modes()
-        if state.iteration == 0 and state.resume_at is None:
+        if not goes_on(state):
             self.carried_over, self.suspended_at = CarriedOver(), None
             self.optimizer.zero_grad()  # a training that failed before may have left gradients
             self.window.clear()

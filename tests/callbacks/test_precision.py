@@ -40,7 +40,7 @@ from fsm_train.callbacks import (
 from fsm_train.core.commands import UseMixedPrecision, UseParallel
 from fsm_train.testing import at
 from tests.diabetes_training import Batch, batches, looking, net, sgd, trained, weights_of, workload
-from tests.models import same_weights
+from tests.models import leave_after, same_weights
 
 DATA = batches(8, 8, 8, 6)
 HUGE = 2.0**30  # a scale with which the gradients of these losses overflow in float16
@@ -240,16 +240,6 @@ def _not_yet(*moments: int, flags: Flag = Flag.SKIP_STEP | Flag.SKIP_ZERO, phase
     return not_yet
 
 
-def _leave(iteration: int) -> Any:
-    """A callback that suspends after so many batches."""
-
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
-
-    return leave
-
-
 def sums(data: list[Batch], *windows: tuple[int, ...], model: nn.Module) -> nn.Module:
     """The model after a step for each window, with the sum of the gradients of its batches."""
     optimizer = sgd(model)
@@ -301,7 +291,7 @@ def test_window_goes_on_over_a_suspension() -> None:
     callbacks = [mixed_precision("float16", initial_scale=64.0), _not_yet(1)]
     work = workload(DATA, model=net())
 
-    suspended = run(start(work, epochs=1), [*callbacks, _leave(2)])
+    suspended = run(start(work, epochs=1), [*callbacks, leave_after(2)])
     assert (suspended.phase, suspended.pending) == (Phase.SUSPENDED, 1)
     run(suspended, callbacks)
 
@@ -317,7 +307,7 @@ def test_scale_goes_on_over_suspensions_and_extensions() -> None:
     once = trained(callbacks, DATA, model=net(), epochs=8)
     work = workload(DATA, model=net())
 
-    suspended = run(start(work, epochs=4), [*callbacks, _leave(7)])
+    suspended = run(start(work, epochs=4), [*callbacks, leave_after(7)])
     final = run(extend(run(suspended, callbacks), epochs=4), callbacks)
 
     assert suspended.phase is Phase.SUSPENDED
@@ -404,7 +394,7 @@ def test_wrapper_is_undone_after_a_failure() -> None:
 
 def test_several_processes_need_a_group() -> None:
     """Without one it is said at SETUP what to call."""
-    with pytest.raises(WorkloadError, match=r'"ddp" needs a process group: call torch.distributed.init_process_group'):
+    with pytest.raises(WorkloadError, match="with torchrun, or write Supervised.* trains alone"):
         trained([parallel("ddp")])
 
 

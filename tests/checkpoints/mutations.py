@@ -37,7 +37,7 @@ def seal(checkpoint: Path, body: dict[str, Any] | None = None) -> None:
         for name in body["files"]:
             content = (checkpoint / name).read_bytes()
             body["files"][name] = [len(content), hashlib.sha256(content).hexdigest()]
-    _write_sealed(checkpoint, json.dumps(body).encode())
+    write_sealed(checkpoint, json.dumps(body).encode())
 
 
 def body_of(checkpoint: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def body_of(checkpoint: Path) -> dict[str, Any]:
     return body
 
 
-def _write_sealed(checkpoint: Path, text: bytes) -> None:
+def write_sealed(checkpoint: Path, text: bytes) -> None:
     (checkpoint / MANIFEST).write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
 
 
@@ -57,7 +57,7 @@ def mutate(kind: str, checkpoint: Path, draw: Draw) -> None:
     if kind == MANIFEST:
         text = path.read_bytes() if not sealed else path.read_bytes().partition(b"\n")[2]
         changed = _bytes(text, draw) if in_bytes or not sealed else _json(text, draw)
-        _write_sealed(checkpoint, changed) if sealed else path.write_bytes(changed)
+        write_sealed(checkpoint, changed) if sealed else path.write_bytes(changed)
         return
     data = path.read_bytes()
     path.unlink()  # it is linked to that of another checkpoint

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import attrs
 import torch
 
 from fsm_train import NoCheckpointError, Phase, State, on, restore, run, start
+from fsm_train.checkpoints import writing
 from fsm_train.core.phase import Junction
 from fsm_train.signals import SIGNALS
 from tests.checkpoints.awkward_training import Spec
@@ -40,6 +41,29 @@ def each_in_a_fresh_process(jobs: Sequence[tuple[Spec, Path]]) -> list[End]:
     """Resume from each of these checkpoints, each in a new process."""
     with ProcessPoolExecutor(1, FRESH, as_a_script, max_tasks_per_child=1) as pool:
         return list(pool.map(resume, *zip(*jobs, strict=True)))
+
+
+def die_at_call(number: int, *names: str) -> list[str]:
+    """Let this process be gone, without any cleaning up, at this call of these functions of `os` or of a write.
+
+    Returns:
+        The names of the calls so far, in which each further one stands.
+    """
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*args: Any, **kwargs: Any) -> Any:
+            calls.append(name)
+            if len(calls) == number:
+                os._exit(9)
+            return function(*args, **kwargs)
+
+        return instead
+
+    for name in names:
+        setattr(os, name, counted(name, getattr(os, name)))
+    writing._HashingFile.write = counted("write", writing._HashingFile.write)  # type: ignore[method-assign]
+    return calls
 
 
 def as_a_script() -> None:

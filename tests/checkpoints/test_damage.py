@@ -31,7 +31,8 @@ from fsm_train.checkpoints.folder import Folder
 from fsm_train.checkpoints.manifest import FORMAT, MANIFEST, STATE, TENSORS, Checkpoint, SavePoint, list_folder
 from fsm_train.core.commands import SaveCheckpoint
 from tests.checkpoints.faulty_disk import FaultyDisk
-from tests.checkpoints.processes import FRESH
+from tests.checkpoints.mutations import write_sealed
+from tests.checkpoints.processes import FRESH, die_at_call
 from tests.how_long import of_all, step_through
 from tests.models import diabetes, sgd
 
@@ -136,20 +137,7 @@ def _save_again(folder: str, die_at: int, said: Any) -> None:
     """Write the next checkpoint, and be gone at this write, flush, rename or removal, without any cleaning up."""
     work = _work()
     state = restore(folder, work)
-    calls: list[str] = []
-
-    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            if len(calls) == die_at:
-                os._exit(9)
-            return function(*args, **kwargs)
-
-        return instead
-
-    for name in ("fsync", "rename", "mkdir", "rmdir", "unlink"):
-        setattr(os, name, counted(name, getattr(os, name)))
-    writing._HashingFile.write = counted("write", writing._HashingFile.write)  # type: ignore[method-assign]
+    calls = die_at_call(die_at, "fsync", "rename", "mkdir", "rmdir", "unlink")
     run(extend(state, epochs=1), [checkpoint(folder, keep=1, last=1)])
     said.put(calls)
 
@@ -428,12 +416,8 @@ def _with(folder: Path, name: str, data: bytes) -> Path:
     (path / name).write_bytes(data)
     body = json.loads((path / MANIFEST).read_bytes().partition(b"\n")[2])
     body["files"][name] = [len(data), hashlib.sha256(data).hexdigest()]
-    _sign(path, json.dumps(body).encode())
+    write_sealed(path, json.dumps(body).encode())
     return path
-
-
-def _sign(path: Path, text: bytes) -> None:
-    (path / MANIFEST).write_bytes(hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
 
 
 def _pickled(_: bytes) -> bytes:
@@ -561,7 +545,7 @@ def test_manifests_that_name_other_files_are_refused(change: dict[str, Any], two
     shutil.copytree(two, tmp_path / "two")
     path = tmp_path / "two" / "epoch-00002"
     body = json.loads((path / MANIFEST).read_bytes().partition(b"\n")[2])
-    _sign(path, json.dumps({**body, **change}).encode())
+    write_sealed(path, json.dumps({**body, **change}).encode())
 
     with pytest.raises(CheckpointError, match="epoch-00002"):
         restore(path, _work())
@@ -574,7 +558,7 @@ def test_manifests_that_are_no_files_or_too_large_are_refused(two: Path, tmp_pat
     manifest.write_bytes(bytes(2**20 + 1))
     with pytest.raises(CheckpointError, match="too large"):
         restore(manifest.parent, _work())
-    _sign(manifest.parent, b"[" * 10**5)
+    write_sealed(manifest.parent, b"[" * 10**5)
     with pytest.raises(CheckpointError, match="is not a manifest"):
         restore(manifest.parent, _work())
 

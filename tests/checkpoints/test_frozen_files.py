@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +27,11 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import checkpoint, ema, freeze, restore_best
-from fsm_train.checkpoints import frozen_files, writing
+from fsm_train.checkpoints import frozen_files
 from fsm_train.checkpoints.history_files import is_frozen_file
 from fsm_train.checkpoints.manifest import list_folder, manifest_of, verify_all
 from fsm_train.supervised.weights_file import write_weights
-from tests.checkpoints.processes import FRESH
+from tests.checkpoints.processes import FRESH, die_at_call
 from tests.diabetes_training import batches
 from tests.how_long import THOROUGH
 from tests.models import same_weights
@@ -327,20 +326,7 @@ def test_lost_places_are_refused_before_anything_changes(tmp_path: Path) -> None
 
 def _train(folder: str, die_at: int, said: Any) -> None:
     """Train four epochs, with a checkpoint each, and be gone at this call of the file system."""
-    calls: list[str] = []
-
-    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def instead(*args: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            if len(calls) == die_at:
-                os._exit(9)
-            return function(*args, **kwargs)
-
-        return instead
-
-    for name in ("fsync", "link", "rename", "mkdir", "rmdir", "unlink"):
-        setattr(os, name, counted(name, getattr(os, name)))
-    writing._HashingFile.write = counted("write", writing._HashingFile.write)  # type: ignore[method-assign]
+    calls = die_at_call(die_at, "fsync", "link", "rename", "mkdir", "rmdir", "unlink")
     run(start(distillation(), epochs=4, seed=0), [checkpoint(folder)])
     said.put(calls)
 

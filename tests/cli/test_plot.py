@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -24,6 +25,14 @@ def test_plot_draws_the_curves(log: str, other: str, tmp_path: Path, capsys: Cap
         assert main(["plot", *logs, "-o", str(picture)]) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out == f"{picture}\n" * 2
+
+
+def test_plot_writes_json(log: str, tmp_path: Path, capsys: Captured) -> None:
+    """As each command does: where the picture is."""
+    picture = tmp_path / "curves.svg"
+
+    assert main(["plot", log, "-o", str(picture), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"picture": str(picture)}
 
 
 def test_plot_says_what_it_cannot(log: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

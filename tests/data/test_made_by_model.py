@@ -13,9 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from fsm_train import (
-    Callback,
     Command,
-    Flag,
     Phase,
     State,
     Supervised,
@@ -29,7 +27,7 @@ from fsm_train import (
 from fsm_train.callbacks import accumulate, checkpoint
 from fsm_train.supervised.saved_parts import parts_of
 from fsm_train.testing import at
-from tests.models import same_weights
+from tests.models import leave_after, same_weights
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -112,14 +110,6 @@ def filled() -> Supervised:
     """The recipe: a dataset that is given as an extra part."""
     rollouts = Played()
     return training(DataLoader(rollouts, batch_size=4, shuffle=True), policy(), extra={"rollouts": rollouts})
-
-
-def leave_after(iteration: int) -> Callback[None]:
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
-
-    return leave
 
 
 def note_of(train: Any, model: nn.Module, folder: Path, iteration: int = 7) -> list[str]:

@@ -20,12 +20,12 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from fsm_train import Flag, Phase, State, Supervised, Transition, WorkloadError, on, restore, run, start
+from fsm_train import Phase, Supervised, WorkloadError, restore, run, start
 from fsm_train.callbacks import checkpoint, validate_every
 from fsm_train.data import prefetch, reproducible
 from fsm_train.data.prefetch import CudaStreamCopier, Prefetcher, SyncCopier, copier_for, prefetch_obstacle
 from tests.diabetes_training import batches, net, trained, workload
-from tests.models import Noisy, digits, network, same_weights, sgd
+from tests.models import Noisy, digits, leave_after, network, same_weights, sgd
 
 CPU = torch.device("cpu")
 DATA = batches(8, 8, 8, 8)
@@ -209,21 +209,13 @@ def test_training_is_the_same_bit_for_bit() -> None:
     assert same_weights(ours.model, train(False, callbacks=[validate_every(steps=4)]).model)
 
 
-def leaving(iteration: int) -> Any:
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
-
-    return leave
-
-
 @pytest.mark.parametrize("iteration", range(1, 9))
 def test_batch_that_waits_is_neither_lost_nor_counted(iteration: int) -> None:
     """Left after any batch and gone on with in this process, the training and its counters are the same."""
     expected = trained([], DATA, model=net(), valid=DATA[:2], epochs=2)
     work = workload(DATA, model=net(), valid=DATA[:2], ahead=True)
 
-    suspended = run(start(work, epochs=2), [leaving(iteration)])
+    suspended = run(start(work, epochs=2), [leave_after(iteration)])
     final = run(suspended, [])
 
     assert (suspended.iteration, suspended.samples) == (iteration, 8 * iteration)
@@ -244,7 +236,7 @@ def test_batch_that_waits_is_fetched_again_from_a_checkpoint(iteration: int, tmp
 
     undisturbed, left, work = fresh(), fresh(), fresh()
     expected = run(start(undisturbed, epochs=2, seed=0))
-    run(start(left, epochs=2, seed=0), [checkpoint(str(tmp_path)), leaving(iteration)])
+    run(start(left, epochs=2, seed=0), [checkpoint(str(tmp_path)), leave_after(iteration)])
     final = run(restore(tmp_path, work), [checkpoint(str(tmp_path))])
 
     assert same_weights(work.model, undisturbed.model)

@@ -232,6 +232,16 @@ def test_a_healthy_training_has_no_finding() -> None:
     assert {"overfitting", "loss does not fall", "spikes"}.isdisjoint(diagnosis.not_judged)
 
 
+def test_spikes_are_looked_for_in_losses_alone() -> None:
+    """Where only norms of gradients were recorded, that is said, and what to record; and so with turns."""
+    norms, losses = Seen(facts=facts("grad_norm", level(50))), Seen(facts=facts("loss", falling(50)))
+    of_a_player = Seen(facts=facts("loss of G", falling(50)), has_turns=True)
+
+    assert judged(norms).not_judged["spikes"].endswith("record('loss')")
+    assert "spikes" in judged(of_a_player).not_judged
+    assert "spikes" not in judged(losses).not_judged
+
+
 @pytest.mark.long
 def test_false_alarms_are_rare() -> None:
     """At most 1 of 200 healthy trainings that are drawn at random is said to be ill, whatever its unit and noise."""

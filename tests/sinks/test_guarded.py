@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from fsm_train import Callback, CallbackError, Flag, Phase, Scripted, State, Tra
 from fsm_train.sinks import Sink
 from fsm_train.testing import simulate
 
-Clock = Callable[[float, float], float]
+from .conftest import Clock
 
 
 class Recorder:
@@ -48,19 +48,6 @@ class Shut(Recorder):
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
         raise PermissionError("no such luck")
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Lets so many seconds pass before it gives a value: time does not pass otherwise."""
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-
-    def after(seconds: float, value: float) -> float:
-        now[0] += seconds
-        return value
-
-    return after
 
 
 @on(Phase.LOSS_END, needs={"loss"}, memory=0.0)

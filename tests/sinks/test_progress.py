@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -31,7 +30,8 @@ from fsm_train import (
 )
 from fsm_train.sinks import progress
 
-Clock = Callable[[float, float], float]
+from .conftest import Clock
+
 CODE = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|(.)", re.DOTALL)
 
 
@@ -60,19 +60,6 @@ def bars(text: str) -> list[str]:
     """The text of each bar that was drawn, without the bar itself."""
     drawn = re.findall(r"epoch +\d[^\r\n]*[━╸╺][^\r\n]*", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
     return list(dict.fromkeys(re.sub(r"[━╸╺]+", "|", re.sub(r" +", " ", line)).strip() for line in drawn))
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """A clock that stands still, but for the seconds that are given with a value."""
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-
-    def after(seconds: float, value: float) -> float:
-        now[0] += seconds
-        return value
-
-    return after
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+
+from tests.generated import write_block
 
 HERE = Path(__file__).parent
 README = HERE.parents[1] / "examples" / "README.md"
@@ -63,7 +64,7 @@ def row(name: str) -> str:
 def table() -> str:
     rows = "\n".join(map(row, SITUATIONS))
     head = "| situation | what it is | plain loop | fsm_train | equal | trick |\n|---|---|---|---|---|---|"
-    return f"<!-- situations -->\n{head}\n{rows}\n<!-- /situations -->"
+    return f"{head}\n{rows}"
 
 
 def lines_of(source: str, name: str) -> int:
@@ -111,10 +112,5 @@ def _names(node: ast.AST) -> Iterator[str]:
     return (inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name))
 
 
-def main() -> None:
-    text = README.read_text()
-    README.write_text(re.sub(r"<!-- situations -->.*<!-- /situations -->", lambda _: table(), text, flags=re.DOTALL))
-
-
 if __name__ == "__main__":
-    main()
+    write_block(README, "situations", table())

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fsm_train import Flag, Phase, State, Transition, on, replay, restore, run
 from fsm_train.callbacks import checkpoint
+from tests.generated import marked
 from tests.situations.table import README, SITUATIONS, lines_of, situation, table
 
 
@@ -121,7 +122,7 @@ def test_each_situation_stands_in_the_table() -> None:
 
 def test_table_is_in_the_readme() -> None:
     """Lines are counted again, and the gallery shows what they are now: `python -m tests.situations.table`."""
-    assert table() in README.read_text()
+    assert marked("situations", table()) in README.read_text()
 
 
 def test_lines_of_a_loop_are_those_that_it_alone_needs() -> None:

@@ -35,13 +35,8 @@ from fsm_train.callbacks import checkpoint, compile_step, mixed_precision, mixup
 from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.choice import candidates
 from fsm_train.commands import SaveCheckpoint, UseMixedPrecision
-from tests.models import digits, five_lines
+from tests.models import digits, equal, five_lines
 from tests.players_training import ActorCritic, Gan, adam, bce, by_hand, follow, gan, real_digits, suspending
-
-
-def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
 
 MakeTraining = Callable[[], tuple[Any, Alternating, list[Callback[Any]]]]
 

@@ -24,11 +24,8 @@ from fsm_train.callbacks import (
 )
 from fsm_train.cli import main
 from fsm_train.schedules import linear
+from tests.models import equal
 from tests.players_training import Gan, adam, gan, generator, real_digits, suspending
-
-
-def equal(one: Any, other: Any) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def loop(of: Gan, after: Callable[[str, torch.optim.Optimizer, int], None], batches_of_d: int = 1) -> None:

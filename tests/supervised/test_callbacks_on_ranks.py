@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fsm_train import Callback, State, callbacks, run, start
+from fsm_train import Callback, callbacks, run, start
 from fsm_train.callbacks import (
     accumulate,
     clip_grad_norm,
@@ -52,9 +50,10 @@ from fsm_train.callbacks import (
     weight_penalty,
 )
 from fsm_train.schedules import cosine
-from fsm_train.testing import differences
 from tests.diabetes_training import batches, linear, net, weights_of, workload
 from tests.forked import forked
+from tests.generated import marked, write_block
+from tests.supervised.union import check_as_union, data_of, last_state
 
 README = Path(__file__).parents[2] / "fsm_train" / "worlds" / "README.md"
 AS_THE_UNION = "as one process on the union of the batches"
@@ -123,31 +122,17 @@ ELSEWHERE: Mapping[str, str] = {
 
 
 def trained(case: Case, rank: int | None) -> Any:
-    """Unequal batches, the last window of which is left over; None for the union."""
-
-    def of_rank(data: list[Any]) -> list[Any]:
-        return data if rank is None else [tuple(part[rank::2] for part in batch) for batch in data]
-
-    train, valid, model = batches(8, 7, 6), batches(8, 5, skip=30), linear()
-    if case.images:
-        train, valid = (
-            [(inputs.unflatten(1, (1, 2, 5)), target) for inputs, target in data] for data in (train, valid)
-        )
-        model = nn.Sequential(nn.Flatten(), model)
-    if case.broken:
-        target = train[1][1].clone()
-        target[1] = math.nan  # of rank 1
-        train[1] = train[1][0], target
+    """The last state and the weights of a rank; None for the union."""
+    train, valid = data_of(case, rank)
+    model = nn.Sequential(nn.Flatten(), linear()) if case.images else linear()
     work = workload(
-        of_rank(train),
+        train,
         model=model,
-        valid=of_rank(valid),
+        valid=valid,
         parallel=None if rank is None else "ddp",
         sensors={"pruned": lambda work: float(rank != 1)},
     )
-    given = [each for each in case.make() if rank is not None or each.name != "parallel"]  # which needs a group
-    final = run(start(work, epochs=3, seed=0), given)
-    return attrs.evolve(final, workload=None, elapsed=0.0, facts={}, memory={}), weights_of(model)
+    return last_state(case, work, rank), weights_of(model)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +150,7 @@ def on_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.slow])
 def test_callback_decides_the_same_on_all_ranks_and_as_on_the_union(name: str, on_two_ranks: list[Any]) -> None:
     """Weights to rounding, the number of steps and samples, the metrics, and why it ended."""
-    check(CASES[name], *(of_rank[name] for of_rank in on_two_ranks))
+    check_as_union(CASES[name], *(of_rank[name] for of_rank in on_two_ranks), trained)
 
 
 @pytest.mark.long(alone=True)
@@ -173,20 +158,7 @@ def test_callback_decides_the_same_on_all_ranks_and_as_on_the_union(name: str, o
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.slow])
 def test_slow_callback_decides_the_same_too(name: str, tmp_path: Path) -> None:
     """What is compiled is compiled on each rank."""
-    check(CASES[name], *forked(2, tmp_path, lambda rank: trained(CASES[name], rank)))
-
-
-def check(case: Case, rank_0: Any, rank_1: Any) -> None:
-    """Compare the last state and the weights of two ranks with each other, and with those of one process."""
-    (one, weights), (other, others) = rank_0, rank_1
-    assert not list(differences(one, other))
-    assert torch.equal(weights, others)
-
-    if (most := case.differs) is not None:
-        alone, union = trained(case, None)
-        assert ended(one) == ended(alone)
-        torch.testing.assert_close(weights, union, rtol=0, atol=most)
-        assert dict(one.metrics) == pytest.approx(dict(alone.metrics), rel=10 * most)
+    check_as_union(CASES[name], *forked(2, tmp_path, lambda rank: trained(CASES[name], rank)), trained)
 
 
 @pytest.mark.parametrize("make", [lambda: ema(0.5), lambda: ema(0.5, buffers="average"), lambda: swa(0)])
@@ -238,11 +210,6 @@ def test_a_rank_that_fails_while_batch_norm_is_fitted_frees_the_others(tmp_path:
     ]
 
 
-def ended(state: State) -> Any:
-    """Where and why a training ended, without the seconds that it took."""
-    return state.phase, state.epoch, state.step, state.samples, re.sub(r"[\d.]+ seconds", "", str(state.reason))
-
-
 def test_batch_norm_of_an_average_is_fitted_to_the_batches_of_all_ranks(tmp_path: Path) -> None:
     """To the mean over all of them, also where one rank has more."""
     data = batches(8, 7, 6, 5, 9)
@@ -277,10 +244,8 @@ def table() -> str:
 def test_table_of_the_readme_has_a_row_for_each_callback() -> None:
     """And says what the cases here test."""
     assert {*CASES, *ELSEWHERE} == {*callbacks.__all__}
-    assert f"<!-- callbacks -->\n{table()}\n<!-- /callbacks -->" in README.read_text()
+    assert marked("callbacks", table()) in README.read_text()
 
 
 if __name__ == "__main__":
-    written = f"<!-- callbacks -->\n{table()}\n<!-- /callbacks -->"
-    text = re.sub("<!-- callbacks -->.*<!-- /callbacks -->", lambda _: written, README.read_text(), flags=re.DOTALL)
-    README.write_text(text)
+    write_block(README, "callbacks", table())

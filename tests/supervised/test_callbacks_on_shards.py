@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fsm_train import Callback, callbacks, run, start
+from fsm_train import Callback, callbacks
 from fsm_train.callbacks import (
     accumulate,
     checkpoint,
@@ -55,9 +53,10 @@ from fsm_train.callbacks import (
 )
 from fsm_train.schedules import cosine
 from fsm_train.supervised.shares import whole
-from fsm_train.testing import differences
-from tests.diabetes_training import batches, sgd, workload
+from tests.diabetes_training import sgd, workload
 from tests.forked import forked
+from tests.generated import marked, write_block
+from tests.supervised.union import check_as_union, data_of, last_state
 
 if dist.is_available():
     import torch.distributed.fsdp  # once, and not in each process
@@ -152,37 +151,24 @@ def size_of_last(work: Any) -> torch.Tensor:
 
 
 def trained(case: Case, rank: int | None) -> Any:
-    """Unequal batches, the last window of which is left over; None for the union."""
-
-    def of_rank(data: list[Any]) -> list[Any]:
-        return data if rank is None else [tuple(part[rank::2] for part in batch) for batch in data]
-
-    train, valid, model = batches(8, 7, 6), batches(8, 5, skip=30), seven()
-    if case.images:
-        train, valid = (
-            [(inputs.unflatten(1, (1, 2, 5)), target) for inputs, target in data] for data in (train, valid)
-        )
-        model = nn.Sequential(nn.Flatten(), *model)
-    if case.broken:
-        target = train[1][1].clone()
-        target[1] = math.nan  # of rank 1
-        train[1] = train[1][0], target
+    """The last state and the weights of a rank, or why it was refused; None for the union."""
+    train, valid = data_of(case, rank)
+    model = nn.Sequential(nn.Flatten(), *seven()) if case.images else seven()
     work = workload(
-        *(of_rank(train),),
+        train,
         model=model,
         optimizer=lambda _: sgd,
-        valid=of_rank(valid),
+        valid=valid,
         sensors={"weight": size_of_last},
         parallel=None if rank is None else "fsdp",
     )
-    given = [each for each in case.make() if rank is not None or each.name != "parallel"]  # which needs a group
     try:  # of a sharded model some are refused
-        final = run(start(work, epochs=3, seed=0), given)
+        final = last_state(case, work, rank)
     except Exception as error:
         if case.refused and case.refused in str(error):
             return str(error), None
         raise
-    return attrs.evolve(final, workload=None, elapsed=0.0, facts={}, memory={}), weights(work.model)
+    return final, weights(work.model)
 
 
 ALL = {**CASES, **FURTHER}
@@ -210,24 +196,12 @@ def test_callback_decides_on_shares_as_on_the_union(
     """Weights to rounding, the number of steps and samples, the metrics, and why it ended; or it is refused."""
     monkeypatch.chdir(tmp_path)
     case = ALL[name]
-    (one, weights), (other, others) = (of_rank[name] for of_rank in on_two_ranks)
-    if case.refused:
-        assert case.refused in one
-        assert one == other
+    one, other = (of_rank[name] for of_rank in on_two_ranks)
+    if not case.refused:
+        check_as_union(case, one, other, trained)
         return
-    assert not list(differences(one, other))
-    assert torch.equal(weights, others)
-
-    if (most := case.differs) is not None:
-        alone, union = trained(case, None)
-        assert ended(one) == ended(alone)
-        torch.testing.assert_close(weights, union, rtol=0, atol=most)
-        assert dict(one.metrics) == pytest.approx(dict(alone.metrics), rel=10 * most)
-
-
-def ended(state: Any) -> Any:
-    """Where and why a training ended, without the seconds that it took."""
-    return state.phase, state.epoch, state.step, state.samples, re.sub(r"[\d.]+ seconds", "", str(state.reason))
+    assert case.refused in one[0]
+    assert one == other
 
 
 def table() -> str:
@@ -240,10 +214,8 @@ def table() -> str:
 def test_table_of_the_readme_has_a_row_for_each_callback() -> None:
     """And says what the cases here test."""
     assert CASES.keys() == {*callbacks.__all__}
-    assert f"<!-- callbacks -->\n{table()}\n<!-- /callbacks -->" in README.read_text()
+    assert marked("callbacks", table()) in README.read_text()
 
 
 if __name__ == "__main__":
-    written = f"<!-- callbacks -->\n{table()}\n<!-- /callbacks -->"
-    text = re.sub("<!-- callbacks -->.*<!-- /callbacks -->", lambda _: written, README.read_text(), flags=re.DOTALL)
-    README.write_text(text)
+    write_block(README, "callbacks", table())

@@ -33,14 +33,11 @@ from fsm_train.callbacks import accumulate, checkpoint, clip_grad_norm, ema, mix
 from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.choice import candidates
 from fsm_train.schedules import absolute, linear
+from tests.models import equal
 from tests.players_training import Gan, adam, gan, real_digits, suspending
 from tests.supervised.test_closures import Sam
 
 StepBefore = Callable[[Any, int], None]
-
-
-def equal(one: Any, other: Any) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def in_turns(of: Gan, optimizer: Any, **settings: Any) -> Alternating:

@@ -17,7 +17,6 @@ from fsm_train import (
     Callback,
     CheckpointError,
     Command,
-    Flag,
     Phase,
     State,
     Supervised,
@@ -34,7 +33,7 @@ from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.manifest import list_folder
 from fsm_train.supervised.structure_changes import Structure
 from tests.diabetes_training import batches, net, sgd, weights_of, workload
-from tests.models import same_weights
+from tests.models import leave_after, same_weights
 from tests.supervised.test_compilation import PretendedGraph, graphs
 
 __all__ = ["graphs"]  # a fixture
@@ -123,14 +122,6 @@ def at_epochs(commands: dict[int, tuple[Command, ...]]) -> Callback[None]:
         return Transition(commands=commands[state.epoch]) if state.epoch in commands else None
 
     return change
-
-
-def leave_after(iteration: int) -> Callback[None]:
-    @on(Phase.BATCH_END)
-    def leave(state: State) -> Transition | None:
-        return Transition(flags=Flag.SUSPEND) if state.iteration == iteration else None
-
-    return leave
 
 
 CHANGES: dict[str, dict[int, tuple[Command, ...]]] = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 import fsm_train.testing
 from fsm_train import callbacks
 from fsm_train.testing import CHECKS, CallbackCheckError, check_callback
+from tests.generated import write_block
 from tests.testing.common_mistakes import MISTAKES
 from tests.testing.library_examples import EXAMPLES, EXPECTED
 from tests.testing.mutant_callbacks import MUTANTS
@@ -17,11 +17,8 @@ README = Path(fsm_train.testing.__file__).with_name("README.md")
 
 
 def main() -> None:
-    text = README.read_text()
     for name, rows in {"mutants": mutants(), "mistakes": mistakes(), "library": library()}.items():
-        table = f"<!-- {name} -->\n" + "\n".join(rows) + f"\n<!-- /{name} -->"
-        text = re.sub(f"<!-- {name} -->.*<!-- /{name} -->", lambda _, table=table: table, text, flags=re.DOTALL)
-    README.write_text(text)
+        write_block(README, name, "\n".join(rows))
 
 
 def mutants() -> list[str]:

@@ -20,12 +20,17 @@ export function unpackInts(column) {
 }
 
 /** The number of entries of a sorted array that are at most `value`: where one that is larger would be put. */
-export function countUpTo(sorted, value) {
+export const countUpTo = (sorted, value) => countWhile(sorted, (entry) => entry <= value);
+
+/** The number of entries of a sorted array that are less than `value`: where the first one that is not stands. */
+export const countBelow = (sorted, value) => countWhile(sorted, (entry) => entry < value);
+
+function countWhile(sorted, isBefore) {
   let low = 0;
   let high = sorted.length;
   while (low < high) {
     const middle = (low + high) >> 1;
-    if (sorted[middle] <= value) low = middle + 1;
+    if (isBefore(sorted[middle])) low = middle + 1;
     else high = middle;
   }
   return low;

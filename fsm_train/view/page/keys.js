@@ -4,8 +4,7 @@ import { byId } from "./dom.js";
 
 /** What each key does, and how the help says it. Those of a group do the same. */
 export function bindings(view, actions) {
-  const { moveBy } = view;
-  const by = (count) => () => moveBy.call(view, count);
+  const by = (count) => () => view.moveBy(count);
   const jump = (rows, direction) => () => view.jump(rows(view.run), direction);
   const decisions = (run) => run.decisions;
   const steps = (run) => run.rowsOf("step");

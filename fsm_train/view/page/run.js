@@ -1,6 +1,6 @@
 // One run: the state at each of its rows, its axes, and the rows that one can jump to. It looks up; it decides nothing.
 
-import { Track, countUpTo, unpackInts } from "./columns.js";
+import { Track, countBelow, countUpTo, unpackInts } from "./columns.js";
 import { isAbsent, numberOf } from "./format.js";
 
 export const AXES = ["epoch", "step", "line", "time"];
@@ -126,8 +126,8 @@ export class Run {
     const theirs = other.axis(axis);
     const mine = this.axis(axis);
     const position = theirs[row];
-    const past = row - firstAt(theirs, position);
-    const begin = firstAt(mine, position);
+    const past = row - countBelow(theirs, position);
+    const begin = countBelow(mine, position);
     const end = countUpTo(mine, position);
     return begin < end ? Math.min(begin + past, end - 1) : Math.max(0, end - 1);
   }
@@ -182,17 +182,6 @@ export class Run {
     return [...of("metric", this.metrics), ...of("hyper", this.groups.hyper), ...of("fact", this.facts)];
   }
 }
-
-const firstAt = (sorted, position) => {
-  let low = 0;
-  let high = sorted.length;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] < position) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-};
 
 function kindOf(said) {
   if (typeof said.flags === "string" && said.flags) return ENDS.some((flag) => said.flags.includes(flag)) ? 4 : 3;

@@ -8,7 +8,6 @@ export class View {
     this.axis = "epoch";
     this.logarithmic = false;
     this.rows = runs.map((run) => run.length - 1);
-    this.hidden = new Set();
     this.listeners = { cursor: [], picture: [] };
     this.range = this.whole();
   }
