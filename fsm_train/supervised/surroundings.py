@@ -1,4 +1,4 @@
-"""What can be reached from a training: its data, and the random generators that are its own.
+"""What can be reached from a training: its data, how much of them there is, and the random generators that are its own.
 
 Rule of this file: it only looks. What is found is what a search would find now; where nothing has changed since the
 last one, none is made.
@@ -12,12 +12,16 @@ from typing import Any
 
 from torch import nn
 
-from ..data.batches import Forward, Split
+from ..data.batches import Forward, Split, number_of_batches
+from ..data.counting import Samples
+from ..data.known_sizes import known_sizes
 from ..data.layers import Layer
 from ..data.reached import Reached
-from .evaluations import BoundEvaluation, own_parts
+from ..data.whole import whole_data
+from .evaluations import BoundEvaluation, own_parts, sizes_of_validation
 from .loss_parts import LossFn
 from .own_backward import Backward
+from .sharded_model import computes_one_batch_together
 
 
 class Surroundings:
@@ -34,10 +38,32 @@ class Surroundings:
     custom_forward: Forward | None
     custom_backward: Backward | None
     _split: Split | None
+    _samples: Samples | None
 
     @cached_property
     def reached(self) -> Reached:
         return Reached()
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """`len(train)`; None if it has none, as an iterable of unknown length."""
+        return number_of_batches(self.train)
+
+    @property
+    def known_sizes(self) -> tuple[int, float, float] | None:
+        return known_sizes(self.train) if self._samples is None and self._split is None else None
+
+    @property
+    def known_valid_sizes(self) -> tuple[int, float, float] | None:
+        if self._samples is not None or self._split is not None:
+            return None
+        return sizes_of_validation(self.evaluations)
+
+    @property
+    def whole_data(self) -> tuple[float, float]:
+        if computes_one_batch_together(self.model):
+            return 0.0, 0.0  # these ranks are to read the same
+        return whole_data(self.train), whole_data(*(each.loader for each in self.evaluations))
 
     def own_generators(self) -> list[Layer]:
         """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""

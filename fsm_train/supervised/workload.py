@@ -30,14 +30,12 @@ from ..core.runs import goes_on
 from ..core.state import State
 from ..core.transition import Command
 from ..core.workload import Workload
-from ..data.batches import Forward, Split, number_of_batches
+from ..data.batches import Forward, Split
 from ..data.counting import Samples
 from ..data.generators import Generators, seed_all, seed_of_rank
-from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
-from ..data.whole import whole_data
 from ..worlds.agreed import Agree
 from ..worlds.registry import is_registered
 from . import (
@@ -51,7 +49,7 @@ from .advice import log_summary_once, warn_of_sum
 from .arguments import check_call
 from .carried_over import CarriedOver, Stateful
 from .carrying_out import bound, carry_out
-from .evaluations import Valid, sizes_of_validation
+from .evaluations import Valid
 from .failing import parts_after_failure
 from .joint_optimizer import OptimizerLike
 from .late_optimizer import made_for
@@ -68,7 +66,6 @@ from .saved_ranks import SavedTogether
 from .schedulers import Span, scheduler_length
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
-from .sharded_model import computes_one_batch_together
 from .snapshot import Snapshot
 from .steps import Stepping
 
@@ -255,27 +252,6 @@ class Supervised(Stepping, Checkpointable):
         if any(getattr(type(self), op) is not getattr(Supervised, op) for op in ("measure", "measure_valid")):
             return None
         return self._metric_names()
-
-    @property
-    def batches_per_epoch(self) -> int | None:
-        """`len(train)`; None if it has none, as an iterable of unknown length."""
-        return number_of_batches(self.train)
-
-    @property
-    def known_sizes(self) -> tuple[int, float, float] | None:
-        return known_sizes(self.train) if self._samples is None and self._split is None else None
-
-    @property
-    def known_valid_sizes(self) -> tuple[int, float, float] | None:
-        if self._samples is not None or self._split is not None:
-            return None
-        return sizes_of_validation(self.evaluations)
-
-    @property
-    def whole_data(self) -> tuple[float, float]:
-        if computes_one_batch_together(self.model):
-            return 0.0, 0.0  # these ranks are to read the same
-        return whole_data(self.train), whole_data(*(each.loader for each in self.evaluations))
 
     @property
     def metric_weights(self) -> Mapping[str, float]:
