@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fsm_train import Phase, Supervised, Transition, on, restore, run, start
+from fsm_train import Phase, State, Supervised, Transition, extend, on, replay, restore, run, start
 from fsm_train.callbacks import accumulate, checkpoint, ema, restore_best
+from fsm_train.checkpoints.manifest import verify_all
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.supervised.shares import is_shared, whole
 from tests.checkpoints.comparison import differences, resume, suspended_everywhere, train_through
@@ -33,8 +36,10 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), lr=0.02)
 
 
-@pytest.mark.parametrize("accumulates", [1, 3])
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.long(alone=True))])
+@pytest.mark.parametrize(
+    ("accumulates", "thorough"),
+    [(3, False), *(pytest.param(batches, True, marks=pytest.mark.long(alone=True)) for batches in (1, 3))],
+)
 def test_resumed_at_any_boundary_it_ends_the_same(accumulates: int, thorough: bool, tmp_path: Path) -> None:
     """To the last bit on each rank: in open windows, in validations, in mid-epoch, with an average and the best."""
 
@@ -162,7 +167,7 @@ def test_saved_on_two_it_is_restored_on_one_two_and_four(tmp_path: Path) -> None
     assert all(torch.equal(value, saved[f"/model/{name}"]) for name, value in with_dcp.items())
 
 
-@pytest.mark.parametrize("saver", ["alone", "ddp"])
+@pytest.mark.parametrize("saver", ["alone", pytest.param("ddp", marks=pytest.mark.long(alone=True))])
 def test_what_was_saved_of_a_whole_model_is_shared_out(saver: str, tmp_path: Path) -> None:
     """Of one process, or of two that each had all of it."""
     ranks = 1 if saver == "alone" else 2
@@ -182,3 +187,89 @@ def test_what_was_saved_of_a_whole_model_is_shared_out(saver: str, tmp_path: Pat
     for restored, shared in forked(2, tmp_path / "group", share_out):
         assert others(saved, restored) == []
         assert shared == {True}
+
+
+# ------------------------------------------------------------------------------------- callbacks and logs
+
+
+def test_sigterm_to_one_rank_suspends_all_and_their_logs_are_the_same(tmp_path: Path) -> None:
+    """In mid-epoch, with the best and the last kept: what is resumed ends as the undisturbed, and its log replays."""
+    folder, log = tmp_path / "saved", tmp_path / "run-{rank}.jsonl"
+    parallel = {"kind": "fsdp", "interrupts_every": 1}
+
+    def ends(rank: int) -> Any:
+        @on(Phase.BATCH_END)
+        def killed(state: State) -> None:
+            if state.iteration == 4 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        expected = make(rank, 2, parallel)
+        run(start(expected, epochs=3, seed=0), callbacks(tmp_path / "undisturbed"))
+        left = run(start(make(rank, 2, parallel), epochs=3, seed=0), [*callbacks(folder), killed], log=log)
+        dist.barrier()
+        there = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
+        work = make(rank, 2, parallel)
+        run(restore(folder, work), callbacks(folder), log=log)
+        divergence = replay(tmp_path / f"run-{rank}.jsonl", callbacks(folder)).divergence
+        return left.phase, left.iteration, there, others(wholly(expected), wholly(work)), divergence
+
+    of_ranks = forked(2, tmp_path / "group", ends)
+    for phase, at, (epoch, last), *rest in of_ranks:
+        assert (phase, epoch, last[13:], rest) == (Phase.SUSPENDED, "epoch-00001", "-suspended", [[], None])
+        assert at in (4, 5)
+    one, other = ((tmp_path / f"run-{rank}.jsonl").read_bytes() for rank in range(2))
+    assert one == other
+    assert all(not item.trouble for item in verify_all(tmp_path / "saved"))
+
+
+def on_mesh(kind: str) -> tuple[nn.Module, Any]:
+    """A model for four ranks on a mesh of two by two, and `parallel` for it."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 1))
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+    if kind == "replicas":
+        return model, {"kind": "fsdp", "mesh": mesh}
+    parallelize_module(model, mesh["inner"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    for layer in (model[0], model[2], model):
+        fully_shard(layer, mesh=mesh["outer"])
+    return model, "fsdp"
+
+
+@pytest.mark.long(alone=True)
+@pytest.mark.parametrize("kind", ["replicas", "tensor parallel"])
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")  # whose output is a view
+def test_shares_on_a_mesh_of_two_dimensions_are_whole_again(kind: str, tmp_path: Path) -> None:
+    """Each share is written by one rank, also where two have the same, or both dimensions share out one of a tensor."""
+    folder = tmp_path / "saved"
+
+    def data(rank: int) -> list[Any]:
+        of, each = (rank, 4) if kind == "replicas" else (rank // 2, 2)
+        return [tuple(part[of::each] for part in batch) for batch in batches(16, 16, 16)]
+
+    def mesh_work(rank: int) -> Supervised:
+        model, parallel = on_mesh(kind)
+        return workload(data(rank), model=model, optimizer=lambda _: adam, parallel=parallel)
+
+    def train(rank: int) -> Any:
+        expected, work = mesh_work(rank), mesh_work(rank)
+        run(start(expected, epochs=2, seed=0), [ema(0.9)])
+        run(start(work, epochs=1, seed=0), [ema(0.9), checkpoint(folder, every_steps=2)])
+        run(restore(folder / "step-00000002", again := mesh_work(rank)), [ema(0.9), checkpoint(folder / "on")])
+        final = extend(restore(folder / "on", last := mesh_work(rank)), epochs=1)
+        end = wholly(last)
+        run(final, [ema(0.9)])
+        return others(wholly(work), wholly(again)), others(wholly(expected), wholly(last)), end
+
+    ends = forked(4, tmp_path / "group", train)
+    alone = workload(
+        batches(16, 16, 16), model=nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 1)), optimizer=adam
+    )
+    restore(folder / "on", alone)
+    for again, last, end in ends:
+        assert (again, last) == ([], [])
+        assert others(end, wholly(alone)) == []
+    assert len([*(folder / "on" / "epoch-00001").glob("*.distcp")]) == (2 if kind == "replicas" else 4)
