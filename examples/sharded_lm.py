@@ -1,6 +1,7 @@
 # torchrun --nproc-per-node 2 examples/sharded_lm.py: a model of Python source, of which each process holds half.
-# The same script under python trains it whole, to the same perplexity.
+# The same script under python trains it whole, to the same perplexity. With a folder behind it, it goes on from there.
 import os
+import sys
 from collections.abc import Iterator
 from math import exp
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fsm_train import Supervised, run, start
-from fsm_train.callbacks import clip_grad_norm, ema, schedule
+from fsm_train import Supervised, restore, run, start
+from fsm_train.callbacks import checkpoint, clip_grad_norm, ema, schedule
 from fsm_train.schedules import one_cycle
 
 RANK, RANKS = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -52,8 +53,10 @@ class Transformer(nn.Module):
 torch.manual_seed(0)
 train, optimizer = Windows("argparse", "inspect"), lambda model: torch.optim.AdamW(model.parameters(), lr=3e-3)
 work = Supervised(Transformer(), optimizer, nn.CrossEntropyLoss(), train, Windows("shutil"), parallel="fsdp")
-callbacks = [schedule(lr=one_cycle(len(train))), clip_grad_norm(1.0), ema(0.9)]
-final = run(start(work, epochs=1, seed=0), callbacks)
+saves = [checkpoint(folder, every_steps=20) for folder in sys.argv[1:]]  # each process writes what it holds
+goes_on = saves and any(Path(sys.argv[1]).glob("*/manifest"))
+state = restore(sys.argv[1], work) if goes_on else start(work, epochs=1, seed=0)
+final = run(state, [schedule(lr=one_cycle(len(train))), clip_grad_norm(1.0), ema(0.9), *saves])
 if RANK == 0:
     held = sum(getattr(parameter, "_local_tensor", parameter).numel() for parameter in work.model.parameters())
     print(f"perplexity {exp(final.metrics['valid_loss']):.4f} after {final.step} steps; {held:,} parameters here")
