@@ -15,7 +15,7 @@ from ..core.arguments import check_path
 from ..core.callback import Callback, on, strict_factory
 from ..core.checks import check_bool, check_count, check_folder, check_positive_or_inf
 from ..core.commands import KeepWeights, NoteBatchStarts, RestoreWeights, SaveCheckpoint
-from ..core.facts import UNSAVED
+from ..core.facts import UNDER_WAY, UNSAVED
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -105,6 +105,7 @@ def checkpoint(
     keep: int = 3,
     last: int = 2,
     on_failure: bool = False,
+    beside: bool = False,
     name: str = "checkpoint",
 ) -> Callback[Kept]:
     """Write checkpoints into a folder, and keep the best or the last of them.
@@ -153,6 +154,10 @@ def checkpoint(
         on_failure: whether to write one when the training fails, or a loop over `iterate` is left early. The random
             generators are noted before each batch for it, which takes some tens of microseconds. Several ranks, which
             no longer meet then, write none.
+        beside: whether they are written beside the training, of copies of all tensors, which take their memory once
+            more meanwhile. A crash before the end of that leaves those that were there. One that is due at BATCH_END
+            while the last one is not on disk yet is written as soon as that is. Where the training is suspended or
+            fails, it is not left before all is on disk.
         name: of the callback.
 
     Raises:
@@ -168,6 +173,7 @@ def checkpoint(
         if value is not None:
             check_count(setting, value, least=least)
     check_bool("on_failure", on_failure)
+    check_bool("beside", beside)
     if every_seconds is not None:
         check_positive_or_inf("every_seconds", every_seconds)
     if every_epochs is None and every_steps is None and every_seconds is None:
@@ -195,7 +201,10 @@ def checkpoint(
     def checkpoint(state: State, believed: Kept) -> Transition | None:
         if state.phase is Phase.SETUP:
             return Transition(commands=(NoteBatchStarts(),))
-        saved = _on_disk(believed, failed=bool(state.facts.get(unsaved)))
+        became = state.facts.get(unsaved, 0.0)
+        if became == UNDER_WAY:  # at BATCH_END alone: elsewhere its end is waited for
+            return None
+        saved = _on_disk(believed, failed=became > 0.0)
         due = _due(state, saved)
         if due is None:
             return None if saved is believed else Transition(memory=saved)
@@ -208,7 +217,7 @@ def checkpoint(
         ranked_by = monitor if file.startswith("epoch") else None
         seconds = 0.0 if every_seconds is None else state.facts["elapsed"]
         memory = Kept(tuple(other for other in files if other[0] in stay), steps, seconds, before=saved.files)
-        command = SaveCheckpoint(folder, file, drop, ranked_by, mode or "min", name)
+        command = SaveCheckpoint(folder, file, drop, ranked_by, mode or "min", name, beside)
         return Transition(commands=(command,), memory=memory)
 
     def _due(state: State, saved: Kept) -> tuple[str, float, int] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from math import isfinite
 from os import PathLike
@@ -21,16 +21,19 @@ from ..core.arguments import check_path, check_workload
 from ..core.commands import SaveCheckpoint
 from ..core.errors import CheckpointError, NoCheckpointError, WorkloadError
 from ..core.failing import whole_state
+from ..core.history import History
 from ..core.runs import SAVED_AT
 from ..core.state import State, hyper_read
 from ..core.workload import Workload
 from ..worlds.registry import carries_out_by_default
 from ..worlds.rows import Topic
+from .beside import ToWrite, copies
+from .beside import given as given_parts
 from .folder import check_name
 from .history_files import epochs_in_files, read_history
 from .manifest import Checkpoint, SavePoint, Score, is_one, list_folder, manifest_of, verified
 from .other_ranks import parts_of_rank
-from .peers import Peers, common_notes
+from .peers import Peers, common_notes, failure_text
 from .reading import read_files
 from .restoring_together import Chosen, Trial, follow_restoring, given, lead_restoring
 from .saves import Saves
@@ -94,6 +97,7 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     """
     state = work.state
     assert state is not None
+    work.saves.settle(command.by, command.folder)
     work.saves.unsaved.add(command.by)  # until it is on disk: whatever ends this, Ctrl-C too
     check_name(command.name)
     peers: Peers | None = getattr(work, "peers", None)
@@ -120,19 +124,45 @@ def save(work: Checkpointable, command: SaveCheckpoint) -> None:
     control = control_of(attrs.evolve(state, elapsed=elapsed, notes=notes), epochs_in_files(len(state.history)))
     score = score_of(command, state, measured_with(command.monitor or "", parts))
     save_point = SavePoint(state.iteration, state.step, time.time(), command.drop, score)
-    if peers is not None and peers.rank:
-        trouble = follow(peers, parts, shares)
+    files = _Files(work.saves, command, control, save_point, state.history)
+    if command.beside and work.saves.in_run:
+        told_beside = None if peers is None else peers.beside()
+        write = partial(files.write, copies(parts, shares), told_beside)
+        work.saves.begin(command.by, command.folder, write, partial(_ended, work, command))
     else:
-        trouble, lead = "", Lead(peers, shares)
+        _ended(work, command, files.write(given_parts(parts, shares), peers))
+
+
+@attrs.frozen(eq=False)
+class _Files:
+    """What is written into the folder of one checkpoint, beside its parts."""
+
+    saves: Saves
+    command: SaveCheckpoint
+    control: bytes
+    save_point: SavePoint
+    history: History[Mapping[str, float]]
+
+    def write(self, to_write: ToWrite, peers: Peers | None) -> str:
+        """Write all of it, or what this rank writes. What could not be done, in words; empty if it is in its place."""
+        if peers is not None and peers.rank:
+            return follow(peers, to_write)
+        lead = Lead(peers)
         try:
-            with work.saves.folder(Path(command.folder)) as held:
-                held.write(command.name, control, parts, save_point, state.history, lead)
+            with self.saves.folder(Path(self.command.folder)) as held:
+                parts, lead.shares = to_write()
+                held.write(self.command.name, self.control, parts, self.save_point, self.history, lead)
             lead.ended()
         except Exception as error:  # of the disk, of a device, of a thread, or another run writes there
             lead.failed(error)
             if peers is not None and peers.lost:
                 raise
-            trouble = lead.trouble or str(error)
+            return lead.trouble or failure_text(error)
+        return ""
+
+
+def _ended(work: Checkpointable, command: SaveCheckpoint, trouble: str) -> None:
+    """Note what became of a checkpoint."""
     if trouble:
         _not_saved(work, command, trouble)
     else:
@@ -146,7 +176,7 @@ def _not_saved(work: Checkpointable, command: SaveCheckpoint, trouble: str) -> N
     warnings.warn(
         f"{trouble}; the training continues, and the checkpoints that were there are untouched",
         RuntimeWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -37,6 +37,10 @@ class Peers(Protocol):
         """
         ...
 
+    def beside(self) -> Peers:
+        """The same ranks, for what a thread does beside the training. All ranks ask for it at the same place."""
+        ...
+
     def own_parts(self, parts: dict[str, Any]) -> dict[str, Any]:
         """What of these parts of a training belongs to this rank alone, for `with_own_parts`."""
         ...
@@ -44,7 +48,16 @@ class Peers(Protocol):
 
 def failure_of(error: Exception) -> dict[str, Json]:
     """What a rank tells the others of what it could not do."""
-    return {"failed": str(error) or type(error).__name__}
+    return {"failed": failure_text(error)}
+
+
+def failure_text(error: BaseException) -> str:
+    """What went wrong, in words: some errors have none.
+
+    >>> failure_text(OSError("the disk is full")), failure_text(MemoryError())
+    ('the disk is full', 'MemoryError')
+    """
+    return str(error) or type(error).__name__
 
 
 def failures(told: Sequence[Mapping[str, Any] | None]) -> str:

@@ -23,14 +23,33 @@ from .writing import Parts, write_bytes, write_saved
 
 
 @attrs.frozen(eq=False)
+class Own:
+    """What this rank has of one tensor.
+
+    Attributes:
+        shape: of the whole tensor.
+        offset: where the piece of this rank begins in it; None if it has none, or another rank writes the same.
+        values: of the piece, the live ones.
+    """
+
+    shape: tuple[int, ...]
+    offset: tuple[int, ...] | None
+    values: torch.Tensor
+
+
+@attrs.frozen(eq=False)
 class Shares:
     """What this rank has of the tensors that ranks share out.
 
     Attributes:
-        tensors: by name, each a DTensor.
+        tensors: by name.
     """
 
-    tensors: Mapping[str, Any] = {}
+    tensors: Mapping[str, Own] = {}
+
+    def copied(self) -> Shares:
+        """The same, with copies in the memory of the machine."""
+        return Shares({name: attrs.evolve(own, values=_copied(own)) for name, own in self.tensors.items()})
 
     def write(self, folder: Path, rank: int, files: dict[str, tuple[int, str]]) -> dict[str, Json]:
         """Write the pieces of this rank, if there are any; size and sha256 of the file are added to `files`.
@@ -42,14 +61,13 @@ class Shares:
             OSError: the disk refuses.
             RuntimeError: a device or a thread refuses.
         """
-        boxes = {name: box for name, tensor in self.tensors.items() if (box := _own_box(tensor)) is not None}
-        if not boxes:
+        mine = {name: own for name, own in self.tensors.items() if own.offset is not None}
+        if not mine:
             return {}
-        values = (_own_values(self.tensors[name]) for name in boxes)
-        ranges = write_saved(folder / name_of_pieces(rank), values, files)
+        ranges = write_saved(folder / name_of_pieces(rank), map(_alone, mine.values()), files)
         return {
-            name: [list(offset), list(shape), *where]
-            for (name, (offset, shape)), where in zip(boxes.items(), ranges, strict=True)
+            name: [list(own.offset or ()), list(own.values.shape), *where]
+            for (name, own), where in zip(mine.items(), ranges, strict=True)
         }
 
     def write_metadata(
@@ -70,8 +88,8 @@ class Shares:
             return
         pieces = gathered(_pieces_of(rank, own) for rank, own in enumerate(told))
         shared = {
-            name: SharedTensor(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), pieces.get(name, ()))
-            for name, tensor in self.tensors.items()
+            name: SharedTensor(str(own.values.dtype).removeprefix("torch."), own.shape, pieces.get(name, ()))
+            for name, own in self.tensors.items()
         }
         for name, tensor in shared.items():
             if not is_whole(tensor):
@@ -102,12 +120,13 @@ def taken_out(parts: Parts) -> tuple[Parts, Shares]:
     found = [*_shared_in(parts, ())]
     if not found:
         return parts, NO_SHARES
-    tensors: dict[str, Any] = {}
+    tensors: dict[str, Own] = {}
     places: dict[str, list[list[Any]]] = {}
     by_memory: dict[Any, str] = {}
     for (name, place), (_, tensor) in zip(names_of(place for place, _ in found).items(), found, strict=True):
         known = by_memory.setdefault(_memory(tensor), name)
-        tensors.setdefault(known, tensor)
+        if known == name:
+            tensors[name] = _own(tensor)
         places.setdefault(known, []).append(list(place))
     return {**without(parts, [place for place, _ in found]), "shards": places}, Shares(tensors)
 
@@ -130,27 +149,28 @@ def _memory(tensor: Any) -> tuple[Any, ...]:
     return own.untyped_storage()._cdata, own.storage_offset(), tensor.shape, own.stride(), tensor.dtype
 
 
-def _own_box(tensor: Any) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Where this rank's piece begins in the tensor, and its shape; None if it has none, or another rank has the same.
-
-    Of ranks that have the same, the first along each dimension of the mesh writes it.
-    """
+def _own(tensor: Any) -> Own:
+    """What this rank has of a DTensor. Of ranks with the same, the first along each dimension of the mesh writes it."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    coordinate = tensor.device_mesh.get_coordinate()
-    if coordinate is None or any(
+    values, coordinate = tensor.detach().to_local(), tensor.device_mesh.get_coordinate()
+    offset = None
+    if coordinate is not None and not any(
         number and placement.is_replicate() for number, placement in zip(coordinate, tensor.placements, strict=True)
     ):
-        return None
-    shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return (tuple(offset), tuple(shape)) if all(shape) else None
+        shape, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+        offset = tuple(begins) if all(shape) else None
+    return Own(tuple(tensor.shape), offset, values)
 
 
-def _own_values(tensor: Any) -> torch.Tensor:
-    """This rank's piece, in memory that has nothing else: torch.save writes all that a tensor is a part of."""
-    own = tensor.detach().to_local().to("cpu").contiguous()
-    is_part = own.untyped_storage().nbytes() != own.nbytes
-    return own.clone() if is_part else own  # type: ignore[no-any-return]
+def _alone(own: Own) -> torch.Tensor:
+    """The piece, in memory that has nothing else: torch.save writes all that a tensor is a part of."""
+    values = own.values.to("cpu").contiguous()
+    return values if values.untyped_storage().nbytes() == values.nbytes else values.clone()
+
+
+def _copied(own: Own) -> torch.Tensor:
+    return own.values if own.offset is None else own.values.to("cpu", copy=True)
 
 
 def metadata_of(tensors: Mapping[str, SharedTensor]) -> bytes:

@@ -19,10 +19,11 @@ from typing import Any
 
 from ..core.errors import CheckpointError
 from ..worlds.rows import Topic
+from .beside import ToWrite
 from .peers import Peers, failure_of, failures
 from .rank_names import name_of_rank
-from .shard_writing import NO_SHARES, Shares
-from .writing import Parts, write_tensors
+from .shard_writing import NO_SHARES
+from .writing import write_tensors
 
 
 class Lead:
@@ -30,14 +31,15 @@ class Lead:
 
     Args:
         peers: the ranks; None for a training on one.
-        shares: what this rank has of the tensors that ranks share out.
 
     Attributes:
+        shares: what this rank has of the tensors that ranks share out; set before it begins.
         trouble: what ranks could not do, in words; empty if nothing failed.
     """
 
-    def __init__(self, peers: Peers | None = None, shares: Shares = NO_SHARES) -> None:
-        self._peers, self._shares = peers, shares
+    def __init__(self, peers: Peers | None = None) -> None:
+        self._peers = peers
+        self.shares = NO_SHARES
         self.trouble = ""
 
     def begun(self, unfinished: Path) -> None:
@@ -58,7 +60,7 @@ class Lead:
             OSError: the disk refuses.
         """
         found: dict[str, tuple[int, str]] = {}
-        pieces = self._shares.write(unfinished, 0, found)
+        pieces = self.shares.write(unfinished, 0, found)
         told = self._tell({"files": {}, "pieces": pieces})
         for rank, own in enumerate(told):
             for name, (size, sha256) in own["files"].items():
@@ -68,7 +70,7 @@ class Lead:
                         f"the file that rank {rank} wrote is not there: the folder has to be on a disk of all ranks"
                     )
                 found[name] = size, sha256
-        self._shares.write_metadata(unfinished, [own["pieces"] for own in told], found)
+        self.shares.write_metadata(unfinished, [own["pieces"] for own in told], found)
         return found
 
     def ended(self) -> None:
@@ -95,7 +97,7 @@ ALONE = Lead()
 """Of a training on one rank."""
 
 
-def follow(peers: Peers, parts: Parts, shares: Shares = NO_SHARES) -> str:
+def follow(peers: Peers, to_write: ToWrite) -> str:
     """The part of another rank than 0: write its own parts, and its shares, into the folder that rank 0 makes.
 
     Returns:
@@ -106,6 +108,7 @@ def follow(peers: Peers, parts: Parts, shares: Shares = NO_SHARES) -> str:
         return trouble
     files: dict[str, tuple[int, str]] = {}
     try:
+        parts, shares = to_write()
         folder = Path(told[0]["folder"])
         write_tensors(folder / name_of_rank(peers.rank), peers.own_parts(parts), files)
         pieces = shares.write(folder, peers.rank, files)

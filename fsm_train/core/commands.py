@@ -289,6 +289,10 @@ class SaveCheckpoint(LeavesOptimizer):
     If the disk refuses, that is a warning and a note, and nothing is removed. A callback that needs the fact
     `unsaved:NAME` is told if the checkpoint that it asked for last, with `by="NAME"`, could not be written.
 
+    With `beside` it is written beside the training, of copies of all tensors, which take their memory once more until
+    it is on disk. That is waited for where the fact is asked for at the end of a validation, an epoch or the
+    training, before the next one into the folder, and at the end of the run.
+
     >>> command = SaveCheckpoint("checkpoints", "epoch-3", drop=("epoch-1",), monitor="valid_loss")
     >>> command.name, command.drop, command.by
     ('epoch-3', ('epoch-1',), 'checkpoint')
@@ -300,6 +304,7 @@ class SaveCheckpoint(LeavesOptimizer):
     monitor: str | None = None
     mode: Literal["min", "max"] = "min"
     by: str = "checkpoint"
+    beside: bool = False
     last: ClassVar[bool] = True
 
 

@@ -39,8 +39,11 @@ UNSAVED = "unsaved:"
 """Begins the fact that a save failed; the name of who asked for it, `SaveCheckpoint.by`, follows.
 
 `unsaved:checkpoint` is 1.0 if the checkpoint that `checkpoint` asked for last could not be written, and missing if it
-was, or if none was asked for. It is known at each phase.
+was, or if none was asked for. It is known at each phase. While one is written beside the training it is `UNDER_WAY`
+within a batch or a validation; at the end of a validation, of an epoch and of the training its end is waited for.
 """
+UNDER_WAY = 0.5
+"""The value of an `unsaved:…` of which the end is not known yet. Of several ranks the largest value is that of all."""
 
 
 def known_at(name: str) -> frozenset[Phase] | None:

@@ -16,7 +16,7 @@ ADDED: Mapping[str, tuple[str, ...]] = {
     "Freeze": ("train_bn", "temporary"),
     "KeepAverage": ("buffers", "player"),
     "Kept": ("before",),
-    "SaveCheckpoint": ("monitor", "mode", "by"),
+    "SaveCheckpoint": ("monitor", "mode", "by", "beside"),
     "UpdateAverage": ("decay",),
     "UseScheduler": ("optimizer", "player"),
     "WeighLoss": ("by",),

@@ -15,18 +15,21 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
+from ..checkpoints.peers import Peers
 from ..core.checks import check_positive
 from ..core.errors import WorkloadError
 from ..worlds.disagreement import PeerError
 from ..worlds.rows import PLACES, WIDTH, Topic
 from .leaving import tell_if_raised
 from .presence import Presence
+from .told_beside import ToldBeside
 
 _FAILED = "failed"
 _shared: dict[float, GlooExchange] = {}
 _GRACE = 2.0
 """Seconds in which ranks whose wait is over say where they waited, and in which all of a process ends."""
 
+_GONE = "its process is gone, without a word: it was killed, or its script ended"
 _TIMED_OUT = "Timed out waiting"
 _OF_GLOO = ("gloo/transport", "Connection closed by peer", _TIMED_OUT)
 """What is in the messages of gloo, whose errors have no class of their own."""
@@ -65,6 +68,7 @@ class GlooExchange:
         self._presence = Presence(self._store, self.rank, self.ranks)
         tell_if_raised("ranks", self.fail)
         self._rows = [torch.empty(WIDTH, dtype=torch.float64) for _ in range(self.ranks)]
+        self._beside = 0  # how many times something was told by the store
         self._group: dist.ProcessGroup | None = None
         with self._blaming(Topic.JOIN):
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
@@ -102,6 +106,17 @@ class GlooExchange:
                 raise failure from error
             raise
         return values
+
+    def beside(self, peers: Peers) -> ToldBeside:
+        """The ranks, for what is done in a thread; called on all ranks at the same place."""
+        self._beside += 1
+        return ToldBeside(peers, self._store, self._beside, self._missing)
+
+    def _missing(self) -> str:
+        """What became of a rank, without waiting for one to end; empty if all are there."""
+        gone = self._presence.gone()
+        failure = self._word() or (PeerError.of(gone[0], _GONE) if gone else None)
+        return str(failure or "")
 
     def fail(self, reason: str) -> None:
         """Leave word of a failure, and end the process group: what the others wait for raises at once.
@@ -150,7 +165,7 @@ class GlooExchange:
         if (failure := self._word()) is not None:  # which it left meanwhile
             return failure
         if gone:
-            return PeerError.of(gone[0], "its process is gone, without a word: it was killed, or its script ended")
+            return PeerError.of(gone[0], _GONE)
         return PeerError(f"the connection to another rank broke, and no rank left word of a failure: {error}")
 
     def _timed_out(self, place: str) -> WorkloadError:

@@ -19,6 +19,7 @@ from ..data.own_rank import launched_ranks
 from ..encoding import Json
 from ..worlds.rows import Topic
 from .parallel import Ranks
+from .told_beside import ToldBeside
 
 
 @attrs.frozen(eq=False)
@@ -42,6 +43,9 @@ class SavedTogether:
 
     def tell(self, topic: Topic, own: Json) -> Sequence[Any]:
         return self._ranks.meeting(self._work).values(topic, own)
+
+    def beside(self) -> ToldBeside:
+        return self._ranks.exchange.beside(self)
 
     def own_parts(self, parts: Parts) -> Parts:
         return own_parts(parts, with_gradients=bool(parts["ranks"]["unreduced"]))

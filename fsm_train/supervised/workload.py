@@ -22,7 +22,6 @@ from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.callback import Callback
 from ..core.checks import check_bool
-from ..core.facts import UNSAVED
 from ..core.model_part import ModelPart
 from ..core.phase import Phase
 from ..core.reductions import Reduction, reductions_of
@@ -292,7 +291,7 @@ class Supervised(Stepping, Checkpointable):
             facts["stepped"] = float(self.stepped)
         if "elapsed" in names:
             facts["elapsed"] = self._elapsed_before + time.perf_counter() - self._since
-        facts |= {name: 1.0 for saver in self.saves.unsaved if (name := f"{UNSAVED}{saver}") in names}
+        facts |= self.saves.facts(names, state.phase)
         return read_in_one_transfer(facts)
 
     @property
@@ -389,6 +388,7 @@ class Supervised(Stepping, Checkpointable):
 
     def finish(self, state: State) -> None:
         self.end_validation()  # of one that failed
+        self.saves.settle()
         if self.ranks is not None:
             self.ranks.finish(self, state)
         self._undo.close()

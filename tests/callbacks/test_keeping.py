@@ -345,5 +345,6 @@ def test_settings_are_recorded() -> None:
             "keep": 1,
             "last": 2,
             "on_failure": False,
+            "beside": False,
         },
     )

@@ -53,7 +53,7 @@ def make(rank: int, kind: str = "ddp") -> Supervised:
         return workload(shares(rank), parallel="ddp")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 4), nn.Tanh(), nn.Linear(4, 1))
-    return workload(shares(rank), model=model, optimizer=lambda _: sgd, parallel=kind)
+    return workload(shares(rank), model=model, optimizer=lambda _: sgd, parallel="fsdp")
 
 
 def saves(folder: Path, **settings: Any) -> Any:
@@ -66,7 +66,7 @@ def train(rank: int, folder: Path, kind: str = "ddp") -> tuple[State, torch.Tens
     work = make(rank, kind)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always", RuntimeWarning)
-        final = run(start(work, epochs=1), [saves(folder)])
+        final = run(start(work, epochs=1), [saves(folder, beside=kind.endswith("beside"))])
     said = [str(warning.message) for warning in warned if issubclass(warning.category, RuntimeWarning)]
     return attrs.evolve(final, workload=None), whole_weights(work), said
 
@@ -82,10 +82,10 @@ def names(folder: Path) -> list[str]:
 KINDS = pytest.mark.parametrize(
     ("kind", "faulty", "thorough"),
     [
-        *(("ddp", 0, False), ("ddp", 1, False), ("fsdp", 1, False)),
+        *(("ddp", 0, False), ("ddp", 1, False), ("fsdp", 1, False), ("fsdp, beside", 1, False)),
         *(
             pytest.param(kind, faulty, True, marks=pytest.mark.long(alone=True))
-            for kind in ("ddp", "fsdp")
+            for kind in ("ddp", "fsdp", "fsdp, beside")
             for faulty in (0, 1)
         ),
     ],
@@ -102,7 +102,8 @@ def test_a_call_of_the_disk_that_fails_for_one_is_a_note_on_all(
         undisturbed, calls = count_calls(rank, tmp_path / "undisturbed", faulty, kind)
         found: list[Any] = []
         step = step_through(calls // 4) if thorough else calls // 4
-        for at in range(3, calls, step * (8 if kind == "fsdp" and thorough else 1)):  # a write of each tensor is a call
+        step *= 1 if kind == "ddp" or not thorough else 8  # a write of each tensor is a call
+        for at in range(3, calls, step):
             folder = tmp_path / str(at)
             final, weights, said = None, None, []
             with pytest.MonkeyPatch.context() as patched:

@@ -104,8 +104,8 @@ def others(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -
     return sorted((one.keys() | other.keys()) - same)
 
 
-def callbacks(folder: Path) -> list[Any]:
-    return [ema(0.9), accumulate(2), restore_best(), checkpoint(folder, monitor="valid_loss", last=9)]
+def callbacks(folder: Path, **settings: Any) -> list[Any]:
+    return [ema(0.9), accumulate(2), restore_best(), checkpoint(folder, monitor="valid_loss", last=9, **settings)]
 
 
 def saved_on(ranks: int, folder: Path) -> dict[str, torch.Tensor]:
@@ -192,10 +192,12 @@ def test_what_was_saved_of_a_whole_model_is_shared_out(saver: str, tmp_path: Pat
 # ------------------------------------------------------------------------------------- callbacks and logs
 
 
-def test_sigterm_to_one_rank_suspends_all_and_their_logs_are_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [True, pytest.param(False, marks=pytest.mark.long(alone=True))])
+def test_sigterm_to_one_rank_suspends_all_and_their_logs_are_the_same(beside: bool, tmp_path: Path) -> None:
     """In mid-epoch, with the best and the last kept: what is resumed ends as the undisturbed, and its log replays."""
     folder, log = tmp_path / "saved", tmp_path / "run-{rank}.jsonl"
     parallel = {"kind": "fsdp", "interrupts_every": 1}
+    settings = {"beside": beside, "every_steps": 1}
 
     def ends(rank: int) -> Any:
         @on(Phase.BATCH_END)
@@ -205,17 +207,17 @@ def test_sigterm_to_one_rank_suspends_all_and_their_logs_are_the_same(tmp_path: 
 
         expected = make(rank, 2, parallel)
         run(start(expected, epochs=3, seed=0), callbacks(tmp_path / "undisturbed"))
-        left = run(start(make(rank, 2, parallel), epochs=3, seed=0), [*callbacks(folder), killed], log=log)
+        left = run(start(make(rank, 2, parallel), epochs=3, seed=0), [*callbacks(folder, **settings), killed], log=log)
         dist.barrier()
         there = sorted(path.name for path in folder.iterdir() if path.name[0] != ".")
         work = make(rank, 2, parallel)
-        run(restore(folder, work), callbacks(folder), log=log)
-        divergence = replay(tmp_path / f"run-{rank}.jsonl", callbacks(folder)).divergence
+        run(restore(folder, work), callbacks(folder, **settings), log=log)
+        divergence = replay(tmp_path / f"run-{rank}.jsonl", callbacks(folder, **settings)).divergence
         return left.phase, left.iteration, there, others(wholly(expected), wholly(work)), divergence
 
     of_ranks = forked(2, tmp_path / "group", ends)
-    for phase, at, (epoch, last), *rest in of_ranks:
-        assert (phase, epoch, last[13:], rest) == (Phase.SUSPENDED, "epoch-00001", "-suspended", [[], None])
+    for phase, at, there, *rest in of_ranks:
+        assert (phase, there[0], there[-1][13:], rest) == (Phase.SUSPENDED, "epoch-00001", "-suspended", [[], None])
         assert at in (4, 5)
     one, other = ((tmp_path / f"run-{rank}.jsonl").read_bytes() for rank in range(2))
     assert one == other
