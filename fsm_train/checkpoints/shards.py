@@ -86,11 +86,17 @@ def _is_within(piece: Piece, shape: Sequence[int]) -> bool:
 
 
 def _overlap(pieces: Sequence[Piece]) -> bool:
-    """Whether two of the pieces have an element in common; they are compared with those that begin before they end."""
-    ordered = sorted(pieces, key=lambda piece: piece.offset)
+    """Whether two of the pieces have an element in common; they are compared with those that begin before they end.
+
+    That is along the dimension in which they begin at most places: ranks may share out columns as well as rows.
+    """
+    dimensions = range(len(pieces[0].offset)) if pieces else range(0)
+    along = max(dimensions, key=lambda i: len({piece.offset[i] for piece in pieces}), default=None)
+    ordered = pieces if along is None else sorted(pieces, key=lambda piece: piece.offset[along])
     for i, one in enumerate(ordered):
-        for other in ordered[i + 1 :]:
-            if one.offset and other.offset[0] >= one.offset[0] + one.shape[0]:
+        for j in range(i + 1, len(ordered)):
+            other = ordered[j]
+            if along is not None and other.offset[along] >= one.offset[along] + one.shape[along]:
                 break
             if common(one.offset, one.shape, other.offset, other.shape) is not None:
                 return True

@@ -12,6 +12,7 @@ import json
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,16 @@ def seconds_of(call: Callable[[], Any], times: int) -> float:
         call()
         found.append(time.process_time() - begin)
     return statistics.median(found)
+
+
+def most_memory(call: Callable[[], Any]) -> int:
+    """The most bytes of Python objects meanwhile."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def names(tensors: int) -> list[str]:
@@ -89,6 +100,7 @@ def of_pieces(ranks: int, times: int) -> dict[str, float]:
         "told, bytes": len(texts[0]) / tensors,
         "in .metadata, bytes": len(content) / tensors / ranks,
         **{f"{name}, us": seconds_of(call, times) / tensors / ranks * 1e6 for name, call in timed.items()},
+        "read .metadata, bytes of memory": most_memory(lambda: read_metadata(content, sizes)) / tensors / ranks,
         "in the manifest, bytes a rank": len(json.dumps(orjson.loads(texts[0])["files"])),
     }
 

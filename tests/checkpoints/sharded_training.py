@@ -35,6 +35,14 @@ class Net(nn.Module):
         return output
 
 
+def sharded() -> Net:
+    """The model, of which each rank has its share."""
+    model = Net()
+    fully_shard(model.head)
+    fully_shard(model)
+    return model
+
+
 def workload(model: nn.Module, *data: Any, **settings: Any) -> Supervised:
     """As each rank has it."""
     return Supervised(model, torch.optim.AdamW(model.parameters(), lr=0.05), nn.MSELoss(), *data, **settings)
@@ -47,9 +55,7 @@ def data_of(rank: int, ranks: int) -> list[DataLoader[Any]]:
 
 def train(rank: int, ranks: int, folder: Path, *callbacks: Callback[Any]) -> list[dict[str, torch.Tensor]]:
     """Three epochs on one of the ranks; the measured weights after each, all shares together."""
-    model = Net()
-    fully_shard(model.head)
-    fully_shard(model)
+    model = sharded()
     work = workload(model, *data_of(rank, ranks), parallel="fsdp")
     measured = []
 
@@ -64,8 +70,14 @@ def train(rank: int, ranks: int, folder: Path, *callbacks: Callback[Any]) -> lis
             weights |= {name.removeprefix("model."): each.clone() for name, each in average.buffers.items()}
         measured.append(weights)
 
-    run(start(work, epochs=3), [*callbacks, checkpoint(folder, monitor="valid_loss", keep=1, last=3), gather])
+    keep = checkpoint(folder, monitor="valid_loss", keep=1, last=3)
+    run(start(work, epochs=3), [*callbacks, keep, gather], log=logs_of(folder) / "run-{rank}.jsonl")
     return measured
+
+
+def logs_of(folder: Path) -> Path:
+    """Where the ranks have their logs, one each."""
+    return folder.with_name(f"{folder.name}, logs")
 
 
 @attrs.frozen

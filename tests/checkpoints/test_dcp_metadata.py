@@ -238,12 +238,20 @@ IMPOSSIBLE: dict[str, tuple[Callable[[], Any], str]] = {
     "a flag as a number": (lambda: described(length=True), "bool where a number"),
     "a file of no name": (lambda: described(relative_path=1), "int where a name"),
     "compressed": (lambda: described(transform_descriptors=["zstd"]), "is transformed"),
+    "the same pieces again and again": (lambda: repeating(), "the same pieces many times over"),
     "an object": (lambda: metadata_of({"x": torchs.BytesStorageMetadata()}), "is no tensor"),
     "no pieces": (lambda: metadata_of({"x": None}), "NoneType where a TensorStorageMetadata"),
     "no names": (lambda: metadata_of([]), "list where names have values"),
     "a sparse one": (lambda: _with(layout=torch.sparse_coo), "no dense tensor"),
     "no dtype": (lambda: _with(dtype="float32"), "has no dtype"),
 }
+
+
+def repeating() -> Any:
+    """Tensors that have one list of pieces, which a pickle holds once."""
+    chunk = torchs.ChunkStorageMetadata(torch.Size((0,)), torch.Size((0,)))
+    tensor = torchs.TensorStorageMetadata(torchs.TensorProperties(torch.float32), torch.Size((0,)), [chunk] * 10_000)
+    return metadata_of(dict.fromkeys(map(str, range(10_000)), tensor))
 
 
 def _with(**of_properties: Any) -> Any:

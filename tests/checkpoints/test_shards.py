@@ -7,6 +7,7 @@ import math
 import attrs
 import pytest
 
+from fsm_train.checkpoints import shards
 from fsm_train.checkpoints.shards import (
     Piece,
     SharedTensor,
@@ -49,6 +50,24 @@ def test_pieces_are_whole_where_nothing_is_missing_or_twice(
     shape: tuple[int, ...], pieces: list[Piece], whole: bool
 ) -> None:
     assert is_whole(SharedTensor("float32", shape, (*pieces,))) is whole
+
+
+@pytest.mark.parametrize("dimension", [0, 1, 2])
+def test_thousands_of_ranks_are_looked_at_once_each(dimension: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever dimension they share a tensor out; each piece is compared with none, or with the next."""
+    compared = []
+    monkeypatch.setattr(shards, "common", lambda *boxes: compared.append(boxes))
+    shape = [4, 4, 4]
+    shape[dimension] = 3000
+    offsets = [tuple(start if i == dimension else 0 for i in range(3)) for start in range(3000)]
+    whole = SharedTensor("float32", (*shape,), tuple(piece(each, _thin(shape, dimension)) for each in offsets))
+
+    assert is_whole(whole)
+    assert len(compared) < 3000
+
+
+def _thin(shape: list[int], dimension: int) -> tuple[int, ...]:
+    return tuple(1 if i == dimension else length for i, length in enumerate(shape))
 
 
 def test_overlap_of_two_that_make_up_the_number_is_seen() -> None:

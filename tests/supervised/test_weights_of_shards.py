@@ -10,11 +10,13 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from fsm_train import load_weights
-from fsm_train.checkpoints.manifest import MANIFEST
+from fsm_train import Supervised, load_weights, restore
+from fsm_train.checkpoints.manifest import MANIFEST, list_folder
 from fsm_train.cli import main
+from fsm_train.supervised.shares import whole
 from fsm_train.supervised.weights import choose
-from tests.checkpoints.sharded_training import Net, Trained, trained_on
+from tests.checkpoints.sharded_training import Net, Trained, data_of, logs_of, sharded, trained_on, workload
+from tests.forked import forked
 
 Captured = pytest.CaptureFixture[str]
 
@@ -86,3 +88,38 @@ def test_nothing_is_read_that_the_weights_do_not_need(trained: Trained) -> None:
     assert set(moments) == {None}
     own = None if weights == "model" else {*parts["modules"]["model"]["values"].values()}
     assert own is None or None not in own  # buffers are beside the average
+
+
+def test_the_ranks_logs_are_the_same_to_the_byte(trained: Trained) -> None:
+    """Also where they save what they share out."""
+    one, *others = (path.read_bytes() for path in logs_of(trained.folder).glob("run-*.jsonl"))
+
+    assert len(others) == int(trained.folder.name[0]) - 1
+    assert one.count(b"SaveCheckpoint") >= 3
+    assert all(other == one for other in others)
+
+
+def everything(work: Supervised) -> dict[str, torch.Tensor]:
+    """Weights and moments, all shares together, which all ranks ask for."""
+    state = work.optimizer.state_dict()["state"]
+    moments = {f"{i} {name}": whole(value) for i, own in state.items() for name, value in own.items()}
+    return moments | {name: whole(value.detach()) for name, value in work.model.state_dict().items()}
+
+
+def test_two_ranks_and_one_read_the_same_from_four(all_trained: dict[str, Trained], tmp_path: Path) -> None:
+    """Each rank its shares, which begin and end within the pieces of others."""
+    last = list_folder(all_trained["4 ranks"].folder).checkpoints[0].path
+
+    def read(rank: int) -> dict[str, torch.Tensor]:
+        work = workload(sharded(), *data_of(rank, 2), parallel="fsdp")
+        assert restore(last, work).step == 6
+        return everything(work)
+
+    work = workload(Net(), *data_of(0, 1))
+    restore(last, work)
+    alone, (one, other) = everything(work), forked(2, tmp_path, read)
+    assert any("exp_avg_sq" in name for name in alone)
+    for name, value in alone.items():
+        assert torch.equal(one[name], value), name
+        assert torch.equal(other[name], value) or "running" in name, name
+    assert all(torch.equal(alone[name], value) for name, value in all_trained["4 ranks"].measured[2].items())
