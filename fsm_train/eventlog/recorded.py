@@ -207,13 +207,19 @@ class Recorded(Workload):
         """The next line that was not passed; None at the end of this call of `run`."""
         return self._lines[0][1] if self._lines or self._read_line() else None
 
-    def at_next_line(self) -> bool:
-        """Whether the course up to the next line is over."""
-        return bool(self._lines or self._read_line()) and self._lines[0][0] <= self._items_over
-
     def pass_line(self) -> None:
         """Go past the next line."""
         self._lines.popleft()
+
+    def pass_if(self, event: str, body: Mapping[str, Any]) -> bool:
+        """Go past the next line if it is this one, and the course up to it is over; whether that was so."""
+        if not self._lines and not self._read_line():
+            return False
+        needed, entry = self._lines[0]
+        if needed > self._items_over or entry.event != event or entry.body != body:
+            return False
+        self._lines.popleft()
+        return True
 
     def line_at(self, state: State) -> Entry | None:
         """The line of this state; None if it has none. Lines before it are passed."""
