@@ -224,6 +224,10 @@ class Recorded(Workload):
     def line_at(self, state: State) -> Entry | None:
         """The line of this state; None if it has none. Lines before it are passed."""
         event = EVENT[state.phase]
+        if self._lines:  # it is almost always the first
+            needed, entry = self._lines[0]
+            if needed <= self._items_over and entry.event == event and _is_line_of(entry.body, state):
+                return entry
         for before, entry in self._lines_here():
             if entry.event == event and _is_line_of(entry.body, state):
                 for _ in range(before):
@@ -371,10 +375,10 @@ class Recorded(Workload):
 def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
     """Whether the line has the counters of this state."""
     return (
-        body.get("iteration") == state.iteration
-        and body.get("epoch") == state.epoch
-        and body.get("valid_batch") == state.valid_batch
-        and body.get("step") == state.step
+        body["iteration"] == state.iteration
+        and body["epoch"] == state.epoch
+        and body["valid_batch"] == state.valid_batch
+        and body["step"] == state.step
         and ("turns" not in body or body["turns"]["turn"] == state.players.turn)
     )
 
