@@ -284,7 +284,7 @@ class Cursor:
         watched = self.watched
         if watched is None:
             return False
-        callbacks, sinks, needs = watched.due(self.draft) if watched.selective else watched.callbacks_only
+        callbacks, sinks, needs = watched.due(self.draft) if watched.selective else watched.always
         if not (callbacks or sinks or watched.yields):
             return False
         given: Mapping[str, Transition]

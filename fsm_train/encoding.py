@@ -201,10 +201,15 @@ def flags(value: Json) -> Flag:
     Raises:
         CannotDecodeError: a name is not that of a flag.
     """
-    union = Flag.NONE
     if not isinstance(value, str):
         raise CannotDecodeError(f"{_short(value)} are no flags")
-    for name in filter(None, value.split("|")):
+    return _flags_named(value)
+
+
+@functools.lru_cache(maxsize=1024)
+def _flags_named(names: str) -> Flag:
+    union = Flag.NONE
+    for name in filter(None, names.split("|")):
         if name not in Flag.__members__:
             raise CannotDecodeError(f"{_short(name)} is no flag")
         union |= Flag[name]

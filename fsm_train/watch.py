@@ -43,6 +43,7 @@ class Watched:
         callbacks_only, callbacks_and_sinks: the two usual sets of observers, with the facts that they need.
         shared: whether facts are those of several ranks: a sink, which not all have, gets only what callbacks need.
         selective: whether each time it must be worked out who observes (`every`, intervals of sinks).
+        always: the observers of each visit, unless it is selective.
         only_asks: whether each visit consults all the callbacks, no sink observes, and nothing is to be measured.
         asked: the callbacks, each with its function of the state if it has no memory.
         compared: gives the values by which decisions are kept here; None if they are not.
@@ -73,9 +74,10 @@ class Watched:
             self.needs(callbacks, (*sinks, *followers)),
         )
         self.each_time = all(callback.every == 1 for callback in callbacks)
-        self.selective = bool(sinks or followers) or not self.each_time
+        self.selective = bool(sinks) or not self.each_time
+        self.always = self.callbacks_and_sinks if callbacks and followers else self.callbacks_only
         measures = bool(self.callbacks_only[2]) or place in FINAL
-        self.only_asks = bool(callbacks) and not (self.selective or measures)
+        self.only_asks = bool(callbacks) and not (self.selective or followers or measures)
         self.asked = [(callback, of_state_alone(callback)) for callback in callbacks]
         self.compared = compared_by(callbacks) if callbacks and self.each_time and not measures else None
         self.kept: dict[Flag, dict[object, KeptDecision]] = {}

@@ -20,7 +20,7 @@ from ..core.facts import UNSAVED, known_at, measurable
 from ..core.phase import STOP_FLAGS, Flag, Phase
 from ..core.state import State
 from ..core.table import epochs_reached, steps_reached
-from ..core.transition import UNCHANGED, Command, Transition
+from ..core.transition import Command, Transition
 from ..core.values import FrozenMap
 from ..encoding import Json, decode, encode, flag_names, flags
 from ..wording import PLAN_FULFILLED
@@ -330,6 +330,8 @@ class _Effects(TypedDict):
 
 def _effects(answers: Mapping[str, Mapping[str, Json]], before: Mapping[str, Json]) -> _Effects:
     """The effects of encoded answers; `before` has the hyper-parameters before them."""
+    if not answers:
+        return {"flags": Flag.NONE, "hyper": {}, "commands": []}
     raised, hyper, commands = Flag.NONE, {}, []
     for answer in answers.values():
         raised |= flags(answer.get("flags", ""))
@@ -363,10 +365,13 @@ def _command_set_hyper(entry: Entry, state: State) -> bool:
 
 
 def _decode_answer(answer: Mapping[str, Json], command: Callable[[Json], LoggedCommand]) -> Transition:
-    return Transition(
-        flags=flags(answer.get("flags", "")),
-        hyper=decode_hyper(answer.get("hyper", {})),
-        memory=UNCHANGED,
-        commands=tuple(map(command, answer.get("commands", ()))),
-        reason=decode(answer.get("reason", "")),
-    )
+    said: dict[str, Any] = {}  # what is left out changes nothing, and need not be decoded
+    if "flags" in answer:
+        said["flags"] = flags(answer["flags"])
+    if "hyper" in answer:
+        said["hyper"] = decode_hyper(answer["hyper"])
+    if "commands" in answer:
+        said["commands"] = tuple(map(command, answer["commands"]))
+    if "reason" in answer:
+        said["reason"] = decode(answer["reason"])
+    return Transition(**said)

@@ -18,16 +18,27 @@ from typing import IO, Any, cast
 import orjson
 
 from ..core.phase import Phase
+from ..core.values import EMPTY
 from ..encoding import Json
 from .errors import LogError
-from .forms import MAX_DEPTH, MAX_EVENTS, fault_in_header, fault_in_history, fault_in_line, is_too_deep
+from .forms import (
+    MAX_DEPTH,
+    MAX_EVENTS,
+    fault_in_header,
+    fault_in_history,
+    fault_in_line,
+    fault_in_plain_line,
+    is_plain,
+    is_too_deep,
+)
 from .lines import HEADER, HISTORY, KEYS, NEXT_EVENTS, OWN_KEYS, PLACES, canonical, digest
 from .upcasts import upcast
 
 MAX_LINE_BYTES = 16 << 20
 """The longest line that is read: far longer than a real one, and short enough to be held in memory."""
 
-EVENTS = frozenset({HEADER, HISTORY, *(phase.value for phase in Phase)})
+PHASES = frozenset(phase.value for phase in Phase)
+EVENTS = PHASES | {HEADER, HISTORY}
 
 _SETUP = Phase.SETUP.value
 
@@ -58,20 +69,23 @@ class Entry:
 
     __slots__ = ("body", "bound", "counts", "course", "digest", "event", "facts", "number", "seq")
 
-    def __init__(self, number: int, line: dict[str, Any]) -> None:
+    def __init__(self, number: int, line: dict[str, Any], *, plain: bool = False) -> None:
         self.number = number
         self.seq: int = line.pop("seq")
         self.event: str = line.pop("event")
         self.digest: str = line.pop("digest")
-        own = OWN_KEYS.get(self.event, KEYS)
-        self.bound: Mapping[str, Any] = {}
-        if not line.keys() <= own:
-            self.bound = {name: line.pop(name) for name in line.keys() - own}
-        self.facts: Mapping[str, Json] = {}
-        self.course: list[list[Any]] = []
-        if own is KEYS:
-            self.facts = line.pop("facts", self.facts)
-            self.course = line.pop("course", self.course)
+        self.bound: Mapping[str, Any] = EMPTY
+        self.facts: Mapping[str, Json]
+        self.course: list[list[Any]]
+        if plain:
+            self.facts = line.pop("facts")
+            self.course = line.pop("course", None) or []
+        else:
+            own = OWN_KEYS.get(self.event, KEYS)
+            if not line.keys() <= own:
+                self.bound = {name: line.pop(name) for name in line.keys() - own}
+            self.facts = line.pop("facts", {}) if own is KEYS else {}
+            self.course = line.pop("course", []) if own is KEYS else []
         self.body = line
         self.counts = True
 
@@ -254,6 +268,19 @@ class LineChecker:
             if not raw.endswith(b"\n") and self.last is not None:
                 return None
             raise self._error(number, _not_json(raw, number))
+        if is_plain(line) and line["event"] in PHASES and not is_too_deep(raw, line):
+            entry = Entry(number, line, plain=True)
+            self._check_place(entry)
+            self._check_digest(entry, raw)
+            if fault := fault_in_plain_line(entry.body, entry.facts, entry.course):
+                raise self._error(number, fault)
+            self._check_length(entry)
+            self.last = entry
+            return entry
+        return self._check_any(number, raw, line)
+
+    def _check_any(self, number: int, raw: bytes, line: dict[str, Any]) -> Entry | None:
+        """As `check`, of a header, of a line that is unusual, and of one that is damaged or another program's."""
         seq, digits, event = line.get("seq"), line.get("digest"), line.get("event")
         if type(seq) is not int or type(digits) is not str or type(event) is not str or event not in EVENTS:
             if "seq" not in line and "digest" not in line:
@@ -334,9 +361,9 @@ class LineChecker:
         self._counts = now = body["iteration"], body["valid_batch"]
         if not entry.course:
             return
-        counts = [count for _, count in entry.course]
-        if counts == [1]:
+        if len(entry.course) == 1 and entry.course[0][1] == 1:
             return
+        counts = [count for _, count in entry.course]
         # One batch may be fetched and not finished, one be before the epoch's end, one a validation's.
         most = max(0, now[0] - iteration) + max(valid_batch, now[1]) + 3
         if max(counts) > most:

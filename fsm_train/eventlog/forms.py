@@ -217,28 +217,44 @@ _LINE_REQUIRED = frozenset({*COUNTERS, "flags", "hyper", "metrics"})
 
 
 def _plain_shapes() -> Iterator[tuple[str | type, ...]]:
-    optional: tuple[dict[str, type], ...] = ({"answers": dict}, {"batches_over": bool}, {"exhausted": bool})
+    optional = ("answers", "batches_over", "exhausted", "course")
     for samples, chosen in itertools.product((int, float), itertools.product((False, True), repeat=len(optional))):
-        types: dict[str, type] = {**dict.fromkeys(COUNTERS, int), "samples": samples}
-        types |= {"flags": str, "hyper": dict, "metrics": dict}
-        for keys in itertools.compress(optional, chosen):
-            types |= keys
-        yield (*types, *types.values())
+        left_out = {key for key, there in zip(optional, chosen, strict=True) if not there}
+        types: dict[str, type] = {"seq": int, **dict.fromkeys(COUNTERS, int), "samples": samples}
+        types |= {"flags": str, "hyper": dict, "metrics": dict, "answers": dict, "batches_over": bool}
+        types |= {"exhausted": bool, "facts": dict, "course": list, "digest": str, "event": str}
+        kept = {key: kind for key, kind in types.items() if key not in left_out}
+        yield (*kept, *kept.values())
 
 
 _PLAIN = frozenset(_plain_shapes())
-"""The keys, and the types of their values, of almost every line: to know them saves half of the time of a check."""
+
+
+def is_plain(line: Mapping[str, Json]) -> bool:
+    """Whether a line has the keys of almost every line, with values of their types, in the order of this library.
+
+    To know that saves half of the time of a check.
+    """
+    return (*line, *map(type, line.values())) in _PLAIN
+
+
+def fault_in_plain_line(body: Mapping[str, Json], facts: Json, course: Json) -> str:
+    """As `fault_in_line`, of one that `is_plain`."""
+    if (
+        _are_flag_names(body["flags"])
+        and are_numbers(body["hyper"])
+        and (not body["metrics"] or are_numbers(body["metrics"]))
+        and ("answers" not in body or _are_answers(body["answers"]))
+        and are_numbers(facts)
+        and (not course or _is_course(course))
+    ):
+        return ""
+    return fault_in_line(body, facts, course)
 
 
 def fault_in_line(body: Mapping[str, Json], facts: Json, course: Json) -> str:
     """What does not have the form of a log in a line; "" if nothing."""
-    if not (
-        (*body, *map(type, body.values())) in _PLAIN
-        and _are_flag_names(body["flags"])
-        and are_numbers(body["hyper"])
-        and (body["metrics"] == {} or are_numbers(body["metrics"]))
-        and ("answers" not in body or _are_answers(body["answers"]))
-    ) and (key := malformed_key(body, _LINE, _LINE_REQUIRED)):
+    if key := malformed_key(body, _LINE, _LINE_REQUIRED):
         return _sentence(key, body.get(key))
     if not are_numbers(facts):
         return _sentence("facts", facts)

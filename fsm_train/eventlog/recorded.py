@@ -207,17 +207,27 @@ class Recorded(Workload):
         """The next line that was not passed; None at the end of this call of `run`."""
         return self._lines[0][1] if self._lines or self._read_line() else None
 
-    def at_next_line(self) -> bool:
-        """Whether the course up to the next line is over."""
-        return bool(self._lines or self._read_line()) and self._lines[0][0] <= self._items_over
-
     def pass_line(self) -> None:
         """Go past the next line."""
         self._lines.popleft()
 
+    def pass_if(self, event: str, body: Mapping[str, Any]) -> bool:
+        """Go past the next line if it is this one, and the course up to it is over; whether that was so."""
+        if not self._lines and not self._read_line():
+            return False
+        needed, entry = self._lines[0]
+        if needed > self._items_over or entry.event != event or entry.body != body:
+            return False
+        self._lines.popleft()
+        return True
+
     def line_at(self, state: State) -> Entry | None:
         """The line of this state; None if it has none. Lines before it are passed."""
         event = EVENT[state.phase]
+        if self._lines:  # it is almost always the first
+            needed, entry = self._lines[0]
+            if needed <= self._items_over and entry.event == event and _is_line_of(entry.body, state):
+                return entry
         for before, entry in self._lines_here():
             if entry.event == event and _is_line_of(entry.body, state):
                 for _ in range(before):
@@ -365,10 +375,10 @@ class Recorded(Workload):
 def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
     """Whether the line has the counters of this state."""
     return (
-        body.get("iteration") == state.iteration
-        and body.get("epoch") == state.epoch
-        and body.get("valid_batch") == state.valid_batch
-        and body.get("step") == state.step
+        body["iteration"] == state.iteration
+        and body["epoch"] == state.epoch
+        and body["valid_batch"] == state.valid_batch
+        and body["step"] == state.step
         and ("turns" not in body or body["turns"]["turn"] == state.players.turn)
     )
 

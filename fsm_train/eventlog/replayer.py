@@ -231,22 +231,28 @@ class _Replay(Rerun):
         return bool(failed) and not str(failed).startswith(_DECIDED)
 
     def compare(self, state: State, answers: Mapping[str, Transition]) -> None:
-        entry = self.recorded.next_line()
-        if entry is None:
-            self.finished = True  # the log ends here
-            return
         line = line_of(state, self._cache.answers_of(answers))
-        same = entry.body == line
-        if not same:
-            logged = entry.body.get("reason")
-            if type(logged) is str and reasons_agree(logged, state.reason):
-                line["reason"] = logged
-            line = without_added_fields(line, entry.body)
-            same = entry.body == line
-        if same and entry.event == EVENT[state.phase] and self.recorded.at_next_line():
-            self.recorded.pass_line()
-            self.last = state
-            self.lines += 1
+        if self.recorded.pass_if(EVENT[state.phase], line):
+            self._agrees(state)
+        elif (entry := self.recorded.next_line()) is None:
+            self.finished = True  # the log ends here
+        else:
+            self._compare_closely(entry, state, answers, line)
+
+    def _agrees(self, state: State) -> None:
+        self.last = state
+        self.lines += 1
+
+    def _compare_closely(
+        self, entry: Entry, state: State, answers: Mapping[str, Transition], line: dict[str, Json]
+    ) -> None:
+        """What it means that the next line is not the same to the letter."""
+        logged = entry.body.get("reason")
+        if type(logged) is str and reasons_agree(logged, state.reason):
+            line["reason"] = logged
+        line = without_added_fields(line, entry.body)
+        if self.recorded.pass_if(EVENT[state.phase], line):
+            self._agrees(state)
             return
         if not self._exact and not answers and state.phase not in ALWAYS and self.recorded.line_at(state) is None:
             return
