@@ -37,7 +37,7 @@ from ..worlds.passes import Pass
 from .leaving import note_end
 from .rank_notes import notes_of_ranks
 from .ranks import GlooExchange, shared_exchange
-from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
+from .reduction import broadcast_buffers, reduce_gradients, share_buffers_of_wrapper, sparse_parameters
 from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, reshard, sharding_settings
 from .shares import is_shared
 
@@ -249,6 +249,20 @@ class Ranks:
         """Give all ranks the buffers of rank 0, as torch's wrapper does before a forward pass; in averages too."""
         averages = work.carried_over.averages.values()
         broadcast_buffers(work.modules.values(), [buffer for each in averages for buffer in each.buffers.values()])
+
+    def share_buffers_of_window(self, work: Any) -> None:
+        """Give all ranks the buffers of rank 0 before the first forward pass of a window, as torch's wrapper does.
+
+        It does so itself where it reduces gradients: before each forward pass that follows a reduction.
+        """
+        wrapped = work.wrapped_model
+        if not self.by_hand or self.unreduced or not isinstance(wrapped, DistributedDataParallel):
+            return
+        wrapped.require_forward_param_sync = True  # which it asks for, beside its settings
+        shares = wrapped.will_sync_module_buffers()  # type: ignore[no-untyped-call]
+        wrapped.require_forward_param_sync = False
+        if shares:
+            share_buffers_of_wrapper(wrapped)
 
     def finish(self, work: Any, state: State) -> None:
         """End a call of `run` with the same buffers, and note for this process how it ended."""

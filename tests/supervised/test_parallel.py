@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,22 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fsm_train import Phase, Supervised, WorkloadError, ablate, evaluate, find_lr, iterate, run, sharded, start
+from fsm_train import (
+    Phase,
+    State,
+    Supervised,
+    WorkloadError,
+    ablate,
+    evaluate,
+    find_lr,
+    iterate,
+    on,
+    run,
+    sharded,
+    start,
+)
 from fsm_train.callbacks import accumulate, early_stopping, parallel, skip_nonfinite
 from fsm_train.data.generators import seed_of_rank
 from fsm_train.data.own_rank import own_rank
@@ -147,6 +163,64 @@ def test_windows_are_reduced_once_before_each_step(tmp_path: Path) -> None:
         alone, alone_factor, _ = work(None, windows)
         torch.testing.assert_close(weights, alone, rtol=0, atol=1e-6)
         assert factor == pytest.approx(alone_factor, abs=1e-6)
+
+
+class Mean(nn.Module):
+    """Takes the mean of its last inputs away, which is in a buffer: where ranks have other ones, they learn others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(10, 1)
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + inputs.mean(dim=0)
+        output: torch.Tensor = self.layer(inputs - self.mean)
+        return output
+
+
+def by_hand(model: nn.Module, data: list[Any], window: int, **settings: Any) -> None:
+    """One epoch of windows with torch's wrapper alone, as its documentation writes them."""
+    wrapped = DistributedDataParallel(model, **settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for i, (inputs, target) in enumerate(data, start=1):
+        last = i % window == 0 or i == len(data)
+        in_window = window if i <= len(data) // window * window else len(data) % window
+        with contextlib.nullcontext() if last else wrapped.no_sync():
+            (nn.functional.mse_loss(wrapped(inputs), target) / in_window).backward()
+        if last:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("settings", [{}, {"broadcast_buffers": False}], ids=["shared", "own"])
+@pytest.mark.filterwarnings("ignore:.*broadcast_buffers")
+def test_buffers_in_windows_are_shared_where_torch_shares_them(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Before the first forward pass of each window, and nowhere if that is said."""
+
+    def work(rank: int) -> Any:
+        torch.manual_seed(0)
+        expected = Mean()
+        model, data = deepcopy(expected), shares(rank, 8, 8, 8, 8, 8)
+        by_hand(expected, data, 2, **settings)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        parallel = {"kind": "ddp", **settings}
+        last = []
+
+        @on(Phase.TEARDOWN)
+        def before_its_end(state: State) -> None:
+            last.append(model.mean.clone())
+
+        made = Supervised(model, optimizer, nn.MSELoss(), data, parallel=parallel)
+        run(start(made, epochs=1), [accumulate(2), before_its_end])
+        return last[0], expected.mean, weights_of(model), weights_of(expected)
+
+    (own, as_own, weights, expected), (other, as_other, others, _) = forked(2, tmp_path, work)
+    assert torch.equal(own, as_own)
+    assert torch.equal(other, as_other)
+    assert torch.equal(weights, others)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
 
 
 def test_a_backward_of_ones_own_is_reduced(tmp_path: Path) -> None:
