@@ -108,6 +108,7 @@ def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> 
     if not dist.is_initialized() and (launched := launched_ranks()) > 1:
         _form_group(launched, device, settings)
     if not dist.is_initialized() or dist.get_world_size() == 1:
+        speak_again()
         return None
     return Ranks(settings)
 
@@ -128,6 +129,7 @@ def _form_group(ranks: int, device: torch.device | str | None, settings: Paralle
 
 
 def _end_group() -> None:
+    speak_again()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -153,8 +155,7 @@ class Ranks:
         self._beside_wrapper: list[nn.Parameter] = []
         self._sparse: Set[nn.Parameter] = frozenset()
         self.exchange  # noqa: B018 - formed where all ranks come, so that one that ends before a run is missed
-        if self.rank:
-            quieten()
+        (quieten if self.rank else speak_again)()
 
     @property
     def exchange(self) -> GlooExchange:
@@ -340,12 +341,20 @@ def _refuse_group(work: Any) -> None:
 
 
 class _OnlyErrors(logging.Filter):
+    """Lets warnings through once there is no group any more, whoever ended it."""
+
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+        return record.levelno >= logging.ERROR or not dist.is_initialized()
+
+
+_only_errors = _OnlyErrors()
 
 
 def quieten() -> None:
-    """Warnings are rank 0's to say: on the others only errors are logged."""
-    logger = logging.getLogger("fsm_train")
-    if not any(isinstance(each, _OnlyErrors) for each in logger.filters):
-        logger.addFilter(_OnlyErrors())
+    """Warnings are rank 0's to say: on the others only errors are logged, as long as there is a group."""
+    _logger.addFilter(_only_errors)  # idempotent
+
+
+def speak_again() -> None:
+    """Take off what `quieten` has put on the logger."""
+    _logger.removeFilter(_only_errors)

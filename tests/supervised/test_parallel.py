@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     assert forked(2, tmp_path, work) == [True, False]
     lines = [(tmp_path / f"run-{rank}.jsonl").read_text().splitlines() for rank in range(2)]
     assert len(lines[0]) == len(lines[1]) > 3
+
+
+def test_only_rank_0_warns_as_long_as_there_is_a_group(tmp_path: Path) -> None:
+    """What follows in the same process, such as an evaluation without the others, is heard again; errors always are."""
+
+    def work(rank: int) -> Any:
+        heard, logger = [], logging.getLogger("fsm_train")
+        handler = logging.Handler()
+        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+        logger.addHandler(handler)
+        for name in ("one", "another"):
+            make(rank, parallel="ddp")
+            logger.warning("%s in the group", name)
+        logger.error("an error")
+        dist.destroy_process_group()
+        logger.warning("after the group")
+        workload(parallel="ddp")
+        return heard, logger.filters
+
+    (one, _), (other, filters) = forked(2, tmp_path, work)
+    assert one == ["one in the group", "another in the group", "an error", "after the group"]
+    assert other == ["an error", "after the group"]
+    assert filters == []
 
 
 def test_windows_are_reduced_once_before_each_step(tmp_path: Path) -> None:
