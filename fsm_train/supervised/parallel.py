@@ -45,7 +45,6 @@ Parallel = Literal["ddp", "fsdp", False] | Mapping[str, Any]
 
 _logger = logging.getLogger("fsm_train")
 _OWN = ("kind", "agree", "seconds", "interrupts_every")
-_NO_MODEL = nn.Identity()  # of players
 _OF_DDP = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
 
 
@@ -309,6 +308,8 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         if work.parallel is None or is_sharded(work.model):
             _refuse_group(work)
         return cast("Workload", work)
+    if work.players:
+        _refuse_players(work)
     if work.gives_closure:
         raise WorkloadError(
             "the optimizer evaluates its batch again by a closure, and decides by the loss of this rank alone, so the "
@@ -325,19 +326,31 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
 
 def _refuse_group(work: Any) -> None:
     rank, ranks = own_rank()
+    in_group = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if work.players and (in_group or (ranks > 1 and share_of(work.train) is not None)):
+        _refuse_players(work)
     if ranks > 1 and share_of(work.train) is not None:
         raise WorkloadError(
             f"this is process {rank} of {ranks}, and trains with its part of the data, but nothing says that they "
             'train one model: write Supervised(…, parallel="ddp"), or parallel=False if each trains one of its own'
         )
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if in_group:
         write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
-        if is_sharded(getattr(work, "model", _NO_MODEL)):
+        if is_sharded(work.model):
             write = f"it is sharded, so write {FSDP}"
         raise WorkloadError(
             f"this is rank {dist.get_rank()} of a process group of {dist.get_world_size()}, and each would train a "
-            f"model of its own: {'train players on one rank' if work.players else write}"
+            f"model of its own: {write}"
         )
+
+
+def _refuse_players(work: Any) -> None:
+    rank, ranks = own_rank()
+    raise WorkloadError(
+        f"this is process {rank} of {ranks}, and the players {', '.join(map(repr, work.players))} take turns: ranks "
+        "weigh losses and metrics by what a batch counts, not by whose turn it is. Train players in one process, "
+        "started by python and not by torchrun"
+    )
 
 
 class _OnlyErrors(logging.Filter):

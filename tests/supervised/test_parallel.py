@@ -37,7 +37,8 @@ from fsm_train.supervised.reduction import average_statistics, broadcast_buffers
 from fsm_train.testing import differences
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
-from tests.models import diabetes
+from tests.models import Noisy, diabetes, digits
+from tests.players_training import gan
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -262,6 +263,27 @@ def test_a_backward_of_ones_own_is_reduced(tmp_path: Path) -> None:
     one, other = forked(2, tmp_path, work)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, work(None), rtol=0, atol=1e-6)
+
+
+def test_players_are_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group, with or without the callback that says what the ranks are; and with a share before there is one."""
+    sentence = (
+        "this is process {} of 2, and the players 'D', 'G' take turns: ranks weigh losses and metrics by what a batch "
+        "counts, not by whose turn it is. Train players in one process, started by python and not by torchrun"
+    )
+
+    def refused(*callbacks: Any, **settings: Any) -> str:
+        with pytest.raises(WorkloadError) as raised:
+            run(start(gan().dcgan(**settings), epochs=1), callbacks)
+        return str(raised.value)
+
+    def work(rank: int) -> Any:
+        return [refused(), refused(parallel("ddp"))]
+
+    assert forked(2, tmp_path, work) == [[sentence.format(rank)] * 2 for rank in range(2)]
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert refused(train=sharded(Noisy(digits(128)), batch_size=32)) == sentence.format(1)
 
 
 def test_a_closure_is_refused(tmp_path: Path) -> None:
