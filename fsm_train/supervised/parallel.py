@@ -36,7 +36,7 @@ from ..worlds.meeting import Meeting
 from ..worlds.passes import Pass
 from .leaving import note_end
 from .rank_notes import notes_of_ranks
-from .ranks import GlooExchange, shared_exchange
+from .ranks import GlooExchange, end_exchanges, shared_exchange
 from .reduction import broadcast_buffers, reduce_gradients, share_buffers_of_wrapper, sparse_parameters
 from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, reshard, sharding_settings
 from .shares import is_shared
@@ -124,11 +124,13 @@ def _form_group(ranks: int, device: torch.device | str | None, settings: Paralle
     store = c10d.PrefixStore(f"attempt-{attempt}", store)
     backend = "nccl" if on_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
-    atexit.register(_end_group)  # a thread of gloo that is still there when Python ends would end the process with 1
+    atexit.register(_end_group)
 
 
 def _end_group() -> None:
+    """At the end of the process, while Python is still whole."""
     speak_again()
+    end_exchanges()
     if dist.is_initialized():
         dist.destroy_process_group()
 
