@@ -11,12 +11,13 @@ import torch
 from .core.arguments import kind_of, takes_by_name
 from .core.callback import Callback, on
 from .core.checks import check_count
-from .core.errors import WorkloadError
+from .core.errors import NoBatchError, WorkloadError
 from .core.phase import Flag, Operation, Phase
 from .core.representation import html_table, properties
 from .core.state import State
 from .core.transition import Transition
 from .core.workload import Workload
+from .data.batches import drops_last
 from .data.generators import Generators
 from .data.out_of_memory import free_memory, is_out_of_memory
 from .interpreter import run_to_its_end, start
@@ -30,11 +31,13 @@ class Trial:
         batch_size: samples of a batch.
         fits: whether the training had memory for it.
         peak: the most memory that torch held on the CUDA device, in bytes; None without one.
+        has_batch: whether the data have such a batch; without one nothing is trained. So it is with drop_last=True.
     """
 
     batch_size: int
     fits: bool
     peak: int | None = None
+    has_batch: bool = True
 
 
 @attrs.frozen(repr=False)
@@ -60,7 +63,8 @@ class BatchSizeFound:
     def _parts(self) -> list[tuple[str, str]]:
         def in_words(trial: Trial) -> str:
             memory = "" if trial.peak is None else f" ({trial.peak / 2**20:,.0f} MiB)"
-            return f"{trial.batch_size}{memory}" if trial.fits else f"{trial.batch_size} does not fit"
+            why_not = "does not fit" if trial.has_batch else "is more than the data have"
+            return f"{trial.batch_size}{memory}" if trial.fits else f"{trial.batch_size} {why_not}"
 
         tried = ", ".join(map(in_words, self.trials))
         return [("batch_size", str(self.batch_size)), ("tried", tried), ("because", self.because)]
@@ -102,7 +106,8 @@ def find_batch_size(
     Raises:
         TypeError: `make_work` is no function, or returns no workload.
         ValueError: the numbers make no sense.
-        WorkloadError: there is no room for `low` samples, or the batches have another size than was asked for.
+        WorkloadError: there is no room for `low` samples, the data have no such batch, or the batches have another size
+            than was asked for.
         Exception: what a training raised that is no lack of memory.
     """
     if not callable(make_work):
@@ -119,7 +124,12 @@ def find_batch_size(
     before = Generators.now()
     try:
         while size is not None:
-            trial, more = _tried(make_work, size, steps, callbacks)
+            try:
+                trial, more = _tried(make_work, size, steps, callbacks)
+            except NoBatchError:
+                if not trials:
+                    raise
+                trial, more = Trial(size, False, has_batch=False), True
             trials.append(trial)
             size = next_size(trials, high) if more else None
     finally:
@@ -127,11 +137,12 @@ def find_batch_size(
     fitting = [trial.batch_size for trial in trials if trial.fits]
     if not fitting:
         raise WorkloadError(f"there is no room for {low} samples: begin lower (low=…), or take a smaller model")
-    too_large = [trial.batch_size for trial in trials if not trial.fits]
+    too_large = [(trial.batch_size, trial.has_batch) for trial in trials if not trial.fits]
     if max(fitting) == high:
         because = "it is the largest to try (high=…)"
     elif too_large:
-        because = f"there is no room for {min(too_large)}"
+        size, has_batch = min(too_large)
+        because = f"there is no room for {size}" if has_batch else f"the data have no batch of {size}"
     else:
         because = "the data have no larger batch"
     return BatchSizeFound(max(fitting), tuple(trials), because)
@@ -178,7 +189,7 @@ def _tried(
                 f"make_work was asked for batches of {size} samples, and they have {largest}: let its loader have "
                 "this batch_size"
             )
-        more = largest == size and batches != 1
+        more = largest == size and (batches != 1 or drops_last(getattr(work, "train", None)))
         trial = Trial(min(size, largest) or size, True, torch.cuda.max_memory_allocated() if on_cuda else None)
     except Exception as error:
         if not is_out_of_memory(error):

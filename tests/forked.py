@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from fsm_train.supervised import leaving
+
 LIMIT = 60
 """Seconds after which a rank that hangs is ended."""
 
@@ -65,6 +67,8 @@ def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: 
     gc.freeze()  # so that a collection looks at what this process makes, which is a moment
     # inductor's pool of compilers, once a test has made it, is this process's parent's: it never answers here
     importlib.import_module("torch._inductor.config").compile_threads = 1
+    # a test in this process's parent may have hooked what its script raises; this one hooks for itself
+    leaving._hooked = False
     store = dist.FileStore(str(path), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=seconds))
     try:

@@ -20,8 +20,8 @@ DATA = TensorDataset(torch.zeros(500, 3), torch.zeros(500, 1))
 class Device:
     """Trains with so much room, in samples; `made` are the batch sizes that were asked for."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, room: int, *, drop_last: bool = False) -> None:
+        self.room, self.drop_last = room, drop_last
         self.made: list[int] = []
 
     def __call__(self, size: int) -> Supervised:
@@ -34,7 +34,7 @@ class Device:
             return (output - target).square().mean()
 
         valid = DataLoader(DATA, batch_size=400)
-        loader = DataLoader(DATA, batch_size=size, shuffle=True)
+        loader = DataLoader(DATA, batch_size=size, shuffle=True, drop_last=self.drop_last)
         return Supervised(model, torch.optim.Adam(model.parameters()), loss, loader, valid)
 
 
@@ -57,6 +57,28 @@ def test_it_ends_with_the_data_or_the_largest_to_try() -> None:
     found = find_batch_size(device := Device(10_000), low=10, high=70)
     assert (found.batch_size, device.made) == (70, [10, 20, 40, 70])
     assert found.because == "it is the largest to try (high=…)"
+
+
+@pytest.mark.parametrize(("room", "found"), [(10_000, 496), (450, 448), (300, 288)])
+def test_data_that_drop_the_last_batch_are_tried_to_their_end(room: int, found: int) -> None:
+    """One batch alone does not say how many samples are left out; of a size without a batch nothing is trained."""
+    device = Device(room, drop_last=True)
+    result = find_batch_size(device, low=64)
+
+    assert result.batch_size == found
+    assert [trial.batch_size for trial in result.trials] == device.made
+    assert [trial.has_batch for trial in result.trials] == [size <= 500 for size in device.made]
+    assert device.made[:4] == [64, 128, 256, 512]
+    assert result.because == (
+        "the data have no batch of 512" if room > 500 else f"there is no room for {device.made[-1]}"
+    )
+    assert "512 is more than the data have" in repr(result)
+
+
+def test_data_without_a_batch_of_the_first_size_are_refused() -> None:
+    """In the words of the workload: it is not memory that is missing."""
+    with pytest.raises(WorkloadError, match="train has no batches: .* smaller than one batch with drop_last=True"):
+        find_batch_size(Device(10_000, drop_last=True), low=501)
 
 
 def test_it_leaves_no_trace() -> None:

@@ -51,7 +51,8 @@ def diagnosing(*, name: str = "diagnosing") -> Callback[Symptoms]:
     `fsm-train tail` show it, and nothing else follows from it. The rules are those of `diagnose(log)`, as far as the
     metrics of epochs, the learning rate and the steps show it; gradients and times are judged in the log alone. Curves
     are judged at epochs 5, 7, 10, 15, … (each half as many again), since who asks often enough finds something by
-    chance.
+    chance. A loss that explodes in the first epoch and stays at chance then has the curve of one that learned all in
+    it: only the loss of the first batch tells them apart, in a log with `record("loss")`.
 
     >>> from fsm_train.testing import at, drive
     >>> flat = [{"train_loss": 2.3}] * 7

@@ -13,7 +13,9 @@ from .status import AGREES, UsageError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOG")
-    parser.add_argument("-o", "--output", required=True, help="the picture: .png, .svg, .pdf")
+    parser.add_argument(
+        "-o", "--output", required=True, help="the picture, in the place of an older one: .png, .svg, .pdf"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..view.answers import difference, packed_sweep, replay_verdict
-from ..view.building import page
+from ..view.building import is_page, page
 from ..view.machine import packed_machine
 from ..view.packing import packed_run
 from ..wording import escaped
@@ -21,7 +21,8 @@ MAX_RUNS = 8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", nargs="+", metavar="LOG")
-    parser.add_argument("-o", "--output", help="the page; by default beside the first log, with the suffix .html")
+    text = "the page, in the place of an older one; by default beside the first log, with the suffix .html"
+    parser.add_argument("-o", "--output", help=text)
     text = "mark on the curves when the training would have ended, as what-if says it; can be given several times"
     parser.add_argument("--what-if", action="append", default=[], metavar="CALLBACK.SETTING=VALUES", help=text)
 
@@ -32,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     output = Path(options.output or _beside(options.logs[0]))
     if any(output.exists() and output.samefile(log) for log in options.logs):
         raise UsageError(f"{output} is one of the logs: give another -o")
+    if output.is_file() and not is_page(output):
+        raise UsageError(f"{output} is there, and no page of fsm-train view: give another -o, or remove it")
     runs = [packed_run(log, name) for log, name in zip(options.logs, _names(options.logs), strict=True)]
     packed = [
         {

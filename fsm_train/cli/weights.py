@@ -26,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--player", help="of a training in turns, whose model it is; by default all, as G.0.weight")
     parser.add_argument(
-        "-o", "--output", required=True, metavar="FILE", help="what to write: .pt for torch.load, or .safetensors"
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="what to write, in the place of an older one: .pt for torch.load, or .safetensors",
     )
 
 

@@ -137,6 +137,10 @@ class WorkloadError(FsmTrainError, ValueError):
     """
 
 
+class NoBatchError(WorkloadError):
+    """The data have no batch: there are no samples, or fewer than one batch has, and the last one is dropped."""
+
+
 class CheckpointError(FsmTrainError):
     """A checkpoint is damaged, missing, or not one.
 

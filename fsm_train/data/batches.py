@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ..core.arguments import kind_of
-from ..core.errors import WorkloadError
+from ..core.errors import NoBatchError, WorkloadError
 from .sharded import share_of
 
 Split = Callable[[Any], tuple[Any, Any]]
@@ -27,6 +27,7 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
 
     Raises:
         WorkloadError: it is an iterator, empty, gives samples and not batches, or cannot be iterated.
+        NoBatchError: it says that it is empty.
     """
     if (samples_of := _gives_samples(loader, which)) is not None:
         raise WorkloadError(samples_of)
@@ -40,7 +41,7 @@ def check_loader(loader: object, which: str) -> Iterable[Any]:
             f"{which} is {kind_of(loader)}, but batches are to come from it: pass a DataLoader or a list"
         )
     if is_empty(loader):
-        raise WorkloadError(
+        raise NoBatchError(
             f"{which} has no batches: is the dataset empty, or smaller than one batch with drop_last=True?"
         )
     return loader
@@ -92,6 +93,13 @@ def is_empty(loader: object) -> bool:
     """Whether the loader says that it has no batch. The share of one rank may have none where others have."""
     share = share_of(loader)
     return number_of_batches(loader if share is None else share.union) == 0
+
+
+def drops_last(loader: object) -> bool:
+    """Whether the loader leaves out a last batch that is smaller than the others."""
+    share = share_of(loader)
+    batches = getattr(loader, "batch_sampler", None) if share is None else share.union
+    return getattr(batches, "drop_last", False) is True
 
 
 def pair(batch: Any) -> tuple[Any, Any]:

@@ -37,8 +37,8 @@ from ..worlds.meeting import Meeting
 from ..worlds.passes import Pass
 from .leaving import note_end
 from .rank_notes import notes_of_ranks
-from .ranks import GlooExchange, shared_exchange
-from .reduction import broadcast_buffers, reduce_gradients, sparse_parameters
+from .ranks import GlooExchange, end_exchanges, shared_exchange
+from .reduction import broadcast_buffers, reduce_gradients, share_buffers_of_wrapper, sparse_parameters
 from .sharded_model import FSDP, check_evaluations, check_kind, is_sharded, sharding_settings
 from .shares import is_shared
 
@@ -46,7 +46,6 @@ Parallel = Literal["ddp", "fsdp", False] | Mapping[str, Any]
 
 _logger = logging.getLogger("fsm_train")
 _OWN = ("kind", "agree", "seconds", "interrupts_every")
-_NO_MODEL = nn.Identity()  # of players
 _OF_DDP = tuple(name for name in inspect.signature(DistributedDataParallel).parameters if name != "module")
 
 
@@ -129,6 +128,7 @@ def join_ranks(parallel: Parallel | None, device: torch.device | str | None) -> 
     if not dist.is_initialized() and (launched := launched_ranks()) > 1:
         _form_group(launched, device, settings)
     if not dist.is_initialized() or dist.get_world_size() == 1:
+        speak_again()
         return None
     return Ranks(settings)
 
@@ -145,10 +145,13 @@ def _form_group(ranks: int, device: torch.device | str | None, settings: Paralle
     store = c10d.PrefixStore(f"attempt-{attempt}", store)
     backend = "nccl" if on_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
-    atexit.register(_end_group)  # a thread of gloo that is still there when Python ends would end the process with 1
+    atexit.register(_end_group)
 
 
 def _end_group() -> None:
+    """At the end of the process, while Python is still whole."""
+    speak_again()
+    end_exchanges()
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -174,8 +177,7 @@ class Ranks:
         self._beside_wrapper: list[nn.Parameter] = []
         self._sparse: Set[nn.Parameter] = frozenset()
         self.exchange  # noqa: B018 - formed where all ranks come, so that one that ends before a run is missed
-        if self.rank:
-            quieten()
+        (quieten if self.rank else speak_again)()
 
     @property
     def exchange(self) -> GlooExchange:
@@ -269,6 +271,20 @@ class Ranks:
         averages = work.carried_over.averages.values()
         broadcast_buffers(work.modules.values(), [buffer for each in averages for buffer in each.buffers.values()])
 
+    def share_buffers_of_window(self, work: Any) -> None:
+        """Give all ranks the buffers of rank 0 before the first forward pass of a window, as torch's wrapper does.
+
+        It does so itself where it reduces gradients: before each forward pass that follows a reduction.
+        """
+        wrapped = work.wrapped_model
+        if not self.by_hand or self.unreduced or not isinstance(wrapped, DistributedDataParallel):
+            return
+        wrapped.require_forward_param_sync = True  # which it asks for, beside its settings
+        shares = wrapped.will_sync_module_buffers()  # type: ignore[no-untyped-call]
+        wrapped.require_forward_param_sync = False
+        if shares:
+            share_buffers_of_wrapper(wrapped)
+
     def finish(self, work: Any, state: State) -> None:
         """End a call of `run` with the same buffers, and note for this process how it ended."""
         if not state.error and state.resume_at is None:  # where a training is suspended, each rank goes on with its own
@@ -313,6 +329,8 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         if work.parallel is None or is_sharded(work.model):
             _refuse_group(work)
         return cast("Workload", work)
+    if work.players:
+        _refuse_players(work)
     if work.gives_closure:
         raise WorkloadError(
             "the optimizer evaluates its batch again by a closure, and decides by the loss of this rank alone, so the "
@@ -329,28 +347,48 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
 
 def _refuse_group(work: Any) -> None:
     rank, ranks = own_rank()
+    in_group = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if work.players and (in_group or (ranks > 1 and share_of(work.train) is not None)):
+        _refuse_players(work)
     if ranks > 1 and share_of(work.train) is not None:
         raise WorkloadError(
             f"this is process {rank} of {ranks}, and trains with its part of the data, but nothing says that they "
             'train one model: write Supervised(…, parallel="ddp"), or parallel=False if each trains one of its own'
         )
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if in_group:
         write = 'write Supervised(…, parallel="ddp"), or parallel=False if that is meant'
-        if is_sharded(getattr(work, "model", _NO_MODEL)):
+        if is_sharded(work.model):
             write = f"it is sharded, so write {FSDP}"
         raise WorkloadError(
             f"this is rank {dist.get_rank()} of a process group of {dist.get_world_size()}, and each would train a "
-            f"model of its own: {'train players on one rank' if work.players else write}"
+            f"model of its own: {write}"
         )
 
 
+def _refuse_players(work: Any) -> None:
+    rank, ranks = own_rank()
+    raise WorkloadError(
+        f"this is process {rank} of {ranks}, and the players {', '.join(map(repr, work.players))} take turns: ranks "
+        "weigh losses and metrics by what a batch counts, not by whose turn it is. Train players in one process, "
+        "started by python and not by torchrun"
+    )
+
+
 class _OnlyErrors(logging.Filter):
+    """Lets warnings through once there is no group any more, whoever ended it."""
+
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+        return record.levelno >= logging.ERROR or not dist.is_initialized()
+
+
+_only_errors = _OnlyErrors()
 
 
 def quieten() -> None:
-    """Warnings are rank 0's to say: on the others only errors are logged."""
-    logger = logging.getLogger("fsm_train")
-    if not any(isinstance(each, _OnlyErrors) for each in logger.filters):
-        logger.addFilter(_OnlyErrors())
+    """Warnings are rank 0's to say: on the others only errors are logged, as long as there is a group."""
+    _logger.addFilter(_only_errors)  # idempotent
+
+
+def speak_again() -> None:
+    """Take off what `quieten` has put on the logger."""
+    _logger.removeFilter(_only_errors)

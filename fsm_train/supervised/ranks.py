@@ -5,6 +5,7 @@ Rule of this file: it carries rows and says who failed. What a row means is in `
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
@@ -127,9 +128,13 @@ class GlooExchange:
         with self._reachable():
             if self._store.add(_FAILED, 1) == 1:  # the others have heard of the first
                 self._store.set(f"{_FAILED} because", f"{self.rank} {reason}")
-        self._group = self.of = None
+        self.end()
         if dist.is_initialized():
             dist.destroy_process_group()
+
+    def end(self) -> None:
+        """Hold the groups no longer. They end, with their threads, once torch does not hold them either."""
+        self._group = self.of = None
 
     def failure(self, error: BaseException | None = None, place: str = "") -> WorkloadError | None:
         """What another rank left word of, or what follows from an error of a connection to it; None if nothing does.
@@ -217,3 +222,13 @@ def shared_exchange(seconds: float) -> GlooExchange:
     if seconds not in _shared or _shared[seconds].of is not group or group is None:
         _shared[seconds] = GlooExchange(seconds=seconds)
     return _shared[seconds]
+
+
+def end_exchanges() -> None:
+    """End those of this process. A thread of gloo that is still there when Python ends may end the process with it."""
+    for exchange in _shared.values():
+        exchange.end()
+    _shared.clear()
+
+
+atexit.register(end_exchanges)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 
 def sparse_parameters(modules: Iterable[nn.Module]) -> Set[nn.Parameter]:
@@ -63,8 +64,17 @@ def _reduce_sparse(parameter: nn.Parameter, ranks: int) -> None:
 
 def broadcast_buffers(modules: Iterable[nn.Module], averaged: Iterable[torch.Tensor] = ()) -> None:
     """Give all ranks the buffers of rank 0, such as the statistics of batch norms, and these averages of them."""
-    of_modules = (buffer for module in modules for buffer in module.buffers())
-    buffers = [buffer for buffer in (*of_modules, *averaged) if buffer.numel()]
+    _broadcast([*(buffer for module in modules for buffer in module.buffers()), *averaged])
+
+
+def share_buffers_of_wrapper(wrapped: DistributedDataParallel) -> None:
+    """Give all ranks those buffers of rank 0 that torch's wrapper shares, without those that it is to ignore."""
+    ignored = wrapped.parameters_to_ignore
+    _broadcast([buffer for name, buffer in wrapped.module.named_buffers() if name not in ignored])
+
+
+def _broadcast(tensors: Iterable[torch.Tensor]) -> None:
+    buffers = [buffer for buffer in tensors if buffer.numel()]
     for kind in dict.fromkeys((buffer.dtype, buffer.device) for buffer in buffers):
         alike = [buffer.detach() for buffer in buffers if (buffer.dtype, buffer.device) == kind]
         flat = _flat(alike)

@@ -92,6 +92,8 @@ class Validating(Training):
         alone = self.doing is None  # in a whole step nothing can leave the batch out
         if alone and self._evaluation is None and torch.is_grad_enabled():
             self._buffers.keep()
+        if self.ranks is not None and self.trains_this_batch:
+            self.ranks.share_buffers_of_window(self)
         with nullcontext() if self.precision is None else self.precision.compute():
             if self.micro_batches is not None and self.trains_this_batch:
                 self.output = self.micro_batches.forward(self, self.call)

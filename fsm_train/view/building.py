@@ -13,6 +13,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from importlib.resources import files
+from pathlib import Path
 
 import orjson
 
@@ -26,6 +27,7 @@ MODULES = (
 """The modules in `page/`, each after those that it imports."""
 
 _FOLDER = files(__package__) / "page"
+_HEADING = b"<h1>fsm-train view</h1>"  # of page.html
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|let|class)\b)", re.MULTILINE)
 _COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
@@ -46,6 +48,11 @@ def script() -> str:
 def style() -> str:
     """The style of the page."""
     return (_FOLDER / "page.css").read_text(encoding="utf-8")
+
+
+def is_page(path: Path) -> bool:
+    """Whether this file was written here."""
+    return _HEADING in path.read_bytes()
 
 
 def page(data: Mapping[str, Json], title: str) -> str:

@@ -13,8 +13,8 @@ import attrs
 import pytest
 from rich.console import Console
 
-from fsm_train import Phase, Sink, State, Transition, run, start
-from fsm_train.callbacks import accumulate, diagnosing, early_stopping, reduce_on_plateau
+from fsm_train import Phase, Sink, State, Transition, diagnose, run, start
+from fsm_train.callbacks import accumulate, diagnosing, early_stopping, record, reduce_on_plateau
 from fsm_train.core.transition import UNCHANGED
 from fsm_train.eventlog import Line, read_log, replay
 from fsm_train.eventlog.render import line_as_text
@@ -73,6 +73,21 @@ def test_each_illness_is_said_once(script: dict[str, Any], expected: list[tuple[
         assert found[0][0] in (5, 7, 10)
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize(("first", "found"), [(2.3, ["loss does not fall"]), (160.0, [])], ids=["explodes", "learns"])
+def test_what_explodes_in_the_first_epoch_is_told_from_what_learns_in_it_by_the_log(
+    first: float, found: list[str], tmp_path: Path
+) -> None:
+    """The curves of epochs are the same: only the loss of the first batch says where an untrained model was."""
+    of_epochs = [42.0] + [2.3 + 0.01 * (-1) ** i for i in range(11)]
+    of_batches = [first, 162.3 - first, 3.0, 2.7] + [2.3 + 0.02 * (-1) ** i for i in range(44)]
+    log = tmp_path / "run.jsonl"
+    work = Scripted(batches=4, loss=of_batches, train_loss=of_epochs)
+    final = run(start(work, epochs=12), [diagnosing(), record("loss")], log=log)
+
+    assert final.memory["diagnosing"].said == ()
+    assert [finding.illness for finding in diagnose(log)] == found
 
 
 def test_it_says_and_does_nothing_else() -> None:

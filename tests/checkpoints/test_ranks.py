@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fsm_train import Flag, Phase, State, Transition, load_weights, on, restore, run, start
+from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import other_ranks
 from tests.checkpoints.comparison import differences, resume, suspended_everywhere, train_through
 from tests.checkpoints.ranks_training import RankSpec
@@ -43,6 +47,33 @@ def test_resumed_at_any_boundary_it_ends_the_same(training: str, thorough: bool,
         return found
 
     assert forked(2, tmp_path / "group", work) == [[], []]
+
+
+def test_buffers_of_a_checkpoint_are_those_of_rank_0_for_others_and_its_own_for_each_rank(tmp_path: Path) -> None:
+    """In the middle of a window the ranks have different ones; nothing is exchanged for a save."""
+
+    @on(Phase.BATCH_END)
+    def leave(state: State) -> Transition | None:
+        return Transition(flags=Flag.SUSPEND) if state.iteration == 2 else None
+
+    def statistics(model: nn.Module) -> torch.Tensor:
+        mean: torch.Tensor = model.get_buffer("1.running_mean")
+        return mean.clone()
+
+    def work(rank: int) -> Any:
+        saved, callbacks = RankSpec(rank).make()
+        run(start(saved, epochs=2, seed=0), [*callbacks, leave, checkpoint(tmp_path)])
+        for_others, resumed = RankSpec(rank).make()[0].model, RankSpec(rank).make()[0]
+        load_weights(tmp_path, for_others, which="last")
+        restore(tmp_path, resumed)
+        return statistics(saved.model), statistics(resumed.model), statistics(for_others)
+
+    (one, own, as_one), (other, as_other, as_well) = forked(2, tmp_path / "group", work)
+    assert not torch.equal(one, other)
+    assert torch.equal(own, one)
+    assert torch.equal(as_other, other)
+    assert torch.equal(as_one, one)
+    assert torch.equal(as_well, one)
 
 
 @pytest.mark.long(alone=True)

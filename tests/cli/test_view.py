@@ -68,6 +68,25 @@ def test_view_overwrites_no_log(log: str, capsys: Captured) -> None:
     assert Path(log).read_bytes() == before
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["beside the log", "by -o"])
+def test_view_replaces_its_own_page_and_no_file_of_somebody_else(log: str, named: bool, capsys: Captured) -> None:
+    """A page is made again as the training goes on; a report of one's own may have the same name."""
+    page = Path(log).with_suffix(".html")
+    command = ["view", log, *(["-o", str(page)] if named else [])]
+    page.write_text("<h1>My report</h1>")
+
+    assert main(command) == 2
+    assert f"{page} is there, and no page of fsm-train view: give another -o, or remove it" in capsys.readouterr().err
+    assert page.read_text() == "<h1>My report</h1>"
+
+    page.unlink()
+    assert main(command) == 0
+    first = data_of(page)
+    logged(Path(log), epochs=1)
+    assert main(command) == 0
+    assert data_of(page) != first
+
+
 def test_a_compressed_log_has_a_page_too(tmp_path: Path) -> None:
     """Without both of its suffixes."""
     import gzip

@@ -19,7 +19,10 @@ from fsm_train import Phase, State, on, replay, run, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.core.runs import interrupted, interrupting_signal
 from fsm_train.supervised import leaving
+from fsm_train.supervised.parallel import _end_group
 from fsm_train.worlds.scripted import Scripted
+from tests.forked import forked
+from tests.supervised.test_parallel import make
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -197,6 +200,28 @@ def test_processes_that_torchrun_starts_again_go_on_from_the_checkpoint(tmp_path
             assert torch.equal(end["weights"][name], expected)
     dies = on(Phase.BATCH_END, name="dies")(lambda state: None)
     assert replay(tmp_path / "killed.jsonl", [dies, checkpoint(f"{tmp_path}/killed", every_steps=3)]).ok
+
+
+def threads_of_gloo() -> list[str]:
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+    return [name for name in names if "gloo" in name]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux shows them")
+def test_no_thread_of_a_group_is_left_when_python_ends(tmp_path: Path) -> None:
+    """One that is there while Python ends aborts the process now and then, of a training that is done."""
+
+    def work(rank: int) -> Any:
+        trained = make(rank, parallel="ddp")
+        run(start(trained, epochs=1))
+        before = len(threads_of_gloo())
+        _end_group()  # which is called at exit
+        return before, threads_of_gloo(), trained.ranks is None
+
+    for before, after, gone in forked(2, tmp_path, work):
+        assert before > 1
+        assert after == []
+        assert not gone
 
 
 def suspended(name: str = "SIGTERM") -> State:

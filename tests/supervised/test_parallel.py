@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,22 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fsm_train import Phase, Supervised, WorkloadError, ablate, evaluate, find_lr, iterate, run, sharded, start
+from fsm_train import (
+    Phase,
+    State,
+    Supervised,
+    WorkloadError,
+    ablate,
+    evaluate,
+    find_lr,
+    iterate,
+    on,
+    run,
+    sharded,
+    start,
+)
 from fsm_train.callbacks import accumulate, early_stopping, parallel, skip_nonfinite
 from fsm_train.data.generators import seed_of_rank
 from fsm_train.data.own_rank import own_rank
@@ -21,7 +38,8 @@ from fsm_train.supervised.reduction import average_statistics, broadcast_buffers
 from fsm_train.testing import differences
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
-from tests.models import diabetes
+from tests.models import Noisy, diabetes, digits
+from tests.players_training import gan
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
 
@@ -111,6 +129,29 @@ def test_only_rank_0_writes(tmp_path: Path) -> None:
     assert len(lines[0]) == len(lines[1]) > 3
 
 
+def test_only_rank_0_warns_as_long_as_there_is_a_group(tmp_path: Path) -> None:
+    """What follows in the same process, such as an evaluation without the others, is heard again; errors always are."""
+
+    def work(rank: int) -> Any:
+        heard, logger = [], logging.getLogger("fsm_train")
+        handler = logging.Handler()
+        handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+        logger.addHandler(handler)
+        for name in ("one", "another"):
+            make(rank, parallel="ddp")
+            logger.warning("%s in the group", name)
+        logger.error("an error")
+        dist.destroy_process_group()
+        logger.warning("after the group")
+        workload(parallel="ddp")
+        return heard, logger.filters
+
+    (one, _), (other, filters) = forked(2, tmp_path, work)
+    assert one == ["one in the group", "another in the group", "an error", "after the group"]
+    assert other == ["an error", "after the group"]
+    assert filters == []
+
+
 def test_windows_are_reduced_once_before_each_step(tmp_path: Path) -> None:
     """And not in each backward; the parameters of a loss, which torch's wrapper has not, are reduced too."""
 
@@ -150,6 +191,64 @@ def test_windows_are_reduced_once_before_each_step(tmp_path: Path) -> None:
         assert factor == pytest.approx(alone_factor, abs=1e-6)
 
 
+class Mean(nn.Module):
+    """Takes the mean of its last inputs away, which is in a buffer: where ranks have other ones, they learn others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(10, 1)
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean = 0.5 * self.mean + inputs.mean(dim=0)
+        output: torch.Tensor = self.layer(inputs - self.mean)
+        return output
+
+
+def by_hand(model: nn.Module, data: list[Any], window: int, **settings: Any) -> None:
+    """One epoch of windows with torch's wrapper alone, as its documentation writes them."""
+    wrapped = DistributedDataParallel(model, **settings)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for i, (inputs, target) in enumerate(data, start=1):
+        last = i % window == 0 or i == len(data)
+        in_window = window if i <= len(data) // window * window else len(data) % window
+        with contextlib.nullcontext() if last else wrapped.no_sync():
+            (nn.functional.mse_loss(wrapped(inputs), target) / in_window).backward()
+        if last:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("settings", [{}, {"broadcast_buffers": False}], ids=["shared", "own"])
+@pytest.mark.filterwarnings("ignore:.*broadcast_buffers")
+def test_buffers_in_windows_are_shared_where_torch_shares_them(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """Before the first forward pass of each window, and nowhere if that is said."""
+
+    def work(rank: int) -> Any:
+        torch.manual_seed(0)
+        expected = Mean()
+        model, data = deepcopy(expected), shares(rank, 8, 8, 8, 8, 8)
+        by_hand(expected, data, 2, **settings)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+        parallel = {"kind": "ddp", **settings}
+        last = []
+
+        @on(Phase.TEARDOWN)
+        def before_its_end(state: State) -> None:
+            last.append(model.mean.clone())
+
+        made = Supervised(model, optimizer, nn.MSELoss(), data, parallel=parallel)
+        run(start(made, epochs=1), [accumulate(2), before_its_end])
+        return last[0], expected.mean, weights_of(model), weights_of(expected)
+
+    (own, as_own, weights, expected), (other, as_other, others, _) = forked(2, tmp_path, work)
+    assert torch.equal(own, as_own)
+    assert torch.equal(other, as_other)
+    assert torch.equal(weights, others)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-6)
+
+
 def test_a_backward_of_ones_own_is_reduced(tmp_path: Path) -> None:
     """Before the step, since torch's wrapper sees no loss.backward()."""
 
@@ -165,6 +264,27 @@ def test_a_backward_of_ones_own_is_reduced(tmp_path: Path) -> None:
     one, other = forked(2, tmp_path, work)
     assert torch.equal(one, other)
     torch.testing.assert_close(one, work(None), rtol=0, atol=1e-6)
+
+
+def test_players_are_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a group, with or without the callback that says what the ranks are; and with a share before there is one."""
+    sentence = (
+        "this is process {} of 2, and the players 'D', 'G' take turns: ranks weigh losses and metrics by what a batch "
+        "counts, not by whose turn it is. Train players in one process, started by python and not by torchrun"
+    )
+
+    def refused(*callbacks: Any, **settings: Any) -> str:
+        with pytest.raises(WorkloadError) as raised:
+            run(start(gan().dcgan(**settings), epochs=1), callbacks)
+        return str(raised.value)
+
+    def work(rank: int) -> Any:
+        return [refused(), refused(parallel("ddp"))]
+
+    assert forked(2, tmp_path, work) == [[sentence.format(rank)] * 2 for rank in range(2)]
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert refused(train=sharded(Noisy(digits(128)), batch_size=32)) == sentence.format(1)
 
 
 def test_a_closure_is_refused(tmp_path: Path) -> None:
