@@ -162,7 +162,10 @@ def use_parallel(work: Training, command: c.UseParallel) -> None:
         ids = [work.device] if work.device.type == "cuda" else None
         work.call_through(lambda model: nn.parallel.DistributedDataParallel(model, device_ids=ids))
     else:
-        raise WorkloadError('"ddp" needs a process group: call torch.distributed.init_process_group(…) first')
+        raise WorkloadError(
+            '"ddp" needs a process group: call torch.distributed.init_process_group(…) first, or write Supervised(…, '
+            'parallel="ddp"), which forms one under torchrun, and trains alone under python'
+        )
     work.undo_at_finish(lambda: work.call_through(None))
 
 
