@@ -21,6 +21,7 @@ from .data.batches import drops_last
 from .data.generators import Generators
 from .data.out_of_memory import free_memory, is_out_of_memory
 from .interpreter import run_to_its_end, start
+from .supervised.arguments import check_call
 
 
 @attrs.frozen
@@ -110,11 +111,12 @@ def find_batch_size(
             than was asked for.
         Exception: what a training raised that is no lack of memory.
     """
-    if not callable(make_work):
+    if not callable(make_work) or isinstance(make_work, type):
         raise TypeError(
             f"find_batch_size takes a function of a batch size, but was given {kind_of(make_work)}: write "
             "def make_work(batch_size), which makes model, optimizer and loader anew, and find_batch_size(make_work)"
         )
+    check_call("make_work", make_work, "batch_size")
     check_count("low", low, least=1)
     check_count("high", high, least=low)
     check_count("steps", steps, least=1)

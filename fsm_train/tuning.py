@@ -55,7 +55,9 @@ def verdict(trial: Trial | None, monitor: str = "valid_loss") -> Sensor:
         LookupError: in a run, there is no such metric.
     """
     check_monitor(monitor)
-    if trial is not None and not (hasattr(trial, "report") and hasattr(trial, "should_prune")):
+    if isinstance(trial, type) or (
+        trial is not None and not (hasattr(trial, "report") and hasattr(trial, "should_prune"))
+    ):
         raise TypeError(f"trial is {kind_of(trial)}: give what Optuna gives to an objective, or None")
 
     def pruned(measured: Any) -> float:
@@ -85,15 +87,25 @@ def result(final: State, monitor: str = "valid_loss", *, name: str = "stop_prune
         optuna.TrialPruned: the pruner gave up this trial. The study notes it as pruned, with what was reported.
         KeyboardInterrupt: the training was suspended, so it has no result, and the study is to end too.
         LookupError: there is no such metric.
+        ModuleNotFoundError: it was given up, and Optuna is not installed.
     """
     check_state(final, "result")
     if final.phase is Phase.SUSPENDED:
         raise KeyboardInterrupt(final.reason)
     if final.memory.get(name):
-        from optuna import TrialPruned
-
-        raise TrialPruned(final.reason)
+        raise _pruned(final.reason)
     if monitor not in final.metrics:
         there_are = ", ".join(final.metrics) or "none"
         raise LookupError(f"the training ended without {monitor!r}: there are {there_are}")
     return final.metrics[monitor]
+
+
+def _pruned(reason: str) -> Exception:
+    try:
+        from optuna import TrialPruned
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"the pruner gave up this trial ({reason}), and to say so takes optuna: pip install 'fsm-train[optuna]'",
+            name=error.name,
+        ) from error
+    return TrialPruned(reason)

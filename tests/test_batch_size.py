@@ -111,6 +111,8 @@ def test_no_room_at_all_is_said() -> None:
     [
         ((3,), {}, TypeError, "a function of a batch size"),
         ((workload(),), {}, TypeError, r"was given a Supervised: write def make_work\(batch_size\)"),
+        ((Supervised,), {}, TypeError, "was given the class Supervised"),
+        ((lambda: None,), {}, WorkloadError, r"make_work is called with \(batch_size\)"),
         ((lambda size: None,), {}, TypeError, "make_work returned None"),
         ((Device(8),), {"low": 0}, ValueError, "low=0"),
         ((Device(8),), {"low": 8, "high": 4}, ValueError, "high=4"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,17 @@ def test_each_epoch_is_reported_and_a_pruned_trial_stops() -> None:
     assert trial.reported == [(3.0, 1), (2.0, 2)]
     assert (final.epoch, final.reason) == (2, "stop_pruned: the pruner gave up this trial")
     with pytest.raises(optuna.TrialPruned):
+        result(final)
+
+
+def test_without_optuna_a_pruned_trial_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial that is none is needed for it: a stand-in that only reports and prunes."""
+    final = simulate([stop_pruned()], valid_loss=[3.0, 2.0], pruned=verdict(Given(True)))
+    monkeypatch.setitem(sys.modules, "optuna", None)
+
+    with pytest.raises(
+        ModuleNotFoundError, match=r"gave up this trial .* takes optuna: pip install 'fsm-train\[optuna\]'"
+    ):
         result(final)
 
 
@@ -140,5 +152,7 @@ def test_who_stopped_first_is_the_reason() -> None:
 def test_it_is_a_good_callback() -> None:
     """And a sensor takes a trial, or None."""
     check_callback(stop_pruned(), examples=30)
+    with pytest.raises(TypeError, match="trial is the class Given"):
+        verdict(Given)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="trial is an int"):
         verdict(3)  # type: ignore[arg-type]

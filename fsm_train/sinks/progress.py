@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from ..core.callback import Callback
-from ..core.checks import check_bool
+from ..core.checks import check_bool, check_number
 from ..core.phase import FINAL, Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -90,8 +90,7 @@ def progress(
         ValueError: the interval is negative or not finite, or `summary` is no bool.
         TypeError: `metrics` is a single name, or contains something that is not a name.
     """
-    if not (math.isfinite(interval) and interval >= 0):
-        raise ValueError(f"interval={interval!r}: give seconds, 0 to draw after every batch")
+    check_number("interval", interval, lambda x: 0 <= x < math.inf, "give seconds, 0 to draw after every batch")
     if isinstance(metrics, str) or not all(isinstance(name, str) for name in metrics or ()):
         raise TypeError(f"metrics={metrics!r}: give a list of names, for example ['train_loss', 'valid_loss']")
     if summary is not None:

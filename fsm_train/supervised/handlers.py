@@ -163,8 +163,8 @@ def use_parallel(work: Training, command: c.UseParallel) -> None:
         work.call_through(lambda model: nn.parallel.DistributedDataParallel(model, device_ids=ids))
     else:
         raise WorkloadError(
-            'parallel("ddp") needs several processes: start the script with torchrun, or write Supervised(…, '
-            'parallel="ddp"), with which one process trains alone'
+            '"ddp" needs a process group: call torch.distributed.init_process_group(…) first, or write Supervised(…, '
+            'parallel="ddp"), which forms one under torchrun, and trains alone under python'
         )
     work.undo_at_finish(lambda: work.call_through(None))
 

@@ -38,6 +38,9 @@ def over_all(function: Callable[[Any, Any], Any]) -> OverAll:
     On training data an epoch is gathered, as the outputs were in training. What is gathered is a part of a checkpoint
     in the middle of an epoch, in which a container of another class than tuple, list or dict is saved as one of these.
 
+    Of several ranks each asks it of its own share, and the metric is the mean of their answers, by what their batches
+    counted: of an area under a curve it is not that of all data. A warning says so.
+
     >>> from fsm_train import Supervised, run, start
     >>> def spread(output, target):
     ...     return (output - target).max() - (output - target).min()

@@ -341,7 +341,8 @@ def across_ranks(work: Any, callbacks: Iterable[Callback[Any]] | None) -> Worklo
         check_evaluations(work.evaluations)
     if callbacks is not None:
         ranks.by_hand = reduced_by_hand(callbacks, work)
-        ranks.say_once(notes_of_ranks(work.model, work._roots(), callbacks))
+        meters = [work.train_meters, *(each.meters for each in work.evaluations)]
+        ranks.say_once(notes_of_ranks(work.model, work._roots(), callbacks, meters))
     return ranks.agreed(work)
 
 

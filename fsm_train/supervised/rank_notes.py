@@ -16,10 +16,15 @@ from ..core.commands import CutMix, MixUp
 from ..data.layers import loaders_in
 from ..data.whole import padding
 from ..wording import pluralize
+from .meters import Meters
+from .over_all import GatheredMetric
 
 
 def notes_of_ranks(
-    model: nn.Module, loaders: Mapping[str, object], callbacks: Iterable[Callback[Any]]
+    model: nn.Module,
+    loaders: Mapping[str, object],
+    callbacks: Iterable[Callback[Any]],
+    meters: Iterable[Meters] = (),
 ) -> Iterator[str]:
     """A sentence for each thing that is not that of the union, or that counts twice."""
     for path, loader in loaders.items():
@@ -33,6 +38,13 @@ def notes_of_ranks(
         yield (
             "batch norm takes its statistics from each rank's part of a batch, and not from the whole batch: on GPUs, "
             "torch.nn.SyncBatchNorm.convert_sync_batchnorm(model) takes them from all ranks"
+        )
+    if names := [
+        f"{of.split}_{name}" for of in meters for name, m in of.metrics.items() if isinstance(m, GatheredMetric)
+    ]:
+        yield (
+            f"over_all ({', '.join(names)}) is asked on each rank, of the outputs of its share, and is the mean of "
+            "their answers: predict(work, sharded(loader)) gives the outputs of all ranks"
         )
     for callback in callbacks:
         if {MixUp, CutMix}.intersection(callback.commands or ()):

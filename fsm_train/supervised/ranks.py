@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
@@ -67,6 +68,7 @@ class GlooExchange:
         self._seconds = seconds
         self._store = c10d.PrefixStore("fsm_train", store or c10d._get_default_store())
         self._presence = Presence(self._store, self.rank, self.ranks)
+        self._failed = _FAILED
         tell_if_raised("ranks", self.fail)
         self._rows = [torch.empty(WIDTH, dtype=torch.float64) for _ in range(self.ranks)]
         self._beside = 0  # how many times something was told by the store
@@ -74,6 +76,11 @@ class GlooExchange:
         with self._blaming(Topic.JOIN):
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
             dist.barrier(self._group)  # one that fails from here on has left nobody in the middle of connecting
+            # A store outlives its groups: what a training left word of, after which a script went on, is of that one.
+            name = [uuid.uuid4().hex]
+            dist.broadcast_object_list(name, group=self._group)
+            self._failed = f"{_FAILED} {name[0]}"
+            self._store_beside = c10d.PrefixStore(name[0], self._store)
 
     def __call__(self, row: Sequence[float]) -> Sequence[Sequence[float]]:
         """The rows of all ranks, in their order.
@@ -111,7 +118,7 @@ class GlooExchange:
     def beside(self, peers: Peers) -> ToldBeside:
         """The ranks, for what is done in a thread; called on all ranks at the same place."""
         self._beside += 1
-        return ToldBeside(peers, self._store, self._beside, self._missing)
+        return ToldBeside(peers, self._store_beside, self._beside, self._missing)
 
     def _missing(self) -> str:
         """What became of a rank, without waiting for one to end; empty if all are there."""
@@ -126,8 +133,8 @@ class GlooExchange:
         it is gone, which is where the script ends at the latest.
         """
         with self._reachable():
-            if self._store.add(_FAILED, 1) == 1:  # the others have heard of the first
-                self._store.set(f"{_FAILED} because", f"{self.rank} {reason}")
+            if self._store.add(self._failed, 1) == 1:  # the others have heard of the first
+                self._store.set(f"{self._failed} because", f"{self.rank} {reason}")
         self.end()
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -160,8 +167,8 @@ class GlooExchange:
     def _word(self) -> PeerError | None:
         """What a rank left word of; None if none did, or if its store is gone with it."""
         with self._reachable():
-            if self._store.check([f"{_FAILED} because"]):
-                rank, _, reason = self._store.get(f"{_FAILED} because").decode().partition(" ")
+            if self._store.check([f"{self._failed} because"]):
+                rank, _, reason = self._store.get(f"{self._failed} because").decode().partition(" ")
                 return PeerError.of(int(rank), reason)
         return None
 

@@ -42,6 +42,20 @@ def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
     return list(groups.values())
 
 
+def largest(shares: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The largest absolute value in all shares of these tensors of one mesh, which all ranks have to ask for.
+
+    The infinity norm of torch has none of an empty share, such as that of a layer with fewer rows than there are ranks.
+    """
+    own = [local(share).abs().max() for share in shares if local(share).numel()]
+    value = torch.stack(own).max() if own else torch.zeros((), device=local(shares[0]).device)
+    pair = torch.stack([value.nan_to_num(posinf=torch.inf), value.isnan().to(value.dtype)])  # NaN has no order
+    mesh: Any = shares[0]
+    for dimension in range(mesh.device_mesh.ndim):
+        torch.distributed.all_reduce(pair, torch.distributed.ReduceOp.MAX, mesh.device_mesh.get_group(dimension))
+    return torch.where(pair[1] > 0, torch.nan, pair[0])
+
+
 def normal_like(tensor: torch.Tensor, std: float, generator: torch.Generator) -> torch.Tensor:
     """Normal noise as for the whole tensor: of one that is shared, this rank's share of that.
 

@@ -186,7 +186,8 @@ class Validating(Training):
         assert validation is not None
         while self._evaluation is not None:
             self._use_weights(self._evaluation, validation)
-            batch = next(validation.batches or iter(()), _END)
+            # Not by its truth: the iterator of a DataLoader over a stream has a length that raises.
+            batch = _END if validation.batches is None else next(validation.batches, _END)
             if batch is not _END:
                 size = self._take(batch)
                 self.keep_batch()

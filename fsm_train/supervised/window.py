@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence, Set
 from fnmatch import fnmatchcase
 
 import torch
+from torch.nn.utils import get_total_norm
 
 from ..core.errors import WorkloadError
 from ..data.compiled import named_parameters
 from ..wording import some_of
-from .shares import alike, whole
+from .shares import alike, is_shared, largest, whole
 
 
 class Gradients:
@@ -56,8 +57,11 @@ class Gradients:
 def norm_of(gradients: Sequence[torch.Tensor], norm_type: float = 2.0) -> torch.Tensor:
     """The norm of these gradients as one vector, a scalar tensor. A sparse one counts by its coalesced values."""
     dense = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
-    norms = [whole(torch.nn.utils.get_total_norm(each, norm_type)) for each in alike(dense)]
-    return norms[0] if len(norms) == 1 else torch.nn.utils.get_total_norm(norms, norm_type)
+    norms = [
+        largest(each) if math.isinf(norm_type) and is_shared(each[0]) else whole(get_total_norm(each, norm_type))
+        for each in alike(dense)
+    ]
+    return norms[0] if len(norms) == 1 else get_total_norm(norms, norm_type)
 
 
 def _named(model: torch.nn.Module, pattern: str, among: Set[torch.nn.Parameter]) -> Iterator[torch.nn.Parameter]:

@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from fsm_train import WorkloadError, run, start
+from fsm_train import WorkloadError, over_all, run, start
 from fsm_train.callbacks import clip_grad_norm, cutmix, mixup
 from fsm_train.data import together
+from fsm_train.supervised.meters import Meters
 from fsm_train.supervised.rank_notes import notes_of_ranks
 from tests.diabetes_training import batches, linear, net, workload
 from tests.forked import forked
@@ -76,6 +77,10 @@ def test_what_is_not_the_union_is_said_once_by_one_rank(tmp_path: Path) -> None:
     ]
 
 
+def largest(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (output - target).max()
+
+
 def test_notes_name_what_is_not_the_union() -> None:
     """And nothing else: not what is frozen, not synchronized, not padded."""
     sampler = DistributedSampler(range(7), 2, 0)  # type: ignore[arg-type]
@@ -84,11 +89,14 @@ def test_notes_name_what_is_not_the_union() -> None:
 
     for model in (linear(), frozen, synchronized):
         assert not [*notes_of_ranks(model, {"train": [torch.zeros(1)]}, [clip_grad_norm(1.0)])]
-    said = [*notes_of_ranks(net(), {"train": together(padded, [1]), "valid": padded}, [mixup(0.5), cutmix(0.5)])]
+    mean, gathered = (Meters("valid", {"auc": metric}, torch.device("cpu")) for metric in (largest, over_all(largest)))
+    data = {"train": together(padded, [1]), "valid": padded}
+    said = [*notes_of_ranks(net(), data, [mixup(0.5), cutmix(0.5)], [mean, gathered])]
     assert [sentence.split(",")[0] for sentence in said] == [
         "train.loaders[0]: the DistributedSampler gives 1 sample twice",
         "valid: the DistributedSampler gives 1 sample twice",
         "batch norm takes its statistics from each rank's part of a batch",
+        "over_all (valid_auc) is asked on each rank",
         "mixup mixes the samples within each rank's part of a batch",
         "cutmix mixes the samples within each rank's part of a batch",
     ]

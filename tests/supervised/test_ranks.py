@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,37 @@ def test_failing_process_frees_the_others(tmp_path: Path) -> None:
     assert isinstance(one, PeerError)
     assert str(one).startswith("rank 1 failed, and this rank ended with it: WorkloadError: the script of loss has 2")
     assert type(other) is WorkloadError
+
+
+def test_word_of_an_earlier_training_is_none_of_a_later_one(tmp_path: Path) -> None:
+    """A script may go on after a failure, with another group and the same store: the next one is named by itself."""
+
+    def work(rank: int) -> Any:
+        store = dist.distributed_c10d._get_default_store()
+        said = []
+        for failing in (1, 0):
+            if not dist.is_initialized():
+                dist.init_process_group(
+                    "gloo",
+                    store=dist.PrefixStore("again", store),
+                    rank=rank,
+                    world_size=2,
+                    timeout=timedelta(seconds=20),
+                )
+            exchange = GlooExchange(seconds=20, store=store)
+            if rank == failing:
+                exchange.fail(f"ValueError: of rank {rank}")
+            else:
+                with pytest.raises(PeerError) as heard:
+                    exchange([1.0] * WIDTH)
+                said.append(str(heard.value))
+                exchange.fail("PeerError: of the other")
+        return said
+
+    assert forked(2, tmp_path, work) == [
+        ["rank 1 failed, and this rank ended with it: ValueError: of rank 1"],
+        ["rank 0 failed, and this rank ended with it: ValueError: of rank 0"],
+    ]
 
 
 def test_process_that_is_gone_is_missed(tmp_path: Path) -> None:

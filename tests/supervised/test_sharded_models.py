@@ -41,6 +41,7 @@ from fsm_train.callbacks import (
 from fsm_train.supervised.advice import inspect_settings
 from fsm_train.supervised.sharded_model import shard
 from fsm_train.supervised.shares import equal_everywhere, is_shared, local
+from fsm_train.supervised.window import norm_of
 from tests.diabetes_training import batches, net, sgd, workload
 from tests.forked import forked
 from tests.supervised.test_callbacks_on_shards import seven, weights
@@ -451,6 +452,31 @@ def test_parameters_that_are_not_sharded_are_trained_beside_those_that_are(tmp_p
     one, other = forked(2, tmp_path, trained)
     assert torch.equal(one, other)
     close(one, trained(None))
+
+
+def test_largest_gradient_is_that_of_all_shares_also_of_empty_ones(tmp_path: Path) -> None:
+    """A layer with fewer rows than there are ranks leaves one without; a NaN in one share is a NaN for all."""
+
+    def trained(rank: int | None) -> Any:
+        work = sharded(rank)
+        seen = []
+
+        @on(Phase.STEP_BEGIN, order=1)
+        def look(state: State) -> None:
+            seen.append(float(norm_of([p.grad for p in work.parameters if p.grad is not None], math.inf)))
+
+        run(start(work, epochs=2, seed=0), [clip_grad_norm(0.05, norm_type=math.inf), look])
+        gradients = [torch.ones_like(parameter) for parameter in work.parameters]
+        if rank != 1:
+            local(gradients[0]).view(-1)[0] = math.nan
+        return weights(work.model), torch.tensor(seen), float(norm_of(gradients, math.inf))
+
+    (one, seen, spoilt), (other, *_, also) = forked(2, tmp_path, trained)
+    whole, same, _ = trained(None)
+    assert torch.equal(one, other)
+    close((one, seen), (whole, same))
+    assert math.isnan(spoilt)
+    assert math.isnan(also)
 
 
 def test_statistics_of_batch_norm_are_fitted_by_ranks_that_have_uneven_data(tmp_path: Path) -> None:

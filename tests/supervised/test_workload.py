@@ -28,6 +28,7 @@ from fsm_train import (
     evaluate,
     extend,
     on,
+    predict,
     run,
     start,
 )
@@ -188,6 +189,23 @@ def test_unsized_loaders_train() -> None:
     final = run(start(Supervised(model, sgd(model), nn.MSELoss(), DataLoader(_Stream(), batch_size=100)), epochs=2))
 
     assert (final.epoch, final.iteration, final.samples) == (2, 10, 884)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streams_are_validated_and_evaluated(workers: int) -> None:
+    """As the same samples in a list are: the iterator of a loader over a stream has a length that raises."""
+
+    def stream() -> DataLoader[Any]:
+        return DataLoader(_Stream(), batch_size=442, num_workers=workers)
+
+    model = nn.Linear(10, 1)
+    streamed = Supervised(model, sgd(model), nn.MSELoss(), stream(), {"all": stream(), "again": stream()})
+    final = run(start(streamed, epochs=1))
+
+    listed = Supervised(model, sgd(model), nn.MSELoss(), list(stream()), list(stream()))
+    assert final.metrics["valid_all_loss"] == evaluate(listed)["valid_loss"]
+    assert evaluate(streamed, stream(), prefix="test") == evaluate(listed, list(stream()), prefix="test")
+    assert torch.equal(predict(streamed, stream()), predict(listed, list(stream())))
 
 
 def test_train_loss_is_the_mean_over_samples() -> None:
