@@ -13,8 +13,9 @@ from typing import Any
 
 from ..core.phase import Phase
 from ..core.state import State
+from ..lazy import from_extra
 from .points import Point
-from .tracker import Ending, Setting, Tracker, Wanted, library
+from .tracker import Ending, Setting, Tracker, Wanted
 
 STATUS: Mapping[Phase | None, str] = {Phase.DONE: "FINISHED", Phase.FAILED: "FAILED"}
 """By the final phase, the status of the run. One that was suspended or cut off is KILLED."""
@@ -96,8 +97,8 @@ class MlflowRun(Tracker):
         tags: Mapping[str, str],
     ) -> None:
         super().__init__(wanted)
-        self._mlflow = library("mlflow", "mlflow")
-        self._entities = library("mlflow.entities", "mlflow")
+        self._mlflow = from_extra("mlflow", "mlflow", "mlflow(…)")
+        self._entities = from_extra("mlflow.entities", "mlflow", "mlflow(…)")
         self._experiment = experiment
         self._run = run
         self._given_id = self.run_id = run_id

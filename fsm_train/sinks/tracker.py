@@ -5,7 +5,6 @@ Rule of this file: it knows no tracker. Each has a file of its own, which import
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -145,17 +144,3 @@ class Tracker(Sink):
     @abstractmethod
     def end_run(self, ending: Ending) -> None:
         """Say how it ended, and close everything."""
-
-
-def library(name: str, extra: str) -> Any:
-    """A module of a tracker's library.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; with what to install.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{extra}(…) needs {error.name}: pip install 'fsm-train[{extra}]'", name=error.name
-        ) from error

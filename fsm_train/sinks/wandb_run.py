@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from ..core.phase import Phase
 from ..core.state import State
+from ..lazy import from_extra
 from .points import Point
-from .tracker import Ending, Setting, Tracker, Wanted, library
+from .tracker import Ending, Setting, Tracker, Wanted
 
 EXIT_CODE: Mapping[Phase | None, int] = {Phase.DONE: 0, Phase.FAILED: 1}
 """By the final phase, the exit code of the run; 130 of one that was suspended or cut off."""
@@ -67,7 +68,7 @@ class WandbRun(Tracker):
 
     def __init__(self, wanted: Wanted, run_id: str | None, init: Mapping[str, object]) -> None:
         super().__init__(wanted)
-        self._wandb = library("wandb", "wandb")
+        self._wandb = from_extra("wandb", "wandb", "wandb(…)")
         self._given_id = self.run_id = run_id
         self._init = init
 
