@@ -18,7 +18,7 @@ from ..core.state import State
 from ..locks import HeldError, Lock, take
 from ..wording import escaped
 from .points import Point, is_before
-from .tracker import Ending, Setting, Tracker, Wanted
+from .tracker import Ending, Selection, Setting, Tracker
 
 LEADING = ("phase", "epoch", "step", "iteration")
 """The first columns of each table; the others are numbers by name."""
@@ -56,7 +56,7 @@ def csv(
         TypeError, ValueError: `path` is no path, or an argument makes no sense.
     """
     check_path(path, "path", "csv('run.csv')")
-    return CsvTable(Path(path), Wanted.checked(facts, every, hyper))
+    return CsvTable(Path(path), Selection.checked(facts, every, hyper))
 
 
 class CsvTable(Tracker):
@@ -64,8 +64,8 @@ class CsvTable(Tracker):
 
     draws = False
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
-        super().__init__(wanted)
+    def __init__(self, path: Path, selection: Selection) -> None:
+        super().__init__(selection)
         self._path = path
         self._file: TextIO | None = None
         self._lock: Lock | None = None

@@ -19,7 +19,7 @@ from ..core.representation import cut, middle_out
 from ..core.state import State
 from ..core.values import EMPTY
 from ..wording import duration, escaped, short_number
-from .overview import Measured, Overview
+from .overview import Measurement, Overview
 
 MOST_PARTS = 12
 """The most parts of a model that are listed; of more, the first and the last."""
@@ -149,17 +149,17 @@ def _watchers(watchers: Mapping[str, Sequence[Phase]]) -> list[tuple[str, str]]:
     return [("watched by", "at"), *((escaped(who), ", ".join(at)) for who, at in places.items() if at)]
 
 
-def _measured(measured: Iterable[Measured]) -> list[tuple[str, str, str]]:
+def _measured(measured: Iterable[Measurement]) -> list[tuple[str, str, str]]:
     """A row for each fact and whom it is measured for."""
     rows = [(escaped(each.fact), _cost(each), f"{escaped(each.who)}{_how_often(each)}") for each in measured]
     return [("measured", "each time it costs", "for"), *rows]
 
 
-def _cost(measured: Measured) -> str:
+def _cost(measured: Measurement) -> str:
     return "a call of your sensor" if measured.sensor else COSTS.get(measured.fact, "nothing")
 
 
-def _how_often(measured: Measured) -> str:
+def _how_often(measured: Measurement) -> str:
     if measured.every > 1:
         return f", every {measured.every}"
     return f", every {measured.interval:g}s" if measured.interval else ""

@@ -16,7 +16,7 @@ from ..core.phase import BATCH_PHASES, Phase
 from ..core.state import State
 from ..lazy import from_extra
 from .points import Point
-from .tracker import Ending, Setting, Tracker, Wanted
+from .tracker import Ending, Selection, Setting, Tracker
 
 
 def tensorboard(
@@ -53,14 +53,14 @@ def tensorboard(
         TypeError, ValueError: `folder` is no path, or an argument makes no sense.
     """
     check_path(folder, "folder", "tensorboard('runs/first')")
-    return TensorBoard(Path(folder), Wanted.checked(facts, every, hyper, config))
+    return TensorBoard(Path(folder), Selection.checked(facts, every, hyper, config))
 
 
 class TensorBoard(Tracker):
     """The sink that `tensorboard` makes."""
 
-    def __init__(self, folder: Path, wanted: Wanted) -> None:
-        super().__init__(wanted)
+    def __init__(self, folder: Path, selection: Selection) -> None:
+        super().__init__(selection)
         self._folder = folder
         self._protos = _module("compat.proto.event_pb2")
         self._summaries = _module("compat.proto.summary_pb2")
