@@ -1,4 +1,4 @@
-"""Names that a package or module loads when they are first used, such as those that need torch."""
+"""What is imported when it is first used: names that need torch, say, and packages that only some have installed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,25 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
+
+
+def from_extra(module: str, extra: str, who: str) -> Any:
+    """A module of a package that an extra installs.
+
+    Args:
+        module: its name.
+        extra: the extra that installs it.
+        who: needs it, as one calls that.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; with what to install.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{who} needs {error.name}: pip install 'fsm-train[{extra}]'", name=error.name
+        ) from error
 
 
 def lazy_names(module: str, homes: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:

@@ -15,6 +15,7 @@ from .core.callback import Callback
 from .core.checks import check_choice, check_count, check_positive
 from .core.spread import spread
 from .core.state import State
+from .lazy import from_extra
 from .schedules import Absolute, Schedule
 from .wording import losses_first
 
@@ -62,7 +63,7 @@ def plot_history(
         ModuleNotFoundError: matplotlib is not installed.
     """
     sources = source if isinstance(source, Mapping) else {"": source}
-    require_matplotlib("plot_history")
+    from_extra("matplotlib.axes", "plot", "plot_history")
     from .eventlog.plots import draw_panel, fit_scale, panels_of
 
     curves = {str(label): _curves(each) for label, each in sources.items()}
@@ -154,7 +155,7 @@ def plot_schedule(
         check_positive("lr", lr)
     if lr is not None and isinstance(schedule, Absolute):
         raise ValueError(f"lr={lr!r}: {schedule!r} gives the values themselves, not factors of lr: leave it out")
-    require_matplotlib("plot_schedule")
+    from_extra("matplotlib.axes", "plot", "plot_schedule")
     from .eventlog.plots import draw_curve
 
     scale = 1.0 if lr is None else lr
@@ -176,21 +177,6 @@ def _colours_used(axis: Axes) -> int:
     return len({line.get_color() for line in axis.lines})
 
 
-def require_matplotlib(who: str) -> None:
-    """Refuse to draw where matplotlib is not installed.
-
-    Raises:
-        ModuleNotFoundError: with what to install.
-    """
-    try:
-        import matplotlib.axes  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{who} draws with matplotlib, but {error.name} is not installed: pip install 'fsm-train[plot]'",
-            name=error.name,
-        ) from error
-
-
 def new_axes(who: str, panels: int = 1) -> list[Axes]:
     """The axes of a new figure of pyplot, which `plt.show()` and a notebook show.
 
@@ -201,9 +187,7 @@ def new_axes(who: str, panels: int = 1) -> list[Axes]:
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
-    require_matplotlib(who)
-    from matplotlib import pyplot
-
+    pyplot = from_extra("matplotlib.pyplot", "plot", who)
     from .eventlog.plots import axes_of, size_of
 
     return axes_of(pyplot.figure(figsize=size_of(panels), layout="constrained"), panels)

@@ -14,7 +14,7 @@ from ..core.callback import Callback, on, strict_factory
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
-from ..diagnosis.curves import Counted, EpochSeen, Seen, thinned
+from ..diagnosis.curves import Count, FinishedEpoch, Observations, thinned
 from ..diagnosis.findings import Evidence
 from ..diagnosis.loss_rules import LEAST_EPOCHS
 from ..diagnosis.rates import rate_of
@@ -64,9 +64,9 @@ def diagnosing(*, name: str = "diagnosing") -> Callback[Symptoms]:
     @on(Phase.EPOCH_END, memory=Symptoms())
     def diagnosing(state: State, before: Symptoms) -> Transition:
         now = _counted(state, before)
-        seen = _seen(state, now)
+        training = _observations(state, now)
         due = [illness for illness, rule in RULES.items() if rule.exact or _judges_curves(state.epoch)]
-        findings = judged(seen, (illness for illness in due if illness not in now.said)).findings
+        findings = judged(training, (illness for illness in due if illness not in now.said)).findings
         said = (*now.said, *(finding.illness for finding in findings))
         reason = " | ".join(finding.sentence for finding in findings)
         return Transition(memory=attrs.evolve(now, said=said), reason=reason)
@@ -93,21 +93,21 @@ def _counted(state: State, before: Symptoms) -> Symptoms:
     )
 
 
-def _seen(state: State, symptoms: Symptoms) -> Seen:
+def _observations(state: State, symptoms: Symptoms) -> Observations:
     history = state.history or (state.metrics,)
     first = max(len(history) - BEFORE, 0)
     curves = thinned(history) if _judges_curves(state.epoch) else enumerate(history[first:], first)
-    epochs = tuple(EpochSeen(index + 1, metrics) for index, metrics in curves)
+    epochs = tuple(FinishedEpoch(index + 1, metrics) for index, metrics in curves)
     losses = [name for name in state.metrics if name.endswith("loss")]
     spikes = {name: found for name in losses if (found := _spike(state, name)) is not None}
     zero = Evidence("lr", 0.0, symptoms.first_at_zero) if symptoms.at_zero else None
     stepless = Evidence("steps", state.step, state.epoch) if symptoms.stepless else None
-    return Seen(
+    return Observations(
         epochs,
         spikes=spikes,
         nonfinite=_nonfinite(state.metrics, state.epoch),
-        zero_rate=Counted(symptoms.at_zero, symptoms.epochs, first=zero, unit="epoch"),
-        stepless=Counted(symptoms.stepless, symptoms.epochs, first=stepless, unit="epoch"),
+        zero_rate=Count(symptoms.at_zero, symptoms.epochs, first=zero, unit="epoch"),
+        stepless=Count(symptoms.stepless, symptoms.epochs, first=stepless, unit="epoch"),
         has_turns=bool(state.players),
     )
 

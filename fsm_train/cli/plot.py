@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..eventlog.render import summarize
+from ..lazy import from_extra
 from ..wording import escaped
 from .output import write_json
 from .status import AGREES, UsageError
@@ -21,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     summaries = {log: summarize(log) for log in options.logs}
     try:
-        from ..eventlog.plots import plot  # needs matplotlib, which is an extra
+        plot = from_extra("fsm_train.eventlog.plots", "plot", "plot").plot
     except ModuleNotFoundError as error:
-        raise UsageError(f"plot needs {error.name}: pip install 'fsm-train[plot]'") from error
+        raise UsageError(str(error)) from error
     try:
         plot({Path(log).name: summary.epochs for log, summary in summaries.items()}, options.output)
     except ValueError as error:

@@ -37,6 +37,11 @@ class ClipGradNorm(LeavesOptimizer):
 
     >>> ClipGradNorm(1.0)
     ClipGradNorm(max_norm=1.0, norm_type=2.0)
+
+    Attributes:
+        max_norm: what the norm may be at most.
+        norm_type: the p of the p-norm.
+        pattern: of the names of the parameters, with * and ?; None for all of them.
     """
 
     max_norm: float = attrs.field(validator=positive)

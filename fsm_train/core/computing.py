@@ -20,6 +20,11 @@ class UseMixedPrecision(LeavesOptimizer):
 
     >>> UseMixedPrecision("bfloat16").dtype
     'bfloat16'
+
+    Attributes:
+        dtype: "bfloat16" or "float16".
+        initial_scale: the factor of the loss at first, for float16.
+        growth_interval: the steps in a row, none of them held back, after which that factor doubles.
     """
 
     dtype: Literal["bfloat16", "float16"]
@@ -76,6 +81,9 @@ class UseMicroBatches(LeavesOptimizer):
 
     >>> UseMicroBatches(16)
     UseMicroBatches(size=16)
+
+    Attributes:
+        size: the most samples of a piece; None for whole batches until memory runs out, and then for halves.
     """
 
     size: int | None = None

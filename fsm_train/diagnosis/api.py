@@ -35,7 +35,7 @@ def diagnose(log: str | PathLike[str]) -> Diagnosis:
         OSError: the file cannot be read.
     """
     check_path(log, "the log of diagnose", "diagnose('run.jsonl')")
-    seen = observe(log)
-    diagnosis = judged(seen)
-    stop = stopped_too_early(log, seen)
+    training = observe(log)
+    diagnosis = judged(training)
+    stop = stopped_too_early(log, training)
     return diagnosis if stop is None else attrs.evolve(diagnosis, findings=(*diagnosis.findings, stop))

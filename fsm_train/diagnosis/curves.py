@@ -47,10 +47,10 @@ def thinned(values: Sequence[T], most: int = MOST) -> list[tuple[int, T]]:
     return [(index, values[index]) for index in (*kept, *last)]
 
 
-class Thinned(Generic[T]):
+class ThinnedSeries(Generic[T]):
     """The same for a sequence that comes item by item.
 
-    >>> kept = Thinned()
+    >>> kept = ThinnedSeries()
     >>> for item in range(300):
     ...     kept.add(item)
     >>> list(kept) == [item for _, item in thinned(range(300))]
@@ -85,7 +85,7 @@ class Thinned(Generic[T]):
 
 
 @attrs.frozen
-class EpochSeen:
+class FinishedEpoch:
     """A finished epoch.
 
     Attributes:
@@ -104,7 +104,7 @@ class EpochSeen:
 
 
 @attrs.frozen
-class Counted:
+class Count:
     """How often something happened, of how many times, and where first.
 
     Attributes:
@@ -125,7 +125,7 @@ class Counted:
     def share(self) -> float:
         """The share of the times, 0.0 of none.
 
-        >>> Counted(1, 4).share, Counted(0, 0).share, str(Counted(1, 4))
+        >>> Count(1, 4).share, Count(0, 0).share, str(Count(1, 4))
         (0.25, 0.0, '1 of 4 steps')
         """
         return self.times / self.of if self.of else 0.0
@@ -134,11 +134,11 @@ class Counted:
         return f"{self.times} of {pluralize(self.of, self.unit)}"
 
 
-NONE = Counted(0, 0)
+NONE = Count(0, 0)
 
 
 @attrs.frozen
-class Seen:
+class Observations:
     """What is known of a training: what each rule is given.
 
     Attributes:
@@ -155,21 +155,21 @@ class Seen:
             header; None if none did.
     """
 
-    epochs: tuple[EpochSeen, ...] = ()
+    epochs: tuple[FinishedEpoch, ...] = ()
     facts: Mapping[str, tuple[Evidence, ...]] = attrs.field(factory=dict)
     untrained: Evidence | None = None
     spikes: Mapping[str, Evidence] = attrs.field(factory=dict)
     nonfinite: Mapping[str, Evidence] = attrs.field(factory=dict)
-    zero_rate: Counted = NONE
-    held_back: Counted = NONE
-    stepless: Counted = NONE
+    zero_rate: Count = NONE
+    held_back: Count = NONE
+    stepless: Count = NONE
     has_turns: bool = False
     stop: tuple[int, Mapping[str, Any]] | None = None
 
     def curve(self, name: str) -> tuple[Evidence, ...]:
         """The finite values of a metric at the ends of epochs.
 
-        >>> Seen((EpochSeen(1, {"loss": 0.5}), EpochSeen(2, {"loss": math.nan}))).curve("loss")
+        >>> Observations((FinishedEpoch(1, {"loss": 0.5}), FinishedEpoch(2, {"loss": math.nan}))).curve("loss")
         (Evidence(name='loss', value=0.5, epoch=1, line=None),)
         """
         return tuple(

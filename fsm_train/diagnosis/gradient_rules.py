@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from ..wording import short_number
-from .curves import Seen, values_of
+from .curves import Observations, values_of
 from .findings import Evidence, Finding
 from .loss_rules import TRAIN, loss_does_not_fall
 
@@ -31,24 +31,24 @@ EXPLODED = 100.0
 """How many times larger than it usually was a norm is when it has exploded."""
 
 
-def norms_of(seen: Seen) -> Mapping[str, Sequence[Evidence]]:
+def norms_of(training: Observations) -> Mapping[str, Sequence[Evidence]]:
     """The recorded norms by name."""
-    least = 2 if seen.nonfinite else LEAST_NORMS
-    found = {name: points for name, points in seen.facts.items() if name.startswith(GRADIENTS)}
+    least = 2 if training.nonfinite else LEAST_NORMS
+    found = {name: points for name, points in training.facts.items() if name.startswith(GRADIENTS)}
     return {name: points for name, points in found.items() if len(points) >= least}
 
 
-def gradients_vanish(seen: Seen) -> Finding | None:
+def gradients_vanish(training: Observations) -> Finding | None:
     """Gradients are next to nothing: in a layer beside the others, or in all of a model whose loss does not fall."""
-    norms = norms_of(seen)
+    norms = norms_of(training)
     usual = {name: median(values_of(points)) for name, points in norms.items()}
     smallest = min((name for name in usual if name != GRADIENTS), key=usual.__getitem__, default="")
     largest = max(usual.values(), default=0.0)
     if smallest and usual[smallest] < VANISHED * largest:
         share = f"{short_number(usual[smallest] / largest, 2)} of the largest" if usual[smallest] else "zero"
         return _vanishing(f"{smallest} is {share}", norms[smallest])
-    losses = [abs(value) for value in values_of(seen.curve(TRAIN))]
-    if GRADIENTS in usual and losses and usual[GRADIENTS] <= TINY * median(losses) and loss_does_not_fall(seen):
+    losses = [abs(value) for value in values_of(training.curve(TRAIN))]
+    if GRADIENTS in usual and losses and usual[GRADIENTS] <= TINY * median(losses) and loss_does_not_fall(training):
         what = f"{GRADIENTS} is {short_number(usual[GRADIENTS])}, and the loss stays at {short_number(median(losses))}"
         return _vanishing(what, norms[GRADIENTS])
     return None
@@ -65,16 +65,16 @@ def _vanishing(what: str, norms: Sequence[Evidence]) -> Finding:
     )
 
 
-def gradients_explode(seen: Seen) -> Finding | None:
+def gradients_explode(training: Observations) -> Finding | None:
     """Norms of gradients become a hundred times what they were, and far more than they were at first.
 
     Either twice, or on the way to a loss or a gradient that is not finite.
     """
-    for name, points in norms_of(seen).items():
+    for name, points in norms_of(training).items():
         untrained = max(point.value for point in points[:LEAST_NORMS])
         large = [point for point in _far_above_before(points) if point.value > 10 * untrained]
         if len(large) < 2:
-            large = _last_before_infinity(points) if seen.nonfinite else []
+            large = _last_before_infinity(points) if training.nonfinite else []
         if large:
             highest = max(large, key=lambda point: point.value)
             what = f"{name} reaches {short_number(highest.value)}, and is {short_number(points[0].value)} at first"

@@ -12,7 +12,7 @@ from statistics import median
 import attrs
 
 from ..wording import short_number
-from .curves import Seen, values_of
+from .curves import Observations, values_of
 from .findings import Evidence, Finding
 from .statistics import LIKELY, first_values, last_values, noise, rounding, trend
 
@@ -30,17 +30,17 @@ TRAIN = "train_loss"
 Pair = tuple[list[Evidence], list[Evidence]]
 
 
-def losses_of(seen: Seen) -> list[str]:
+def losses_of(training: Observations) -> list[str]:
     """The names of the losses of validations: valid_loss, or several valid_NAME_loss."""
-    return [name for name in seen.metrics if name.startswith("valid_") and name.endswith("loss")]
+    return [name for name in training.metrics if name.startswith("valid_") and name.endswith("loss")]
 
 
-def pairs_of(seen: Seen) -> list[Pair]:
+def pairs_of(training: Observations) -> list[Pair]:
     """The training loss with each loss of a validation, at the epochs that measured both."""
-    train = {point.epoch: point for point in seen.curve(TRAIN)}
+    train = {point.epoch: point for point in training.curve(TRAIN)}
     found = []
-    for name in losses_of(seen):
-        both = [(train[point.epoch], point) for point in seen.curve(name) if point.epoch in train]
+    for name in losses_of(training):
+        both = [(train[point.epoch], point) for point in training.curve(name) if point.epoch in train]
         found.append(([one for one, _ in both], [other for _, other in both]))
     return [pair for pair in found if len(pair[0]) >= LEAST_EPOCHS]
 
@@ -54,15 +54,15 @@ def falls(values: Sequence[float]) -> bool:
 # ------------------------------------------------------------------------------- loss does not fall
 
 
-def loss_does_not_fall(seen: Seen) -> Finding | None:
+def loss_does_not_fall(training: Observations) -> Finding | None:
     """The training loss does not fall over the epochs, or rises; in a training of few epochs, over its batches.
 
     Where losses of batches were recorded, a training loss that stays where an untrained model was does not fall either,
     whatever came in between.
     """
-    curve = training_curve(seen)
+    curve = training_curve(training)
     values = values_of(curve)
-    if seen.has_turns or len(values) < LEAST_EPOCHS:
+    if training.has_turns or len(values) < LEAST_EPOCHS:
         return None
     name = curve[0].name
     late = median(last_values(values))
@@ -76,7 +76,7 @@ def loss_does_not_fall(seen: Seen) -> Finding | None:
             "a lower learning rate, by a factor of 10 at first; check the sign of the loss, and that the training data "
             "are shuffled",
         )
-    no_better = _no_better_than_untrained(seen, values)
+    no_better = _no_better_than_untrained(training, values)
     if falls(values) and not no_better:
         return None
     return Finding(
@@ -84,16 +84,16 @@ def loss_does_not_fall(seen: Seen) -> Finding | None:
         "likely" if len(values) >= 2 * LEAST_EPOCHS or no_better else "possible",
         f"{name} stays at about {short_number(late)} until epoch {curve[-1].epoch}"
         + (", no lower than that of the first batch" if no_better else ""),
-        (seen.untrained if no_better and seen.untrained else curve[0], curve[-1]),
+        (training.untrained if no_better and training.untrained else curve[0], curve[-1]),
         "another learning rate (find_lr suggests one: too high bounces, too low creeps); check that the parameters are "
         "in the optimizer and not frozen, that inputs and targets belong together and are shuffled, and overfit a "
         "single batch on purpose",
     )
 
 
-def training_curve(seen: Seen) -> tuple[Evidence, ...]:
+def training_curve(training: Observations) -> tuple[Evidence, ...]:
     """The training loss by epochs, or, of few epochs, the medians of some batches each; it may have too few points."""
-    of_epochs, losses = seen.curve(TRAIN), seen.facts.get("loss", ())
+    of_epochs, losses = training.curve(TRAIN), training.facts.get("loss", ())
     if len(of_epochs) >= LEAST_EPOCHS or len(losses) < LEAST_EPOCHS * LEAST_BLOCK:
         return of_epochs
     size = max(LEAST_BLOCK, len(losses) // MOST_BLOCKS)
@@ -103,26 +103,26 @@ def training_curve(seen: Seen) -> tuple[Evidence, ...]:
     )
 
 
-def _no_better_than_untrained(seen: Seen, values: Sequence[float]) -> bool:
+def _no_better_than_untrained(training: Observations, values: Sequence[float]) -> bool:
     """Whether the loss becomes flat, no lower than that of the first batch."""
-    if seen.untrained is None:
+    if training.untrained is None:
         return False
-    of_batches = noise(values_of(seen.facts.get("loss", ()))[-LEAST_BATCHES:])
+    of_batches = noise(values_of(training.facts.get("loss", ()))[-LEAST_BATCHES:])
     late = values[len(values) // 2 :]  # the first epochs may come down from a jump that the first batches made
     flat = trend(values[1:]) > -1.0 or (len(late) >= LEAST_EPOCHS and trend(late) > -1.0)
-    return flat and median(late) >= seen.untrained.value - of_batches
+    return flat and median(late) >= training.untrained.value - of_batches
 
 
 # ---------------------------------------------------------------------------------- spikes, NaN
 
 
-def spikes(seen: Seen) -> Finding | None:
+def spikes(training: Observations) -> Finding | None:
     """A loss jumps far above its neighbours and comes back."""
-    if not seen.spikes:
+    if not training.spikes:
         return None
-    of_epochs = [name for name in seen.spikes if name in seen.metrics]
-    name = next(iter(of_epochs or seen.spikes))
-    highest = seen.spikes[name]
+    of_epochs = [name for name in training.spikes if name in training.metrics]
+    name = next(iter(of_epochs or training.spikes))
+    highest = training.spikes[name]
     return Finding(
         "spikes",
         "likely" if of_epochs else "possible",
@@ -133,11 +133,11 @@ def spikes(seen: Seen) -> Finding | None:
     )
 
 
-def not_finite(seen: Seen) -> Finding | None:
+def not_finite(training: Observations) -> Finding | None:
     """A loss, a metric or a gradient is NaN or infinite."""
-    if not seen.nonfinite:
+    if not training.nonfinite:
         return None
-    first = min(seen.nonfinite.values(), key=lambda point: (point.epoch, point.line or 0))
+    first = min(training.nonfinite.values(), key=lambda point: (point.epoch, point.line or 0))
     return Finding(
         "not finite",
         "certain",
@@ -151,9 +151,9 @@ def not_finite(seen: Seen) -> Finding | None:
 # -------------------------------------------------------------------------------- validation
 
 
-def overfitting(seen: Seen) -> Finding | None:
+def overfitting(training: Observations) -> Finding | None:
     """The loss of a validation has its best behind it and rises, while the training loss still falls."""
-    for train, valid in pairs_of(seen):
+    for train, valid in pairs_of(training):
         if not _worse_from_the_start(train, valid):
             values = values_of(valid)
             best = values.index(min(values))
@@ -181,9 +181,9 @@ def _rises_since(best: int, valid: Sequence[float], train: Sequence[float]) -> b
     return matters and trend(after) >= LIKELY and trend(train[best:]) <= -LIKELY
 
 
-def validation_worse_from_the_start(seen: Seen) -> Finding | None:
+def validation_worse_from_the_start(training: Observations) -> Finding | None:
     """The loss of a validation is far above the training loss from the first epoch on, and never comes near."""
-    for train, valid in pairs_of(seen):
+    for train, valid in pairs_of(training):
         if _worse_from_the_start(train, valid):
             return Finding(
                 "validation worse from the start",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import attrs
 
 from ..core.state import Hyper
-from .curves import Counted
+from .curves import Count
 from .findings import Evidence
 
 NEXT_TO_NOTHING = 1e-6
@@ -22,7 +22,7 @@ class RateWatch:
     """Counts the steps with a rate of zero, from counters and rates in their order."""
 
     def __init__(self) -> None:
-        self.counted = Counted(0, 0)
+        self.counted = Count(0, 0)
         self._step = 0
         self._rate: float | None = None
         self._highest = 0.0
@@ -38,7 +38,7 @@ class RateWatch:
             self._highest = max(self._highest, self._rate)
             zero = self._rate <= NEXT_TO_NOTHING * self._highest
             first = self.counted.first or (attrs.evolve(where, value=self._rate) if zero else None)
-            self.counted = Counted(self.counted.times + taken * zero, self.counted.of + taken, first=first)
+            self.counted = Count(self.counted.times + taken * zero, self.counted.of + taken, first=first)
         self.begin(step, rate)
 
 

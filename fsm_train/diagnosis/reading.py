@@ -18,7 +18,7 @@ from ..encoding import decode
 from ..eventlog.errors import LogError
 from ..eventlog.lines import HELD_BACK, decode_hyper, decode_numbers
 from ..eventlog.reader import Header, Line, read_log
-from .curves import MOST_FACTS, Counted, EpochSeen, Seen, Thinned
+from .curves import MOST_FACTS, Count, FinishedEpoch, Observations, ThinnedSeries
 from .findings import Evidence
 from .gradient_rules import GRADIENTS
 from .rates import RateWatch, rate_of
@@ -32,7 +32,7 @@ STOPPING = "fsm_train.callbacks.stopping.early_stopping"
 NOT_CURVES = frozenset({"batch_size", "elapsed", "stepped"})
 
 
-def observe(log: str | PathLike[str]) -> Seen:
+def observe(log: str | PathLike[str]) -> Observations:
     """Read a log.
 
     Raises:
@@ -46,7 +46,7 @@ def observe(log: str | PathLike[str]) -> Seen:
             watch.see(record)
     if watch.header is None:
         raise LogError("no call of run in it counts", path=fspath(log))
-    return watch.seen()
+    return watch.observations()
 
 
 class LogWatch:
@@ -58,8 +58,8 @@ class LogWatch:
 
     def __init__(self) -> None:
         self.header: Header | None = None
-        self._epochs: Thinned[EpochSeen] = Thinned()
-        self._facts: dict[str, Thinned[Evidence]] = {}
+        self._epochs: ThinnedSeries[FinishedEpoch] = ThinnedSeries()
+        self._facts: dict[str, ThinnedSeries[Evidence]] = {}
         self._fact_at: dict[str, Phase] = {}
         self._untrained: Evidence | None = None
         self._spikes: dict[str, SpikeWatch] = {}
@@ -67,9 +67,9 @@ class LogWatch:
         self._doubtful: Evidence | None = None  # a gradient that is not finite, until it is known what became of it
         self._rates = RateWatch()
         self._held = 0
-        self._attempts: Thinned[tuple[int, int]] = Thinned()
+        self._attempts: ThinnedSeries[tuple[int, int]] = ThinnedSeries()
         self._first_held: Evidence | None = None
-        self._stepless = Counted(0, 0, unit="epoch")
+        self._stepless = Count(0, 0, unit="epoch")
         self._step = 0
         self._step_of_epoch = 0
         self._stopping: Mapping[str, Mapping[str, Any]] = {}
@@ -83,7 +83,7 @@ class LogWatch:
         self._stopping = {decode(spec["name"]): spec for spec in header.callbacks if spec["factory"] == STOPPING}
         for i, metrics in enumerate(start["history"], start=start.get("held", 0) + 1):
             self._see_metrics(decode_numbers(metrics), i, header.number)
-            self._epochs.add(EpochSeen(i, decode_numbers(metrics), header.number))
+            self._epochs.add(FinishedEpoch(i, decode_numbers(metrics), header.number))
         self._step = start["step"]
         self._rates.begin(self._step, rate_of(decode_hyper(start["hyper"])))
 
@@ -104,20 +104,20 @@ class LogWatch:
         elif line.phase is Phase.EPOCH_END:
             self._see_epoch(line)
 
-    def seen(self) -> Seen:
+    def observations(self) -> Observations:
         """What is known after the last line."""
         if self._doubtful is not None:
             self._nonfinite.setdefault(self._doubtful.name, self._doubtful)
         held, attempts = self._held, self._step + self._held
         first_half = max((held for tried, held in self._attempts if tried <= attempts / 2), default=0)
-        return Seen(
+        return Observations(
             epochs=tuple(self._epochs),
             facts={name: tuple(points) for name, points in self._facts.items()},
             untrained=self._untrained,
             spikes={name: watch.highest for name, watch in self._spikes.items() if watch.highest is not None},
             nonfinite=self._nonfinite,
             zero_rate=self._rates.counted,
-            held_back=Counted(held, attempts, held - first_half, self._first_held),
+            held_back=Count(held, attempts, held - first_half, self._first_held),
             stepless=self._stepless,
             stop=self._stop,
             has_turns=self.header is not None and bool(self.header.start.get("players")),
@@ -151,7 +151,7 @@ class LogWatch:
                 else:
                     self._nonfinite.setdefault(name, point)
                 continue
-            self._facts.setdefault(name, Thinned(MOST_FACTS)).add(point)
+            self._facts.setdefault(name, ThinnedSeries(MOST_FACTS)).add(point)
             if name == "loss":
                 self._spikes.setdefault(name, SpikeWatch(OF_FALL["batch"])).see(point)
                 if line.step <= 1 and line.iteration == (line.phase is Phase.BATCH_END):
@@ -160,7 +160,7 @@ class LogWatch:
     def _see_epoch(self, line: Line) -> None:
         self._see_metrics(line.metrics, line.epoch, line.number)
         elapsed = line.facts.get("elapsed")
-        self._epochs.add(EpochSeen(line.epoch, line.metrics, line.number, line.iteration, elapsed))
+        self._epochs.add(FinishedEpoch(line.epoch, line.metrics, line.number, line.iteration, elapsed))
         if line.batch:
             none = line.step == self._step_of_epoch
             first = self._stepless.first or (Evidence("steps", line.step, line.epoch, line.number) if none else None)

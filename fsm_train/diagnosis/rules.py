@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-from .curves import Seen
+from .curves import Observations
 from .findings import Diagnosis, Finding
 from .gradient_rules import LEAST_NORMS, gradients_explode, gradients_vanish, norms_of
 from .loss_rules import (
@@ -23,7 +23,7 @@ from .loss_rules import (
     training_curve,
     validation_worse_from_the_start,
 )
-from .spikes import AFTER, LEAST
+from .spikes import AFTER, LEAST_BEFORE
 from .step_rules import (
     LEAST_EPOCHS_OF_TIME,
     LEAST_STEPS,
@@ -45,43 +45,43 @@ class Rule:
             and again they would find something by chance.
     """
 
-    look: Callable[[Seen], Finding | None]
-    missing: Callable[[Seen], str]
+    look: Callable[[Observations], Finding | None]
+    missing: Callable[[Observations], str]
     exact: bool = False
 
 
-def _train_curve(seen: Seen) -> str:
-    if seen.has_turns:
+def _train_curve(training: Observations) -> str:
+    if training.has_turns:
         return "losses of players that take turns need not fall"
     few = f"there are fewer than {LEAST_EPOCHS} epochs with a finite {TRAIN}, and few losses of batches: record('loss')"
-    return few if len(training_curve(seen)) < LEAST_EPOCHS else ""
+    return few if len(training_curve(training)) < LEAST_EPOCHS else ""
 
 
-def _both_curves(seen: Seen) -> str:
+def _both_curves(training: Observations) -> str:
     few = f"there are fewer than {LEAST_EPOCHS} epochs with a finite {TRAIN} and a finite loss of a validation"
-    return "" if pairs_of(seen) else few
+    return "" if pairs_of(training) else few
 
 
-def _epochs_or_losses(seen: Seen) -> str:
-    few = f"there are fewer than {LEAST + AFTER + 1} epochs, and few losses of batches: record('loss')"
-    return "" if max(len(seen.epochs), len(seen.facts.get("loss", ()))) > LEAST + AFTER else few
+def _epochs_or_losses(training: Observations) -> str:
+    few = f"there are fewer than {LEAST_BEFORE + AFTER + 1} epochs, and few losses of batches: record('loss')"
+    return "" if max(len(training.epochs), len(training.facts.get("loss", ()))) > LEAST_BEFORE + AFTER else few
 
 
-def _steps(seen: Seen) -> str:
-    few = f"there are fewer than {LEAST_STEPS} {seen.zero_rate.unit}s with a learning rate"
-    return "" if seen.zero_rate.of >= LEAST_STEPS else few
+def _steps(training: Observations) -> str:
+    few = f"there are fewer than {LEAST_STEPS} {training.zero_rate.unit}s with a learning rate"
+    return "" if training.zero_rate.of >= LEAST_STEPS else few
 
 
-def _norms(seen: Seen) -> str:
-    return "" if norms_of(seen) else f"there are fewer than {LEAST_NORMS} norms of gradients: record('grad_norm')"
+def _norms(training: Observations) -> str:
+    return "" if norms_of(training) else f"there are fewer than {LEAST_NORMS} norms of gradients: record('grad_norm')"
 
 
-def _times(seen: Seen) -> str:
+def _times(training: Observations) -> str:
     few = f"there are fewer than {LEAST_EPOCHS_OF_TIME + 2} epochs with their time: EventLog(path, facts={{'elapsed'}})"
-    return "" if len(costs_of(seen)) > LEAST_EPOCHS_OF_TIME else few
+    return "" if len(costs_of(training)) > LEAST_EPOCHS_OF_TIME else few
 
 
-def _nothing(seen: Seen) -> str:
+def _nothing(training: Observations) -> str:
     return ""
 
 
@@ -100,15 +100,15 @@ RULES: Mapping[str, Rule] = {
 """The rules, in the order of the findings: first what explains the others."""
 
 
-def judged(seen: Seen, illnesses: Iterable[str] = RULES) -> Diagnosis:
+def judged(training: Observations, illnesses: Iterable[str] = RULES) -> Diagnosis:
     """What the rules for these illnesses say, by default all rules.
 
-    >>> from .curves import EpochSeen
-    >>> epochs = tuple(EpochSeen(epoch, {"train_loss": 2.0}) for epoch in range(1, 9))
-    >>> [finding.illness for finding in judged(Seen(epochs))]
+    >>> from .curves import FinishedEpoch
+    >>> epochs = tuple(FinishedEpoch(epoch, {"train_loss": 2.0}) for epoch in range(1, 9))
+    >>> [finding.illness for finding in judged(Observations(epochs))]
     ['loss does not fall']
     """
     asked = tuple(illnesses)
-    missing = {illness: why for illness in asked if (why := RULES[illness].missing(seen))}
-    looked = (RULES[illness].look(seen) for illness in asked if illness not in missing)
+    missing = {illness: why for illness in asked if (why := RULES[illness].missing(training))}
+    looked = (RULES[illness].look(training) for illness in asked if illness not in missing)
     return Diagnosis(tuple(finding for finding in looked if finding is not None), missing)

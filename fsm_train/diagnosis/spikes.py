@@ -17,7 +17,7 @@ from .statistics import noise, rounding
 BEFORE, AFTER = 16, 2
 """How many values before and after a value are looked at."""
 
-LEAST = 8
+LEAST_BEFORE = 8
 """The least number of values before it."""
 
 OF_FALL = {"epoch": 0.25, "batch": 2.0}
@@ -37,7 +37,7 @@ def is_spike(before: Sequence[float], value: float, after: Sequence[float], star
         start: the first value of the curve.
         of_fall: how high it is at least, as a share of what the curve had fallen by.
     """
-    if len(before) < LEAST or len(after) < AFTER:
+    if len(before) < LEAST_BEFORE or len(after) < AFTER:
         return False
     if value <= max(before):  # most values, and this is asked of each
         return False

@@ -9,7 +9,7 @@ from itertools import pairwise
 from statistics import median
 
 from ..wording import short_number
-from .curves import Seen
+from .curves import Observations
 from .findings import Evidence, Finding
 from .statistics import first_values, last_values, trend
 
@@ -20,9 +20,9 @@ LEAST_EPOCHS_OF_TIME = 8
 """The least number of epochs for a judgement about what they cost."""
 
 
-def rate_at_zero(seen: Seen) -> Finding | None:
+def rate_at_zero(training: Observations) -> Finding | None:
     """Most steps are taken with a learning rate of zero, or of less than a millionth of the highest."""
-    steps = seen.zero_rate
+    steps = training.zero_rate
     if steps.first is None or steps.of < LEAST_STEPS or steps.share <= 0.5:
         return None
     return Finding(
@@ -35,17 +35,17 @@ def rate_at_zero(seen: Seen) -> Finding | None:
     )
 
 
-def steps_held_back(seen: Seen) -> Finding | None:
+def steps_held_back(training: Observations) -> Finding | None:
     """Steps are not applied: by a gradient scaler, beyond its first search for a scale, or in whole epochs."""
-    if seen.stepless.first is not None:
+    if training.stepless.first is not None:
         return Finding(
             "steps held back",
             "certain",
-            f"{seen.stepless} have batches and no step",
-            (seen.stepless.first,),
+            f"{training.stepless} have batches and no step",
+            (training.stepless.first,),
             "look at what skips them: skip_nonfinite, a gradient scaler, or a callback that raises SKIP_STEP",
         )
-    held = seen.held_back
+    held = training.held_back
     late_share = held.late / (held.of / 2) if held.of else 0.0
     if held.first is None or held.times < 3 or late_share < 0.1:
         return None
@@ -59,9 +59,9 @@ def steps_held_back(seen: Seen) -> Finding | None:
     )
 
 
-def epochs_cost_more(seen: Seen) -> Finding | None:
+def epochs_cost_more(training: Observations) -> Finding | None:
     """An epoch takes longer and longer, per batch."""
-    costs = costs_of(seen)[1:]  # the first one warms up
+    costs = costs_of(training)[1:]  # the first one warms up
     if len(costs) < LEAST_EPOCHS_OF_TIME:
         return None
     values = [cost.value for cost in costs]
@@ -78,9 +78,9 @@ def epochs_cost_more(seen: Seen) -> Finding | None:
     )
 
 
-def costs_of(seen: Seen) -> list[Evidence]:
+def costs_of(training: Observations) -> list[Evidence]:
     """The seconds per batch of each epoch whose time was recorded, and that of the one before."""
-    timed = [(epoch, epoch.elapsed) for epoch in seen.epochs if epoch.elapsed is not None]
+    timed = [(epoch, epoch.elapsed) for epoch in training.epochs if epoch.elapsed is not None]
     return [
         Evidence("seconds per batch", (now - then) / (epoch.iteration - before.iteration), epoch.epoch, epoch.line)
         for (before, then), (epoch, now) in pairwise(timed)

@@ -15,7 +15,7 @@ from typing import Any
 from ..eventlog.counterfactual import what_if
 from ..eventlog.errors import LogError
 from ..eventlog.from_header import callback_from_spec
-from .curves import Seen
+from .curves import Observations
 from .findings import Evidence, Finding
 from .statistics import LIKELY, noise, rounding, slope, trend
 
@@ -25,22 +25,22 @@ LEAST_CHECKS = 8
 ILLNESS = "stopped too early"
 
 
-def stopped_too_early(log: str | PathLike[str], seen: Seen) -> Finding | None:
+def stopped_too_early(log: str | PathLike[str], training: Observations) -> Finding | None:
     """`early_stopping` ended the training while its metric still improved, slower than its noise lets see.
 
     Raises:
         LogError: the log cannot be read.
     """
-    if seen.stop is None:
+    if training.stop is None:
         return None
-    line, spec = seen.stop
+    line, spec = training.stop
     try:
         params: Mapping[str, Any] = callback_from_spec(spec).params
     except Exception as error:  # the factory refuses what it was never given in its own way
         raise LogError(
             f"the settings of {spec['name']!r:.80}, which stopped it, are none: {error}", path=fspath(log), line=line
         ) from error
-    curve = seen.curve(params["monitor"])
+    curve = training.curve(params["monitor"])
     patience = max(params["patience"], 1)
     sign = -1.0 if params["mode"] == "max" else 1.0
     if not still_improves([sign * point.value for point in curve], patience):

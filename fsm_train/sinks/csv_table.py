@@ -19,7 +19,7 @@ from ..core.state import State
 from ..locks import HeldError, Lock, take
 from ..wording import escaped
 from .points import Point, is_before
-from .tracker import Ending, Setting, Tracker, Wanted
+from .tracker import Ending, Selection, Setting, Tracker
 
 LEADING = ("phase", "epoch", "step", "iteration")
 """The first columns of each table; the others are numbers by name."""
@@ -58,7 +58,7 @@ def csv(
     """
     check_path(path, "path", "csv('run.csv')")
     check_possible("path", path, "run.csv")
-    return CsvTable(Path(path), Wanted.checked(facts, every, hyper))
+    return CsvTable(Path(path), Selection.checked(facts, every, hyper))
 
 
 class CsvTable(Tracker):
@@ -66,8 +66,8 @@ class CsvTable(Tracker):
 
     draws = False
 
-    def __init__(self, path: Path, wanted: Wanted) -> None:
-        super().__init__(wanted)
+    def __init__(self, path: Path, selection: Selection) -> None:
+        super().__init__(selection)
         self._path = path
         self._file: TextIO | None = None
         self._lock: Lock | None = None

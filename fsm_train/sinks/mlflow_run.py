@@ -13,8 +13,9 @@ from typing import Any
 
 from ..core.phase import Phase
 from ..core.state import State
+from ..lazy import from_extra
 from .points import Point
-from .tracker import Ending, Setting, Tracker, Wanted, library
+from .tracker import Ending, Selection, Setting, Tracker
 
 STATUS: Mapping[Phase | None, str] = {Phase.DONE: "FINISHED", Phase.FAILED: "FAILED"}
 """By the final phase, the status of the run. One that was suspended or cut off is KILLED."""
@@ -75,7 +76,7 @@ def mlflow(
     if run is not None and "'" in run and '"' in run:
         raise ValueError(f"run={run!r:.80}: MLflow finds no name that has quotes of both kinds")
     return MlflowRun(
-        Wanted.checked(facts, every, hyper, config), experiment, run, run_id, tracking_uri, dict(tags or {})
+        Selection.checked(facts, every, hyper, config), experiment, run, run_id, tracking_uri, dict(tags or {})
     )
 
 
@@ -88,16 +89,16 @@ class MlflowRun(Tracker):
 
     def __init__(
         self,
-        wanted: Wanted,
+        selection: Selection,
         experiment: str,
         run: str | None,
         run_id: str | None,
         tracking_uri: str | None,
         tags: Mapping[str, str],
     ) -> None:
-        super().__init__(wanted)
-        self._mlflow = library("mlflow", "mlflow")
-        self._entities = library("mlflow.entities", "mlflow")
+        super().__init__(selection)
+        self._mlflow = from_extra("mlflow", "mlflow", "mlflow(…)")
+        self._entities = from_extra("mlflow.entities", "mlflow", "mlflow(…)")
         self._experiment = experiment
         self._run = run
         self._given_id = self.run_id = run_id

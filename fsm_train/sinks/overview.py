@@ -18,7 +18,7 @@ from .base import Sink
 
 
 @attrs.frozen
-class Measured:
+class Measurement:
     """A fact that is measured for someone.
 
     Attributes:
@@ -49,7 +49,7 @@ class Overview:
     """
 
     watchers: Mapping[str, Sequence[Phase]] = attrs.field(factory=dict)
-    measured: Sequence[Measured] = ()
+    measured: Sequence[Measurement] = ()
     log: str = ""
     folders: Sequence[str] = ()
     monitors: Mapping[str, str] = attrs.field(factory=dict)
@@ -90,11 +90,11 @@ def _monitors(callbacks: Sequence[Callback[Any]]) -> dict[str, str]:
     return modes
 
 
-def _measured(callbacks: Sequence[Callback[Any]], sinks: Sequence[Sink], sensors: Set[str]) -> Iterator[Measured]:
+def _measured(callbacks: Sequence[Callback[Any]], sinks: Sequence[Sink], sensors: Set[str]) -> Iterator[Measurement]:
     for who, needs, at, every, interval in (
         *((callback.name, callback.needs, callback.at, callback.every, 0.0) for callback in callbacks),
         *((type(sink).__name__, sink.needs, sink.at, 1, sink.interval) for sink in sinks),
     ):
         for fact in sorted(needs):
             if not fact.startswith(UNSAVED) and any(measurable({fact}, phase, sensors) for phase in at):
-                yield Measured(fact, who, fact in sensors, every, interval)
+                yield Measurement(fact, who, fact in sensors, every, interval)

@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 import attrs
 
 from ..callbacks.directions import Direction, direction_of
+from ..callbacks.monitoring import is_better
 from ..core.model_part import ModelPart
 from ..core.phase import FINAL, Phase
 from ..core.representation import cut, middle_out
 from ..core.state import State
 from ..core.values import EMPTY
 from ..wording import duration, escaped, short_number
-from .overview import Measured, Overview
+from .overview import Measurement, Overview
 
 MOST_PARTS = 12
 """The most parts of a model that are listed; of more, the first and the last."""
@@ -148,17 +149,17 @@ def _watchers(watchers: Mapping[str, Sequence[Phase]]) -> list[tuple[str, str]]:
     return [("watched by", "at"), *((escaped(who), ", ".join(at)) for who, at in places.items() if at)]
 
 
-def _measured(measured: Iterable[Measured]) -> list[tuple[str, str, str]]:
+def _measured(measured: Iterable[Measurement]) -> list[tuple[str, str, str]]:
     """A row for each fact and whom it is measured for."""
     rows = [(escaped(each.fact), _cost(each), f"{escaped(each.who)}{_how_often(each)}") for each in measured]
     return [("measured", "each time it costs", "for"), *rows]
 
 
-def _cost(measured: Measured) -> str:
+def _cost(measured: Measurement) -> str:
     return "a call of your sensor" if measured.sensor else COSTS.get(measured.fact, "nothing")
 
 
-def _how_often(measured: Measured) -> str:
+def _how_often(measured: Measurement) -> str:
     if measured.every > 1:
         return f", every {measured.every}"
     return f", every {measured.interval:g}s" if measured.interval else ""
@@ -177,8 +178,7 @@ def best_within(best: Mapping[str, BestWithin], state: State, monitors: Mapping[
     new = {
         name: BestWithin(value, state.epoch, state.step)
         for name, direction in _directions(state, monitors).items()
-        if math.isfinite(value := state.metrics.get(name, math.nan))
-        and (name not in best or _is_better(value, best[name].value, direction))
+        if is_better(value := state.metrics.get(name, math.nan), best[name].value if name in best else None, direction)
     }
     return {**best, **new}
 
@@ -190,20 +190,16 @@ def _directions(state: State, monitors: Mapping[str, str]) -> dict[str, Directio
     return {name: "max" if mode == "max" else "min" for name, mode in given.items() if mode}
 
 
-def _is_better(value: float, than: float, direction: Direction) -> bool:
-    return value > than if direction == "max" else value < than
-
-
 def _best(state: State, overview: Overview, within: Mapping[str, BestWithin]) -> Iterator[str]:
     """The best value of each metric that is monitored, at the end of an epoch or in a validation within one."""
     for name, direction in _directions(state, overview.monitors).items():
-        found: tuple[float, str] | None = None
+        best: float | None = None
+        where = ""
         for epoch, metrics in enumerate(state.history, 1):
-            value = metrics.get(name, math.nan)
-            if math.isfinite(value) and (found is None or _is_better(value, found[0], direction)):
-                found = value, f"at the end of epoch {epoch} of {len(state.history)}"
+            if is_better(value := metrics.get(name, math.nan), best, direction):
+                best, where = value, f"at the end of epoch {epoch} of {len(state.history)}"
         inside = within.get(name)
-        if inside is not None and (found is None or _is_better(inside.value, found[0], direction)):
-            found = inside.value, f"after step {inside.step}, within epoch {inside.epoch + 1}"
-        if found is not None:
-            yield f"{name} {short_number(found[0])}, {found[1]}"
+        if inside is not None and is_better(inside.value, best, direction):
+            best, where = inside.value, f"after step {inside.step}, within epoch {inside.epoch + 1}"
+        if best is not None:
+            yield f"{name} {short_number(best)}, {where}"

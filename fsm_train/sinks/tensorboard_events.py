@@ -15,8 +15,9 @@ from ..core.arguments import check_path
 from ..core.checks import check_possible
 from ..core.phase import BATCH_PHASES, Phase
 from ..core.state import State
+from ..lazy import from_extra
 from .points import Point
-from .tracker import Ending, Setting, Tracker, Wanted, library
+from .tracker import Ending, Selection, Setting, Tracker
 
 
 def tensorboard(
@@ -54,20 +55,20 @@ def tensorboard(
     """
     check_path(folder, "folder", "tensorboard('runs/first')")
     check_possible("folder", folder, "runs/first")
-    return TensorBoard(Path(folder), Wanted.checked(facts, every, hyper, config))
+    return TensorBoard(Path(folder), Selection.checked(facts, every, hyper, config))
 
 
 class TensorBoard(Tracker):
     """The sink that `tensorboard` makes."""
 
-    def __init__(self, folder: Path, wanted: Wanted) -> None:
-        super().__init__(wanted)
+    def __init__(self, folder: Path, selection: Selection) -> None:
+        super().__init__(selection)
         self._folder = folder
-        self._protos = library("tensorboard.compat.proto.event_pb2", "tensorboard")
-        self._summaries = library("tensorboard.compat.proto.summary_pb2", "tensorboard")
-        self._writers = library("tensorboard.summary.writer.event_file_writer", "tensorboard")
-        self._hparams = library("tensorboard.plugins.hparams.summary_v2", "tensorboard")
-        self._texts = library("tensorboard.plugins.text.summary_v2", "tensorboard")
+        self._protos = _module("compat.proto.event_pb2")
+        self._summaries = _module("compat.proto.summary_pb2")
+        self._writers = _module("summary.writer.event_file_writer")
+        self._hparams = _module("plugins.hparams.summary_v2")
+        self._texts = _module("plugins.text.summary_v2")
 
     def begin_run(self, state: State, config: Mapping[str, Setting], resumed: bool) -> None:
         rows = "".join(f"| {_cell(name)} | {_cell(value)} |\n" for name, value in config.items())
@@ -101,9 +102,9 @@ class TensorBoard(Tracker):
 
     def _success(self) -> Any:
         """The status in HParams."""
-        metadata = library("tensorboard.plugins.hparams.metadata", "tensorboard")
-        plugin_data = library("tensorboard.plugins.hparams.plugin_data_pb2", "tensorboard")
-        success = library("tensorboard.plugins.hparams.api_pb2", "tensorboard").STATUS_SUCCESS
+        metadata = _module("plugins.hparams.metadata")
+        plugin_data = _module("plugins.hparams.plugin_data_pb2")
+        success = _module("plugins.hparams.api_pb2").STATUS_SUCCESS
         end = plugin_data.SessionEndInfo(status=success, end_time_secs=time.time())
         about = metadata.create_summary_metadata(plugin_data.HParamsPluginData(session_end_info=end))
         tag = metadata.SESSION_END_INFO_TAG
@@ -121,3 +122,7 @@ class TensorBoard(Tracker):
 
 def _cell(value: object) -> str:
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _module(name: str) -> Any:
+    return from_extra(f"tensorboard.{name}", "tensorboard", "tensorboard(…)")

@@ -5,7 +5,6 @@ Rule of this file: it knows no tracker. Each has a file of its own, which import
 
 from __future__ import annotations
 
-import importlib
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -46,7 +45,7 @@ class Ending:
 
 
 @attrs.frozen
-class Wanted:
+class Selection:
     """What a tracker is to be told, beside metrics. The arguments that all of them take.
 
     Attributes:
@@ -64,7 +63,7 @@ class Wanted:
     @classmethod
     def checked(
         cls, facts: Iterable[str], every: int, hyper: Iterable[str], config: Mapping[str, object] | None = None
-    ) -> Wanted:
+    ) -> Selection:
         """These, checked.
 
         Raises:
@@ -89,14 +88,14 @@ class Tracker(Sink):
     """A sink that writes points to a tracker. A kind of it derives from this and has the four methods at the end.
 
     Args:
-        wanted: what it is told beside metrics.
+        selection: what it is told beside metrics.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
-        self.at = (Phase.EPOCH_BEGIN, *phases_of(wanted.facts), Phase.VALID_END, Phase.EPOCH_END, *FINAL)
-        self.needs = wanted.facts
-        self.every = wanted.every
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self.at = (Phase.EPOCH_BEGIN, *phases_of(selection.facts), Phase.VALID_END, Phase.EPOCH_END, *FINAL)
+        self.needs = selection.facts
+        self.every = selection.every
         self._is_open = False
 
     def open(self, state: State, callbacks: Sequence[Callback[Any]]) -> None:
@@ -108,7 +107,7 @@ class Tracker(Sink):
         self._ending: Ending | None = None
         self._step = state.step
         self._epoch = CurrentEpoch.at_start(state)
-        self.begin_run(state, settings(state.plan, state.hyper, callbacks, self._wanted.config), resumed)
+        self.begin_run(state, settings(state.plan, state.hyper, callbacks, self._selection.config), resumed)
         self._is_open = True
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
@@ -116,13 +115,13 @@ class Tracker(Sink):
         point = None
         match state.phase:
             case Phase.EPOCH_END:
-                point = point_of_epoch(state, shown_hyper(self._epoch.hyper_used(state), self._wanted.hyper))
+                point = point_of_epoch(state, shown_hyper(self._epoch.hyper_used(state), self._selection.hyper))
             case Phase.VALID_END:
                 point = point_of_validation(state)
             case Phase.DONE | Phase.SUSPENDED | Phase.FAILED:
                 self._ending = Ending(state.phase, ending_of(state, self._epoch.index), state.step)
             case _:  # of a batch; or EPOCH_BEGIN, where no fact is asked for
-                point = point_of_batch(state, self._wanted.facts)
+                point = point_of_batch(state, self._selection.facts)
         self._epoch = self._epoch.after(state)
         if point is not None:
             self.write(point)
@@ -145,17 +144,3 @@ class Tracker(Sink):
     @abstractmethod
     def end_run(self, ending: Ending) -> None:
         """Say how it ended, and close everything."""
-
-
-def library(name: str, extra: str) -> Any:
-    """A module of a tracker's library.
-
-    Raises:
-        ModuleNotFoundError: it is not installed; with what to install.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{extra}(…) needs {error.name}: pip install 'fsm-train[{extra}]'", name=error.name
-        ) from error

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 
 from ..core.phase import Phase
 from ..core.state import State
+from ..lazy import from_extra
 from .points import Point
-from .tracker import Ending, Setting, Tracker, Wanted, library
+from .tracker import Ending, Selection, Setting, Tracker
 
 EXIT_CODE: Mapping[Phase | None, int] = {Phase.DONE: 0, Phase.FAILED: 1}
 """By the final phase, the exit code of the run; 130 of one that was suspended or cut off."""
@@ -54,8 +55,8 @@ def wandb(
         ModuleNotFoundError: wandb is not installed.
         TypeError, ValueError: an argument makes no sense.
     """
-    wanted = Wanted.checked(facts, every, hyper, config)
-    return WandbRun(wanted, id, {"reinit": "create_new", **init, "project": project, "name": name})
+    selection = Selection.checked(facts, every, hyper, config)
+    return WandbRun(selection, id, {"reinit": "create_new", **init, "project": project, "name": name})
 
 
 class WandbRun(Tracker):
@@ -65,9 +66,9 @@ class WandbRun(Tracker):
         run_id: of the run; None before there is one.
     """
 
-    def __init__(self, wanted: Wanted, run_id: str | None, init: Mapping[str, object]) -> None:
-        super().__init__(wanted)
-        self._wandb = library("wandb", "wandb")
+    def __init__(self, selection: Selection, run_id: str | None, init: Mapping[str, object]) -> None:
+        super().__init__(selection)
+        self._wandb = from_extra("wandb", "wandb", "wandb(…)")
         self._given_id = self.run_id = run_id
         self._init = init
 

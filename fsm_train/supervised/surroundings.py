@@ -17,7 +17,7 @@ from ..data.counting import Samples
 from ..data.known_sizes import known_sizes
 from ..data.layers import Layer
 from ..data.reached import Reached
-from ..data.whole import whole_data
+from ..data.whole_data import whole_data
 from .evaluations import BoundEvaluation, own_parts, sizes_of_validation
 from .loss_parts import LossFn
 from .own_backward import Backward

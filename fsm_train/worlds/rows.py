@@ -85,6 +85,12 @@ PLACES: Mapping[Topic, str] = {
 class Row:
     """What one rank gives to an exchange.
 
+    Attributes:
+        topic: what it is about to agree on.
+        digest: 48 bits of a hash of what has to be the same on all ranks; 0 of nothing.
+        signal: the name of the signal that the rank was sent; None for none.
+        values: at most `ROOM` of them.
+
     >>> Row.unpacked(Row(Topic.FETCH, values=(1.0, 32.0)).packed()).values[:2]
     (1.0, 32.0)
     """

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsm_train.core.diagram import arrows, contracted
+from fsm_train.core.layout import CHAR, HEAD, LINE, ORDER, layout, places_of
 from fsm_train.core.phase import CONSULTED, Phase
-from fsm_train.core.svg import CHAR, HEAD, LINE, ORDER, layout, svg
-from fsm_train.core.svg import _places as places_of
+from fsm_train.core.svg import svg
 from fsm_train.core.table import ROWS, TABLE, Edge
 
 SPACE = "{http://www.w3.org/2000/svg}"

@@ -6,26 +6,26 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from fsm_train.diagnosis.curves import EpochSeen, Seen, Thinned
+from fsm_train.diagnosis.curves import FinishedEpoch, Observations, ThinnedSeries
 from fsm_train.diagnosis.findings import Evidence
 from fsm_train.diagnosis.spikes import OF_FALL, SpikeWatch
 
 
-def seen_of(**curves: Sequence[float]) -> Seen:
+def observations_of(**curves: Sequence[float]) -> Observations:
     """What a log would say of these metrics, one value an epoch."""
-    epochs: Thinned[EpochSeen] = Thinned()
+    epochs: ThinnedSeries[FinishedEpoch] = ThinnedSeries()
     watches = {name: SpikeWatch(OF_FALL["epoch"]) for name in curves}
     nonfinite: dict[str, Evidence] = {}
     for i, values in enumerate(zip(*curves.values(), strict=True)):
         metrics = dict(zip(curves, values, strict=True))
-        epochs.add(EpochSeen(i + 1, metrics, line=3 * i + 5, iteration=10 * (i + 1)))
+        epochs.add(FinishedEpoch(i + 1, metrics, line=3 * i + 5, iteration=10 * (i + 1)))
         for name, value in metrics.items():
             if math.isfinite(value):
                 watches[name].see(Evidence(name, value, i + 1, 3 * i + 5))
             else:
                 nonfinite.setdefault(name, Evidence(name, value, i + 1, 3 * i + 5))
     spikes = {name: watch.highest for name, watch in watches.items() if watch.highest is not None}
-    return Seen(tuple(epochs), spikes=spikes, nonfinite=nonfinite)
+    return Observations(tuple(epochs), spikes=spikes, nonfinite=nonfinite)
 
 
 def healthy(chance: random.Random) -> Mapping[str, list[float]]:

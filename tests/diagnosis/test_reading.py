@@ -103,15 +103,15 @@ def test_the_first_batch_is_that_of_an_untrained_model(tmp_path: Path) -> None:
     """Its loss is known where losses of batches were recorded from the first on, at whatever phase."""
     path = tmp_path / "run.jsonl"
     trained(path, [record("loss")])
-    seen = observe(path)
-    assert (seen.untrained and seen.untrained.value, len(seen.facts["loss"])) == (2.0, 32)
+    training = observe(path)
+    assert (training.untrained and training.untrained.value, len(training.facts["loss"])) == (2.0, 32)
 
     trained(path, [record("loss", every=3)])
     assert observe(path).untrained is None
 
     trained(path, [record("loss"), skip_nonfinite(gradients=False)])  # LOSS_END and BATCH_END: each loss once
-    seen = observe(path)
-    assert (seen.untrained and seen.untrained.value, len(seen.facts["loss"])) == (2.0, 32)
+    training = observe(path)
+    assert (training.untrained and training.untrained.value, len(training.facts["loss"])) == (2.0, 32)
 
 
 def test_losses_of_validation_batches_are_no_losses_of_training(tmp_path: Path) -> None:
@@ -187,9 +187,9 @@ def test_losses_of_players_need_not_fall(tmp_path: Path) -> None:
     """What each does is told apart by its name."""
     path = tmp_path / "run.jsonl"
     trained(path, [record("loss")], players={"D": 1, "G": 1}, loss=1.0)
-    seen = observe(path)
+    training = observe(path)
 
-    assert (seen.has_turns, sorted(seen.facts)) == (True, ["loss of D", "loss of G"])
+    assert (training.has_turns, sorted(training.facts)) == (True, ["loss of D", "loss of G"])
     assert illnesses(path) == []
     assert diagnose(path).not_judged["loss does not fall"] == "losses of players that take turns need not fall"
 
@@ -208,13 +208,13 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
     for line in lines[:9]:
         watch.see(attrs.evolve(line, metrics=many, facts=many))  # type: ignore[arg-type]
         watch.see(attrs.evolve(line, metrics=dict.fromkeys(many, nan), facts={}))  # type: ignore[arg-type]
-    seen = watch.seen()
-    assert (len(seen.nonfinite), len(seen.facts), len(watch._spikes)) == (MOST_NAMES, MOST_NAMES, MOST_NAMES)
+    training = watch.observations()
+    assert (len(training.nonfinite), len(training.facts), len(watch._spikes)) == (MOST_NAMES, MOST_NAMES, MOST_NAMES)
 
     watch = LogWatch()
     for line in lines[:9]:
         watch.see(attrs.evolve(line, facts=dict.fromkeys(many, nan)))  # type: ignore[arg-type]
-    assert len(watch.seen().nonfinite) == MOST_NAMES
+    assert len(watch.observations().nonfinite) == MOST_NAMES
 
 
 def test_a_log_without_a_call_of_run_is_refused(tmp_path: Path) -> None:
@@ -267,14 +267,14 @@ def test_settings_that_are_none_are_an_error_of_the_log(change: dict[str, Any], 
     """As in a log that was made up; one without a setting was logged by an earlier version, and has the default."""
     path = tmp_path / "run.jsonl"
     trained(path, [early_stopping(patience=1)], epochs=40, valid_loss=[*SLOW, *[5.0] * 40])
-    seen = observe(path)
-    assert seen.stop is not None
-    line, spec = seen.stop
+    training = observe(path)
+    assert training.stop is not None
+    line, spec = training.stop
 
     with pytest.raises(LogError, match=f"line {line}: the settings of 'early_stopping', which stopped it, are none"):
-        stopped_too_early(path, attrs.evolve(seen, stop=(line, {**spec, "params": {**spec["params"], **change}})))
+        stopped_too_early(path, attrs.evolve(training, stop=(line, {**spec, "params": {**spec["params"], **change}})))
     fewer = {name: value for name, value in spec["params"].items() if name != "mode"}
-    assert stopped_too_early(path, attrs.evolve(seen, stop=(line, {**spec, "params": fewer}))) is not None
+    assert stopped_too_early(path, attrs.evolve(training, stop=(line, {**spec, "params": fewer}))) is not None
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_train.diagnosis.curves import Thinned, stride, thinned
+from fsm_train.diagnosis.curves import ThinnedSeries, stride, thinned
 from fsm_train.diagnosis.statistics import noise, rounding, slope, trend
 
 whole = st.integers(-1000, 1000).map(float)
@@ -65,7 +65,7 @@ def test_rounding_is_that_of_single_precision() -> None:
 @given(st.integers(0, 700), st.sampled_from([1, 4, 128]))
 def test_what_is_kept_of_a_curve_depends_on_its_length_alone(count: int, most: int) -> None:
     """Item by item or at once, at equal distances, with the first and the last, and bounded."""
-    kept: Thinned[int] = Thinned(most)
+    kept: ThinnedSeries[int] = ThinnedSeries(most)
     for item in range(count):
         kept.add(item)
     items = list(kept)

@@ -16,7 +16,7 @@ from fsm_train.core.model_part import ModelPart
 from fsm_train.core.values import EMPTY
 from fsm_train.profiling import profiled
 from fsm_train.sinks import csv, progress
-from fsm_train.sinks.overview import Measured, Overview, overview_of
+from fsm_train.sinks.overview import Measurement, Overview, overview_of
 from fsm_train.sinks.summary_text import MOST_PARTS, BestWithin, beginning, best_within, end
 from fsm_train.testing import at, simulate
 
@@ -79,8 +79,8 @@ def test_who_looks_where() -> None:
 def test_what_is_measured_for_whom_at_what_cost() -> None:
     """How often, where it is not each time; and what costs nothing says so."""
     measured = (
-        *(Measured("loss", "Progress", interval=0.5), Measured("grad_norm", "record", every=50)),
-        *(Measured("depth", "mine", sensor=True), Measured("elapsed", "stop_after")),
+        *(Measurement("loss", "Progress", interval=0.5), Measurement("grad_norm", "record", every=50)),
+        *(Measurement("depth", "mine", sensor=True), Measurement("elapsed", "stop_after")),
     )
     assert begun(measured=measured, width=100) == [
         "measured   each time it costs                               for",
@@ -97,7 +97,7 @@ def test_the_tables_fit(width: int) -> None:
     """What is too wide in the last column stands on further lines; no line is wider than the terminal."""
     watchers = {"a_callback_with_a_name": tuple(Phase)}
     parts = [ModelPart(f"a_part_with_a_long_name_{number}", "AKindWithALongName", 10**9, 10**9) for number in "ab"]
-    lines = begun(parts, width, watchers=watchers, measured=[Measured("grad_norm", f"w{i}" * 20) for i in range(3)])
+    lines = begun(parts, width, watchers=watchers, measured=[Measurement("grad_norm", f"w{i}" * 20) for i in range(3)])
 
     assert max(map(len, lines)) <= width
     assert max(map(len, begun(parts, 30, watchers=watchers))) <= 30
@@ -108,7 +108,7 @@ def test_names_cannot_move_the_cursor() -> None:
     """They are shown with what is not printable written out, as in each command."""
     evil = "a\x1b[2J"
     lines = begun(
-        [ModelPart(evil, "A", 1, 1)] * 2, watchers={evil: (Phase.SETUP,)}, measured=[Measured(evil, evil)], width=100
+        [ModelPart(evil, "A", 1, 1)] * 2, watchers={evil: (Phase.SETUP,)}, measured=[Measurement(evil, evil)], width=100
     )
     lines += ended(simulate([], epochs=1), log=evil, folders=(evil,))
 
@@ -204,9 +204,9 @@ def test_an_overview_is_what_callbacks_and_sinks_declare() -> None:
     assert overview.watchers["early_stopping"] == (Phase.VALID_END, Phase.EPOCH_END)
     assert overview.watchers["EventLog"][-3:] == (Phase.DONE, Phase.SUSPENDED, Phase.FAILED)
     assert overview.measured[:3] == (
-        Measured("depth", "record", sensor=True, every=5),
-        Measured("grad_norm", "record", every=5),
-        Measured("loss", "record", every=5),
+        Measurement("depth", "record", sensor=True, every=5),
+        Measurement("grad_norm", "record", every=5),
+        Measurement("loss", "record", every=5),
     )
     assert {each.fact for each in overview.measured[3:]} <= {"loss"}
     assert (overview.log, overview.folders) == ("run.jsonl", ("saved",))
