@@ -152,6 +152,7 @@ def _reduction(loss_fn: object) -> object:
 
 def log_summary_once(work: Training) -> None:
     """Log the summary when the first run of this training starts."""
-    if not work.summary_logged and _logger.isEnabledFor(logging.INFO):
-        work.summary_logged = True
-        _logger.info("%s", summary(work))
+    if not work.summary_logged:
+        work.summary_logged = True  # progress asks for this too
+        if _logger.isEnabledFor(logging.INFO):
+            _logger.info("%s", summary(work))

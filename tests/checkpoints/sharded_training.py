@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, Subset
 
 from fsm_train import Callback, Phase, State, Supervised, on, run, start
 from fsm_train.callbacks import checkpoint, ema
-from fsm_train.supervised.sharded_model import reshard
 from fsm_train.supervised.shares import whole
 from tests.forked import forked
 from tests.models import diabetes
@@ -61,7 +60,7 @@ def train(rank: int, ranks: int, folder: Path, *callbacks: Callback[Any]) -> lis
 
     @on(Phase.EPOCH_END)
     def gather(state: State) -> None:
-        reshard(model)
+        work.reshard()
         weights = {name: whole(value.detach()).clone() for name, value in model.state_dict().items()}
         for average in work.carried_over.averages.values():
             means = {name.removeprefix("model."): mean for name, mean in average.parameters.items()}
