@@ -10,6 +10,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import attrs
@@ -51,7 +52,7 @@ from fsm_train.testing import PerRank, differences, simulate, train_ranks
 from fsm_train.testing.ranks import Join
 from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
-from fsm_train.worlds.rows import WIDTH
+from fsm_train.worlds.rows import WIDTH, Topic
 from tests.diabetes_training import batches, weights_of, workload
 from tests.forked import forked
 from tests.models import diabetes
@@ -190,6 +191,22 @@ def test_word_of_an_earlier_training_is_none_of_a_later_one(tmp_path: Path) -> N
         ["rank 1 failed, and this rank ended with it: ValueError: of rank 1"],
         ["rank 0 failed, and this rank ended with it: ValueError: of rank 0"],
     ]
+
+
+def test_what_an_earlier_training_told_beside_is_none_of_a_later_one(tmp_path: Path) -> None:
+    """The store keeps what was told last, and both count from the beginning: a save waits for its own ranks."""
+
+    def work(rank: int) -> Any:
+        told = []
+        for training in ("first", "second"):
+            exchange = GlooExchange(seconds=20)
+            if rank == 0 and training == "second":
+                time.sleep(0.2)  # the other would read what is there
+            peers: Any = SimpleNamespace(rank=rank, ranks=2, lost=False)
+            told.append(exchange.beside(peers).tell(Topic.WRITE, [training, rank]))
+        return told
+
+    assert forked(2, tmp_path, work) == [[[[name, rank] for rank in range(2)] for name in ("first", "second")]] * 2
 
 
 def test_process_that_is_gone_is_missed(tmp_path: Path) -> None:
