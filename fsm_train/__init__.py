@@ -92,7 +92,7 @@ if TYPE_CHECKING:
     from .profiling import profiled
     from .supervised.alternating import Alternating
     from .supervised.evaluations import Evaluation
-    from .supervised.exchanged import weights
+    from .supervised.exchanged_weights import weights
     from .supervised.over_all import over_all
     from .supervised.player import Player
     from .supervised.prediction import predict
@@ -142,7 +142,7 @@ else:
             ".lr_finder": ("LrFound", "find_lr"),
             ".plots": ("plot_history", "plot_schedule"),
             ".worlds.registry": ("carries_out",),
-            ".supervised.exchanged": ("weights",),
+            ".supervised.exchanged_weights": ("weights",),
             ".supervised.prediction": ("predict",),
             ".supervised.over_all": ("over_all",),
             ".supervised.alternating": ("Alternating",),

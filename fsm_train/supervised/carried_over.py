@@ -9,7 +9,7 @@ import attrs
 from torch import nn
 
 from .averages import Average
-from .kept import KeptWeights
+from .kept_weights import KeptWeights
 from .modules import StateDict
 
 

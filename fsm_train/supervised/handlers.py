@@ -21,7 +21,7 @@ from .closures import refuse_scaler
 from .compilation import compiled_step
 from .in_step import in_step
 from .joint_optimizer import JointOptimizer, each_of, named_optimizer
-from .kept import KeptWeights
+from .kept_weights import KeptWeights
 from .micro_batches import MicroBatches
 from .mixing import cut_mix, mix_up
 from .modules import Modes

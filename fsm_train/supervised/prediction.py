@@ -17,7 +17,7 @@ from ..core.under_way import evaluation_under_way
 from ..data.batches import apply_split, in_words, map_tensors, to_device
 from ..data.loaders import start_pass
 from ..data.sharded import share_of
-from .gathered import PredictedBatch, gathered, known_order
+from .gathered_outputs import PredictedBatch, gathered, known_order
 from .in_step import in_step
 from .joining import join
 from .other_data import check_batches

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..core.callback import Callback
 from ..core.commands import CutMix, MixUp
 from ..data.layers import loaders_in
-from ..data.whole import padding
+from ..data.whole_data import padding
 from ..wording import pluralize
 
 

@@ -25,7 +25,7 @@ from ..data.sources import Sources, own_state
 from . import numbers
 from .carried_over import CarriedOver
 from .inventory import Found, inventory, notes_of
-from .kept import KeptWeights
+from .kept_weights import KeptWeights
 from .modules import check_tensors, copy_of_module, fits_module, load_module, put_back_module, state_of_module
 from .optimizer_state import load_exactly, unsaved_within, without_marks
 from .own_states import states_loaded

@@ -31,12 +31,12 @@ from .buffers import Buffers
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
 from .loss_parts import may_have_parts, separate
 from .measures import Taken, take
+from .metrics_so_far import results_so_far
 from .modules import modules_of
 from .other_data import evaluate_on
 from .real_numbers import add_new
 from .sharded_model import sharded_parts
 from .snapshot import ValidationGuard
-from .so_far import results_so_far
 from .training import Training
 
 _END = object()

@@ -36,7 +36,7 @@ from ..data.known_sizes import known_sizes
 from ..data.layers import set_epoch
 from ..data.position import SuspendPoint, require_suspended_at, resume_iterator
 from ..data.prefetch import prefetched
-from ..data.whole import whole_data
+from ..data.whole_data import whole_data
 from ..worlds.registry import is_registered
 from . import (
     closures,

@@ -1,7 +1,8 @@
 """Trainings whose validation is another thing than their training: as loops by hand, killed, resumed and replayed.
 
 Others stand in `tests/supervised`, with what they use: word errors in `test_function_metrics.py`, the area under the
-curve in `test_over_all.py`, nearest neighbours in `test_measures.py`, samples of the average in `test_exchanged.py`.
+curve in `test_over_all.py`, nearest neighbours in `test_measures.py`, samples of the average in
+`test_exchanged_weights.py`.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from torch.utils.data import (
 
 from fsm_train import sharded
 from fsm_train.data import reproducible, together
-from fsm_train.data.whole import padding, whole_data
+from fsm_train.data.whole_data import padding, whole_data
 
 ROWS = 70_000  # more than is looked at of a tensor
 

@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from fsm_train.supervised.gathered import PredictedBatch, gathered
+from fsm_train.supervised.gathered_outputs import PredictedBatch, gathered
 from fsm_train.supervised.training import Training
 
 
