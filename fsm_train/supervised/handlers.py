@@ -157,10 +157,7 @@ def use_parallel(work: Training, command: c.UseParallel) -> None:
         ids = [work.device] if work.device.type == "cuda" else None
         work.call_through(lambda model: nn.parallel.DistributedDataParallel(model, device_ids=ids))
     else:
-        raise WorkloadError(
-            'parallel("ddp") needs several processes: start the script with torchrun, or write Supervised(…, '
-            'parallel="ddp"), with which one process trains alone'
-        )
+        raise WorkloadError('"ddp" needs a process group: call torch.distributed.init_process_group(…) first')
     work.undo_at_finish(lambda: work.call_through(None))
 
 

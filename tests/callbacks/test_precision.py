@@ -394,7 +394,7 @@ def test_wrapper_is_undone_after_a_failure() -> None:
 
 def test_several_processes_need_a_group() -> None:
     """Without one it is said at SETUP what to call."""
-    with pytest.raises(WorkloadError, match="with torchrun, or write Supervised.* trains alone"):
+    with pytest.raises(WorkloadError, match=r'"ddp" needs a process group: call torch.distributed.init_process_group'):
         trained([parallel("ddp")])
 
 
