@@ -16,7 +16,7 @@ from torch import nn
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, on, run, start, weights
 from fsm_train.callbacks import ema, validate_every
-from fsm_train.supervised import exchanged
+from fsm_train.supervised import exchanged_weights
 from fsm_train.supervised.averages import Average
 from tests.averages_by_hand import By
 from tests.diabetes_training import batches, net, sgd, workload
@@ -210,7 +210,7 @@ def test_blocks_of_weights_leave_nothing_behind(blocks: list[Any]) -> None:
 BOLD = [(Phase.LOSS_END, 5, ["1"], "train"), (Phase.BATCH_BEGIN, 7, ["1"], "eval")]
 BUGS: dict[str, tuple[object, str, Any]] = {
     "buffers of forward passes inside": (Average, "_registered_buffers", lambda self: iter(())),
-    "modes of inside": (exchanged.Modes, "put_back", lambda self: None),
+    "modes of inside": (exchanged_weights.Modes, "put_back", lambda self: None),
 }
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from fsm_train import Phase, Supervised, callbacks, evaluate, iterate, load_weights, run, start
 from fsm_train.callbacks import checkpoint, restore_best
 from fsm_train.core.callback import Callback
-from fsm_train.supervised import kept, training, weights
+from fsm_train.supervised import kept_weights, training, weights
 from fsm_train.supervised.modules import Modes
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -171,8 +171,8 @@ def loss_is_no_part(patch: pytest.MonkeyPatch) -> None:
 
 
 def buffers_outside_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    whole = kept.put_back_module
-    patch.setattr(kept, "put_back_module", lambda module, saved: whole(module, {**saved, "buffers": None}))
+    whole = kept_weights.put_back_module
+    patch.setattr(kept_weights, "put_back_module", lambda module, saved: whole(module, {**saved, "buffers": None}))
 
 
 def own_weights_are_loaded(patch: pytest.MonkeyPatch) -> None:
