@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-LIMIT = 60
+LIMIT = 180
 """Seconds after which a rank that hangs is ended."""
 
 
