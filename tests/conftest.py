@@ -7,6 +7,7 @@ not measured for coverage: it ends without saving what it saw.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -70,3 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="tried where FSM_TRAIN_LONG is set"))
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.unmeasured)
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks through torch and thousands of tests again, which takes a third of a second."""
+    gc.freeze()
