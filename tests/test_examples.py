@@ -66,6 +66,7 @@ def test_two_processes_read_digits_as_one(tmp_path: Path) -> None:
     assert reached[0] == reached[1]
 
 
+@pytest.mark.long(alone=True)
 def test_characters_are_better_foreseen_than_by_trigrams() -> None:
     """One epoch at a rate that only clipping makes possible has a lower perplexity than a trigram model."""
     shown = run("char_lm.py", "--epochs=1", seconds=300)
@@ -86,6 +87,7 @@ def test_accumulated_batches_are_the_big_batch() -> None:
     assert alike > 1e-3
 
 
+@pytest.mark.long(alone=True)
 def test_ablation_names_what_earned_its_place() -> None:
     """The table has a row for everything, each tweak left out, and nothing; those worse without are named."""
     shown = run("ablation.py", "--seeds=2", "--epochs=2", seconds=300)
@@ -99,6 +101,7 @@ def test_ablation_names_what_earned_its_place() -> None:
     assert verdict == f"earned its place: {', '.join(earned) or 'none of them'}"
 
 
+@pytest.mark.long(alone=True)
 def test_a_command_of_ones_own_holds_its_constraint() -> None:
     """Without it rows of weights grow beyond the limit; with it none does, and the network reads better."""
     shown = run("custom_command.py", seconds=300)
@@ -135,6 +138,7 @@ def test_pruning_ends_with_the_weights_of_the_plain_loop() -> None:
     assert loss < 0.3
 
 
+@pytest.mark.long(alone=True)
 def test_what_if_tells_the_truth() -> None:
     """What the log of one training says of other patiences is what training again gives."""
     shown = run("what_if.py")
