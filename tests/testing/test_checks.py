@@ -372,6 +372,17 @@ def _read_by(way: Callable[[Any], object]) -> set[str]:
     return consultation.observations.memories
 
 
+def test_a_training_that_it_suspends_is_gone_on_with() -> None:
+    """As its user would: it is asked to the end."""
+
+    @on(Phase.EPOCH_END)
+    def leave(state: State) -> Transition:
+        return Transition(flags=Flag.SUSPEND)
+
+    asked = consultations_of(leave, Training(epochs=3), hyper={"lr": 0.1})
+    assert [consultation.state.epoch for consultation in asked] == [1, 2, 3]
+
+
 @pytest.mark.unmeasured
 def test_a_check_takes_seconds() -> None:
     """The whole check of one callback takes under 5 seconds on a quiet machine; this only finds the absurd."""
