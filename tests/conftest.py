@@ -12,11 +12,14 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from fsm_train.testing import inspection
 from tests.how_long import THOROUGH
+from tests.warm_answers import WarmAnswers
 
 settings.register_profile("tests", deadline=None)  # a machine may be busy
 settings.load_profile("tests")
@@ -46,6 +49,13 @@ def _measures_no_more() -> None:
 
 
 os.register_at_fork(after_in_child=_measures_no_more)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _new_processes_are_forked() -> Iterator[None]:
+    with WarmAnswers() as warm, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection, "answers_in_new_processes", warm)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
