@@ -7,15 +7,19 @@ not measured for coverage: it ends without saving what it saw.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
+from fsm_train.testing import inspection
 from tests.how_long import THOROUGH
+from tests.warm_answers import WarmAnswers
 
 settings.register_profile("tests", deadline=None)  # a machine may be busy
 settings.load_profile("tests")
@@ -48,6 +52,13 @@ os.register_at_fork(after_in_child=_measures_no_more)
 
 
 @pytest.fixture(autouse=True, scope="session")
+def _new_processes_are_forked() -> Iterator[None]:
+    with WarmAnswers() as warm, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection, "answers_in_new_processes", warm)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch
 
@@ -70,3 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="tried where FSM_TRAIN_LONG is set"))
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.unmeasured)
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks through torch and thousands of tests again, which takes a third of a second."""
+    gc.freeze()

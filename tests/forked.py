@@ -19,7 +19,7 @@ import torch.distributed as dist
 
 from fsm_train.supervised import leaving
 
-LIMIT = 60
+LIMIT = 180
 """Seconds after which a rank that hangs is ended."""
 
 

@@ -41,6 +41,7 @@ def bits(value: float) -> bytes:
 SPECIAL = [0.0, -0.0, math.inf, -math.inf, math.nan, -math.nan, 5e-324, -5e-324, 1.7976931348623157e308, 0.1, 1 / 3]
 
 
+@pytest.mark.unmeasured
 def test_a_million_random_floats_survive_exactly() -> None:
     """Any 64 bits at all, NaNs with a payload among them, are the same 64 bits afterwards."""
     count = 1_000_000

@@ -55,7 +55,7 @@ def test_two_processes_read_digits_as_one(tmp_path: Path) -> None:
     reached = []
     for count, by in ((1, None), (2, TORCHRUN)):
         folder = f"of {count}"
-        shown = run("distributed_digits.py", str(tmp_path / folder), seconds=120, by=by)
+        shown = run("distributed_digits.py", str(tmp_path / folder), seconds=300, by=by)
         accuracy, epochs, samples = numbers(shown, r"valid_accuracy (\S+) after (\d+) epochs, \d+ steps, (\d+) samples")
         assert accuracy > 0.93
         assert samples == 1437 * epochs
@@ -66,6 +66,7 @@ def test_two_processes_read_digits_as_one(tmp_path: Path) -> None:
     assert reached[0] == reached[1]
 
 
+@pytest.mark.long(alone=True)
 def test_characters_are_better_foreseen_than_by_trigrams() -> None:
     """One epoch at a rate that only clipping makes possible has a lower perplexity than a trigram model."""
     shown = run("char_lm.py", "--epochs=1", seconds=300)
@@ -76,7 +77,7 @@ def test_characters_are_better_foreseen_than_by_trigrams() -> None:
 
 def test_accumulated_batches_are_the_big_batch() -> None:
     """Micro-batches of equal and of unequal size lead to the same weights; counting them alike does not."""
-    shown = run("big_batch.py", seconds=120)
+    shown = run("big_batch.py", seconds=300)
 
     (equal,) = numbers(shown, r"8 of 64 +largest difference of a weight (\S+)")
     (unequal,) = numbers(shown, r"8 unequal ones +largest difference of a weight (\S+)")
@@ -86,9 +87,10 @@ def test_accumulated_batches_are_the_big_batch() -> None:
     assert alike > 1e-3
 
 
+@pytest.mark.long(alone=True)
 def test_ablation_names_what_earned_its_place() -> None:
     """The table has a row for everything, each tweak left out, and nothing; those worse without are named."""
-    shown = run("ablation.py", "--seeds=2", "--epochs=2", seconds=120)
+    shown = run("ablation.py", "--seeds=2", "--epochs=2", seconds=300)
 
     head, *rows, verdict = shown.splitlines()
     assert head == "valid_loss: mean ± spread over 2 seeds, difference ± its standard error"
@@ -99,9 +101,10 @@ def test_ablation_names_what_earned_its_place() -> None:
     assert verdict == f"earned its place: {', '.join(earned) or 'none of them'}"
 
 
+@pytest.mark.long(alone=True)
 def test_a_command_of_ones_own_holds_its_constraint() -> None:
     """Without it rows of weights grow beyond the limit; with it none does, and the network reads better."""
-    shown = run("custom_command.py", seconds=120)
+    shown = run("custom_command.py", seconds=300)
 
     free, accuracy = numbers(shown, r"without +longest row (\S+) +valid_accuracy (\S+)")
     kept, better = numbers(shown, r"max_norm +longest row (\S+) +valid_accuracy (\S+)")
@@ -113,7 +116,7 @@ def test_a_command_of_ones_own_holds_its_constraint() -> None:
 def test_lbfgs_is_the_loop_with_a_closure() -> None:
     """As many evaluations and the same weights, which the script checks itself; and it learns in a few steps."""
     (accuracy, steps, evaluations) = numbers(
-        run("lbfgs.py", seconds=120), r"valid_accuracy (\S+) after (\d+) steps, (\d+) evaluations"
+        run("lbfgs.py", seconds=300), r"valid_accuracy (\S+) after (\d+) steps, (\d+) evaluations"
     )
 
     assert accuracy > 0.95
@@ -122,19 +125,20 @@ def test_lbfgs_is_the_loop_with_a_closure() -> None:
 
 def test_sam_is_the_loop_with_a_closure() -> None:
     """The weights are the same, which the script checks itself; and it learns."""
-    (loss,) = numbers(run("sam.py", seconds=120), r"valid_loss (\S+) after 440 steps")
+    (loss,) = numbers(run("sam.py", seconds=300), r"valid_loss (\S+) after 440 steps")
 
     assert loss < 0.5
 
 
 def test_pruning_ends_with_the_weights_of_the_plain_loop() -> None:
     """Which the script checks itself, after a resume in between; three times half of the weights have gone."""
-    left, loss = numbers(run("pruning.py", seconds=120), r"equal to .*, (\S+)% of the weights left, train_loss (\S+)")
+    left, loss = numbers(run("pruning.py", seconds=300), r"equal to .*, (\S+)% of the weights left, train_loss (\S+)")
 
     assert left == 12.5
     assert loss < 0.3
 
 
+@pytest.mark.long(alone=True)
 def test_what_if_tells_the_truth() -> None:
     """What the log of one training says of other patiences is what training again gives."""
     shown = run("what_if.py")

@@ -53,6 +53,7 @@ def test_each_promise_has_its_test() -> None:
         assert (ROOT / path).is_file()
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("path", [path for path in READMES if code_in(path)], ids=named)
 def test_code_in_a_readme_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All Python blocks, as a reader would try them in one session; and what is shown as a callback is a good one."""

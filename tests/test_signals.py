@@ -129,7 +129,7 @@ def test_a_process_that_is_forked_ends_at_a_signal() -> None:
         process = multiprocessing.get_context("fork").Process(target=_waits)
         process.start()
         process.terminate()
-        process.join(10)
+        process.join(50)
         statuses.append(process.exitcode)
         process.kill()
         return 1.0

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.long(alone=True)  # the gate begins with mypy, which is told of that file too
 def test_types_help_those_who_use_them() -> None:
     """Correct code passes, and each misuse is an error on its line: a `type: ignore` that ignores none is one too."""
     command = [sys.executable, "-m", "mypy", "--strict", "tests/typing/api.py"]

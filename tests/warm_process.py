@@ -70,7 +70,7 @@ def run_script(
     *arguments: str,
     imports: tuple[str, ...] = ("torch.utils.data",),
     strict: bool = False,
-    seconds: float = 60,
+    seconds: float = 180,
 ) -> subprocess.CompletedProcess[str]:
     """Run the script with these arguments, forked where these modules are imported.
 

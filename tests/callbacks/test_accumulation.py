@@ -79,6 +79,7 @@ def test_step_is_held_back_until_the_window_is_full() -> None:
     assert [answer.flags for answer in answers] == [Flag.SKIP_STEP | Flag.SKIP_ZERO] * 2 + [Flag.NONE]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("sizes", [(4, 4, 4), (7, 3, 2), (5, 6), (1,)])
 def test_gradient_is_that_of_the_union(sizes: tuple[int, ...]) -> None:
     """Full windows, unequal sizes and leftovers give the gradient of the one batch, to rounding."""

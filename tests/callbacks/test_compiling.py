@@ -118,6 +118,7 @@ def silent(phase: Phase, **settings: Any) -> Callback[None]:
     return on(phase, name=f"looks at {phase.value}", **settings)(lambda state: None)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("phase", [phase for phase in CONSULTED if phase not in (Phase.SETUP, Phase.SUSPEND)])
 def test_who_looks_between_forward_and_loss_is_named(
     phase: Phase, compiled_steps: list[float], caplog: pytest.LogCaptureFixture
@@ -188,6 +189,7 @@ def _without_norm() -> nn.Module:
     return nn.Sequential(nn.Linear(10, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("make", "optimizer"), [(net, sgd), (_without_norm, _adam)], ids=["sgd", "adam"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_training_is_the_eager_one(
@@ -226,6 +228,7 @@ def test_facts_and_metrics_of_a_whole_step() -> None:
     assert ours.metrics == pytest.approx(dict(theirs.metrics), rel=1e-5)
 
 
+@pytest.mark.unmeasured
 def test_bfloat16_is_compiled_too(compiled_steps: list[float]) -> None:
     """Autocast without a scaler goes through the compiled step: what is computed has its type."""
     seen: list[torch.dtype] = []
@@ -253,6 +256,7 @@ def test_batches_of_another_shape_are_compiled_again(compiled_steps: list[float]
     assert ours.weights.allclose(trained([], data, model=net(), epochs=2).weights, rtol=0, atol=CLOSE)
 
 
+@pytest.mark.unmeasured
 def test_frozen_layers_stay_as_they_are(compiled_steps: list[float]) -> None:
     """Also when they thaw while steps are compiled."""
     callbacks = [freeze("0.*", until_epoch=2)]
@@ -302,6 +306,7 @@ def test_learning_rate_of_a_schedule_is_seen(compiled_steps: list[float]) -> Non
     assert ours.weights.allclose(trained(callbacks, DATA, model=net(), epochs=3).weights, rtol=0, atol=CLOSE)
 
 
+@pytest.mark.unmeasured
 def test_learning_rate_of_torchs_own_scheduler_is_seen(compiled_steps: list[float]) -> None:
     """It writes to the optimizer by itself."""
 

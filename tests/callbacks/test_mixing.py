@@ -45,6 +45,7 @@ def test_validating_draws_nothing_else(make: Any) -> None:
     assert drawn(make(), batch=3, valid_batch=7) == drawn(make(), batch=3)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("make", "alpha", "mean"), [(mixup, 1.0, 0.75), (mixup, 0.1, 0.94), (cutmix, 1.0, 0.75)])
 def test_weights_are_of_the_beta_distribution(make: Any, alpha: float, mean: float) -> None:
     """Of Beta(alpha, alpha), the larger side: a sample is mostly itself."""

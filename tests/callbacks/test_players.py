@@ -48,6 +48,7 @@ FOR_G: list[Callable[[], Callback[Any]]] = [
 ]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("make", FOR_G, ids=lambda make: make().name)
 def test_they_keep_the_laws(make: Callable[[], Callback[Any]]) -> None:
     """In drawn trainings with turns: pure, resumed, with two groups, beside others. One is pickled as its call."""

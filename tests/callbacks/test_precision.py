@@ -417,7 +417,7 @@ def test_distributed_training_in_one_process_is_the_plain_one(tmp_path: Path) ->
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
 
     assert done.returncode == 0, done.stderr

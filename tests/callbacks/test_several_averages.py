@@ -86,6 +86,7 @@ def test_an_average_beside_the_model_is_only_kept() -> None:
     assert beside(at(Phase.SETUP)) == Transition(commands=(KeepAverage("ema", 0.9),))
 
 
+@pytest.mark.unmeasured
 def test_each_setting_makes_a_callback_of_good_behaviour() -> None:
     """Pure, saved, and the same where a training is resumed."""
     check_callback(ema(0.9, every=2, start=3, warmup=True, validate=False), examples=20)

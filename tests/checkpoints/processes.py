@@ -142,7 +142,7 @@ def signalled(spec: Spec, number: signal.Signals, after: float, *, group: bool =
         if process.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(process.pid, number)
-        process.join(60)
+        process.join(180)
         assert process.exitcode is not None, "it does not end"
         end, report = json.loads(answer.read_text()) if answer.exists() else ({}, {})
     return Exit(process.exitcode, end, report, sum(began > sent for began in report.get("batch_starts", ())))

@@ -60,6 +60,7 @@ def test_loaders_with_workers(tmp_path: Path) -> None:
     _gone_on_with_from_everywhere(tmp_path, specs, every=17)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes:UserWarning")
 def test_number_of_workers_may_change(tmp_path: Path) -> None:
     """What `reproducible` gives is the same for 0, 1, 2 and 4 workers, and after going on with another number."""
@@ -73,6 +74,7 @@ def test_number_of_workers_may_change(tmp_path: Path) -> None:
         assert differences(expected, end) == []
 
 
+@pytest.mark.unmeasured
 @STATEFUL
 @pytest.mark.parametrize("loader", ["shuffled", "stateful"])
 def test_augmentation_in_workers_is_said_to_be_inexact(

@@ -18,6 +18,8 @@ from fsm_train.supervised.saved_parts import parts_of
 from tests.checkpoints.awkward_training import Spec
 from tests.checkpoints.comparison import differences, disturb, resume, suspended_everywhere, train_through
 
+pytestmark = pytest.mark.unmeasured
+
 Parts = dict[str, Any]
 
 

@@ -40,7 +40,7 @@ class Meets:
 
     def __init__(self, ranks: int) -> None:
         self.given: list[Any] = [None] * ranks
-        self.barrier = threading.Barrier(ranks, timeout=20)
+        self.barrier = threading.Barrier(ranks, timeout=120)
 
 
 class Thread:

@@ -81,7 +81,7 @@ def test_sigterm_to_a_rank_suspends_all_in_one_checkpoint(
         2,
         tmp_path / "group",
         lambda rank: suspended_at_random(RankSpec(rank, workers=workers), signalled, seed, trials, tmp_path),
-        limit=60 + 30 * trials,
+        limit=180 + 60 * trials,
     )
 
     assert not [end for end in ends if isinstance(end, BaseException)], (seed, ends)

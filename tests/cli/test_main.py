@@ -59,7 +59,7 @@ def test_what_cannot_be_read_is_2(command: list[str], tmp_path: Path, capsys: Ca
 
 def _shell(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fsm_train", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, **options)
 
 
 @pytest.mark.usefixtures("measured")
@@ -80,7 +80,7 @@ def test_python_m_is_the_same_and_imports_no_torch(log: str) -> None:
 def test_a_reader_who_has_seen_enough_is_no_error(log: str) -> None:
     """As with `fsm-train tail --all LOG | head -1`."""
     command = f"{sys.executable} -m fsm_train tail --all {log} | head -1; exit ${{PIPESTATUS[0]}}"
-    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    found = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=180)
 
     assert (found.returncode, found.stderr, found.stdout.count("\n")) == (0, "", 1)
 

@@ -92,7 +92,7 @@ def rank():
 pipe = os.pipe()
 process = multiprocessing.get_context("fork").Process(target=rank)
 process.start()
-process.join(30)
+process.join(120)
 print(process.exitcode)
 process.kill()
 """

@@ -14,6 +14,7 @@ from .trainings import HEALTHY, ILL
 SHOWN_BY_BATCHES = {"NaN in the data", "gradients exploding", "gradients vanishing", "patience too small"}
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", ILL)
 def test_spoilt_training_is_diagnosed(name: str, tmp_path: Path) -> None:
     """Its illness is among the findings, and each piece of evidence stands in the line that it names.
@@ -34,6 +35,7 @@ def test_spoilt_training_is_diagnosed(name: str, tmp_path: Path) -> None:
         assert f'"{point.name.removesuffix("s")}' in lines[(point.line or 0) - 1]
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", HEALTHY)
 def test_healthy_training_is_left_alone(name: str, tmp_path: Path) -> None:
     """There is no finding at all, neither in the log nor on the way."""

@@ -125,9 +125,12 @@ def test_time_grows_with_the_number_of_calls_of_run(tmp_path: Path) -> None:
             lines += [{**again[0], "continues": len(lines) - 1}, *(dict(line) for line in again[1:])]
         path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
         forged(path, lambda _: None)
-        begin = time.process_time()
-        assert sum(1 for _ in read_log(path)) == len(lines)
-        seconds.append(time.process_time() - begin)
+        attempts = []
+        for _ in range(3):
+            begin = time.process_time()
+            assert sum(1 for _ in read_log(path)) == len(lines)
+            attempts.append(time.process_time() - begin)
+        seconds.append(min(attempts))  # of a machine that others use too
 
     assert seconds[1] < 8 * seconds[0]
 

@@ -7,7 +7,7 @@ from tests.test_examples import numbers, run
 
 def test_two_networks_take_turns() -> None:
     """The loop by hand has the same weights, and what is drawn comes nearer to the digits."""
-    shown = run("gan.py", seconds=120)
+    shown = run("gan.py", seconds=300)
 
     (before,) = numbers(shown, r"before +gap (\S+)")
     after, steps = numbers(shown, r"after +gap (\S+) +steps of G (\d+)")
@@ -18,7 +18,7 @@ def test_two_networks_take_turns() -> None:
 
 def test_an_actor_learns_from_its_critic() -> None:
     """The loop by hand has the same weights, and the actor walks home; it plays at each second batch."""
-    shown = run("actor_critic.py", seconds=120)
+    shown = run("actor_critic.py", seconds=300)
 
     east, steps = numbers(shown, r"it steps (\S+) east, actor (\d+) steps")
     assert east < -0.8

@@ -123,6 +123,7 @@ WHEN = {
 }
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("phase", CONSULTED, ids=lambda phase: phase.value)
 @pytest.mark.parametrize("flag", [f for f in Flag if f], ids=lambda flag: flag.name)
 def test_simulation_and_training_take_the_same_course(phase: Phase, flag: Flag) -> None:
@@ -138,6 +139,7 @@ def test_simulation_and_training_take_the_same_course(phase: Phase, flag: Flag) 
         assert simulated == real
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(
     "every", [Flag.SKIP_BATCH, Flag.SKIP_BACKWARD, Flag.SKIP_STEP, Flag.SKIP_STEP | Flag.SKIP_ZERO]
 )

@@ -72,7 +72,7 @@ def in_a_process(write: Any, folder: Path, settings: dict[str, Any], there: Any,
     def wait(state: State) -> None:
         if state.epoch == 2:
             there.set()
-            go_on.wait(60)
+            go_on.wait(180)
 
     write(counting(DataLoader(Rows(), 4, **settings)), folder, wait)
 
@@ -88,13 +88,13 @@ def another_process(write: Any, folder: Path, **settings: Any) -> Iterator[Any]:
     there, go_on = FRESH.Event(), FRESH.Event()
     process = FRESH.Process(target=in_a_process, args=(write, folder, settings, there, go_on))
     process.start()
-    assert there.wait(60)
+    assert there.wait(180)
     try:
         yield process
     finally:
         if process.is_alive():  # the event would wait for one that was killed
             go_on.set()
-        process.join(60)
+        process.join(180)
 
 
 @BOTH
@@ -262,7 +262,7 @@ def test_a_log_of_a_program_is_not_locked(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
     final = run(start(Scripted(), epochs=1), log=EventLog(pipe))
-    reader.join(10)
+    reader.join(60)
     assert final.phase is Phase.DONE
     assert read[0].count(b"\n") == 6
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -59,7 +59,7 @@ def executed(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
         notebook = nbformat.read(TUTORIAL, as_version=4)
         nbformat.validate(notebook)
         NotebookClient(
-            notebook, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+            notebook, timeout=180, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
         ).execute()
     return code_cells(notebook)
 

@@ -65,6 +65,7 @@ def check_equal(ended: Any, name: str) -> None:
             assert one == pytest.approx(other, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_it_ends_as_its_plain_loop_does(name: str) -> None:
     """With the same weights, after as many steps."""
@@ -79,6 +80,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize(("phase", "times"), [(Phase.BATCH_END, 7), (Phase.EPOCH_END, 1)])
 @pytest.mark.parametrize("name", [name for name in SITUATIONS if hasattr(situation(name), "run")])
 def test_it_is_resumed_exactly(

@@ -81,6 +81,7 @@ def test_turns_are_alternation_by_hand(make: MakeTraining, tmp_path: Path) -> No
     assert replay(tmp_path / "run.jsonl", callbacks).ok
 
 
+@pytest.mark.unmeasured
 @every_kind
 @pytest.mark.parametrize("step", [1, 6, 7, 9])
 def test_a_training_that_is_killed_between_turns_is_the_same(make: MakeTraining, step: int, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def torchrun(folder: Path, script: str, *arguments: str, settings: tuple[str, ..
     )
 
 
-def processes(folder: Path, seconds: float = 60.0) -> list[int]:
+def processes(folder: Path, seconds: float = 180.0) -> list[int]:
     """The ids of both, once both train."""
     until = time.monotonic() + seconds
     files = [folder / f"began-{rank}" for rank in range(2)]
@@ -99,7 +99,7 @@ def test_torchrun_hears_of_a_training_that_was_suspended(
             os.killpg(launcher.pid, number)
         else:
             os.kill(launcher.pid if to == "torchrun" else ids[int(to[-1])], number)
-        said, _ = launcher.communicate(timeout=60)
+        said, _ = launcher.communicate(timeout=180)
     finally:
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_processes_that_torchrun_starts_again_meet(tmp_path: Path) -> None:
     """And do not look for the addresses of those that are gone, which its store still has."""
     launcher = torchrun(tmp_path, KILLED_ONCE, settings=("--max-restarts=1",))
     try:
-        said, _ = launcher.communicate(timeout=120)
+        said, _ = launcher.communicate(timeout=180)
     finally:
         if launcher.poll() is None:
             os.killpg(launcher.pid, signal.SIGKILL)

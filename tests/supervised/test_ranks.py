@@ -54,7 +54,7 @@ from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
 from fsm_train.worlds.rows import WIDTH, Topic
 from tests.diabetes_training import batches, weights_of, workload
-from tests.forked import forked
+from tests.forked import LIMIT, forked
 from tests.models import diabetes
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
@@ -117,14 +117,22 @@ def test_signal_to_one_process_suspends_all(tmp_path: Path, signalled: tuple[int
 @pytest.mark.parametrize("who", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
 def test_signals_at_any_time(tmp_path: Path, who: tuple[int, ...]) -> None:
     """In training and in validations, between and within exchanges: all leave at the same place, and none hangs."""
+    begun = threading.Event()
 
     class Slow(Scripted):
         def forward(self, state: State | None = None) -> None:
+            begun.set()
             time.sleep(0.0005)
 
         def evaluate(self, state: State | None = None) -> None:
+            begun.set()
             time.sleep(0.0005)
             super().evaluate(state)
+
+    def send(after: float) -> None:
+        begun.wait()  # one that comes before the run is the program's own, and suspends nothing
+        time.sleep(after)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def work(rank: int) -> list[State]:
         slow = Slow(batches=20, valid_batches=20, valid_loss=1.0, batch_size=[2 + rank] * 10**5)
@@ -132,12 +140,14 @@ def test_signals_at_any_time(tmp_path: Path, who: tuple[int, ...]) -> None:
         delays = random.Random(rank)
         signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes after the other rank's has suspended both
         for _ in range(TRIALS):
-            timer = threading.Timer(delays.uniform(0.0, 0.06), os.kill, (os.getpid(), signal.SIGTERM))
+            begun.clear()
+            sender = threading.Thread(target=send, args=(delays.uniform(0.0, 0.06),))
             if rank in who:
-                timer.start()
+                sender.start()
             state = run(state)
+            begun.set()
             if rank in who:
-                timer.join()
+                sender.join()
             states.append(attrs.evolve(state, workload=None))
         return states
 
@@ -156,7 +166,7 @@ def test_failing_process_frees_the_others(tmp_path: Path) -> None:
 
     began = time.monotonic()
     one, other = forked(2, tmp_path, work)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < LIMIT / 3
     assert isinstance(one, PeerError)
     assert str(one).startswith("rank 1 failed, and this rank ended with it: WorkloadError: the script of loss has 2")
     assert type(other) is WorkloadError
@@ -228,17 +238,23 @@ def test_process_that_is_gone_is_missed(tmp_path: Path) -> None:
 
 def test_wait_that_is_too_long_says_where(tmp_path: Path) -> None:
     """Of each rank, also of one that came to no exchange."""
+    over = tmp_path / "over"
 
     class Slow(Scripted):
         def forward(self, state: State | None = None) -> None:
-            time.sleep(1.5)
+            until = time.monotonic() + LIMIT / 2
+            while not over.exists() and time.monotonic() < until:
+                time.sleep(0.01)
 
     def work(rank: int) -> Any:
-        return run(start(agreed((Slow if rank else Scripted)(batches=3), seconds=0.5), epochs=1))
+        try:
+            return run(start(agreed((Slow if rank else Scripted)(batches=3), seconds=1.5), epochs=1))
+        finally:
+            over.touch()
 
     one, _ = forked(2, tmp_path, work)
     assert str(one).startswith(
-        "the ranks waited 0.5 seconds for each other: rank 0 waited at a look for signals between two batches; rank 1 "
+        "the ranks waited 1.5 seconds for each other: rank 0 waited at a look for signals between two batches; rank 1 "
         "came to no exchange. One that came to no exchange"
     )
 

@@ -54,6 +54,7 @@ def test_mutant_fails_its_check_and_no_other(name: str) -> None:
     assert len(report.passed) + len(report.not_judged) + 1 == len(CHECKS)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("make", MISTAKES, ids=lambda make: make.__name__)
 def test_mistake_in_a_hurry_is_explained(make: Callable[[], Callback[Any]]) -> None:
     """Each plausible wrong callback is caught, by one check, with a sentence that says what to do."""
@@ -71,6 +72,7 @@ TO_FAIL = {"checkpoint": 50, "suspend_after": 50, "swa": 200}
 """As many trainings show what is expected to fail."""
 
 
+@pytest.mark.unmeasured
 @pytest.mark.parametrize("name", callbacks.__all__)
 def test_library_passes_all_checks(name: str) -> None:
     """Every callback of the library passes every check; what it does on purpose is listed with the reason."""
@@ -370,6 +372,18 @@ def _read_by(way: Callable[[Any], object]) -> set[str]:
     return consultation.observations.memories
 
 
+def test_a_training_that_it_suspends_is_gone_on_with() -> None:
+    """As its user would: it is asked to the end."""
+
+    @on(Phase.EPOCH_END)
+    def leave(state: State) -> Transition:
+        return Transition(flags=Flag.SUSPEND)
+
+    asked = consultations_of(leave, Training(epochs=3), hyper={"lr": 0.1})
+    assert [consultation.state.epoch for consultation in asked] == [1, 2, 3]
+
+
+@pytest.mark.unmeasured
 def test_a_check_takes_seconds() -> None:
     """The whole check of one callback takes under 5 seconds on a quiet machine; this only finds the absurd."""
     began = time.process_time()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import io
 import math
+import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from fsm_train.testing.fresh_process import (
     answers_in_new_processes,
     main,
 )
+from tests.warm_answers import WarmAnswers
 
 STATE = at(Phase.EPOCH_END, valid_loss=math.nan)
 
@@ -65,11 +69,21 @@ def in_this_process(decide: Callable[..., Any], *questions: tuple[object, object
     return pickle.loads(answered.getvalue())
 
 
+@pytest.fixture(params=["started", "forked"])
+def answers_elsewhere(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """As users have it, and as most tests have it."""
+    if request.param == "started":
+        yield answers_in_new_processes
+    else:
+        with WarmAnswers() as forked:
+            yield forked
+
+
 @pytest.mark.parametrize("decide", [by_name, made_here(1.5)])
-def test_functions_are_sent(decide: Callable[..., Any]) -> None:
+def test_functions_are_sent(decide: Callable[..., Any], answers_elsewhere: Callable[..., Any]) -> None:
     """A function that can be imported, and one that cannot, answer elsewhere what they answer here."""
     (answer,) = in_this_process(decide, (STATE, 3))
-    elsewhere = answers_in_new_processes(decide, [(STATE, 3), (STATE, 4)])
+    elsewhere = answers_elsewhere(decide, [(STATE, 3), (STATE, 4)])
 
     assert answer == decide(STATE, 3)
     assert elsewhere == [[decide(STATE, 3), decide(STATE, 4)]] * len(HASH_SEEDS)
@@ -86,7 +100,32 @@ def test_errors_are_sent_back() -> None:
     assert not same_response(raised, None)
 
 
-def test_what_cannot_be_sent_says_so() -> None:
+def test_processes_are_new(answers_elsewhere: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """None remembers what was asked before, each has another order of sets of strings, and all know the environment."""
+    monkeypatch.setenv("FSM_TRAIN_ASKED", "now")
+
+    def decide(state: State, memory: object) -> Transition:
+        asked = getattr(os, "asked_of_fsm_train", 0)
+        os.asked_of_fsm_train = asked + 1  # type: ignore[attr-defined]
+        return Transition(memory=asked, reason=f"{os.environ['FSM_TRAIN_ASKED']} {hash('lr')}")
+
+    first, again = (answers_elsewhere(decide, [(STATE, None)] * 2) for _ in range(2))
+    assert first == again
+    assert [answer.memory for answer in first[0]] == [0, 1]
+    assert len({answer.reason for answers in first for answer in answers}) == len(HASH_SEEDS)
+    assert not hasattr(os, "asked_of_fsm_train")
+
+
+def test_forked_ones_find_the_same_modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where they are looked for elsewhere by now, processes are started anew."""
+    (tmp_path / "made_by_a_test.py").write_text("def decide(state, memory): return None")
+    with WarmAnswers() as forked:
+        monkeypatch.syspath_prepend(tmp_path)
+        found = importlib.import_module("made_by_a_test")
+        assert forked(found.decide, [(STATE, None)]) == [[None]] * len(HASH_SEEDS)
+
+
+def test_what_cannot_be_sent_says_so(answers_elsewhere: Callable[..., Any]) -> None:
     """A lock in a closure cannot travel; the reason is named."""
     lock = threading.Lock()
 
@@ -94,7 +133,7 @@ def test_what_cannot_be_sent_says_so() -> None:
         assert lock
 
     with pytest.raises(CannotBeSentError, match=r"it cannot be sent to another process: .*lock"):
-        answers_in_new_processes(decide, [(STATE, None)])
+        answers_elsewhere(decide, [(STATE, None)])
 
 
 class Unreadable:
@@ -106,7 +145,7 @@ def _boom() -> None:
     raise OSError("made for one process alone")
 
 
-def test_what_cannot_be_read_there_says_so() -> None:
+def test_what_cannot_be_read_there_says_so(answers_elsewhere: Callable[..., Any]) -> None:
     """What goes wrong in the other process is what is told of it."""
     unreadable = Unreadable()
 
@@ -114,4 +153,4 @@ def test_what_cannot_be_read_there_says_so() -> None:
         assert unreadable
 
     with pytest.raises(CannotBeSentError, match="cannot be asked in another process: OSError: made for one process"):
-        answers_in_new_processes(decide, [(STATE, None)])
+        answers_elsewhere(decide, [(STATE, None)])
