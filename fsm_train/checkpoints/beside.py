@@ -80,7 +80,8 @@ def _copied(value: Any, storages: dict[int, torch.UntypedStorage]) -> Any:
         return _copy_of(value.detach(), storages)
     if isinstance(value, dict):
         made = copy.copy(value)
-        made.update({key: _copied(inside, storages) for key, inside in value.items()})
+        for key, inside in value.items():
+            made[key] = _copied(inside, storages)  # `update` would add the numbers of a Counter
         return made
     if isinstance(value, (list, tuple)):
         return type(value)(_copied(inside, storages) for inside in value)

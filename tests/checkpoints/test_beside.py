@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import beside, folder
 from fsm_train.checkpoints.api import read
 from fsm_train.checkpoints.manifest import list_folder, manifest_of, verify_all
+from fsm_train.checkpoints.shard_writing import NO_SHARES
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.core.facts import UNDER_WAY
 from fsm_train.supervised.told_beside import ToldBeside
@@ -81,6 +84,43 @@ def test_training_goes_on_while_what_there_was_is_written(tmp_path: Path, monkey
     assert torch.equal(weights_of(again.model), then[0])
     values = read(manifest_of(tmp_path / "two"))[1]["modules"]["model"]["values"]
     assert values["3.weight"].data_ptr() == values["3.also"].data_ptr()
+
+
+def test_copies_are_equal_and_share_nothing_with_what_goes_on() -> None:
+    """Of each kind of value that a checkpoint holds; views of one memory are views of one copy."""
+    base = torch.arange(6.0)
+    parts = {
+        "views": [base, base[2:4], base.view(2, 3).t()],
+        "expanded": torch.ones(1).expand(1000),
+        "sparse": torch.eye(2).to_sparse(),
+        "conjugate": torch.tensor([1j]).conj(),
+        "counter": Counter(a=2),
+        "ordered": OrderedDict(x=(torch.ones(2), "text")),
+        "plain": [1, None, {2}],
+    }
+    made, shares = beside.copies(parts, NO_SHARES)()
+    assert not list(tensor_differences(parts, made))
+    assert not shares.tensors
+    assert made["expanded"].untyped_storage().nbytes() == 4
+    made["views"][1].zero_()
+    assert made["views"][0][2] == made["views"][2][2, 0] == 0.0
+    assert base[2] == 2.0
+
+
+def tensor_differences(one: Any, other: Any) -> Iterator[str]:
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        if not torch.equal(one.to_dense(), other.to_dense()):
+            yield str(one)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            yield from tensor_differences(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        for pair in zip(one, other, strict=True):
+            yield from tensor_differences(*pair)
+    elif one != other:
+        yield str(one)
 
 
 @pytest.mark.parametrize("every", [{"every_epochs": 1}, {"every_steps": 1}])
