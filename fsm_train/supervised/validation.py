@@ -40,6 +40,7 @@ from .so_far import results_so_far
 from .training import Training
 
 _END = object()
+_OWN_PRECISION = nullcontext()  # one for all batches
 
 
 @attrs.define(eq=False)
@@ -92,7 +93,7 @@ class Validating(Training):
         alone = self.doing is None  # in a whole step nothing can leave the batch out
         if alone and self._evaluation is None and torch.is_grad_enabled():
             self._buffers.keep()
-        with nullcontext() if self.precision is None else self.precision.compute():
+        with _OWN_PRECISION if self.precision is None else self.precision.compute():
             if self.micro_batches is not None and self.trains_this_batch:
                 self.output = self.micro_batches.forward(self, self.call)
             else:
@@ -100,7 +101,7 @@ class Validating(Training):
 
     def compute_loss(self) -> torch.Tensor:
         """The loss of the batch under way, with its graph, in the precision of the training; sets `loss_parts`."""
-        with nullcontext() if self.precision is None else self.precision.compute():
+        with _OWN_PRECISION if self.precision is None else self.precision.compute():
             if self.mix is not None:
                 loss = self.mix.loss(self.loss_fn, self.output, self.target)
             else:
