@@ -32,11 +32,12 @@ from .watch import Watch, Watched
 class BoundPath:
     """A path through the table, with the methods of the workload that carry it out.
 
-    They are bound when the path is walked for the first time: of those from a place, most never are.
+    They are bound when the path is walked for the first time: of those from a place, most never are. `prepares` says
+    whether there is something to do before its moves: to bind it, or to note that a boundary is left.
     """
 
     __slots__ = (
-        *("bound", "flags", "last_phase", "moves", "next_paths", "path", "predicate", "target", "watched"),
+        *("bound", "flags", "last_phase", "moves", "next_paths", "path", "predicate", "prepares", "target", "watched"),
         *("compared", "counts", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
     )
 
@@ -44,10 +45,10 @@ class BoundPath:
         self.path = path
         self.predicate: Predicate | None
         (self.predicate,) = path.predicates or (None,)  # no row has more than one
-        self.bound = False
+        self.bound, self.prepares = False, True
 
     def bind(self, cursor: Cursor) -> None:
-        path, self.bound = self.path, True
+        path = self.path
         self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
         fused = cursor.work.fused(path.operations)
         if fused is not None:
@@ -71,6 +72,7 @@ class BoundPath:
         if watched is not None and watched.compared is not None and not cursor.draft.players:
             self.kept = watched.kept.setdefault(path.flags, {})
             self.compared = watched.compared
+        self.bound, self.prepares = True, self.leaves_boundary
 
 
 class Cursor:
@@ -164,14 +166,15 @@ class Cursor:
             for path in paths:  # the last one always holds
                 if (predicate := path.predicate) is None or predicate(draft):
                     break
-            if not path.bound:
-                path.bind(self)
             resume_at = draft.resume_at
-            if path.leaves_boundary:
-                held = draft.memory, draft.hyper, draft.reason
-                self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
-                if self.commands:
-                    self.commands.clear()
+            if path.prepares:
+                if not path.bound:
+                    path.bind(self)
+                if path.leaves_boundary:
+                    held = draft.memory, draft.hyper, draft.reason
+                    self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
+                    if self.commands:
+                        self.commands.clear()
             if path.laps is not None and self.take_laps(path, path.laps):
                 paths_here, heeds_signals = self.paths_here, self.place in LEAVES
                 continue

@@ -253,6 +253,8 @@ def generators_among(layers: Iterable[Layer]) -> list[Layer]:
 
 def own_ones(generators: Iterable[Layer]) -> list[Layer]:
     """Those that are not of the whole process."""
+    if not (generators := [*generators]):
+        return generators
     common = {id(generator) for generator in _of_the_process()}
     return [layer for layer in generators if id(layer.part) not in common]
 

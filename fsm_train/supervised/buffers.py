@@ -37,6 +37,8 @@ class Buffers:
         if not self._parts:  # looked for where they are needed: a whole step keeps none
             self._parts = [part for module in self._modules for part in module.modules()]
             self._dicts = [part._buffers for part in self._parts]
+        if not self._latest and not any(self._dicts):
+            return
         latest = [buffer for buffers in self._dicts for buffer in buffers.values()]
         if len(latest) != len(self._latest) or any(map(is_not, latest, self._latest)) or self._resized():
             self._latest = latest

@@ -42,7 +42,8 @@ class Mean:
 
     def _stack(self) -> None:
         if self._latest:
-            self._blocks.append(torch.stack(self._latest))
+            alone = len(self._latest) == 1
+            self._blocks.append(self._latest[0].reshape(1) if alone else torch.stack(self._latest))
             self._latest = []
 
     def result(self) -> float | None:

@@ -81,7 +81,8 @@ class Stepping(Validating):
             return None
         self._batches_fetched += 1
         size = self._take(batch)
-        self.keep_batch()
+        if self.shards:
+            self.keep_batch()
         return size
 
     def loss(self) -> None:

@@ -40,6 +40,7 @@ from .snapshot import ValidationGuard
 from .training import Training
 
 _END = object()
+_OWN_PRECISION = nullcontext()  # one for all batches
 
 
 @attrs.define(eq=False)
@@ -94,7 +95,7 @@ class Validating(Training):
             self._buffers.keep()
         if self.ranks is not None and self.trains_this_batch:
             self.ranks.share_buffers_of_window(self)
-        with nullcontext() if self.precision is None else self.precision.compute():
+        with _OWN_PRECISION if self.precision is None else self.precision.compute():
             if self.micro_batches is not None and self.trains_this_batch:
                 self.output = self.micro_batches.forward(self, self.call)
             else:
@@ -102,7 +103,7 @@ class Validating(Training):
 
     def compute_loss(self) -> torch.Tensor:
         """The loss of the batch under way, with its graph, in the precision of the training; sets `loss_parts`."""
-        with nullcontext() if self.precision is None else self.precision.compute():
+        with _OWN_PRECISION if self.precision is None else self.precision.compute():
             if self.mix is not None:
                 loss = self.mix.loss(self.loss_fn, self.output, self.target)
             else:
