@@ -22,6 +22,7 @@ from ..core.turns import Players
 from ..core.values import FrozenMap
 from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
+from .ahead import read_ahead
 from .entries import Entry, entries
 from .errors import EndOfLogError, LogError, OutOfStepError
 from .history import ADDS_EPOCHS, LoggedHistory
@@ -66,7 +67,7 @@ class Recorded(Workload):
     def __init__(self, log: str | PathLike[str] | Iterator[Entry]) -> None:
         if isinstance(log, (str, PathLike)):
             self.path = str(log)
-            log = (entry for entry in entries(Path(log)) if entry.counts)
+            log = (entry for entry in read_ahead(entries(Path(log))) if entry.counts)
         else:
             self.path = ""
         self.interrupt: str | None = None

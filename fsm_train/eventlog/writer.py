@@ -11,9 +11,7 @@ import gc
 import logging
 import os
 import stat
-import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
-from importlib import metadata
 from os import PathLike
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,6 +23,7 @@ from ..core.callback import Callback
 from ..core.phase import FINAL, Phase
 from ..core.state import State
 from ..core.transition import Transition
+from ..core.values import FrozenMap
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..locks import HeldError, Lock, take
@@ -39,6 +38,7 @@ from .lines import (
     HEADER_KEYS,
     HISTORY_KEYS,
     KEYS,
+    AnswerCache,
     answers_of,
     canonical,
     digest,
@@ -46,6 +46,7 @@ from .lines import (
     line_of,
     with_digest,
 )
+from .versions import versions
 
 FLUSHED_AT = frozenset({Phase.EPOCH_END, *FINAL})
 """The phases after whose line the file is flushed; after a final phase it is also synced to the disk."""
@@ -59,6 +60,11 @@ BYTES_AT_ONCE = 1 << 15
 
 Waiting = tuple[State, Json, Sequence[Json]]
 """What a line is made of: the state, the answers to it, and the course since the line before."""
+
+EncodedAnswers = tuple[Json, int, bool]
+"""The answers in a line, as many bytes, and whether one of them asks for a checkpoint."""
+
+NO_ANSWERS: EncodedAnswers = ({}, 0, False)
 
 _ONE_RUN = "and a log holds one run at a time: give another path, or let that run end first"
 
@@ -135,6 +141,7 @@ class EventLog(Recorder):
         self._waiting: list[Waiting] = []  # lines that are not encoded yet
         self._lines_at_once = 1
         self._waiting_bytes = 0  # of the answers in them
+        self._kept: dict[int, tuple[object, EncodedAnswers]] = {}  # of the decisions of this run, by identity
         self._flushed = 0  # the number of lines that the operating system has
 
     @property
@@ -186,12 +193,17 @@ class EventLog(Recorder):
         if os.getpid() != self._pid:
             raise LogError("this process was forked from the one that writes the log", path=str(self.path or ""))
         course = self._recording.take_course()
-        flushed = state.phase in FLUSHED_AT or (answers and _asks_for_a_checkpoint(answers))
+        flushed = state.phase in FLUSHED_AT
         try:
             if self._by_structlog:
+                flushed = flushed or _asks_for_a_checkpoint(answers)
                 self._write(*self._event_and_line(state, answers_of(answers), course))
             else:
-                self._wait(state, answers, course)
+                # What a program could still change, the answers, is encoded now; a state stays what it is.
+                encoded, size, asks = self._encoded_answers(answers) if answers else NO_ANSWERS
+                flushed = flushed or asks
+                self._waiting.append((state, encoded, course))
+                self._waiting_bytes += size
                 if flushed or len(self._waiting) >= self._lines_at_once or self._waiting_bytes >= BYTES_AT_ONCE:
                     self._write_waiting()
             if flushed:
@@ -209,6 +221,7 @@ class EventLog(Recorder):
         finally:
             self._file = None
             self._waiting.clear()
+            self._kept.clear()
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
@@ -269,13 +282,18 @@ class EventLog(Recorder):
             self._file.write(with_digest(body, self._digest, event))
         self._seq += 1
 
-    def _wait(self, state: State, answers: Mapping[str, Transition], course: Sequence[Json]) -> None:
-        """Let this line be encoded with others. What a program could still change, the answers, is encoded now."""
-        encoded: Mapping[str, Json] | orjson.Fragment = {}
-        if answers:
-            encoded = orjson.Fragment(as_bytes := orjson.dumps(answers_of(answers)))
-            self._waiting_bytes += len(as_bytes)
-        self._waiting.append((state, encoded, course))
+    def _encoded_answers(self, answers: Mapping[str, Transition]) -> EncodedAnswers:
+        """The answers to one state; those of a decision that is kept, the same mapping each time, are encoded once."""
+        kept = self._kept.get(id(answers))
+        if kept is not None:
+            return kept[1]
+        as_bytes = orjson.dumps(answers_of(answers))
+        encoded = orjson.Fragment(as_bytes), len(as_bytes), _asks_for_a_checkpoint(answers)
+        if type(answers) is FrozenMap:
+            if len(self._kept) >= AnswerCache.SIZE:
+                self._kept.clear()
+            self._kept[id(answers)] = answers, encoded  # with the mapping, so that no other can get its id
+        return encoded
 
     def _write_waiting(self) -> None:
         """Encode the lines that wait, and write them. After an interrupt, those that are not encoded still wait."""
@@ -368,14 +386,3 @@ class _WithoutFlush:
 
 def _render(_: object, __: str, event: Any) -> bytes:
     return orjson.dumps(event)
-
-
-def versions() -> dict[str, str]:
-    """The versions of the packages that a training depends on. None of them is imported for it."""
-    installed = {"python": sys.version.split()[0]}
-    for name in ("fsm-train", "attrs", "structlog", "torch"):
-        try:
-            installed[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # pragma: no cover - all of them are dependencies
-            continue
-    return installed

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fsm_train import EventLog, Phase, Scripted, State, Transition, on, read_log, replay, run, start
+from fsm_train import EventLog, Flag, Phase, Scripted, State, Transition, on, read_log, replay, run, start
 from fsm_train.eventlog import writer
 
 from .log_files import library, lines_of, logged, smoothed, workload
@@ -125,3 +125,18 @@ def test_an_answer_is_written_as_it_was_given(tmp_path: Path) -> None:
 
     first = next(line for line in lines_of(path) if line["event"] == "batch_end")
     assert first["answers"]["changes_its_answer"]["commands"] == [{"$repr": "Listed([1])"}]
+
+
+def test_more_kept_answers_than_are_remembered_are_encoded_anew(tmp_path: Path) -> None:
+    """A callback that reads the epoch has an answer of its own in each; the log has them all."""
+
+    @on(Phase.EPOCH_BEGIN, memory=0, reads={"epoch"}, raises=Flag.NONE, sets=(), commands=())
+    def remembers(state: State, before: int) -> Transition:
+        return Transition(memory=state.epoch + 1)
+
+    path = tmp_path / "run.jsonl"
+    run(start(Scripted(batches=1), epochs=150), [remembers], log=path)
+
+    lines = [line for line in lines_of(path) if line["event"] == "epoch_begin"]
+    assert [line["answers"]["remembers"]["memory"] for line in lines] == list(range(1, 151))
+    assert replay(path, [remembers]).ok
