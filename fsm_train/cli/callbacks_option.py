@@ -41,7 +41,8 @@ def import_callbacks(name: str) -> list[Callback[Any]]:
             value = value()
         except TypeError as error:  # it takes arguments, as a factory does
             raise UsageError(f"--callbacks {name}: {error}: name a list, or a function without arguments") from error
-    callbacks = [value] if isinstance(value, Callback) else list(value) if isinstance(value, Iterable) else [None]
+    several: Any = value if isinstance(value, Iterable) else [value]
+    callbacks = [value] if isinstance(value, Callback) else list(several)
     if not all(isinstance(callback, Callback) for callback in callbacks):
         raise UsageError(f"--callbacks {name}: it is no list of callbacks")
     return callbacks
