@@ -14,7 +14,7 @@ import pytest
 
 import fsm_train
 
-USERS = ["fsm_train", "fsm_train.commands", "fsm_train.eventlog", "fsm_train.testing"]
+USERS = ["fsm_train", "fsm_train.commands", "fsm_train.core", "fsm_train.eventlog", "fsm_train.testing"]
 
 
 @pytest.fixture

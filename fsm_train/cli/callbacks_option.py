@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ def import_callbacks(name: str) -> list[Callback[Any]]:
     finally:
         sys.path.pop(0)
     if callable(value) and not isinstance(value, Callback):
-        value = value()
-    callbacks = [value] if isinstance(value, Callback) else list(value)
+        try:
+            value = value()
+        except TypeError as error:  # it takes arguments, as a factory does
+            raise UsageError(f"--callbacks {name}: {error}: name a list, or a function without arguments") from error
+    several: Any = value if isinstance(value, Iterable) else [value]
+    callbacks = [value] if isinstance(value, Callback) else list(several)
     if not all(isinstance(callback, Callback) for callback in callbacks):
         raise UsageError(f"--callbacks {name}: it is no list of callbacks")
     return callbacks

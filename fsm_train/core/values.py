@@ -144,7 +144,7 @@ def unsaveable(value: object, path: str = "memory") -> str | None:
         parts = ((f"{path}.{field.name}", getattr(value, field.name)) for field in attrs.fields(kind))
     else:
         advice = _ADVICE.get(kind.__name__, "use numbers, strings, tuples and frozen attrs records of them")
-        if isinstance(value, (numbers.Number, bool)) or kind.__name__ in ("bool", "bool_"):
+        if isinstance(value, (numbers.Real, bool)) or kind.__name__ in ("bool", "bool_"):
             advice = f"write {_plain_kind(value)}(…) around it"
         return (
             f"{path} is a {kind.__name__} ({value!r:.80}), which is not an immutable value that survives JSON: {advice}"

@@ -5,6 +5,7 @@ Rule of this file: it knows no tracker. Each has a file of its own, which import
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ from .current_epoch import CurrentEpoch
 from .points import Point, phases_of, point_of_batch, point_of_epoch, point_of_validation, settings, shown_hyper
 from .points import Setting as Setting  # imported from here too
 from .progress_text import ending_of
+
+_logger = logging.getLogger("fsm_train")
 
 COUNTED = frozenset({"phase", "epoch", "step", "iteration"})
 """What trackers write of each point: nothing that is measured is called so."""
@@ -107,6 +110,9 @@ class Tracker(Sink):
         self._ending: Ending | None = None
         self._step = state.step
         self._epoch = CurrentEpoch.at_start(state)
+        if unknown := [n for n in self._selection.hyper if n != "lr" and not shown_hyper(state.hyper, [n])]:
+            there_are = ", ".join(state.hyper) or "none"
+            _logger.warning(f"hyper={unknown}: there is no such hyper-parameter to write: there are {there_are}")
         self.begin_run(state, settings(state.plan, state.hyper, callbacks, self._selection.config), resumed)
         self._is_open = True
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..core import commands as c
+from ..core.arguments import kind_of
 from ..core.errors import WorkloadError
 from ..data.generators import Generators
 from ..data.sources import Sources
@@ -292,6 +293,11 @@ def use_scheduler(work: Training, command: c.UseScheduler) -> None:
         before = work.hyper()
         given = work.optimizer if command.optimizer is None else named_optimizer(work.optimizer, command.optimizer)
         scheduler = command.make(given)
+        if not hasattr(scheduler, "step"):
+            raise WorkloadError(
+                f"make of {command.name!r} returned {kind_of(scheduler)}: let it return the scheduler, as in "
+                "lambda optimizer: StepLR(optimizer, 30)"
+            )
         of = getattr(scheduler, "optimizer", given)
         if of is not given and not any(of.param_groups is each.param_groups for each in each_of(given).values()):
             raise WorkloadError(

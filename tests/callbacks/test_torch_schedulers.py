@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from torch.optim import lr_scheduler
 
-from fsm_train import ConflictError, Flag, Phase, State, Transition, extend, on, run, start
+from fsm_train import ConflictError, Flag, Phase, State, Transition, WorkloadError, extend, on, run, start
 from fsm_train.callbacks import accumulate, mixed_precision, torch_scheduler
 from fsm_train.core.commands import StepScheduler, UseScheduler
 from fsm_train.testing import at
@@ -177,3 +177,9 @@ def test_two_schedulers_are_chained_by_torch() -> None:
         return lr_scheduler.ChainedScheduler([exponential(optimizer), exponential(optimizer)])
 
     assert trained([torch_scheduler(chained)], DATA).final.hyper["lr"] == pytest.approx(0.05 * 0.25**4)
+
+
+def test_function_that_makes_no_scheduler_is_refused() -> None:
+    """Before the first batch: such as one that only changes the optimizer, or forgets its return."""
+    with pytest.raises(WorkloadError, match="make of 'torch_scheduler' returned None: let it return the scheduler"):
+        trained([torch_scheduler(lambda optimizer: None)], DATA)

@@ -47,6 +47,8 @@ def test_callbacks_are_imported_from_where_they_are_typed(
     capsys.readouterr()
     for name, sentence in (
         ("mine_for_the_cli:wrong", "it is no list of callbacks"),
+        ("os:path", "it is no list of callbacks"),
+        ("fsm_train.callbacks:checkpoint", "name a list, or a function without arguments"),
         ("mine_for_the_cli:missing", "has no attribute 'missing'"),
         ("not_there_at_all:x", "No module named 'not_there_at_all'"),
         ("mine_for_the_cli", "write it as module:name"),

@@ -6,6 +6,7 @@ import copy
 import pickle
 
 import attrs
+import numpy as np
 import pytest
 
 from fsm_train import Phase, Plan, State
@@ -55,6 +56,13 @@ def test_a_record_that_can_be_written_to_is_no_memory(record: object) -> None:
 def test_what_survives_is_a_memory(value: object) -> None:
     """Numbers, strings, tuples and frozen records of them."""
     assert unsaveable(value) is None
+
+
+def test_advice_for_a_number_is_a_type_that_holds_it() -> None:
+    """Of a complex one there is none."""
+    assert str(unsaveable(np.float32(1.5))).endswith("write float(…) around it")
+    assert str(unsaveable(np.bool_(True))).endswith("write bool(…) around it")
+    assert str(unsaveable(1j)).endswith("use numbers, strings, tuples and frozen attrs records of them")
 
 
 def test_numbers_are_the_same_by_name_and_nan_is_nan() -> None:

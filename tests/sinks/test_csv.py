@@ -370,6 +370,15 @@ def test_wrong_arguments_are_refused(wrong: dict[str, object], error: type[Excep
     assert str(caught.value).startswith(sentence)
 
 
+def test_hyper_parameter_that_is_not_there_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Else its column would be missing without a word; of several optimizers it may be that of one."""
+    work = Scripted(hyper={"lr": 0.1, "G.momentum": 0.9})
+    run(start(work, epochs=1), sinks=[csv(tmp_path / "run.csv", hyper=["lr", "momentum", "beta3"])])
+
+    assert "hyper=['beta3']: there is no such hyper-parameter to write: there are lr, G.momentum" in caplog.text
+    assert rows_of(tmp_path / "run.csv")[0]["G.momentum"] == "0.9"
+
+
 @pytest.mark.parametrize(
     ("name", "column"),
     [("=cmd()", "'=cmd()"), ("+1", "'+1"), ("@a", "'@a"), ("two\nlines", "two\\nlines"), ("re\rturn", "re\\rturn")],
