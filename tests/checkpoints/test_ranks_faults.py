@@ -82,7 +82,7 @@ def names(folder: Path) -> list[str]:
 KINDS = pytest.mark.parametrize(
     ("kind", "faulty", "thorough"),
     [
-        *(("ddp", 0, False), ("ddp", 1, False), ("fsdp", 1, False), ("fsdp, beside", 1, False)),
+        *(("ddp", 0, False), ("ddp", 1, False), ("fsdp, beside", 1, False)),
         *(
             pytest.param(kind, faulty, True, marks=pytest.mark.long(alone=True))
             for kind in ("ddp", "fsdp", "fsdp, beside")

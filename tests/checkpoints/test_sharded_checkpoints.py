@@ -49,7 +49,7 @@ def test_resumed_at_any_boundary_it_ends_the_same(accumulates: int, thorough: bo
         suspended = suspended_everywhere(spec, tmp_path)
         found = [f"in one process {text}" for text in differences(expected, (suspended, []))]
         paths = sorted(path for path in tmp_path.iterdir() if path.name.isdigit())
-        for path in paths[:: step_through(8) if thorough else 8]:
+        for path in paths[:: step_through(8) if thorough else 11]:
             found += [f"{path.name} {text}" for text in differences(expected, resume(spec, path))]
         return found
 
