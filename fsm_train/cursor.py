@@ -16,7 +16,7 @@ from .core.fuse import Path, known_paths, settled_in_run
 from .core.laps import Lap, count_laps, step_of_lap
 from .core.merge import NOTHING_MERGED, Answer, Merged, accepted, consult, merged, raised_by
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
-from .core.reads import MOST, NO_DECISIONS, KeptDecision, kept_decision
+from .core.reads import MOST, KeptDecision, kept_decision
 from .core.rhythm import COUNTED_AT
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
@@ -291,7 +291,7 @@ class Cursor:
         if not (callbacks or sinks or watched.yields):
             return False
         given: Mapping[str, Transition]
-        kept = None if needs else self.kept_here(watched)
+        kept = None if needs else watched.decided_before(self.draft, self.flags)
         if kept is not None:
             if kept.acts:
                 self.act_again(kept, watched)
@@ -309,14 +309,6 @@ class Cursor:
         for sink in sinks:
             sink.tell("see", self.state, given)
         return bool(callbacks) or watched.yields
-
-    def kept_here(self, watched: Watched) -> KeptDecision | None:
-        """What was decided here before in the same situation; None if nothing was."""
-        draft, compared = self.draft, watched.compared
-        if compared is None or draft.players:
-            return None
-        kept = watched.kept.get(self.flags, NO_DECISIONS).get(compared(draft))
-        return kept if kept is not None and kept.holds(draft.memory) else None
 
     def keep(self, watched: Watched, state: State, answers: Sequence[Answer], decision: Merged) -> None:
         """Keep what the callbacks decided in this state, if they declare what they read and decide the same again."""

@@ -19,7 +19,7 @@ from .core.callback import Callback, is_due, of_state_alone
 from .core.description import check_commands, check_monitors, notes, watchers_before_loss, whole_step_callbacks
 from .core.facts import check_needs, measurable
 from .core.phase import BATCH_PHASES, CONSULTED, EPOCH_PHASES, FINAL, Flag, Phase, Place
-from .core.reads import KeptDecision, compared_by
+from .core.reads import NO_DECISIONS, KeptDecision, compared_by
 from .core.rhythm import Rhythm
 from .core.state import Draft, State
 from .core.workload import Workload
@@ -105,6 +105,13 @@ class Watched:
             if len(sinks) == len(self.callbacks_and_sinks[1]):
                 return self.callbacks_and_sinks
         return callbacks, sinks, self.needs(callbacks, sinks)
+
+    def decided_before(self, draft: Draft, flags: Flag) -> KeptDecision | None:
+        """What the callbacks decided here in the same situation; None if they have not, or may decide otherwise."""
+        if self.compared is None or draft.players:
+            return None
+        kept = self.kept.get(flags, NO_DECISIONS).get(self.compared(draft))
+        return kept if kept is not None and kept.holds(draft.memory) else None
 
     def needs(self, callbacks: Sequence[Callback[Any]], sinks: Sequence[Guarded]) -> Set[str]:
         """The facts that these need and that can be measured here."""
