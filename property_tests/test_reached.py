@@ -78,6 +78,11 @@ def _holding(value: Any) -> nn.Module:
     return module  # type: ignore[no-any-return]
 
 
+def _set_extra(module: Any, value: Any) -> None:
+    module._modules.pop("extra", None)  # which torch lets nothing but a module replace
+    module.extra = value
+
+
 CHANGES: dict[str, Callable[[Dataset, Any], object]] = {
     "an item more": lambda data, value: data.rows.append(value),
     "an item less": lambda data, value: data.rows and data.rows.pop(),
@@ -97,7 +102,7 @@ CHANGES: dict[str, Callable[[Dataset, Any], object]] = {
     "a global of a method": _of_globals("drawn_from"),
     "a global of a function": _of_globals("named"),
     "another method": _other_method,
-    "an attribute of a module": lambda data, value: setattr(data.module[0], "extra", value),
+    "an attribute of a module": lambda data, value: _set_extra(data.module[0], value),
     "a module": lambda data, value: data.module.append(nn.Dropout()),
     "other modules": lambda data, value: setattr(data.module[1], "_modules", {"0": _holding(value)}),
     "nothing": lambda data, value: None,

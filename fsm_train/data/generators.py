@@ -14,14 +14,11 @@ import attrs
 import torch
 
 from .layers import Layer, layers_of
-from .raw_states import RawState, numpy_state, python_state
 
 
 @attrs.frozen
 class Generators:
     """The states of all generators at one moment.
-
-    Those of Python and NumPy may be kept as bytes, until they are asked for.
 
     Attributes:
         python: of `random`.
@@ -32,27 +29,19 @@ class Generators:
             or of NumPy.
     """
 
-    _python: RawState | tuple[Any, ...]
-    _numpy: Any
+    python: tuple[Any, ...]
+    numpy: Any
     cpu: torch.Tensor
     cuda: tuple[torch.Tensor, ...]
     own: tuple[tuple[Any, Any], ...]
-
-    @property
-    def python(self) -> tuple[Any, ...]:
-        return self._python.of_python() if isinstance(self._python, RawState) else self._python
-
-    @property
-    def numpy(self) -> Any:
-        return self._numpy.of_numpy() if isinstance(self._numpy, RawState) else self._numpy
 
     @staticmethod
     def now(own: Iterable[Any] = ()) -> Generators:
         """The present states; `own` are further generators, such as a loader's."""
         numpy = sys.modules.get("numpy")
         return Generators(
-            python=python_state(),
-            numpy=numpy_state(numpy) if numpy else None,
+            python=random.getstate(),
+            numpy=numpy.random.get_state() if numpy else None,
             cpu=torch.get_rng_state(),
             cuda=tuple(torch.cuda.get_rng_state_all()) if _cuda_in_use() else (),
             own=tuple((generator, state_of(generator)) for generator in own),
@@ -90,8 +79,8 @@ class Generators:
     def put_back(self) -> None:
         """Restore all generators."""
         random.setstate(self.python)
-        if (numpy := self.numpy) is not None:
-            sys.modules["numpy"].random.set_state(numpy)
+        if self.numpy is not None:
+            sys.modules["numpy"].random.set_state(self.numpy)
         torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
