@@ -230,9 +230,11 @@ class Frozen(Dataset[int]):
 @pytest.mark.parametrize("in_use", [False, True])
 def test_workers_leave_garbage_of_a_device_alone(in_use: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """They cannot free its tensors; in this process all is as before."""
+    gc.unfreeze()  # what was frozen when the tests began
     before = gc.get_freeze_count()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: in_use)
     (found,) = start_pass(DataLoader(Frozen(), 1, num_workers=1, multiprocessing_context="fork"))
 
     assert (int(found) > 1000) == in_use
     assert gc.get_freeze_count() <= before
+    gc.freeze()
