@@ -8,6 +8,8 @@ import attrs
 import pytest
 
 from fsm_train.checkpoints import shards
+from fsm_train.checkpoints.manifest import FORMAT, STATE, TENSORS, format_of
+from fsm_train.checkpoints.rank_names import name_of_rank
 from fsm_train.checkpoints.shards import (
     Piece,
     SharedTensor,
@@ -105,3 +107,12 @@ def test_files_of_shards_are_known_by_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["metadata", "__01_0.distcp", "__1_1.distcp", "../__0_0.distcp", "__0_0.distcp\n"])
 def test_other_files_are_not(name: str) -> None:
     assert not is_shard_file(name)
+
+
+@pytest.mark.parametrize(
+    ("further", "format_"),
+    [((), 2), ((name_of_rank(1),), 5), ((shards.METADATA, name_of_pieces(0), name_of_rank(1)), FORMAT)],
+)
+def test_format_is_the_oldest_that_can_read_these_files(further: tuple[str, ...], format_: int) -> None:
+    """So that an earlier version reads what it can."""
+    assert format_of([STATE, TENSORS, *further]) == format_

@@ -17,3 +17,11 @@ def test_workload_says_nothing_of_ranks_by_default() -> None:
     assert (work.known_sizes, work.known_valid_sizes, work.shares_facts) == (None, None, False)
     work.set_rank_weight(0.5)
     assert vars(work) == {}
+
+
+def test_workload_has_no_turns_by_default() -> None:
+    """And says neither what it will measure nor how much data there are."""
+    work = Bare()  # type: ignore[abstract]
+
+    assert work.players == {}
+    assert (work.metric_names, work.batches_per_epoch, work.model_parts) == (None, None, ())
