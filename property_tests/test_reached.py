@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from fsm_train.data.generators import generators_of
 from fsm_train.data.layers import LARGEST, layers_of
-from fsm_train.data.reached import Reached
+from fsm_train.data.reached import Reached, _Search
 
 drawn_from: object = random.Random(0)
 named: object = None
@@ -149,3 +150,19 @@ def test_what_stays_the_same_is_searched_once(root: object) -> None:
     assert reached.layers_of(train=[root]) != found
     reached.forget()
     assert reached.layers_of(train=root) is not found
+
+
+def test_what_changes_each_time_is_noted_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From then on it is searched alone, and found as ever."""
+    noted = []
+    monkeypatch.setattr(_Search, "_trace", lambda search, roots: noted.append(search))
+    monkeypatch.setattr(_Search, "holds", lambda search, roots: False)
+    data, reached = Dataset(), Reached()
+    for _ in range(10):
+        data.rows.append([])
+        assert _words(reached.layers_of(train=data)) == _words(layers_of(train=data))
+    assert len(noted) == 4
+    reached.forget()
+    for _ in range(2):
+        reached.layers_of(train=data)
+    assert len(noted) == 5

@@ -6,6 +6,7 @@ Rule of this file: what it gives is what `layers_of` and `generators_of` would f
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import chain, compress
 from operator import is_
@@ -16,6 +17,8 @@ from torch import nn
 
 from .generators import generators_among, names_used, own_kinds, own_ones
 from .layers import LARGEST, MOST, Layer, holders_of, layers_of, slots_of
+
+_OFTEN = 4  # times that it is noted what objects hold
 
 
 class Reached:
@@ -35,6 +38,7 @@ class Reached:
 
     def __init__(self) -> None:
         self._searches: dict[tuple[str, ...], _Search] = {}
+        self._traced = Counter[tuple[str, ...]]()
 
     def layers_of(self, **roots: object) -> list[Layer]:
         """What `layers_of` finds."""
@@ -46,12 +50,16 @@ class Reached:
 
     def forget(self) -> None:
         self._searches.clear()
+        self._traced.clear()
 
     def _latest(self, roots: Mapping[str, object]) -> _Search:
         search = self._searches.get(names := tuple(roots))
         if search is None or not search.holds(roots):
-            # The first one may be the only one, of a run of one epoch.
-            search = self._searches[names] = _Search(roots, traced=search is not None)
+            # The first one may be the only one, of a run of one epoch. To note what is held takes longer than a search,
+            # and what has changed a few times, as a list that a dataset appends to, changes again.
+            traced = search is not None and self._traced[names] < _OFTEN
+            self._traced[names] += traced
+            search = self._searches[names] = _Search(roots, traced=traced)
         return search
 
 
