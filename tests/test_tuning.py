@@ -156,3 +156,9 @@ def test_it_is_a_good_callback() -> None:
         verdict(Given)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="trial is an int"):
         verdict(3)  # type: ignore[arg-type]
+
+
+def test_the_fact_of_a_pruner_is_given_by_name() -> None:
+    """And not as the sensor, nor in a list as the facts of others are."""
+    with pytest.raises(TypeError, match=r"fact=\['pruned'\]: give the name of the sensor"):
+        stop_pruned(["pruned"])  # type: ignore[arg-type]

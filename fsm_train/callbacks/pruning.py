@@ -22,7 +22,12 @@ def stop_pruned(fact: str = "pruned", *, name: str = "stop_pruned") -> Callback[
 
     Args:
         fact: the name of that sensor.
+
+    Raises:
+        TypeError: `fact` is no name.
     """
+    if not isinstance(fact, str):
+        raise TypeError(f'fact={fact!r}: give the name of the sensor, such as "pruned"')
 
     @on(Phase.EPOCH_END, needs={fact}, memory=False, raises=Flag.STOP_TRAINING)
     def stop_pruned(state: State, pruned: bool) -> Transition | None:
