@@ -105,6 +105,15 @@ def resume(spec: Spec, path: Path) -> End:
     return end_of(work, run(restore(path, work), callbacks, sinks=[log])), log.lines
 
 
+def differences_anywhere(spec: Spec, folder: Path, each: int) -> list[str]:
+    """What is not as undisturbed where the training is suspended at every boundary, or resumed at each so-many-th."""
+    expected = train_through(spec)
+    found = [f"in one process {text}" for text in differences(expected, (suspended_everywhere(spec, folder), []))]
+    for path in sorted(path for path in folder.iterdir() if path.name.isdigit())[::each]:
+        found += [f"{path.name} {text}" for text in differences(expected, resume(spec, path))]
+    return found
+
+
 def disturb() -> None:
     """Put all global generators into unpredictable states."""
     random.seed(random.SystemRandom().random())

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fsm_train import Flag, Phase, State, Transition, load_weights, on, restore, run, start
 from fsm_train.callbacks import checkpoint
 from fsm_train.checkpoints import other_ranks
-from tests.checkpoints.comparison import differences, resume, suspended_everywhere, train_through
+from tests.checkpoints.comparison import differences, differences_anywhere, resume, suspended_everywhere, train_through
 from tests.checkpoints.ranks_training import RankSpec
 from tests.forked import forked
 from tests.how_long import step_through
@@ -38,13 +38,7 @@ def test_resumed_at_any_boundary_it_ends_the_same(training: str, thorough: bool,
 
     def work(rank: int) -> list[str]:
         spec = RankSpec(rank, **TRAININGS[training])
-        expected = train_through(spec)
-        suspended = suspended_everywhere(spec, tmp_path)
-        found = [f"in one process {text}" for text in differences(expected, (suspended, []))]
-        paths = sorted(path for path in tmp_path.iterdir() if path.name.isdigit())
-        for path in paths[:: step_through(9) if thorough else 9]:
-            found += [f"{path.name} {text}" for text in differences(expected, resume(spec, path))]
-        return found
+        return differences_anywhere(spec, tmp_path, step_through(9) if thorough else 9)
 
     assert forked(2, tmp_path / "group", work) == [[], []]
 

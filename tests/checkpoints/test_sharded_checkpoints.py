@@ -19,7 +19,7 @@ from fsm_train.callbacks import accumulate, checkpoint, ema, restore_best
 from fsm_train.checkpoints.manifest import verify_all
 from fsm_train.core.commands import SaveCheckpoint
 from fsm_train.supervised.shares import is_shared, whole
-from tests.checkpoints.comparison import differences, resume, suspended_everywhere, train_through
+from tests.checkpoints.comparison import differences_anywhere
 from tests.checkpoints.ranks_training import RankSpec
 from tests.diabetes_training import batches, workload
 from tests.forked import forked
@@ -45,13 +45,7 @@ def test_resumed_at_any_boundary_it_ends_the_same(accumulates: int, thorough: bo
 
     def work(rank: int) -> list[str]:
         spec = RankSpec(rank, parallel="fsdp", optimizer=adam, accumulates=accumulates, length=32)
-        expected = train_through(spec)
-        suspended = suspended_everywhere(spec, tmp_path)
-        found = [f"in one process {text}" for text in differences(expected, (suspended, []))]
-        paths = sorted(path for path in tmp_path.iterdir() if path.name.isdigit())
-        for path in paths[:: step_through(8) if thorough else 11]:
-            found += [f"{path.name} {text}" for text in differences(expected, resume(spec, path))]
-        return found
+        return differences_anywhere(spec, tmp_path, step_through(8) if thorough else 11)
 
     assert forked(2, tmp_path / "group", work) == [[], []]
 
