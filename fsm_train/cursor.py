@@ -7,6 +7,7 @@ in the answers of the callbacks. `walk` does what `look` says in general, in few
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import cast
 
@@ -14,18 +15,19 @@ from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, advice_on, after_failure, where
 from .core.fuse import Path, known_paths, settled_in_run
 from .core.laps import Lap, count_laps, step_of_lap
-from .core.merge import NOTHING_MERGED, Answer, Merged, accepted, consult, merged, raised_by
+from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
 from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
 from .core.reads import MOST, KeptDecision, kept_decision
 from .core.rhythm import COUNTED_AT
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
 from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
-from .core.transition import NOTHING, Command, Transition
+from .core.transition import Command, Transition
 from .core.turns import Players
 from .core.under_way import hand_on
 from .core.values import NO_FACTS, Facts, FrozenMap, batch_size_alone
 from .core.workload import Workload
+from .rounds import Rounds
 from .watch import Watch, Watched
 
 
@@ -37,8 +39,8 @@ class BoundPath:
     """
 
     __slots__ = (
-        *("bound", "flags", "last_phase", "moves", "next_paths", "path", "predicate", "prepares", "target", "watched"),
-        *("compared", "counts", "ends", "heeds_signals", "kept", "laps", "leaves_boundary", "resumes", "step"),
+        *("begins_round", "bound", "counts", "ends", "flags", "heeds_signals", "laps", "last_phase", "leaves_boundary"),
+        *("moves", "next_paths", "path", "predicate", "prepares", "resumes", "step", "target", "watched"),
     )
 
     def __init__(self, path: Path) -> None:
@@ -62,16 +64,13 @@ class BoundPath:
         self.heeds_signals = path.target in LEAVES
         self.leaves_boundary = path.edges[0].source in RESUMES_AT
         self.next_paths = cursor.paths_by_place[path.target]
-        self.watched = watched = cursor.watch.at.get(path.target)
+        self.watched = cursor.watch.at.get(path.target)
         self.step = step_of_lap(path, cursor.flags, cursor.places, cursor.settled)
         self.laps: Callable[[Lap], None] | None = None
         if self.step is not None and not cursor.work.informed & {*path.operations, *self.step.operations}:
             self.laps = cursor.work.laps(self.step.operations)
-        self.kept: dict[object, KeptDecision] = {}
-        self.compared: Callable[[Draft], object] | None = None
-        if watched is not None and watched.compared is not None and not cursor.draft.players:
-            self.kept = watched.kept.setdefault(path.flags, {})
-            self.compared = watched.compared
+        fetches = path.edges[0].source is Phase.BATCH_END and path.operations == (Operation.FETCH,)
+        self.begins_round = fetches and cursor.flags is Flag.NONE and self.laps is None
         self.bound, self.prepares = True, self.leaves_boundary
 
 
@@ -95,9 +94,9 @@ class Cursor:
         self.unwrapped = unwrapped
         self.watch = watch
         self.rhythm = None if state.players else watch.rhythm()  # with turns a batch is counted elsewhere too
-        self.layers: dict[frozenset[Place], dict[Place, dict[Flag, list[BoundPath]]]] = {}
-        self.use_layer(frozenset(watch.at) if self.rhythm is None else self.rhythm.places(state))
+        self.layers: dict[frozenset[Place], tuple[dict[Place, dict[Flag, list[BoundPath]]], Rounds]] = {}
         self.settled = settled_in_run(state)
+        self.use_layer(frozenset(watch.at) if self.rhythm is None else self.rhythm.places(state))
         self.state = state
         self.draft: Draft = state.draft()
         self.flags = state.flags
@@ -112,8 +111,10 @@ class Cursor:
         """Take paths that end at these places, where somebody observes."""
         layer = self.layers.get(places)
         if layer is None:
-            layer = self.layers[places] = {place: {} for place in ROWS}
-        self.places, self.paths_by_place = places, layer
+            rounds = Rounds(self.watch, places, self.settled, self.work, self.method)
+            layer = self.layers[places] = {place: {} for place in ROWS}, rounds
+        self.places = places
+        self.paths_by_place, self.rounds = layer
 
     def stand_at(self, place: Place) -> None:
         self.place = place
@@ -123,7 +124,7 @@ class Cursor:
     def now(self, facts: Facts = NO_FACTS) -> State:
         """The state of this moment."""
         phase = self.place if isinstance(self.place, Phase) else self.draft.phase
-        return self.draft.state(phase, self.flags, facts)
+        return replaced(self.draft, {"phase": phase, "flags": self.flags, "facts": facts})
 
     def take_over(self, state: State) -> None:
         """Continue from this state, which a pure function made of the one before."""
@@ -171,10 +172,10 @@ class Cursor:
                 if not path.bound:
                     path.bind(self)
                 if path.leaves_boundary:
-                    held = draft.memory, draft.hyper, draft.reason
-                    self.boundary = *held, flags, draft.pending, draft.batches_over, draft.players
-                    if self.commands:
-                        self.commands.clear()
+                    self.note_boundary()
+                if path.begins_round and not stepwise and self.go_around():
+                    flags, paths_here, heeds_signals = self.flags, self.paths_here, self.place in LEAVES
+                    continue
             if path.laps is not None and self.take_laps(path, path.laps):
                 paths_here, heeds_signals = self.paths_here, self.place in LEAVES
                 continue
@@ -206,43 +207,34 @@ class Cursor:
             if watched is None:
                 continue
             try:
-                if stepwise or not watched.only_asks:
-                    self.watched = watched
-                    looked = self.look()
-                    flags = self.flags
-                    if looked and stepwise:
-                        return True
-                    continue
-                if (compared := path.compared) is not None:
-                    kept = path.kept.get(compared(draft))
-                    if kept is not None and (kept.all_memories is draft.memory or kept.holds(draft.memory)):
-                        if kept.acts:
-                            self.act_again(kept, watched)
-                            flags = self.flags
-                        continue
-                state = draft.state(watched.place, flags, batch_size_alone(draft.fetched))
-                answers: list[Answer] = []
-                for callback, of_state in watched.asked:  # as `consult` does
-                    try:
-                        if of_state is not None:
-                            answer = of_state(state)
-                        else:
-                            answer = callback.decide(state, state.memory.get(callback.name, callback.memory))
-                    except Exception as error:
-                        raise raised_by(callback, state, error) from error
-                    if answer is not None and answer is not NOTHING:
-                        answers.append(accepted(callback, answer, state))
-                if answers:
-                    merged = self.act_on(state, answers)
-                    flags = self.flags
-                else:
-                    merged = NOTHING_MERGED
-                if compared is not None:
-                    self.keep(watched, state, answers, merged)
+                self.watched = watched
+                looked = self.look()
             except BaseException:
                 self.deciding = True
                 raise
+            flags = self.flags
+            if looked and stepwise:
+                return True
         return False
+
+    def go_around(self) -> bool:
+        """Go from the end of a batch to the next as a round does, until it returns. False if there is none."""
+        draft, rounds = self.draft, self.rounds
+        until = math.inf if self.rhythm is None else self.rhythm.undisturbed_until(draft)
+        go_around = rounds.next() if until > draft.iteration else None
+        if go_around is None:
+            return False
+        self.stand_at(go_around(self, draft, until))
+        rounds.left(self.place, self.flags)
+        return True
+
+    def note_boundary(self) -> None:
+        """Note what holds here, where the training can be left: a failure goes back to it."""
+        draft = self.draft
+        held = draft.memory, draft.hyper, draft.reason
+        self.boundary = *held, self.flags, draft.pending, draft.batches_over, draft.players
+        if self.commands:
+            self.commands.clear()
 
     def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> bool:
         """Take whole steps from the end of a batch, as long as the table leads from one to the next.
@@ -280,10 +272,7 @@ class Cursor:
         self.work.interrupt = None
 
     def look(self) -> bool:
-        """At a watched place: measure, decide, do, record. Returns whether a callback was consulted.
-
-        The general form: `walk` does the same where it looks by itself.
-        """
+        """At a watched place: measure, decide, do, record. Returns whether a callback was consulted."""
         watched = self.watched
         if watched is None:
             return False
@@ -393,6 +382,7 @@ class Cursor:
 
     def drop_cached_paths(self) -> None:
         """Forget the paths: they reference the workload, and would keep the model alive."""
-        for layer in self.layers.values():
-            for paths in layer.values():
+        for paths_by_place, rounds in self.layers.values():
+            rounds.forget()
+            for paths in paths_by_place.values():
                 paths.clear()

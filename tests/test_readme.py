@@ -17,7 +17,10 @@ from fsm_train import Callback, Flag, Phase
 from fsm_train.cli import main
 from fsm_train.core.diagram import mermaid
 from fsm_train.core.facts import KNOWN_AT
-from fsm_train.core.phase import CONSULTED
+from fsm_train.core.guards import steps_reached
+from fsm_train.core.phase import CONSULTED, Operation
+from fsm_train.core.rounds import Look, round_of
+from fsm_train.core.table import WITHOUT_TURNS
 from fsm_train.testing import check_callback
 from tests.generated import marked, write_block
 
@@ -101,6 +104,11 @@ def test_contributing_names_files_that_exist() -> None:
 
     assert len(files) > 10
     assert [file for file in files if not any((ROOT / place / file).exists() for place in ("fsm_train", ""))] == []
+
+
+def test_loop_is_that_which_is_compiled() -> None:
+    """The round that is shown is written of the table that runs."""
+    assert marked("round", a_round()) in MACHINE.read_text()
 
 
 def test_diagram_is_that_of_the_table() -> None:
@@ -197,10 +205,20 @@ def drawn() -> str:
     return f"```mermaid\n{mermaid()}\n```"
 
 
+def a_round() -> str:
+    """The round for one callback without a memory at BATCH_END, where a step is one call."""
+    settled = frozenset({**WITHOUT_TURNS, steps_reached: False}.items())
+    step = tuple(Operation(name) for name in ("forward", "loss", "backward", "unscale", "step", "zero"))
+    looks = frozenset({(Phase.BATCH_END, Look((False,), keeps=False))})
+    found = round_of(frozenset({Phase.BATCH_END}), settled, looks, frozenset({step}))
+    return f"```text\n{found.text}```"
+
+
 def write_generated() -> None:
     """Write the diagram, the tables of files and that of callbacks into their READMEs, and the picture."""
     PICTURE.write_text(picture())
     write_block(MACHINE, "machine", drawn())
+    write_block(MACHINE, "round", a_round())
     for readme in (MACHINE, SUPERVISED):
         write_block(readme, "files", listed(readme))
     rows = "\n".join(callback_row(name) for name in sorted(fsm_train.callbacks.__all__))

@@ -5,6 +5,7 @@ Rule of this file: pure. What is due at a place follows from the counters on arr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from .phase import BATCH_PHASES, Phase, Place
@@ -56,3 +57,9 @@ class Rhythm:
     def batches_left(self, iteration: int) -> int | None:
         """Batches that can be finished after so many without one of them being due; None if none ever is."""
         return min((n - iteration % n - 1 for n in self._batches), default=None)
+
+    def undisturbed_until(self, at: Draft) -> float:
+        """The number of finished batches before which none is finished that is due; that of now if this one is."""
+        due_now = any(at.iteration % n == 0 for n in self._batches)
+        left = 0 if due_now else self.batches_left(at.iteration)
+        return math.inf if left is None else at.iteration + left

@@ -1,0 +1,203 @@
+"""Where a training goes around as a round does, and what is seen of it; the law is in the property tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+
+from fsm_train import (
+    CallbackError,
+    Flag,
+    Phase,
+    Scripted,
+    State,
+    Supervised,
+    Transition,
+    cursor,
+    on,
+    rounds,
+    run,
+    start,
+)
+from fsm_train.callbacks import accumulate, clip_grad_norm
+from fsm_train.core import rounds as core_rounds
+from fsm_train.core.callback import Callback
+from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, TURN_PHASES, Operation
+from fsm_train.core.rounds import MOST_TAILS, Look, round_of
+from fsm_train.core.table import READABLE, WITHOUT_TURNS
+from fsm_train.core.under_way import state_under_way
+from tests.diabetes_training import batches, net, sgd
+from tests.models import same_weights
+
+INSIDE = tuple(phase for phase in CONSULTED if phase in TURN_PHASES)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds from the first batch on."""
+    monkeypatch.setattr(rounds, "NEEDED", 0)
+
+
+def gone_around(callbacks: Sequence[Callback[Any]], *, batches: int = 20, epochs: int = 2, **script: Any) -> int:
+    """How often a round was begun in these epochs."""
+    begun: list[object] = []
+    go_around = cursor.Cursor.go_around
+    counting = mock.patch.object(
+        cursor.Cursor, "go_around", lambda self: (gone := go_around(self)) and not begun.append(gone)
+    )
+    with counting:
+        run(start(Scripted(batches=batches, **script), epochs=epochs), callbacks)
+    return len(begun)
+
+
+def silent(*phases: Phase, every: int = 1) -> Callback[None]:
+    return on(*phases, name="silent", every=every)(lambda state: None)
+
+
+def test_an_epoch_is_one_batch_and_then_one_round() -> None:
+    """Wherever somebody looks who asks for nothing."""
+    assert gone_around([silent(*INSIDE)]) == 2
+    for phase in INSIDE:
+        assert gone_around([silent(phase)]) == 2
+
+
+def test_what_was_foreseen_does_not_end_a_round() -> None:
+    """Accumulation raises flags at each second batch: the first time ends the round, and never again."""
+    assert gone_around([accumulate(2)]) <= 2 + 2
+
+
+def test_a_round_is_foreseen_to_be_left_at_most_so_often() -> None:
+    """Who raises other flags each time makes no endless text."""
+    flags = [Flag(value) for value in range(1, 1 + 3 * MOST_TAILS)]
+
+    @on(Phase.LOSS_BEGIN)
+    def raising(state: State) -> Transition:
+        return Transition(flags=flags[state.iteration % len(flags)] & (Flag.SKIP_STEP | Flag.SKIP_ZERO))
+
+    assert gone_around([raising], batches=100) <= 2 + 5
+
+
+def test_who_is_due_now_and_then_is_left_out_of_rounds() -> None:
+    """Beside somebody who looks at each batch: a round ends before the tenth batch, which is walked."""
+    assert gone_around([silent(Phase.BATCH_END), on(Phase.LOSS_END, name="b", every=10)(lambda state: None)]) == 4
+
+
+def test_a_fact_or_a_player_needs_the_walk() -> None:
+    """What is measured for a callback depends on the moment, and so does whose turn it is."""
+    needing = on(Phase.LOSS_END, name="needing", needs={"loss"})(lambda state: None)
+    assert gone_around([needing]) == 0
+    assert gone_around([silent(Phase.LOSS_END)], players={"a": 1, "b": 1}) == 0
+
+
+def test_short_runs_write_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a millisecond or two, which is more than a hundred batches gain."""
+    monkeypatch.setattr(rounds, "NEEDED", core_rounds.NEEDED)
+    with mock.patch.object(rounds.Rounds, "_written", side_effect=AssertionError):
+        run(start(Scripted(batches=rounds.NEEDED), epochs=1), [silent(*INSIDE)])
+        with pytest.raises(AssertionError):
+            run(start(Scripted(batches=rounds.NEEDED + 2), epochs=1), [silent(*INSIDE)])
+
+
+def test_a_state_that_nobody_keeps_is_shown_again() -> None:
+    """One object for all looks of a round; a new one after somebody has kept it."""
+    seen: list[int] = []
+
+    @on(*INSIDE)
+    def looking(state: State) -> None:
+        seen.append(id(state.__dict__))
+
+    run(start(Scripted(batches=50), epochs=1), [looking])
+    assert len(set(seen[7 * 2 :])) == 1
+
+
+def test_who_asks_where_the_training_is_changes_nothing() -> None:
+    """The state of this moment, asked for while a callback looks, is another one."""
+    work = Scripted(batches=20)
+
+    @on(*INSIDE)
+    def asking(state: State) -> None:
+        facts = state.facts
+        now = state_under_way(work)
+        assert now is not None
+        assert now.phase is state.phase
+        assert state.facts is facts
+
+    run(start(work, epochs=2), [asking])
+
+
+def test_each_set_of_places_has_its_round() -> None:
+    """All that stands between two batches is known as text, whoever looks where, and whatever is raised there."""
+    for watched in itertools.chain.from_iterable(itertools.combinations(INSIDE, n) for n in range(len(INSIDE) + 1)):
+        looks = frozenset((phase, Look((True, False), keeps=phase is Phase.LOSS_END)) for phase in watched)
+        tails = frozenset((phase, flag) for phase in watched for flag in BATCH_FLAGS if phase in READABLE[flag])
+        settled = frozenset(WITHOUT_TURNS.items())
+        assert round_of(frozenset(watched), settled, looks, frozenset(), tails).code
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_real_training_in_rounds_has_the_same_bits(every: int) -> None:
+    """With gradients over several batches, clipped before the step, and a look at each of them."""
+    found = []
+    for needed in (0, 10**6):
+        torch.manual_seed(0)
+        model = net()
+        work = Supervised(model, sgd(model), torch.nn.MSELoss(), batches(8, 8, 5, 6, 8, 3))
+        with mock.patch.object(rounds, "NEEDED", needed):
+            final = run(
+                start(work, epochs=3, seed=1), [accumulate(every), clip_grad_norm(0.5), silent(Phase.BATCH_END)]
+            )
+        found.append((final, model))
+    assert found[0][0] == found[1][0]
+    assert same_weights(found[0][1], found[1][1])
+
+
+# ------------------------------------------------------------------------------------------ what fails in one
+
+
+def last_words(callbacks: Sequence[Callback[Any]], **script: Any) -> tuple[str, list[str], object]:
+    """The error of a training that fails in its twelfth batch, its notes, and what the failure says was under way."""
+    seen: list[object] = []
+
+    @on(Phase.TEARDOWN)
+    def torn_down(state: State) -> None:
+        assert state.failure is not None
+        seen.append((state.failure.phase, state.failure.doing, state.failure.deciding))
+
+    with pytest.raises((CallbackError, OSError, KeyboardInterrupt)) as caught:
+        run(start(Scripted(batches=20, **script), epochs=1), [*callbacks, torn_down])
+    return str(caught.value), getattr(caught.value, "__notes__", []), seen[0]
+
+
+def breaks(error: BaseException) -> Callable[[State], float]:
+    def measured(state: State) -> float:
+        if state.iteration == 11:
+            raise error
+        return 0.5
+
+    return measured
+
+
+@pytest.mark.parametrize("needed", [0, 10**6])
+def test_an_operation_that_fails_says_where(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as outside of rounds."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    message, notes, under_way = last_words([silent(Phase.BATCH_BEGIN)], loss=breaks(OSError("broken")))
+    assert message == "broken"
+    assert notes[0].startswith("Raised by loss, after loss_begin of epoch 0, batch 11, step 11")
+    assert under_way == (Phase.LOSS_BEGIN, Operation.LOSS, False)
+
+
+@pytest.mark.parametrize("needed", [0, 10**6])
+def test_a_callback_that_fails_is_named(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same as outside of rounds; KeyboardInterrupt is no error of a callback."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    for error in (ValueError("odd"), KeyboardInterrupt("stop")):
+        failing = Callback("failing", (Phase.LOSS_END,), lambda state, memory, e=error: breaks(e)(state) and None)
+        message, _, under_way = last_words([failing])
+        assert ("'failing'" in message) == isinstance(error, Exception)
+        assert under_way == (Phase.LOSS_END, None, True)
