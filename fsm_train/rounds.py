@@ -18,7 +18,7 @@ from .core.table import Outcome, Term
 from .core.transition import NOTHING
 from .core.values import batch_size_alone
 from .core.workload import Workload
-from .watch import Watch
+from .watch import Watch, Watched
 
 GoAround = Callable[[Any, Draft, float], Place]
 """A round: of the cursor, its draft and the iteration to stop at; the place where the machine stands afterwards."""
@@ -54,9 +54,7 @@ class Rounds:
         self._tails: set[Tail] = set()
         self._go_around: GoAround | None = None
         self._batches = 0
-        self._possible = (taking_turns, False) in settled and all(
-            here.only_asks for place, here in watch.at.items() if place in places & TURN_PHASES
-        )
+        self._possible = (taking_turns, False) in settled
 
     def next(self) -> GoAround | None:
         """The way around from the end of a batch; None as long as it does not pay, and where there is none."""
@@ -77,15 +75,12 @@ class Rounds:
         self._go_around, self._possible = None, False
 
     def _written(self) -> GoAround:
-        at = self._watch.at
         tails = frozenset(self._tails)
         known = ways(self._places, self._settled, tails)
         sequences = {paths[-1].operations for way in known.values() for paths in way}
         fused = {operations: self._work.fused(operations) for operations in sequences}
         looks = frozenset(
-            (phase, Look(tuple(of_state is None for _, of_state in here.asked), here.compared is not None))
-            for phase, here in at.items()
-            if phase in self._places and here.only_asks
+            (phase, _look(here)) for phase, here in self._watch.at.items() if phase in self._places & TURN_PHASES
         )
         of_these = frozenset(operations for operations, function in fused.items() if function is not None)
         return self._bound(round_of(self._places, self._settled, looks, of_these, tails), fused)
@@ -119,3 +114,8 @@ class Rounds:
                 raise raised_by(callback, state, error) from error
 
         return failed
+
+
+def _look(here: Watched) -> Look:
+    remember = tuple(of_state is None for _, of_state in here.asked)
+    return Look(remember, here.compared is not None, here.only_asks)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_train import Scripted, State, on, rounds, run, start
+from fsm_train import Scripted, Sink, State, on, rounds, run, start
 from fsm_train.core import rounds as written
 from fsm_train.core.callback import Callback
 from fsm_train.core.errors import CallbackError, ConflictError
@@ -97,8 +97,22 @@ def in_rounds(yes: bool) -> Iterator[None]:
         yield
 
 
-def trained(world: World, callbacks: Sequence[Callback[Any]], *, yes: bool) -> tuple[object, ...]:
+class Seeing(Sink):
+    """Notes all that it is told."""
+
+    def __init__(self, at: Sequence[Phase]) -> None:
+        self.at, self.seen = tuple(at), []
+        self.needs = {"loss"} if Phase.LOSS_END in at else set()
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        self.seen.append((state, dict(answers)))
+
+
+def trained(
+    world: World, callbacks: Sequence[Callback[Any]], *, yes: bool, sink_at: Sequence[Phase] = ()
+) -> tuple[object, ...]:
     """All that can be seen of this training, and of the one after it if it was suspended."""
+    sink = Seeing(sink_at)
     work, failures, ends = world.workload(), [], []
 
     @on(Phase.TEARDOWN)
@@ -109,13 +123,13 @@ def trained(world: World, callbacks: Sequence[Callback[Any]], *, yes: bool) -> t
 
     with in_rounds(yes), mock.patch.object(signal, "raise_signal"):  # one that comes too late ends this process else
         try:
-            state = run(start(work, epochs=3, max_steps=world.max_steps), [*callbacks, torn_down])
+            state = run(start(work, epochs=3, max_steps=world.max_steps), [*callbacks, torn_down], sinks=[sink])
             ends.append(state)
             if state.phase is Phase.SUSPENDED:
-                ends.append(run(state, [*callbacks, torn_down]))
+                ends.append(run(state, [*callbacks, torn_down], sinks=[sink]))
         except (OSError, CallbackError, ConflictError) as error:
             ends.append((type(error), str(error), getattr(error, "__notes__", ())))
-    return ends, failures, work.told
+    return ends, failures, work.told, sink.seen
 
 
 def keeper(name: str, phases: Sequence[Phase], what: str, kept: list[Any], every: int) -> Callback[None]:
@@ -148,12 +162,13 @@ def test_rounds_do_what_the_walk_does(world: World, data: st.DataObject) -> None
         )
         for name in named
     ]
-    callbacks = [attrs.evolve(callback, needs=frozenset()) for callback in callbacks]
+    sink_at = data.draw(st.just([]) | st.lists(st.sampled_from(INSIDE), unique=True))
     phases = data.draw(st.lists(st.sampled_from(INSIDE), min_size=1, unique=True))
     what, every = data.draw(st.sampled_from(["state", "values", "method"])), data.draw(st.integers(1, 4))
     kept: tuple[list[Any], list[Any]] = [], []
     seen = [
-        trained(world, [*callbacks, keeper("keeper", phases, what, kept[yes], every)], yes=bool(yes)) for yes in (0, 1)
+        trained(world, [*callbacks, keeper("keeper", phases, what, kept[yes], every)], yes=bool(yes), sink_at=sink_at)
+        for yes in (0, 1)
     ]
     assert seen[0] == seen[1]
     assert [*map(values, kept[0])] == [*map(values, kept[1])]

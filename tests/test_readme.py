@@ -209,7 +209,7 @@ def a_round() -> str:
     """The round for one callback without a memory at BATCH_END, where a step is one call."""
     settled = frozenset({**WITHOUT_TURNS, steps_reached: False}.items())
     step = tuple(Operation(name) for name in ("forward", "loss", "backward", "unscale", "step", "zero"))
-    looks = frozenset({(Phase.BATCH_END, Look((False,), keeps=False))})
+    looks = frozenset({(Phase.BATCH_END, Look((False,)))})
     found = round_of(frozenset({Phase.BATCH_END}), settled, looks, frozenset({step}))
     return f"```text\n{found.text}```"
 

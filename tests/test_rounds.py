@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from unittest import mock
 
@@ -15,6 +15,7 @@ from fsm_train import (
     Flag,
     Phase,
     Scripted,
+    Sink,
     State,
     Supervised,
     Transition,
@@ -43,16 +44,28 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "NEEDED", 0)
 
 
-def gone_around(callbacks: Sequence[Callback[Any]], *, batches: int = 20, epochs: int = 2, **script: Any) -> int:
-    """How often a round was begun in these epochs."""
+def gone_around(
+    callbacks: Sequence[Callback[Any]], *, batches: int = 20, sinks: Sequence[Any] = (), **script: Any
+) -> int:
+    """How often a round was begun in two epochs."""
     begun: list[object] = []
     go_around = cursor.Cursor.go_around
     counting = mock.patch.object(
         cursor.Cursor, "go_around", lambda self: (gone := go_around(self)) and not begun.append(gone)
     )
     with counting:
-        run(start(Scripted(batches=batches, **script), epochs=epochs), callbacks)
+        run(start(Scripted(batches=batches, **script), epochs=2), callbacks, sinks=sinks)
     return len(begun)
+
+
+class Told(Sink):
+    """Is told of the end of each batch, with its loss."""
+
+    at = (Phase.BATCH_END,)
+    needs = frozenset({"loss"})
+
+    def see(self, state: State, answers: Mapping[str, Transition]) -> None:
+        assert "loss" in state.facts
 
 
 def silent(*phases: Phase, every: int = 1) -> Callback[None]:
@@ -87,10 +100,11 @@ def test_who_is_due_now_and_then_is_left_out_of_rounds() -> None:
     assert gone_around([silent(Phase.BATCH_END), on(Phase.LOSS_END, name="b", every=10)(lambda state: None)]) == 4
 
 
-def test_a_fact_or_a_player_needs_the_walk() -> None:
-    """What is measured for a callback depends on the moment, and so does whose turn it is."""
+def test_a_fact_and_a_sink_are_part_of_a_round() -> None:
+    """What is measured, and whom to tell, is found out at each look; with players it is walked."""
     needing = on(Phase.LOSS_END, name="needing", needs={"loss"})(lambda state: None)
-    assert gone_around([needing]) == 0
+    assert gone_around([needing]) == 2
+    assert gone_around([needing], sinks=[Told()]) == 2
     assert gone_around([silent(Phase.LOSS_END)], players={"a": 1, "b": 1}) == 0
 
 

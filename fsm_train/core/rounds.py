@@ -39,15 +39,17 @@ START: Tail = (Phase.BATCH_END, Flag.NONE)
 
 @attrs.frozen
 class Look:
-    """How the callbacks of a place are asked.
+    """How a place is looked at.
 
     Attributes:
         remember: for each callback, in order, whether it has a memory.
         keeps: whether what they decide is kept.
+        asks_alone: whether there is nothing to do but to ask them: no sink to tell, no fact to measure.
     """
 
     remember: tuple[bool, ...]
-    keeps: bool
+    keeps: bool = False
+    asks_alone: bool = True
 
 
 @attrs.frozen
@@ -255,8 +257,15 @@ class _Writer:
     def look(self, place: Phase, flags: Flag, depth: int) -> None:
         """Ask the callbacks of a place, do what they ask for, and go on as they ask if that is foreseen."""
         self.looked.add((place, flags))
-        self.write(depth, "at.facts = facts")
-        if self.looks[place].keeps:
+        look = self.looks[place]
+        if not look.asks_alone:
+            self.now_doing(depth, Doing(place=place))
+            self.write(depth, f"cursor.watched = watched_{place.name}")
+            self.write(depth, "cursor.look()")
+            if look.remember:
+                self.write(depth, "acted = True")
+        elif look.keeps:
+            self.write(depth, "at.facts = facts")
             self.write(depth, f"kept = kept_{place.name}_{flags.value}.get(compared_{place.name}(at))")
             self.write(depth, "if kept is not None and (kept.all_memories is at.memory or kept.holds(at.memory)):")
             self.write(depth + 1, "if kept.acts:")
@@ -264,9 +273,10 @@ class _Writer:
             self.write(depth + 2, f"cursor.act_again(kept, watched_{place.name})")
             self.write(depth + 2, "acted = True")
             self.write(depth, "else:")
-            self.ask(place, depth + 1)
+            self.ask(place, look, depth + 1)
         else:
-            self.ask(place, depth)
+            self.write(depth, "at.facts = facts")
+            self.ask(place, look, depth)
         self.write(depth, "doing = 0")
         self.write(depth, f"if cursor.flags is not {self.raised(flags)}:")
         self.write(depth + 1, "at.flags = cursor.flags")
@@ -276,10 +286,10 @@ class _Writer:
                 self.way(tail, depth + 2)
         self.write(depth + 1, f"return {place.name}")
 
-    def ask(self, place: Phase, depth: int) -> None:
+    def ask(self, place: Phase, look: Look, depth: int) -> None:
         """As `Cursor.look` does, but for the state: it shares its values with `at` until somebody keeps it."""
-        name, keeps = place.name, self.looks[place].keeps
-        for i, remembers in enumerate(self.looks[place].remember):
+        name = place.name
+        for i, remembers in enumerate(look.remember):
             self.now_doing(depth, Doing(place=place, asked=i))
             memory = f", at.memory.get(name_{name}_{i}, memory_{name}_{i})" if remembers else ""
             self.write(depth, f"answer = ask_{name}_{i}(state{memory})")
@@ -290,10 +300,10 @@ class _Writer:
         self.write(depth, "if answers:")
         self.write(depth + 1, "before, (state, values) = state, at.show()")
         self.write(depth + 1, "merged = cursor.act_on(before, answers)")
-        if keeps:
+        if look.keeps:
             self.write(depth + 1, f"cursor.keep(watched_{name}, before, answers, merged)")
         self.write(depth + 1, "answers, before, acted = [], None, True")
-        if keeps:
+        if look.keeps:
             self.write(depth, "else:")
             self.write(depth + 1, f"cursor.keep(watched_{name}, state, answers, NOTHING_MERGED)")
         self.write(depth, "if getrefcount(state) != alone or getrefcount(values) != shared:")
