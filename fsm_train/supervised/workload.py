@@ -65,10 +65,13 @@ from .saved_ranks import SavedTogether
 from .schedulers import Span, scheduler_length
 from .sensors import check_sensors, measure, read_in_one_transfer
 from .set_aside import set_aside, undisturbed
+from .shares import whole
 from .snapshot import Snapshot
 from .steps import Stepping
 
 Sensor = Callable[["Supervised"], "torch.Tensor | float"]
+
+_LOSS_ALONE = frozenset({"loss"})
 
 
 class Supervised(Stepping, Checkpointable):
@@ -258,6 +261,8 @@ class Supervised(Stepping, Checkpointable):
         return self._metric_weights
 
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
+        if names == _LOSS_ALONE:  # as for most logs
+            return {} if self._loss is None else {"loss": whole(self._loss).item() + 0}
         facts: dict[str, torch.Tensor | float] = {}
         if sensors := names & self.sensors:
             self.state = state
