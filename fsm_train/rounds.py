@@ -71,8 +71,9 @@ class Rounds:
             self._go_around = self._written()
 
     def forget(self) -> None:
-        """Forget the round: it references the workload."""
-        self._go_around, self._possible = None, False
+        """Forget the round, and what it is bound to: this run is over, and its workload need not wait for others."""
+        self._go_around = None
+        del self._work, self._method
 
     def _written(self) -> GoAround:
         tails = frozenset(self._tails)
@@ -99,7 +100,7 @@ class Rounds:
                 names[f"callback_{place.name}_{i}"] = callback
         names["failed"] = self._failed(found)
         exec(found.code, names)
-        return names["go_around"]  # type: ignore[no-any-return]
+        return names.pop("go_around")  # type: ignore[no-any-return]  # which references the names, but not they it
 
     def _failed(self, found: Round) -> Callable[[Any, int, State, BaseException], None]:
         def failed(cursor: Any, doing: int, state: State, error: BaseException) -> None:
