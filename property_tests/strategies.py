@@ -211,6 +211,27 @@ def callbacks(
 
 
 @st.composite
+def declaring(draw: st.DrawFn, name: str, *, has_valid: bool) -> Callback[Any]:
+    """A callback whose answers are a table of what it declares to read, and which may remember how often it was."""
+    phases = draw(st.lists(st.sampled_from(CONSULTED), min_size=1, max_size=3, unique=True))
+    values = st.tuples(st.sampled_from(phases), st.integers(0, 1), st.integers(0, 1), st.sampled_from([1, 2, 3]))
+    answers = {
+        when: draw(transitions(legal(when[0], has_valid=has_valid), hyper=(name,)))
+        for when in draw(st.lists(values, min_size=1, max_size=6, unique=True))
+    }
+    counts = draw(st.booleans())
+
+    def decide(state: State, memory: Any) -> Transition | None:
+        key = state.phase, state.epoch % 2, state.pending % 2, state.facts["batch_size"]
+        answer = answers.get(key)  # type: ignore[arg-type]
+        if answer is not None and counts and answer.memory is UNCHANGED:
+            return attrs.evolve(answer, memory=((memory or 0) + 1) % 3)
+        return answer
+
+    return Callback(name, tuple(phases), decide, reads={"epoch", "pending", "batch_size"})
+
+
+@st.composite
 def trainings(draw: st.DrawFn, phases: tuple[Phase, ...] = CONSULTED) -> Training:
     """A world, a plan, and up to three callbacks that are consulted at some of the phases."""
     world = draw(worlds())

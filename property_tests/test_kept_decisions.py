@@ -18,10 +18,10 @@ from fsm_train.callbacks import accumulate, clip_grad_norm, clip_grad_value, dur
 from fsm_train.callbacks import weight_penalty as penalty
 from fsm_train.core import reads
 from fsm_train.core.callback import Callback
-from fsm_train.core.phase import CONSULTED, Phase
+from fsm_train.core.phase import Phase
 from fsm_train.core.reads import MOST
 from fsm_train.core.state import State
-from fsm_train.core.transition import UNCHANGED, Transition
+from fsm_train.core.transition import Transition
 from property_tests import strategies as our
 from tests.diabetes_training import batches, net, sgd
 from tests.models import same_weights
@@ -51,32 +51,11 @@ def undeclared(callbacks: list[Callback[Any]]) -> list[Callback[Any]]:
     return [attrs.evolve(callback, reads=None) for callback in callbacks]
 
 
-@st.composite
-def declaring(draw: st.DrawFn, name: str, *, has_valid: bool) -> Callback[Any]:
-    """A callback whose answers are a table of what it declares to read, and which may remember how often it was."""
-    phases = draw(st.lists(st.sampled_from(CONSULTED), min_size=1, max_size=3, unique=True))
-    values = st.tuples(st.sampled_from(phases), st.integers(0, 1), st.integers(0, 1), st.sampled_from([1, 2, 3]))
-    answers = {
-        when: draw(our.transitions(our.legal(when[0], has_valid=has_valid), hyper=(name,)))
-        for when in draw(st.lists(values, min_size=1, max_size=6, unique=True))
-    }
-    counts = draw(st.booleans())
-
-    def decide(state: State, memory: Any) -> Transition | None:
-        key = state.phase, state.epoch % 2, state.pending % 2, state.facts["batch_size"]
-        answer = answers.get(key)  # type: ignore[arg-type]
-        if answer is not None and counts and answer.memory is UNCHANGED:
-            return attrs.evolve(answer, memory=((memory or 0) + 1) % 3)
-        return answer
-
-    return Callback(name, tuple(phases), decide, reads={"epoch", "pending", "batch_size"})
-
-
 @given(our.worlds(), our.plans(), st.data())
 def test_kept_decisions_are_those_that_would_be_made(world: our.World, plan: Any, data: st.DataObject) -> None:
     """With and without the declaration: the same is done in the same order, and the last state is the same."""
     has_valid = world.valid_batches is not None
-    drawn = [data.draw(declaring(name, has_valid=has_valid)) for name in our.NAMES[: data.draw(st.integers(1, 3))]]
+    drawn = [data.draw(our.declaring(name, has_valid=has_valid)) for name in our.NAMES[: data.draw(st.integers(1, 3))]]
     declared, asked = our.Training(world, plan, ()).start(), our.Training(world, plan, ()).start()
     assert run(declared, drawn) == run(asked, undeclared(drawn))
     assert declared.workload.told == asked.workload.told

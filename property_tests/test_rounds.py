@@ -25,7 +25,6 @@ from fsm_train.core.table import WITHOUT_TURNS
 from fsm_train.core.transition import Transition
 from fsm_train.core.values import EMPTY
 from property_tests import strategies as our
-from property_tests.test_kept_decisions import declaring
 
 INSIDE = tuple(phase for phase in CONSULTED if phase in TURN_PHASES)
 SETTLED = frozenset({**WITHOUT_TURNS}.items())
@@ -158,7 +157,7 @@ def test_rounds_do_what_the_walk_does(world: World, data: st.DataObject) -> None
         data.draw(
             our.callbacks(name, INSIDE, has_valid=has_valid) | our.callbacks(name, has_valid=has_valid)
             if data.draw(st.booleans())
-            else declaring(name, has_valid=has_valid)
+            else our.declaring(name, has_valid=has_valid)
         )
         for name in named
     ]
