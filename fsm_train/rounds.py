@@ -5,8 +5,8 @@ Rule of this file: it looks up; what a round does is in `core/rounds.py`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
-from sys import getrefcount
 from typing import Any
 
 from .core.guards import taking_turns
@@ -23,9 +23,12 @@ from .watch import Watch, Watched
 GoAround = Callable[[Any, Draft, float], Place]
 """A round: of the cursor, its draft and the iteration to stop at; the place where the machine stands afterwards."""
 
+_count = getattr(sys, "getrefcount", None)  # PyPy has none, and walks
+
 _SAME_IN_ALL = {
     **{place.name: place for kind in (Phase, Junction) for place in kind},
-    **{f.__name__: f for f in (accepted, batch_size_alone, getrefcount)},
+    **{f.__name__: f for f in (accepted, batch_size_alone)},
+    "getrefcount": _count,
     "NOTHING": NOTHING,
     "NOTHING_MERGED": NOTHING_MERGED,
 }
@@ -54,7 +57,7 @@ class Rounds:
         self._tails: set[Tail] = set()
         self._go_around: GoAround | None = None
         self._batches = 0
-        self._possible = (taking_turns, False) in settled
+        self._possible = (taking_turns, False) in settled and _count is not None
 
     def next(self) -> GoAround | None:
         """The way around from the end of a batch; None as long as it does not pay, and where there is none."""

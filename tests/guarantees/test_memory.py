@@ -13,6 +13,7 @@ from torch import nn
 
 from fsm_train import Callback, Phase, Scripted, Supervised, Transition, Workload, on, run, start
 from fsm_train.callbacks import record
+from fsm_train.core.phase import BATCH_PHASES
 from tests.how_long import SHARE, of_all
 
 KIB = 1024
@@ -40,6 +41,7 @@ CALLBACKS: dict[str, Callable[[], list[Callback[Any]]]] = {
         record("loss"),
     ],
     "one that declares it, and remembers": lambda: [on(Phase.BATCH_END, memory=0, reads=())(count)],
+    "one that looks at each phase of a batch": lambda: [on(*BATCH_PHASES, name="looks")(lambda state: None)],
     "one now and then": lambda: [on(Phase.BATCH_BEGIN, Phase.BATCH_END, memory=0, every=7)(count)],
 }
 
