@@ -147,8 +147,9 @@ def test_a_rank_that_is_killed_while_it_saves_costs_nothing(
         0
     ]
     seed = random.SystemRandom().randrange(2**32)
+    surely = calls - calls // 8 if "beside" in kind else calls  # a thread looks around as often as it has time to
     for at in random.Random(seed).sample(
-        range(calls // 4, calls), of_all(25 if kind == "ddp" else 10, few=2) if thorough else 1
+        range(calls // 4, surely), of_all(25 if kind == "ddp" else 10, few=2) if thorough else 1
     ):
         folder = tmp_path / str(at)
 
