@@ -66,8 +66,11 @@ class Stepping(Validating):
     def fetch(self) -> float | None:
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
         self.stepped = self._buffers.kept = False
-        self.window.begin_batch()
-        self.for_each_evaluation.clear()
+        window = self.window
+        if window.share or window.weight != 1.0 or window.penalty is not None:
+            window.begin_batch()
+        if self.for_each_evaluation:
+            self.for_each_evaluation.clear()
         if self.notes_batch_starts and self.epoch_start is not None:
             self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
             self._buffers.keep()  # also for a whole step, in which `forward` does not
@@ -129,7 +132,7 @@ class Stepping(Validating):
         if self.ranks is not None:
             self.ranks.unreduced = True
         self.window.add()
-        self.gradients.changed()
+        self.gradients.known_norm = None
 
     def _own_backward(self, backward: Backward, loss: torch.Tensor, weight: float) -> None:
         """The user's backward of the batch under way, with its weight and scale on what it adds to the gradients."""
@@ -150,7 +153,7 @@ class Stepping(Validating):
             self.precision.unscale(self.optimizer, self.gradients())
         if self.window.shares:
             self.window.apply_mean(self.gradients())
-        self.gradients.changed()
+        self.gradients.known_norm = None
 
     def step(self) -> bool:
         if self.gives_closure:

@@ -268,12 +268,12 @@ class Training(Surroundings, TrainingModes):
         The target is for a `forward` that takes one.
         """
         model = self.wrapped_model if self.ranks is None or self.trains_this_batch else self._given_model
-        if (forward := self._forward_in_use) is None:
-            return call(model, inputs)
-        own = self._evaluation is not None and self._evaluation.settings.forward is not None
-        if self._evaluation.forward_takes_target if own and self._evaluation else self._forward_takes_target:
-            return forward(model, inputs, target)
-        return forward(model, inputs)
+        forward, takes_target, evaluation = self.custom_forward, self._forward_takes_target, self._evaluation
+        if evaluation is not None and evaluation.settings.forward is not None:
+            forward, takes_target = evaluation.settings.forward, evaluation.forward_takes_target
+        if forward is not None:
+            return forward(model, inputs, target) if takes_target else forward(model, inputs)
+        return model(inputs) if type(inputs) is torch.Tensor else call(model, inputs)
 
     @property
     def trains_this_batch(self) -> bool:
@@ -314,17 +314,16 @@ class Training(Surroundings, TrainingModes):
         self._undo.callback(undo)
 
     def check_first_loss(self, loss: torch.Tensor) -> None:
-        """Check the loss, if it is the first of this call of `run`.
+        """Check the loss, which is the first of this call of `run`.
 
         Raises:
             WorkloadError: it is no scalar tensor, requires no gradient, or depends on none of the parameters.
         """
-        if not self.loss_checked:
-            check_loss(loss)
-            if self.custom_backward is None:
-                by = self.parameters if self.micro_batches is None else self.micro_batches.leaves
-                check_depends(loss, [*by, *self.parameters])
-            self.loss_checked = True
+        check_loss(loss)
+        if self.custom_backward is None:
+            by = self.parameters if self.micro_batches is None else self.micro_batches.leaves
+            check_depends(loss, [*by, *self.parameters])
+        self.loss_checked = True
 
     @property
     def is_metered(self) -> bool:
@@ -375,6 +374,18 @@ class Training(Surroundings, TrainingModes):
 
     def _take(self, batch: Any) -> float:
         """Make this the batch under way; what it counts."""
+        size: float
+        if (type(batch) is tuple or type(batch) is list) and self._samples is None and not self._moves:
+            try:  # what `pair` and `count` answer for two tensors
+                inputs, target = batch
+                if type(inputs) is type(target) is torch.Tensor and self._split is None:
+                    size = inputs.size(0)
+                    if size == target.size(0):
+                        self.inputs, self.target, self.mix, self.loss_parts = inputs, target, None, NO_PARTS
+                        self.batch_size = size
+                        return size
+            except (ValueError, IndexError):
+                pass  # they say what is wrong
         inputs, target = pair(batch) if self._split is None else apply_split(batch, self._split)
         # Counted before it moves, so that a count that looks into tensors does not wait for the device.
         size = count(inputs, target, self._samples, by_position=self._forward_in_use is None)

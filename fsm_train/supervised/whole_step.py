@@ -84,7 +84,8 @@ def train_piece(work: Training, operations: tuple[Operation, ...]) -> bool:
 
 def hold_loss(work: Training, loss: torch.Tensor) -> None:
     """Take the loss of the batch under way, with its graph, for backward."""
-    work.check_first_loss(loss)
+    if not work.loss_checked:
+        work.check_first_loss(loss)
     work._for_backward = loss
     try:
         work._loss = loss.detach()

@@ -20,11 +20,12 @@ class Gradients:
 
     Attributes:
         parameters: those of the optimizer.
+        known_norm: the norm that was asked for last, with its type; None after a change.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self.parameters = parameters
-        self._norm: tuple[float, torch.Tensor] | None = None
+        self.known_norm: tuple[float, torch.Tensor] | None = None
         self._found: dict[str, tuple[object, list[torch.nn.Parameter]]] = {}  # by pattern, of which parameters
 
     def __call__(self) -> list[torch.Tensor]:
@@ -33,9 +34,9 @@ class Gradients:
 
     def norm(self, norm_type: float = 2.0) -> torch.Tensor:
         """The norm of all gradients as one vector, a scalar tensor; cached until `changed` is called."""
-        if self._norm is None or self._norm[0] != norm_type:
-            self._norm = norm_type, norm_of(self(), norm_type)
-        return self._norm[1]
+        if self.known_norm is None or self.known_norm[0] != norm_type:
+            self.known_norm = norm_type, norm_of(self(), norm_type)
+        return self.known_norm[1]
 
     def matching(self, model: torch.nn.Module, pattern: str) -> list[torch.nn.Parameter]:
         """The parameters of the optimizer that have a name in the model which matches. Looked for once.
@@ -51,7 +52,7 @@ class Gradients:
 
     def changed(self) -> None:
         """Drop the cached norm. Call it after changing a gradient in place."""
-        self._norm = None
+        self.known_norm = None
 
 
 def norm_of(gradients: Sequence[torch.Tensor], norm_type: float = 2.0) -> torch.Tensor:
@@ -119,7 +120,7 @@ class Window:
     def add(self) -> None:
         """Add the share of the batch under way, after its backward."""
         self.shares += self.share
-        self.begin_batch()
+        self.share, self.weight, self.penalty = 0.0, 1.0, None
         self.batches += 1
 
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
@@ -132,7 +133,7 @@ class Window:
     def clear(self) -> None:
         """Start a new window, after zero."""
         self.shares, self.divided_by, self.batches = 0.0, 1.0, 0
-        self.begin_batch()
+        self.share, self.weight, self.penalty = 0.0, 1.0, None
 
     def state(self) -> list[float]:
         return [self.shares, self.divided_by]
