@@ -28,10 +28,11 @@ from .arguments import explain_loss
 from .buffers import Buffers
 from .closures import Closure
 from .evaluations import check_averages
+from .loss_parts import NO_PARTS
 from .own_backward import Backward, check_made, run_backward
 from .rank_weight import check_can_weigh, weigh_rank
 from .validation import Validating
-from .whole_step import WHOLE_STEP, hold_loss, plain_step, train_piece
+from .whole_step import CALLED, WHOLE_STEP, hold_loss, train_piece, whole_laps, whole_steps
 
 _END = object()
 
@@ -83,7 +84,22 @@ class Stepping(Validating):
                 )
             return None
         self._batches_fetched += 1
-        size = self._take(batch)
+        size: float
+        if (
+            (type(batch) is tuple or type(batch) is list)
+            and len(batch) == 2
+            and type(inputs := batch[0]) is type(target := batch[1]) is torch.Tensor
+            and inputs.ndim
+            and target.ndim
+            and (size := inputs.size(0)) == target.size(0)
+            and self._split is None
+            and self._samples is None
+            and not self._moves
+        ):  # what `_take` does with two tensors
+            self.inputs, self.target, self.batch_size = inputs, target, size
+            self.mix, self.loss_parts = None, NO_PARTS
+        else:
+            size = self._take(batch)
         if self.shards:
             self.keep_batch()
         return size
@@ -218,14 +234,18 @@ class Stepping(Validating):
     # ---------------------------------------------------------------------------- whole steps
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        """One implementation of a whole step, or of its beginning; none for a subclass that overrides an operation."""
+        """One implementation of a whole step, or of its beginning; none for a subclass that overrides an operation.
+
+        One that overrides what operations call has it called.
+        """
         if operations[:2] != WHOLE_STEP[:2]:
             return None
         overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
         if overridden:
             return None
         if operations == WHOLE_STEP:
-            return self._whole_step
+            own = any(getattr(type(self), name) is not getattr(Stepping, name) for name in CALLED)
+            return self.step_in_general if own else self._whole_step
         if self.whole_step is not None:
             return partial(train_piece, self, operations)
         return None
@@ -235,17 +255,18 @@ class Stepping(Validating):
         step = self.fused(operations) if operations == WHOLE_STEP else None
         if step is None or type(self).fetch is not Stepping.fetch:
             return None
+        if step == self._whole_step:
+            return partial(whole_laps, self)
         return partial(take_laps, fetch=self.fetch, step=step, leaves=lambda: self.interrupt is not None)
 
-    def _whole_step(self) -> bool:
+    _whole_step = whole_steps  # as a method: a call of one makes no frame of C
+
+    def step_in_general(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares and not self.one_by_one:
-            if self.whole_step is not None and self.whole_step.can_run():
-                self.note_step(self.whole_step.run())
-                return True
-            if self.precision is None:
-                self.note_step(plain_step(self))
-                return True
+        fast = self.whole_step
+        if fast is not None and self.mix is None and not self.window.shares and not self.one_by_one and fast.can_run():
+            self.note_step(fast.run())
+            return True
         for operation in WHOLE_STEP:
             self.doing = operation
             getattr(self, operation.value)()

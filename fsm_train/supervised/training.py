@@ -374,18 +374,6 @@ class Training(Surroundings, TrainingModes):
 
     def _take(self, batch: Any) -> float:
         """Make this the batch under way; what it counts."""
-        size: float
-        if (type(batch) is tuple or type(batch) is list) and self._samples is None and not self._moves:
-            try:  # what `pair` and `count` answer for two tensors
-                inputs, target = batch
-                if type(inputs) is type(target) is torch.Tensor and self._split is None:
-                    size = inputs.size(0)
-                    if size == target.size(0):
-                        self.inputs, self.target, self.mix, self.loss_parts = inputs, target, None, NO_PARTS
-                        self.batch_size = size
-                        return size
-            except (ValueError, IndexError):
-                pass  # they say what is wrong
         inputs, target = pair(batch) if self._split is None else apply_split(batch, self._split)
         # Counted before it moves, so that a count that looks into tensors does not wait for the device.
         size = count(inputs, target, self._samples, by_position=self._forward_in_use is None)
