@@ -120,10 +120,11 @@ class Stepping(Validating):
     def backward(self) -> None:
         loss = self._for_backward
         assert loss is not None
-        if self.window.divided_by != 1.0:
-            self.window.undo_mean(self.gradients())
+        window = self.window
+        if window.divided_by != 1.0:
+            window.undo_mean(self.gradients())
         if self.custom_backward is not None:
-            self._own_backward(self.custom_backward, loss, self.window.weight)
+            self._own_backward(self.custom_backward, loss, window.weight)
         else:
             if self.rank_weight != 1.0:
                 loss = weigh_rank(self, loss)
@@ -147,7 +148,9 @@ class Stepping(Validating):
             self.put_back_buffers()
         if self.ranks is not None:
             self.ranks.unreduced = True
-        self.window.add()
+        window.shares += window.share
+        window.batches += 1
+        window.share, window.weight, window.penalty = 0.0, 1.0, None
         self.gradients.known_norm = None
 
     def _own_backward(self, backward: Backward, loss: torch.Tensor, weight: float) -> None:
@@ -167,7 +170,7 @@ class Stepping(Validating):
             self.ranks.reduce(self)
         if self.precision is not None:
             self.precision.unscale(self.optimizer, self.gradients())
-        if self.window.shares:
+        if self.window.shares not in (0.0, 1.0):
             self.window.apply_mean(self.gradients())
         self.gradients.known_norm = None
 

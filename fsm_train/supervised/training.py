@@ -306,8 +306,9 @@ class Training(Surroundings, TrainingModes):
     def weigh_loss(self, share: float) -> None:
         """Give this batch a share, from 0, of the gradient of the accumulation window."""
         assert self._for_backward is not None
-        weighed = self.window.weigh(self._for_backward, share)
-        self._for_backward = weighed if self.custom_backward is None else self._for_backward  # which weighs gradients
+        self.window.share = self.window.weight = share
+        if self.custom_backward is None:  # one of the user's own has its gradients weighed
+            self._for_backward = self._for_backward * share
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Call this function when this call of `run` ends, however it ends. The latest is called first."""
@@ -348,7 +349,10 @@ class Training(Surroundings, TrainingModes):
 
     def meter(self, meters: Meters, loss: torch.Tensor | None) -> None:
         """Add the batch under way to these meters, with its detached loss, a scalar; None without one."""
-        meters.add(loss, self.output, self.target, self.batch_size)
+        if loss is not None:
+            meters.loss.add(loss, self.batch_size)
+        if meters.metrics:
+            meters.add_metrics(self.output, self.target, self.batch_size)
         if self.loss_parts:
             meters.add_parts(self.loss_parts, self.batch_size)
 

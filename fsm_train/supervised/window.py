@@ -30,7 +30,7 @@ class Gradients:
 
     def __call__(self) -> list[torch.Tensor]:
         """The gradients of all parameters that have one."""
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return [gradient for parameter in self.parameters if (gradient := parameter.grad) is not None]
 
     def norm(self, norm_type: float = 2.0) -> torch.Tensor:
         """The norm of all gradients as one vector, a scalar tensor; cached until `changed` is called."""
@@ -105,23 +105,12 @@ class Window:
         self.share, self.weight = 0.0, 1.0
         self.penalty: torch.Tensor | None = None
 
-    def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
-        """The loss of the batch under way, times its share."""
-        self.share = self.weight = share
-        return loss * share
-
     def undo_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Make the gradients the weighted sum again, before a further backward."""
         if self.divided_by != 1.0:
             for each in alike(gradients):
                 torch._foreach_mul_(each, self.divided_by)
             self.divided_by = 1.0
-
-    def add(self) -> None:
-        """Add the share of the batch under way, after its backward."""
-        self.shares += self.share
-        self.share, self.weight, self.penalty = 0.0, 1.0, None
-        self.batches += 1
 
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Divide the gradients by the shares, which makes the sum the weighted mean. Idempotent."""
