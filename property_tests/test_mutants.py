@@ -28,7 +28,7 @@ from fsm_train.core.table import (
     weighs_nothing,
 )
 from fsm_train.core.transition import Transition
-from fsm_train.supervised import meters, player
+from fsm_train.supervised import means, player
 from fsm_train.supervised.workload import Supervised
 from property_tests import strategies as our
 from property_tests import test_means, test_merge, test_runs, test_table, test_turns
@@ -242,7 +242,7 @@ ANSWERS = [
 ]
 NEVER = frozenset[Place]()
 KEPT_AND_NOT = [(1, False, 1.0, None), (2, True, 0.0, P.LOSS_END), (0.5, False, 3.0, None)]
-ADD, LOSS = meters.Meters.add, Supervised.loss
+ADD, LOSS = means.Mean.add, Supervised.loss
 
 
 def metered_at_once(work: Supervised) -> None:
@@ -314,9 +314,9 @@ BROKEN: dict[str, tuple[object, str, object, Callable[..., None], tuple[object, 
         (TRAINING, 2),
     ),
     "batches that count alike": (
-        meters.Meters,
+        means.Mean,
         "add",
-        lambda self, loss, output, target, samples: ADD(self, loss, output, target, 1),
+        lambda self, value, weight: ADD(self, value, 1),
         test_means.test_metrics_are_one_pass_over_what_was_kept,
         (KEPT_AND_NOT, 1),
     ),

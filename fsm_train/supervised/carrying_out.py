@@ -39,7 +39,8 @@ def bound(work: Any, command: Command, phase: Phase) -> Callable[[], object] | N
 
 def _carry_out_again(work: Any, handler: Callable[[Any, Command], None], command: Command) -> None:
     handler(work, command)
-    _note(work, command)
+    if work.gives_closure or work.whole_step is not None:
+        _note(work, command)
 
 
 def _note(work: Any, command: Command) -> None:

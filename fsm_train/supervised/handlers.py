@@ -44,7 +44,7 @@ def clip_grad_norm(work: Training, command: c.ClipGradNorm) -> None:
     else:
         parameters = gradients.matching(work.model, command.pattern)
         norm = norm_of([p.grad for p in parameters if p.grad is not None], command.norm_type)
-    if isinstance(work.optimizer, JointOptimizer) and work.precision is not None and work.precision.scaler is not None:
+    if work.precision is not None and work.precision.scaler is not None and isinstance(work.optimizer, JointOptimizer):
         # The scaler holds back those alone whose gradients are not finite: a NaN must not reach the others by the norm.
         norm = norm.nan_to_num(nan=math.inf, posinf=math.inf)
     for each in alike(parameters):

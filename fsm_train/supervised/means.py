@@ -5,6 +5,7 @@ Rule of this file: no number is rounded before the last division, whatever its t
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ class Mean:
     """The weighted mean of scalar tensors, which stay on their device, in their type, until the mean is read.
 
     Adding a scalar appends it to a list: no kernel is launched, and nothing waits for the device. Every
-    BLOCK scalars of one type are stacked into one tensor, so that memory does not grow by an allocation a batch.
+    BLOCK scalars are stacked into one tensor of each type, so that memory does not grow by an allocation a batch.
     """
 
     BLOCK = 1024
@@ -32,19 +33,14 @@ class Mean:
 
     def add(self, value: torch.Tensor, weight: float) -> None:
         latest = self._latest
-        if latest and (value.dtype is not latest[0].dtype or value.device != latest[0].device):
-            self._stack()  # each block has one type: a common one would round
-            latest = self._latest
         latest.append(value)
         self._weights.append(weight)
         if len(latest) == self.BLOCK:
             self._stack()
 
     def _stack(self) -> None:
-        if self._latest:
-            alone = len(self._latest) == 1
-            self._blocks.append(self._latest[0].reshape(1) if alone else torch.stack(self._latest))
-            self._latest = []
+        self._blocks += _in_blocks(self._latest)
+        self._latest = []
 
     def result(self) -> float | None:
         """The mean in double precision, of a sum that is exact; None if nothing was added."""
@@ -63,13 +59,28 @@ class Mean:
         return not self._weights
 
     def state(self) -> list[Any]:
-        return [torch.stack(self._latest) if self._latest else None, list(self._blocks), list(self._weights)]
+        blocks = _in_blocks(self._latest)
+        latest = blocks.pop() if blocks else None
+        return [latest, [*self._blocks, *blocks], list(self._weights)]
 
     def load_state(self, state: list[Any]) -> None:
         """What was added before stays a block of its own, wherever it was loaded to."""
         latest, blocks, weights = state
         self._latest, self._blocks = [], [*blocks, *([] if latest is None else [latest])]
         self._weights = list(weights)
+
+
+def _in_blocks(scalars: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """The scalars in their order, stacked. Each block has one type and one device: a common type would round.
+
+    They are looked at here, all at once, and not as each is added: that is in the middle of a step.
+    """
+    if len(scalars) == 1:
+        return [scalars[0].reshape(1)]
+    if len({scalar.dtype for scalar in scalars}) <= 1 and len({scalar.device for scalar in scalars}) <= 1:
+        return [torch.stack([*scalars])] if scalars else []
+    alike = itertools.groupby(scalars, lambda scalar: (scalar.dtype, scalar.device))
+    return [torch.stack([*block]) for _, block in alike]
 
 
 def _on_cpu(blocks: Sequence[torch.Tensor]) -> list[float]:

@@ -46,17 +46,21 @@ class Meters:
         if loss is not None:
             self.loss.add(loss, samples)
         if self.metrics:
-            name = ""
-            try:
-                with torch.no_grad():
-                    for name in self.metrics:
-                        self.metrics[name].add(output, target, samples)
-            except Exception as error:
-                error.add_note(
-                    f"Raised by the metric {name!r} on {self.split} data, given {in_words(output)} as the output and "
-                    f"{in_words(target)} as the target."
-                )
-                raise
+            self.add_metrics(output, target, samples)
+
+    def add_metrics(self, output: Any, target: Any, samples: float) -> None:
+        """Add a batch to the metrics, of which there are some."""
+        name = ""
+        try:
+            with torch.no_grad():
+                for name in self.metrics:
+                    self.metrics[name].add(output, target, samples)
+        except Exception as error:
+            error.add_note(
+                f"Raised by the metric {name!r} on {self.split} data, given {in_words(output)} as the output and "
+                f"{in_words(target)} as the target."
+            )
+            raise
 
     def add_parts(self, parts: Mapping[str, torch.Tensor], samples: float) -> None:
         """Add the parts of a batch's loss: scalars, by name.

@@ -55,13 +55,13 @@ class MicroBatches:
     def leaves(self) -> list[torch.Tensor]:
         return [leaf for leaf, _ in self._cut_at]
 
-    def forward(self, work: Any, call: Call) -> Any:
+    def forward(self, work: Any, call: Call, inputs: Any, target: Any) -> Any:
         """The output for the batch under way, whose floating-point tensors are leaves.
 
         Raises:
             WorkloadError: the batch, or the output, cannot be cut.
         """
-        self._call, self._batch, self._before = call, (work.inputs, work.target), Generators.now()
+        self._call, self._batch, self._before = call, (inputs, target), Generators.now()
         self._cut_at = []  # of a batch without a backward, whose graph goes
         if not work._buffers.kept:
             work._buffers.keep()

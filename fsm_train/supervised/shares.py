@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
+_WHOLE = frozenset({torch.Tensor, torch.nn.Parameter})
+"""The types that no shared tensor has: what one lacks costs more to look for than what its type is."""
+
 
 def is_shared(tensor: torch.Tensor) -> bool:
     """Whether this process has only its share of the tensor."""
-    return hasattr(tensor, "full_tensor")
+    return type(tensor) not in _WHOLE and hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -36,6 +39,9 @@ def differentiable(tensor: torch.Tensor) -> torch.Tensor:
 
 def alike(tensors: Iterable[torch.Tensor]) -> list[list[torch.Tensor]]:
     """The tensors in lists that torch takes at once: whole ones, and those of each mesh of ranks."""
+    tensors = [*tensors]
+    if tensors and _WHOLE.issuperset(map(type, tensors)):
+        return [tensors]
     groups: dict[Any, list[torch.Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(getattr(tensor, "device_mesh", None), []).append(tensor)

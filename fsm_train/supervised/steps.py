@@ -28,10 +28,11 @@ from .arguments import explain_loss
 from .buffers import Buffers
 from .closures import Closure
 from .evaluations import check_averages
+from .loss_parts import NO_PARTS
 from .own_backward import Backward, check_made, run_backward
 from .rank_weight import check_can_weigh, weigh_rank
 from .validation import Validating
-from .whole_step import WHOLE_STEP, hold_loss, plain_step, train_piece
+from .whole_step import CALLED, WHOLE_STEP, hold_loss, train_piece, whole_laps, whole_steps
 
 _END = object()
 
@@ -66,8 +67,11 @@ class Stepping(Validating):
     def fetch(self) -> float | None:
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing
         self.stepped = self._buffers.kept = False
-        self.window.begin_batch()
-        self.for_each_evaluation.clear()
+        window = self.window
+        if window.share or window.weight != 1.0 or window.penalty is not None:
+            window.begin_batch()
+        if self.for_each_evaluation:
+            self.for_each_evaluation.clear()
         if self.notes_batch_starts and self.epoch_start is not None:
             self.batch_start = BatchStart.now(self._batches_fetched, self.train, self.epoch_start)
             self._buffers.keep()  # also for a whole step, in which `forward` does not
@@ -80,7 +84,22 @@ class Stepping(Validating):
                 )
             return None
         self._batches_fetched += 1
-        size = self._take(batch)
+        size: float
+        if (
+            (type(batch) is tuple or type(batch) is list)
+            and len(batch) == 2
+            and type(inputs := batch[0]) is type(target := batch[1]) is torch.Tensor
+            and inputs.ndim
+            and target.ndim
+            and (size := inputs.size(0)) == target.size(0)
+            and self._split is None
+            and self._samples is None
+            and not self._moves
+        ):  # what `_take` does with two tensors
+            self.inputs, self.target, self.batch_size = inputs, target, size
+            self.mix, self.loss_parts = None, NO_PARTS
+        else:
+            size = self._take(batch)
         if self.shards:
             self.keep_batch()
         return size
@@ -101,10 +120,11 @@ class Stepping(Validating):
     def backward(self) -> None:
         loss = self._for_backward
         assert loss is not None
-        if self.window.divided_by != 1.0:
-            self.window.undo_mean(self.gradients())
+        window = self.window
+        if window.divided_by != 1.0:
+            window.undo_mean(self.gradients())
         if self.custom_backward is not None:
-            self._own_backward(self.custom_backward, loss, self.window.weight)
+            self._own_backward(self.custom_backward, loss, window.weight)
         else:
             if self.rank_weight != 1.0:
                 loss = weigh_rank(self, loss)
@@ -128,8 +148,10 @@ class Stepping(Validating):
             self.put_back_buffers()
         if self.ranks is not None:
             self.ranks.unreduced = True
-        self.window.add()
-        self.gradients.changed()
+        window.shares += window.share
+        window.batches += 1
+        window.share, window.weight, window.penalty = 0.0, 1.0, None
+        self.gradients.known_norm = None
 
     def _own_backward(self, backward: Backward, loss: torch.Tensor, weight: float) -> None:
         """The user's backward of the batch under way, with its weight and scale on what it adds to the gradients."""
@@ -148,9 +170,9 @@ class Stepping(Validating):
             self.ranks.reduce(self)
         if self.precision is not None:
             self.precision.unscale(self.optimizer, self.gradients())
-        if self.window.shares:
+        if self.window.shares not in (0.0, 1.0):
             self.window.apply_mean(self.gradients())
-        self.gradients.changed()
+        self.gradients.known_norm = None
 
     def step(self) -> bool:
         if self.gives_closure:
@@ -215,14 +237,18 @@ class Stepping(Validating):
     # ---------------------------------------------------------------------------- whole steps
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        """One implementation of a whole step, or of its beginning; none for a subclass that overrides an operation."""
+        """One implementation of a whole step, or of its beginning; none for a subclass that overrides an operation.
+
+        One that overrides what operations call has it called.
+        """
         if operations[:2] != WHOLE_STEP[:2]:
             return None
         overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
         if overridden:
             return None
         if operations == WHOLE_STEP:
-            return self._whole_step
+            own = any(getattr(type(self), name) is not getattr(Stepping, name) for name in CALLED)
+            return self.step_in_general if own else self._whole_step
         if self.whole_step is not None:
             return partial(train_piece, self, operations)
         return None
@@ -232,17 +258,18 @@ class Stepping(Validating):
         step = self.fused(operations) if operations == WHOLE_STEP else None
         if step is None or type(self).fetch is not Stepping.fetch:
             return None
+        if step == self._whole_step:
+            return partial(whole_laps, self)
         return partial(take_laps, fetch=self.fetch, step=step, leaves=lambda: self.interrupt is not None)
 
-    def _whole_step(self) -> bool:
+    _whole_step = whole_steps  # as a method: a call of one makes no frame of C
+
+    def step_in_general(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
-        if self.mix is None and not self.window.shares and not self.one_by_one:
-            if self.whole_step is not None and self.whole_step.can_run():
-                self.note_step(self.whole_step.run())
-                return True
-            if self.precision is None:
-                self.note_step(plain_step(self))
-                return True
+        fast = self.whole_step
+        if fast is not None and self.mix is None and not self.window.shares and not self.one_by_one and fast.can_run():
+            self.note_step(fast.run())
+            return True
         for operation in WHOLE_STEP:
             self.doing = operation
             getattr(self, operation.value)()

@@ -268,12 +268,12 @@ class Training(Surroundings, TrainingModes):
         The target is for a `forward` that takes one.
         """
         model = self.wrapped_model if self.ranks is None or self.trains_this_batch else self._given_model
-        if (forward := self._forward_in_use) is None:
-            return call(model, inputs)
-        own = self._evaluation is not None and self._evaluation.settings.forward is not None
-        if self._evaluation.forward_takes_target if own and self._evaluation else self._forward_takes_target:
-            return forward(model, inputs, target)
-        return forward(model, inputs)
+        forward, takes_target, evaluation = self.custom_forward, self._forward_takes_target, self._evaluation
+        if evaluation is not None and evaluation.settings.forward is not None:
+            forward, takes_target = evaluation.settings.forward, evaluation.forward_takes_target
+        if forward is not None:
+            return forward(model, inputs, target) if takes_target else forward(model, inputs)
+        return model(inputs) if type(inputs) is torch.Tensor else call(model, inputs)
 
     @property
     def trains_this_batch(self) -> bool:
@@ -306,25 +306,25 @@ class Training(Surroundings, TrainingModes):
     def weigh_loss(self, share: float) -> None:
         """Give this batch a share, from 0, of the gradient of the accumulation window."""
         assert self._for_backward is not None
-        weighed = self.window.weigh(self._for_backward, share)
-        self._for_backward = weighed if self.custom_backward is None else self._for_backward  # which weighs gradients
+        self.window.share = self.window.weight = share
+        if self.custom_backward is None:  # one of the user's own has its gradients weighed
+            self._for_backward = self._for_backward * share
 
     def undo_at_finish(self, undo: Callable[[], None]) -> None:
         """Call this function when this call of `run` ends, however it ends. The latest is called first."""
         self._undo.callback(undo)
 
     def check_first_loss(self, loss: torch.Tensor) -> None:
-        """Check the loss, if it is the first of this call of `run`.
+        """Check the loss, which is the first of this call of `run`.
 
         Raises:
             WorkloadError: it is no scalar tensor, requires no gradient, or depends on none of the parameters.
         """
-        if not self.loss_checked:
-            check_loss(loss)
-            if self.custom_backward is None:
-                by = self.parameters if self.micro_batches is None else self.micro_batches.leaves
-                check_depends(loss, [*by, *self.parameters])
-            self.loss_checked = True
+        check_loss(loss)
+        if self.custom_backward is None:
+            by = self.parameters if self.micro_batches is None else self.micro_batches.leaves
+            check_depends(loss, [*by, *self.parameters])
+        self.loss_checked = True
 
     @property
     def is_metered(self) -> bool:
@@ -349,7 +349,10 @@ class Training(Surroundings, TrainingModes):
 
     def meter(self, meters: Meters, loss: torch.Tensor | None) -> None:
         """Add the batch under way to these meters, with its detached loss, a scalar; None without one."""
-        meters.add(loss, self.output, self.target, self.batch_size)
+        if loss is not None:
+            meters.loss.add(loss, self.batch_size)
+        if meters.metrics:
+            meters.add_metrics(self.output, self.target, self.batch_size)
         if self.loss_parts:
             meters.add_parts(self.loss_parts, self.batch_size)
 

@@ -6,8 +6,9 @@ Rule of this file: a validation changes nothing of the training but the metrics.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -29,9 +30,10 @@ from ..data.sharded import has_no_part
 from .averages import Average
 from .buffers import Buffers
 from .evaluations import BoundEvaluation, check_averages, own_parts, use_again, use_weights
-from .loss_parts import may_have_parts, separate
+from .loss_parts import NO_PARTS, may_have_parts, separate
 from .measures import Taken, take
 from .metrics_so_far import results_so_far
+from .micro_batches import Call
 from .modules import modules_of
 from .other_data import evaluate_on
 from .real_numbers import add_new
@@ -40,7 +42,6 @@ from .snapshot import ValidationGuard
 from .training import Training
 
 _END = object()
-_OWN_PRECISION = nullcontext()  # one for all batches
 
 
 @attrs.define(eq=False)
@@ -95,20 +96,30 @@ class Validating(Training):
             self._buffers.keep()
         if self.ranks is not None and self.trains_this_batch:
             self.ranks.share_buffers_of_window(self)
-        with _OWN_PRECISION if self.precision is None else self.precision.compute():
-            if self.micro_batches is not None and self.trains_this_batch:
-                self.output = self.micro_batches.forward(self, self.call)
-            else:
-                self.output = self.call(self.inputs, self.target)
+        call: Call = self.call
+        if self.micro_batches is not None and self.trains_this_batch:
+            call = partial(self.micro_batches.forward, self, call)
+        if self.precision is None:
+            self.output = call(self.inputs, self.target)
+            return
+        with self.precision.compute():
+            self.output = call(self.inputs, self.target)
 
     def compute_loss(self) -> torch.Tensor:
         """The loss of the batch under way, with its graph, in the precision of the training; sets `loss_parts`."""
-        with _OWN_PRECISION if self.precision is None else self.precision.compute():
-            if self.mix is not None:
-                loss = self.mix.loss(self.loss_fn, self.output, self.target)
-            else:
-                loss_fn = self.loss_fn if self._evaluation is None else self._evaluation.loss_fn(self.loss_fn)
+        loss_fn: Callable[[Any, Any], Any] = self.loss_fn
+        if self.mix is not None:
+            loss_fn = partial(self.mix.loss, loss_fn)
+        elif self._evaluation is not None:
+            loss_fn = self._evaluation.loss_fn(loss_fn)
+        if self.precision is None:
+            loss = loss_fn(self.output, self.target)
+        else:
+            with self.precision.compute():
                 loss = loss_fn(self.output, self.target)
+        if type(loss) is torch.Tensor and self.custom_backward is None:
+            self.loss_parts = NO_PARTS
+            return loss
         separated, self.loss_parts = separate(loss, several=self.custom_backward is not None)
         if self.custom_backward is not None:
             self._parts_for_backward = loss if isinstance(loss, Mapping) and self._evaluation is None else None

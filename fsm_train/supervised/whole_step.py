@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..core.laps import Lap, take_laps
 from ..core.phase import Operation
 from .arguments import explain_loss
 from .loss_parts import separate
@@ -28,6 +29,9 @@ WHOLE_STEP = (
     Operation.ZERO,
 )
 """The operations of a step, in the order of the table. In the whole steps of this file UNSCALE has nothing to do."""
+
+CALLED = ("call", "compute_loss", "meter")
+"""What operations call, for a subclass to override."""
 
 FORWARD, LOSS, BACKWARD, _, STEP, ZERO = WHOLE_STEP  # a module's names are looked up faster than members of an enum
 
@@ -84,7 +88,8 @@ def train_piece(work: Training, operations: tuple[Operation, ...]) -> bool:
 
 def hold_loss(work: Training, loss: torch.Tensor) -> None:
     """Take the loss of the batch under way, with its graph, for backward."""
-    work.check_first_loss(loss)
+    if not work.loss_checked:
+        work.check_first_loss(loss)
     work._for_backward = loss
     try:
         work._loss = loss.detach()
@@ -107,17 +112,86 @@ def zero(work: Training) -> None:
     work.doing = None
 
 
-def plain_step(work: Training) -> torch.Tensor:
-    """The body of the five-line loop, in the model's own precision; the detached loss."""
-    work.output, loss = train_batch(work, work.inputs, work.target, _forward_and_loss, work.optimizer.step)
-    zero(work)
-    return loss.detach()
+def whole_steps(work: Any, lap: Lap | None = None) -> bool:
+    """Take the step of the batch under way; with a lap fetch batches, and take their steps, until it is over.
+
+    Where nobody asks for more than the five-line loop it is that loop, with what is noted of it. All of it is in this
+    one function: between the kernels of a training each call costs three times what it costs elsewhere.
+
+    Args:
+        work: a `Supervised` in which no operation, and nothing of `CALLED`, is overridden.
+        lap: what comes of it is noted there, also if a step fails.
+
+    Returns:
+        Whether the step was taken.
+    """
+    if (
+        (work.mix is not None and lap is None)  # a fetch clears it
+        or work.precision is not None
+        or work.whole_step is not None
+        or work.window.shares
+        or work.gives_closure
+        or work.custom_backward is not None
+        or work.micro_batches is not None
+        or work.rank_weight != 1.0
+        or (work.ranks is not None and work.ranks.reduces(work))
+    ):
+        if lap is None:
+            return bool(work.step_in_general())
+        take_laps(lap, work.fetch, work._whole_step, lambda: work.interrupt is not None)
+        return True
+    batches, most, samples, size, stepping = 0, 1.0, 0.0, None, False
+    if lap is not None:
+        most, samples = min(lap.most_steps, lap.most_batches), lap.samples
+    try:
+        while batches < most:
+            if lap is not None:
+                if work.interrupt is not None:
+                    break
+                fetched = work.fetch()
+                if not fetched:
+                    lap.ended_by, lap.fetched_nothing = fetched, True
+                    break
+                size, stepping = fetched, True
+            work.doing, inputs = FORWARD, work.inputs
+            if type(inputs) is torch.Tensor and work.custom_forward is None:
+                output = work.wrapped_model(inputs)
+            else:
+                output = work.call(inputs, work.target)
+            work.doing = LOSS
+            loss = work.loss_fn(output, work.target)
+            if type(loss) is not torch.Tensor:
+                loss, work.loss_parts = separate(loss)
+            if not work.loss_checked:
+                work.check_first_loss(loss)
+            work.doing = BACKWARD
+            try:
+                loss.backward()
+            except (AttributeError, RuntimeError) as error:
+                if not isinstance(loss, torch.Tensor):
+                    work.doing = LOSS
+                explain_loss(loss, error)
+                raise
+            work.doing = STEP
+            work.optimizer.step()
+            work.doing, work.output = ZERO, output
+            work.optimizer.zero_grad()
+            work.doing = BACKWARD  # whose part the metrics are
+            work._loss, work.stepped, work.gradients.known_norm = loss.detach(), True, None
+            if work.train_meters.metrics or work.loss_parts:
+                work.meter(work.train_meters, work._loss)
+            else:
+                work.train_meters.loss.add(work._loss, work.batch_size)
+            work.doing = inputs = output = loss = None  # what is not needed is not kept for the next batch
+            batches += 1
+            if size is not None:
+                samples, stepping = samples + size, False
+    finally:
+        if lap is not None:
+            lap.samples, lap.batches, lap.steps, lap.size, lap.stepping = samples, batches, batches, size, stepping
+    return True
 
 
-def _forward_and_loss(work: Training, inputs: Any, target: Any) -> tuple[Any, Any]:
-    if type(inputs) is torch.Tensor and work.custom_forward is None:
-        output = work.wrapped_model(inputs)
-    else:
-        output = work.call(inputs, target)
-    work.doing = LOSS
-    return output, work.loss_fn(output, target)
+def whole_laps(work: Any, lap: Lap) -> None:
+    """Whole steps in a row, as `whole_steps` takes them."""
+    whole_steps(work, lap)

@@ -20,22 +20,23 @@ class Gradients:
 
     Attributes:
         parameters: those of the optimizer.
+        known_norm: the norm that was asked for last, with its type; None after a change.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         self.parameters = parameters
-        self._norm: tuple[float, torch.Tensor] | None = None
+        self.known_norm: tuple[float, torch.Tensor] | None = None
         self._found: dict[str, tuple[object, list[torch.nn.Parameter]]] = {}  # by pattern, of which parameters
 
     def __call__(self) -> list[torch.Tensor]:
         """The gradients of all parameters that have one."""
-        return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        return [gradient for parameter in self.parameters if (gradient := parameter.grad) is not None]
 
     def norm(self, norm_type: float = 2.0) -> torch.Tensor:
         """The norm of all gradients as one vector, a scalar tensor; cached until `changed` is called."""
-        if self._norm is None or self._norm[0] != norm_type:
-            self._norm = norm_type, norm_of(self(), norm_type)
-        return self._norm[1]
+        if self.known_norm is None or self.known_norm[0] != norm_type:
+            self.known_norm = norm_type, norm_of(self(), norm_type)
+        return self.known_norm[1]
 
     def matching(self, model: torch.nn.Module, pattern: str) -> list[torch.nn.Parameter]:
         """The parameters of the optimizer that have a name in the model which matches. Looked for once.
@@ -51,7 +52,7 @@ class Gradients:
 
     def changed(self) -> None:
         """Drop the cached norm. Call it after changing a gradient in place."""
-        self._norm = None
+        self.known_norm = None
 
 
 def norm_of(gradients: Sequence[torch.Tensor], norm_type: float = 2.0) -> torch.Tensor:
@@ -104,23 +105,12 @@ class Window:
         self.share, self.weight = 0.0, 1.0
         self.penalty: torch.Tensor | None = None
 
-    def weigh(self, loss: torch.Tensor, share: float) -> torch.Tensor:
-        """The loss of the batch under way, times its share."""
-        self.share = self.weight = share
-        return loss * share
-
     def undo_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Make the gradients the weighted sum again, before a further backward."""
         if self.divided_by != 1.0:
             for each in alike(gradients):
                 torch._foreach_mul_(each, self.divided_by)
             self.divided_by = 1.0
-
-    def add(self) -> None:
-        """Add the share of the batch under way, after its backward."""
-        self.shares += self.share
-        self.begin_batch()
-        self.batches += 1
 
     def apply_mean(self, gradients: Sequence[torch.Tensor]) -> None:
         """Divide the gradients by the shares, which makes the sum the weighted mean. Idempotent."""
@@ -132,7 +122,7 @@ class Window:
     def clear(self) -> None:
         """Start a new window, after zero."""
         self.shares, self.divided_by, self.batches = 0.0, 1.0, 0
-        self.begin_batch()
+        self.share, self.weight, self.penalty = 0.0, 1.0, None
 
     def state(self) -> list[float]:
         return [self.shares, self.divided_by]
