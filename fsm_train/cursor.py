@@ -333,14 +333,19 @@ class Cursor:
             self.flags = self.draft.flags
         if hyper:
             self.work.set_hyper(hyper)
-        if commands:
-            state = replaced(state, changes) if changes else state
+        now: State | None = None  # which most commands of a batch do without
         for command in commands:
             self.commands.append(command)
-            self.work.carry_out(command, state)
+            do = None if command.changes_hyper is not False else self.work.bound(command, state.phase)
+            if do is not None:
+                do()
+                continue
+            if now is None:
+                now = replaced(state, changes) if changes else state
+            self.work.carry_out(command, now)
             if command.changes_hyper is not False:
-                self.draft.hyper = hyper_read(state.hyper, self.work.hyper())
-                state = replaced(state, {"hyper": self.draft.hyper})
+                self.draft.hyper = hyper_read(now.hyper, self.work.hyper())
+                now = replaced(now, {"hyper": self.draft.hyper})
         return decision
 
     def measured(self, needs: Set[str]) -> State:

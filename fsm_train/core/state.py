@@ -325,6 +325,8 @@ def check_hyper(name: str, value: object) -> Hyper:
         ValueError: it is not finite, or the optimizers of torch refuse it too: a rate, a momentum or a weight decay
             below 0, a beta outside of [0, 1).
     """
+    if type(value) is float and 0.0 < value < 1.0:  # which is right for each of them, and is checked at each step
+        return value
     if isinstance(value, tuple):
         if not value:
             raise ValueError(f"{name} is an empty tuple: give one value per parameter group")
