@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import attrs
 import pytest
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_train import Plan, Scripted, Supervised, cursor, run, start, watch
+from fsm_train import Plan, Scripted, Supervised, cursor, rounds, run, start, watch
 from fsm_train.callbacks import accumulate, clip_grad_norm, clip_grad_value, during, freeze, limit, record, schedule
 from fsm_train.callbacks import weight_penalty as penalty
 from fsm_train.core import reads
@@ -63,10 +64,13 @@ def test_kept_decisions_are_those_that_would_be_made(world: our.World, plan: Any
 
 @given(st.sets(st.sampled_from(sorted(LIBRARY)), max_size=5).filter(lambda names: len(names & ONE_OF) < 2))
 def test_library_trains_the_same_weights_and_writes_the_same_log(names: set[str]) -> None:
-    """Whatever of the library is used, with and without its declarations, and a log: equal bits and equal bytes."""
+    """Whatever of it is used, with and without declarations, a log, and compiled loops: equal bits and equal bytes."""
     callbacks = [LIBRARY[name]() for name in sorted(names)]
     found = [
-        trained(chosen, logged=logged) for chosen in (callbacks, undeclared(callbacks)) for logged in (True, False)
+        trained(chosen, logged=logged, compiled=compiled)
+        for chosen in (callbacks, undeclared(callbacks))
+        for logged in (True, False)
+        for compiled in (True, False)
     ]
     for final, model, log in found[1:]:
         assert final == found[0][0]
@@ -74,12 +78,15 @@ def test_library_trains_the_same_weights_and_writes_the_same_log(names: set[str]
         assert log in (None, found[0][2])
 
 
-def trained(callbacks: list[Callback[Any]], *, logged: bool) -> tuple[State, torch.nn.Module, bytes | None]:
+def trained(
+    callbacks: list[Callback[Any]], *, logged: bool, compiled: bool
+) -> tuple[State, torch.nn.Module, bytes | None]:
     """The last state, the model, and the bytes of the log."""
     torch.manual_seed(0)
     model = net()
     work = Supervised(model, sgd(model), torch.nn.MSELoss(), batches(*SIZES))
-    with tempfile.TemporaryDirectory() as folder:
+    needed = 0 if compiled else 10**6
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(rounds, "NEEDED", needed):
         path = Path(folder) / "run.jsonl"
         final = run(start(work, epochs=3, seed=1), callbacks, log=path if logged else None)
         return final, model, path.read_bytes() if logged else None
