@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from fsm_train.data.generators import generators_of
 from fsm_train.data.layers import LARGEST, layers_of
-from fsm_train.data.reached import Reached, _Search
+from fsm_train.data.reached import Reached, Search
 
 drawn_from: object = random.Random(0)
 named: object = None
@@ -155,8 +155,8 @@ def test_what_stays_the_same_is_searched_once(root: object) -> None:
 def test_what_changes_each_time_is_noted_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on it is searched alone, and found as ever."""
     noted = []
-    monkeypatch.setattr(_Search, "_trace", lambda search, roots: noted.append(search))
-    monkeypatch.setattr(_Search, "holds", lambda search, roots: False)
+    monkeypatch.setattr(Search, "_trace", lambda search, roots: noted.append(search))
+    monkeypatch.setattr(Search, "holds", lambda search, roots: False)
     data, reached = Dataset(), Reached()
     for _ in range(10):
         data.rows.append([])

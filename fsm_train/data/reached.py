@@ -17,6 +17,7 @@ from torch import nn
 
 from .generators import generators_among, names_used, own_kinds, own_ones
 from .layers import LARGEST, MOST, Layer, holders_of, layers_of, slots_of
+from .sources import changing_layers
 
 _OFTEN = 4  # times that it is noted what objects hold
 
@@ -37,33 +38,34 @@ class Reached:
     """
 
     def __init__(self) -> None:
-        self._searches: dict[tuple[str, ...], _Search] = {}
+        self._searches: dict[tuple[str, ...], Search] = {}
         self._traced = Counter[tuple[str, ...]]()
 
     def layers_of(self, **roots: object) -> list[Layer]:
         """What `layers_of` finds."""
-        return self._latest(roots).layers
+        return self.search(**roots).layers
 
     def generators_of(self, **roots: object) -> list[Layer]:
         """What `generators_of` finds."""
-        return own_ones(self._latest(roots).generators)
+        return own_ones(self.search(**roots).generators)
 
     def forget(self) -> None:
         self._searches.clear()
         self._traced.clear()
 
-    def _latest(self, roots: Mapping[str, object]) -> _Search:
+    def search(self, **roots: object) -> Search:
+        """What a search from these objects finds now."""
         search = self._searches.get(names := tuple(roots))
         if search is None or not search.holds(roots):
             # The first one may be the only one, of a run of one epoch. To note what is held takes longer than a search,
             # and what has changed a few times, as a list that a dataset appends to, changes again.
             traced = search is not None and self._traced[names] < _OFTEN
             self._traced[names] += traced
-            search = self._searches[names] = _Search(roots, traced=traced)
+            search = self._searches[names] = Search(roots, traced=traced)
         return search
 
 
-class _Search:
+class Search:
     """What a search found, and what the objects on its way held.
 
     Of what they held, layers are compared by identity, and all else by its type: whether an object is a layer or a
@@ -72,10 +74,12 @@ class _Search:
     Attributes:
         layers: what was found.
         generators: those among them.
+        changing: those of the loader "train" whose state may change, as `Sources.now` takes them.
     """
 
     def __init__(self, roots: Mapping[str, object], *, traced: bool) -> None:
         self.layers = layers_of(**roots)
+        self._train = roots.get("train")
         self._traced = traced and len(self.layers) < MOST
         if self._traced:
             self._trace(roots)
@@ -83,6 +87,10 @@ class _Search:
     @functools.cached_property
     def generators(self) -> list[Layer]:
         return generators_among(self.layers)
+
+    @functools.cached_property
+    def changing(self) -> list[Layer]:
+        return changing_layers(self._train, self.layers)
 
     def _trace(self, roots: Mapping[str, object]) -> None:
         """Note what the objects hold that were found."""

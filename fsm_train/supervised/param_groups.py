@@ -44,6 +44,16 @@ class Members:
         counts = [len(each.param_groups) for each in each_of(optimizer).values()]
         return Members([list(group["params"]) for group in optimizer.param_groups], counts)
 
+    def are_of(self, optimizer: AnyOptimizer) -> bool:
+        """Whether the optimizer still has these parameters, in the same places."""
+        groups = optimizer.param_groups
+        if len(groups) != len(self.groups):
+            return False
+        for group, known in zip(groups, self.groups, strict=True):
+            if len(parameters := group["params"]) != len(known) or not all(map(operator.is_, parameters, known)):
+                return False
+        return type(optimizer) is not JointOptimizer or self == Members.of(optimizer)
+
     def __eq__(self, other: object) -> bool:
         """Whether these are the same parameters, in the same places."""
         if not isinstance(other, Members) or self.counts != other.counts or len(self.groups) != len(other.groups):

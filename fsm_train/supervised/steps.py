@@ -25,7 +25,6 @@ from ..data.prefetch import prefetched
 from ..data.sources import Sources
 from ..worlds.registry import handler_of
 from .arguments import explain_loss
-from .buffers import Buffers
 from .closures import Closure
 from .evaluations import check_averages
 from .own_backward import Backward, check_made, run_backward
@@ -42,26 +41,27 @@ class Stepping(Validating):
     _minimized: torch.Tensor  # of the last backward, detached, with penalties
 
     def open(self, state: State) -> None:
+        train = self.train
         self.read_parameters()
-        layers = self.reached.layers_of(train=self.train)
-        if set_epoch(self.train, state.epoch, layers):
-            layers = self.reached.layers_of(train=self.train)
+        found = self.reached.search(train=train)
+        if set_epoch(train, state.epoch, found.layers):
+            found = self.reached.search(train=train)
         self.train_meters.reset()
         self._batches_fetched = 0
         self.use_training_modes()
-        modules = self.modules
-        self.carried_over.check_kept(modules)
-        if Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
+        if self.carried_over.weights:
+            self.carried_over.check_kept(self.modules)
+        if self.evaluations and Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
             check_averages(self.evaluations, self.carried_over.averages)
-        self._buffers = Buffers(modules.values())
+        self._buffers = self.new_buffers()
         self.epoch_start = EpochStart(
             Generators.now(self.loader_generators()),
-            train=persistent_workers_running(self.train),
-            valid=persistent_workers_running(with_inner(self.valid)),
-            sources=Sources.now(self.train, layers),
+            train=persistent_workers_running(train),
+            valid=persistent_workers_running(with_inner(self.valid)) if self.evaluations else None,
+            sources=Sources.now(train, found.changing),
         )
         self.epoch_began = state.iteration
-        self._batches = prefetched(self._copier, self.train, start_pass(self.train))
+        self._batches = prefetched(self._copier, train, start_pass(train))
 
     def fetch(self) -> float | None:
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing

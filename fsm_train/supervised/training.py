@@ -171,7 +171,7 @@ class Training(Surroundings, TrainingModes):
         self._samples = samples
         self._moves = self.device.type != "cpu"
         self._copier = copier_for(self.device, ahead, self.train, split)
-        self._buffers = Buffers(self.modules.values())  # as they were before the batch under way
+        self._buffers = self.new_buffers()  # as they were before the batch under way
 
         self.inputs: Any = None
         self.target: Any = None
@@ -241,9 +241,8 @@ class Training(Surroundings, TrainingModes):
 
     def read_parameters(self) -> None:
         """Read which parameters the optimizer has, since groups may be added and parameters exchanged."""
-        members = Members.of(self.optimizer)
-        if members != self._members:
-            self._members = members
+        if not self._members.are_of(self.optimizer):
+            self._members = Members.of(self.optimizer)
             self.parameters = self.gradients.parameters = stepped_parameters(self.model, self.optimizer)
             self.gradients.changed()
             if self.whole_step is not None:
@@ -330,6 +329,10 @@ class Training(Surroundings, TrainingModes):
     def is_metered(self) -> bool:
         """Whether the training metrics may have the batch under way."""
         return self._loss is not None and self._for_backward is None
+
+    def new_buffers(self) -> Buffers:
+        """For the buffers of what is trained, which is looked for where they are needed: a whole step keeps none."""
+        return Buffers(module for modules in (self.modules,) for module in modules.values())
 
     def put_back_buffers(self) -> bool:
         """Put the buffers back to before the forward pass of the batch under way. False if they were not kept."""
