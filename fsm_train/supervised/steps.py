@@ -20,6 +20,7 @@ from ..core.table import Outcome
 from ..data.generators import Generators
 from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, start_pass, with_inner
+from ..data.pass_start import at_pass_start
 from ..data.position import BatchStart, EpochStart
 from ..data.prefetch import prefetched
 from ..data.sources import Sources
@@ -54,8 +55,11 @@ class Stepping(Validating):
         if self.evaluations and Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
             check_averages(self.evaluations, self.carried_over.averages)
         self._buffers = self.new_buffers()
+        # What is saved of a training that fails may be from before the first batch, to which all of them belong.
+        everything = self.failure_may_be_saved or self.notes_batch_starts
+        own = self.loader_generators
         self.epoch_start = EpochStart(
-            Generators.now(self.loader_generators()),
+            Generators.now(own()) if everything else at_pass_start(train, own),
             train=persistent_workers_running(train),
             valid=persistent_workers_running(with_inner(self.valid)) if self.evaluations else None,
             sources=Sources.now(train, found.changing),

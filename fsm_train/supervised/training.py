@@ -105,12 +105,14 @@ class Training(Surroundings, TrainingModes):
         notes_batch_starts: whether `batch_start` is noted before each batch is fetched. Commands may set it.
         batch_start: what the batch under way follows from; None if that is not noted.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
+        failure_may_be_saved: whether a callback of this call of run may save what is left where the training fails.
         saves: the folders that this call of run writes checkpoints to, and what became of each save.
         said: what is to be noted of this call of run, in words. Commands may add to it.
         summary_logged: whether the summary of this training was logged.
     """
 
     doing: Operation | None = None
+    failure_may_be_saved = True
     evaluations: tuple[BoundEvaluation, ...] = ()
     _evaluation: BoundEvaluation | None = None  # the one under way
 
@@ -332,7 +334,7 @@ class Training(Surroundings, TrainingModes):
 
     def new_buffers(self) -> Buffers:
         """For the buffers of what is trained, which is looked for where they are needed: a whole step keeps none."""
-        return Buffers(module for modules in (self.modules,) for module in modules.values())
+        return Buffers(module for training in (self,) for module in training.modules.values())
 
     def put_back_buffers(self) -> bool:
         """Put the buffers back to before the forward pass of the batch under way. False if they were not kept."""

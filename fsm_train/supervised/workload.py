@@ -22,6 +22,7 @@ from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.callback import Callback
 from ..core.checks import check_bool
+from ..core.failing import may_be_saved
 from ..core.model_part import ModelPart
 from ..core.phase import Phase
 from ..core.reductions import Reduction, reductions_of
@@ -231,6 +232,7 @@ class Supervised(Stepping, Checkpointable):
         return None if self.ranks is None else SavedTogether(self, self.ranks)
 
     def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
+        self.failure_may_be_saved = callbacks is None or may_be_saved(callbacks)
         return across_ranks(self, callbacks)
 
     @property
