@@ -5,7 +5,7 @@ Rule of this file: it only looks. A loader of a type that is not named here may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from torch.utils.data import (
@@ -23,16 +23,16 @@ from .generators import NO_GENERATORS, Generators
 _OF_TORCH = {RandomSampler, SequentialSampler, SubsetRandomSampler, WeightedRandomSampler}
 
 
-def at_pass_start(loader: object, own: Callable[[], Iterable[Any]]) -> Generators:
+def at_pass_start(loader: object, own: Iterable[Any]) -> Generators:
     """The states, now, of those generators that a pass follows from which begins now.
 
     Args:
         loader: what the pass is over.
-        own: finds the generators beside those of the whole process; not called where the pass draws nothing.
+        own: the generators beside those of the whole process.
     """
     if is_sequence(loader):
         return NO_GENERATORS
-    return Generators.of_torch(own()) if _draws_from_torch(loader) else Generators.now(own())
+    return Generators.of_torch(own) if _draws_from_torch(loader) else Generators.now(own)
 
 
 def is_sequence(loader: object) -> bool:

@@ -20,7 +20,7 @@ from ..core.table import Outcome
 from ..data.generators import Generators
 from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, start_pass, with_inner
-from ..data.pass_start import at_pass_start
+from ..data.pass_start import at_pass_start, is_sequence
 from ..data.position import BatchStart, EpochStart
 from ..data.prefetch import prefetched
 from ..data.sources import Sources
@@ -43,10 +43,13 @@ class Stepping(Validating):
 
     def open(self, state: State) -> None:
         train = self.train
+        # What is saved of a training that fails may be from before the first batch, to which all generators belong.
+        everything = self.failure_may_be_saved or self.notes_batch_starts
+        roots = self.searched() if everything or not is_sequence(train) else {"train": train}
         self.read_parameters()
-        found = self.reached.search(train=train)
-        if set_epoch(train, state.epoch, found.layers):
-            found = self.reached.search(train=train)
+        found = self.reached.search(**roots)
+        if set_epoch(train, state.epoch, found.of_train):
+            found = self.reached.search(**roots)
         self.train_meters.reset()
         self._batches_fetched = 0
         self.use_training_modes()
@@ -55,11 +58,9 @@ class Stepping(Validating):
         if self.evaluations and Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
             check_averages(self.evaluations, self.carried_over.averages)
         self._buffers = self.new_buffers()
-        # What is saved of a training that fails may be from before the first batch, to which all of them belong.
-        everything = self.failure_may_be_saved or self.notes_batch_starts
-        own = self.loader_generators
+        own = (layer.part for layer in found.own_generators)
         self.epoch_start = EpochStart(
-            Generators.now(own()) if everything else at_pass_start(train, own),
+            Generators.now(own) if everything else at_pass_start(train, own),
             train=persistent_workers_running(train),
             valid=persistent_workers_running(with_inner(self.valid)) if self.evaluations else None,
             sources=Sources.now(train, found.changing),

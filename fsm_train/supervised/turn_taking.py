@@ -12,7 +12,6 @@ from typing import Any
 from torch import nn
 
 from ..core.state import Hyper
-from ..data.layers import Layer
 from .evaluations import own_parts
 from .joint_optimizer import each_of
 from .modules import modules_of
@@ -86,11 +85,11 @@ class TurnTaking(Supervised):
             lengths = (scheduler_length(make, one.optimizer) for one in self.by_player.values())
             return next(filter(None, lengths), None)
 
-    def own_generators(self) -> list[Layer]:
+    def searched(self) -> dict[str, object]:
         functions = {"forward": self.custom_forward, "split": self._split}
         losses = {f"loss of {name}": one.loss for name, one in self.by_player.items()}
         own = dict(own_parts(self.evaluations))
-        return self.reached.generators_of(**self._roots(), **functions, **losses, model=self.model, **own)
+        return {**self._roots(), **functions, **losses, "model": self.model, **own}
 
     def _shared(self) -> dict[int, object]:
         of_each = [(one.optimizer, *each_of(one.optimizer).values(), one.loss) for one in self.by_player.values()]
