@@ -118,8 +118,7 @@ class Search:
     def _trace(self, roots: Mapping[str, object], growing: set[int]) -> None:
         """Note what the objects hold that were found."""
         self._dicts: list[dict[Any, Any]] = []
-        self._variables: list[dict[str, Any]] = []  # of modules
-        self._picks: list[Callable[[dict[str, Any]], Iterable[object]]] = []  # those of them that are searched
+        self._picks: list[tuple[Callable[[Any], Iterable[object]], dict[str, Any]]] = []  # of modules: what is searched
         self._long: list[Any] = []  # lists and dicts that are too long to be searched
         self._cells: list[CellType] = []
         self._slots: list[tuple[object, str]] = []
@@ -160,8 +159,8 @@ class Search:
             variables = vars(module)
             names = [name for name in variables if name == "_modules" or not name.startswith("_")]
             if names:  # the others are torch's own, and no children
-                self._variables.append(variables)
-                self._picks.append(itemgetter(*names, names[0]))  # two names at least, so that it gives a tuple
+                pick = itemgetter(*names, names[0])  # two names at least, so that it gives a tuple
+                self._picks.append((pick, variables))
 
     def _compared_ones(self) -> Iterable[object]:
         """The objects that must be the same ones: what is searched, and the methods that name generators."""
@@ -174,22 +173,26 @@ class Search:
 
     def holds(self, roots: Mapping[str, object]) -> bool:
         """Whether a search from these, which have the same names, would find the same."""
-        if not self._traced or self._all_lengths() != self._lengths or self._all_keys() != self._keys:
+        if not self._traced or self._all_lengths() != self._lengths:
+            return False
+        if self._keys and self._all_keys() != self._keys:
             return False
         values = self._values(roots)  # as many as before
-        if [*map(type, values)] != self._types or any(map(_has_layers, self._loose)):
+        if [*map(type, values)] != self._types or (self._loose and any(map(_has_layers, self._loose))):
             return False
         return all(map(is_, compress(values, self._is_compared), self._compared))
 
     def _values(self, roots: Mapping[str, object]) -> list[object]:
         """All that is held: a loop for each kind, since an epoch begins with it."""
-        values = [*roots.values(), *chain.from_iterable(map(dict.values, self._dicts))]
-        values += chain.from_iterable(map(list.__iter__, self._lists))
-        for pick, variables in zip(self._picks, self._variables, strict=True):
+        values = [*roots.values(), *chain.from_iterable(map(list.__iter__, self._lists))]
+        if self._dicts:
+            values += chain.from_iterable(map(dict.values, self._dicts))
+        for pick, variables in self._picks:
             values += pick(variables)
         for members in self._members:
             values += members.values()
-        values += [there.get(name) for there, name in self._globals]
+        if self._globals:
+            values += [there.get(name) for there, name in self._globals]
         if self._slots:
             values += [getattr(part, name, None) for part, name in self._slots]
         if self._cells:
@@ -197,13 +200,15 @@ class Search:
         return values
 
     def _all_keys(self) -> list[object]:
-        return [*chain.from_iterable(map(dict.__iter__, chain(self._dicts, self._variables)))]
+        variables = (each for _, each in self._picks)
+        return [*chain.from_iterable(map(dict.__iter__, chain(self._dicts, variables)))]
 
     def _all_lengths(self) -> list[object]:
         """How much is held where; of what is long, whether it still is."""
         lengths: list[object] = [*map(list.__len__, self._lists), *map(dict.__len__, self._dicts)]
         lengths += map(len, self._members)
-        lengths += [(list if isinstance(holder, list) else dict).__len__(holder) > LARGEST for holder in self._long]
+        if self._long:
+            lengths += [(list if isinstance(holder, list) else dict).__len__(holder) > LARGEST for holder in self._long]
         return lengths
 
 
