@@ -301,15 +301,18 @@ def names_used(part: object) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(part, FunctionType):
         functions = [part]
     else:
-        kinds = own_kinds(type(part))
-        functions = [value for kind in kinds for value in vars(kind).values() if isinstance(value, FunctionType)]
+        kind: Any = type(part)
+        functions = [
+            value for kind in own_kinds(kind) for value in vars(kind).values() if isinstance(value, FunctionType)
+        ]
     for function in functions:
         yield from ((name, function.__globals__) for name in _names_in(function.__code__))
 
 
-def own_kinds(kind: type) -> list[type]:
+@functools.lru_cache(maxsize=1024)
+def own_kinds(kind: Any) -> tuple[type, ...]:
     """The class and its bases, without those of torch and of Python itself."""
-    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
+    return tuple(base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
 
 
 @functools.lru_cache(maxsize=1024)

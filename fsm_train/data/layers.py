@@ -84,7 +84,11 @@ def layers_of(**roots: object) -> list[Layer]:
     Long lists, tuples of numbers or tensors, tensors and what belongs to the operating system are no layers.
     """
     found: list[Layer] = []
-    to_visit = deque(Layer(name, part) for name, part in roots.items() if _can_be_layer(part))
+    to_visit = deque[Layer]()
+    for name, part in roots.items():
+        kind: Any = type(part)
+        if _can_be_layer(kind):
+            to_visit.append(Layer(name, part))
     seen: set[int] = set()
     while to_visit and len(found) < MOST:
         layer = to_visit.popleft()
@@ -102,13 +106,16 @@ def layers_of(**roots: object) -> list[Layer]:
 
 def is_layer(part: object) -> bool:
     """Whether an object that is held is a layer. A tuple of numbers or of tensors is none: often it is one of many."""
-    if type(part) is tuple:
-        return len(part) <= LARGEST and any(type(item) is tuple or _can_be_layer(item) for item in part)
-    return _can_be_layer(part)
+    kind: Any = type(part)
+    if kind is tuple:
+        items: Any = part
+        return len(items) <= LARGEST and any(map(_can_be_layer, map(type, items)))
+    return _can_be_layer(kind)
 
 
-def _can_be_layer(part: object) -> bool:
-    return not isinstance(part, _ATOMS) and type(part).__module__.partition(".")[0] not in _FOREIGN
+@functools.lru_cache(maxsize=1024)
+def _can_be_layer(kind: Any) -> bool:
+    return not issubclass(kind, _ATOMS) and kind.__module__.partition(".")[0] not in _FOREIGN
 
 
 def _children(part: Any) -> Iterator[tuple[str, Any]]:

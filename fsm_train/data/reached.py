@@ -131,7 +131,8 @@ class Search:
                     self._loose.append(holder)
                 else:
                     self._hold(holder, limited=holder is layer.part)
-        kinds = dict.fromkeys(kind for layer in self.layers for kind in own_kinds(type(layer.part)))
+        types: Iterable[Any] = (type(layer.part) for layer in self.layers)
+        kinds = dict.fromkeys(kind for each in types for kind in own_kinds(each))
         self._members = [vars(kind) for kind in kinds]
         named = ((there, name) for layer in self.layers for name, there in names_used(layer.part))
         self._globals = [*{(id(there), name): (there, name) for there, name in named}.values()]

@@ -31,7 +31,7 @@ from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
 from .micro_batches import MicroBatches
 from .mixing import Mix
-from .modules import modules_of
+from .modules import ModulesIn, modules_of
 from .numbers import check_numbers, set_own
 from .own_backward import Backward
 from .parallel import Parallel, Ranks, join_ranks
@@ -231,7 +231,11 @@ class Training(Surroundings, TrainingModes):
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """What is trained: "model", and "loss" for a loss that is a module or holds one."""
-        return modules_of(self.model, self.loss_fn)
+        return modules_of(*self.searched_for_modules())
+
+    def searched_for_modules(self) -> tuple[nn.Module, object]:
+        """The model, and where modules beside it are looked for."""
+        return self.model, self.loss_fn
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.
@@ -333,8 +337,8 @@ class Training(Surroundings, TrainingModes):
         return self._loss is not None and self._for_backward is None
 
     def new_buffers(self) -> Buffers:
-        """For the buffers of what is trained, which is looked for where they are needed: a whole step keeps none."""
-        return Buffers(module for training in (self,) for module in training.modules.values())
+        """For the buffers of `modules`, which are looked for where they are kept first: a whole step keeps none."""
+        return Buffers(ModulesIn(*self.searched_for_modules()))
 
     def put_back_buffers(self) -> bool:
         """Put the buffers back to before the forward pass of the batch under way. False if they were not kept."""
