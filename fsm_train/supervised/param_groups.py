@@ -188,9 +188,11 @@ def check_parameters(model: nn.Module, optimizer: AnyOptimizer, loss_fn: object)
     known = {id(parameter) for parameter in model.parameters()}
     if not known:
         raise WorkloadError("the model has no parameters: there is nothing to train")
-    known |= {id(parameter) for module in modules_of(model, loss_fn).values() for parameter in module.parameters()}
     optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strangers = [parameter for parameter in optimized if id(parameter) not in known]
+    if strangers:  # unless they are the loss's
+        known |= {id(parameter) for module in modules_of(model, loss_fn).values() for parameter in module.parameters()}
+        strangers = [parameter for parameter in strangers if id(parameter) not in known]
     if strangers:
         check_made_after(model, optimizer)
         raise WorkloadError(

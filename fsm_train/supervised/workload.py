@@ -51,7 +51,7 @@ from .carried_over import CarriedOver, Stateful
 from .carrying_out import bound, carry_out
 from .evaluations import Valid
 from .failing import parts_after_failure
-from .joint_optimizer import OptimizerLike
+from .joint_optimizer import OptimizerLike, has_gradients
 from .late_optimizer import made_for
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
@@ -347,7 +347,8 @@ class Supervised(Stepping, Checkpointable):
         self.begin_modes()
         if not goes_on(state):
             self.carried_over, self.suspended_at = CarriedOver(), None
-            self.optimizer.zero_grad()  # a training that failed before may have left gradients
+            if has_gradients(self.optimizer):  # which a training that failed before may have left
+                self.optimizer.zero_grad()
             self.window.clear()
             self.look_at_valid()
             if state.plan.seed is not None:
@@ -376,7 +377,6 @@ class Supervised(Stepping, Checkpointable):
                 self.ranks.finish(self, state)
         finally:  # another rank may fail meanwhile
             self._undo.close()
-            self.reached.forget()
             if not state.error:  # a finished training can be extended: it goes on from these generators
                 self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
             self.reached.forget()
