@@ -93,13 +93,19 @@ def test_single_precision_is_averaged_to_the_same_bit(batches: list[tuple[float,
         assert repr(weighted_mean(values, counts, short=True)) == repr(weighted_mean(values, counts))
 
 
-@given(st.floats(width=32), st.floats(), st.integers(1, 2**30), st.booleans())
-def test_mean_of_one_batch_is_that_of_a_block(short: float, double: float, weight: int, single: bool) -> None:
-    """One scalar is read as it is, several in a tensor: the mean is the same to the bit."""
-    value = torch.tensor(short) if single else torch.tensor(double, dtype=torch.float64)
-    alone, block = Mean(), Mean()
-    for mean in (alone, block):
-        mean.add(value, weight)
-    assert block.values() == [value.item()] or value.isnan()
+numbers = st.one_of(st.floats(-1e300, 1e300), st.sampled_from([math.inf, -math.inf, math.nan]))
+batches_of_one = st.tuples(numbers, st.integers(1, 2**30), st.sampled_from(["float", "double"]))
 
-    assert repr(alone.result()) == repr(block.result())
+
+@given(st.lists(batches_of_one, min_size=1, max_size=3))
+@example([(1.0, 4, "double"), (0.4, 9, "double")])
+def test_mean_of_scalars_is_that_of_their_blocks(batches: list[tuple[float, int, str]]) -> None:
+    """One scalar is read as it is, several in tensors: the mean is the same to the bit, whatever their types are."""
+    alone, blocks = Mean(), Mean()
+    for value, weight, kind in batches:
+        scalar = getattr(torch.tensor(value, dtype=torch.float64), kind)()
+        for mean in (alone, blocks):
+            mean.add(scalar, weight)
+    assert len(blocks.values()) == len(batches)
+
+    assert repr(alone.result()) == repr(blocks.result())
