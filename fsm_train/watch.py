@@ -146,7 +146,7 @@ class Watch:
         self.positions = {callback.name: i for i, callback in enumerate(callbacks)}
         self.sinks = [Guarded(sink, work.undisturbed) for sink in sinks]
         self.at: dict[Place, Watched] = {}
-        for phase in (*CONSULTED, *FINAL):
+        for phase in (*CONSULTED, *FINAL) if callbacks or self.sinks or at else ():
             here = [c for c in callbacks if phase in c.at and phase in CONSULTED]
             watching = [s for s in self.sinks if phase in s.sink.at]
             yields = phase in at and phase in CONSULTED  # the last state is yielded anyway

@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from fsm_train import Flag, Phase, State, Supervised, Transition, on, run, start
 from fsm_train.callbacks import accumulate
-from fsm_train.supervised.means import weighted_mean
+from fsm_train.supervised.means import Mean, weighted_mean
 from property_tests.test_real_model import same_weights
 
 Batch = tuple[float, bool, float, Phase | None]
@@ -83,9 +83,29 @@ def test_metrics_are_one_pass_over_what_was_kept(batches: Sequence[Batch], every
     assert math.isclose(final.samples, sum(float(torch.tensor(batch[0])) for batch in batches))
 
 
-@given(st.lists(st.tuples(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(0, 2**30))))
+@given(st.lists(st.tuples(st.floats(width=32), st.integers(0, 2**30))))
+@example([(math.inf, 1), (-math.inf, 2)])
+@example([(math.inf, 0), (1.0, 2)])
 def test_single_precision_is_averaged_to_the_same_bit(batches: list[tuple[float, int]]) -> None:
-    """Products with counts that are exact need not be taken apart."""
+    """Products with counts that are exact need not be taken apart; what is not finite stays so."""
     values, counts = [value for value, _ in batches], [count for _, count in batches]
     if any(counts):
-        assert weighted_mean(values, counts, short=True) == weighted_mean(values, counts)
+        assert repr(weighted_mean(values, counts, short=True)) == repr(weighted_mean(values, counts))
+
+
+numbers = st.one_of(st.floats(-1e300, 1e300), st.sampled_from([math.inf, -math.inf, math.nan]))
+batches_of_one = st.tuples(numbers, st.integers(1, 2**30), st.sampled_from(["float", "double"]))
+
+
+@given(st.lists(batches_of_one, min_size=1, max_size=3))
+@example([(1.0, 4, "double"), (0.4, 9, "double")])
+def test_mean_of_scalars_is_that_of_their_blocks(batches: list[tuple[float, int, str]]) -> None:
+    """One scalar is read as it is, several in tensors: the mean is the same to the bit, whatever their types are."""
+    alone, blocks = Mean(), Mean()
+    for value, weight, kind in batches:
+        scalar = getattr(torch.tensor(value, dtype=torch.float64), kind)()
+        for mean in (alone, blocks):
+            mean.add(scalar, weight)
+    assert len(blocks.values()) == len(batches)
+
+    assert repr(alone.result()) == repr(blocks.result())

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader
 
 from fsm_train.data.generators import generators_of
 from fsm_train.data.layers import LARGEST, layers_of
-from fsm_train.data.reached import Reached, _Search
+from fsm_train.data.reached import Reached, Search
 
 drawn_from: object = random.Random(0)
 named: object = None
@@ -110,12 +110,14 @@ CHANGES: dict[str, Callable[[Dataset, Any], object]] = {
 }
 VALUES: Sequence[Callable[[], Any]] = (
     *(lambda: 1, lambda: None, lambda: "text", lambda: torch.zeros(1), lambda: [random.Random(1)], dict, list),
+    *(lambda: (1.0, torch.zeros(1)), lambda: (1.0, random.Random(2)), lambda: (), lambda: ((1.0,), [])),
     *(lambda: random.Random(0), torch.Generator, lambda: np.random.default_rng(0), Slotted, nn.Tanh, lambda: [[[]]]),
 )
 changes = st.lists(st.tuples(st.sampled_from([*CHANGES]), st.sampled_from(VALUES)), max_size=12)
 
 
 @given(changes, st.booleans())
+@example([("an attribute", lambda: (1.0, 2.0)), ("an attribute", lambda: (1.0, random.Random(2)))], False)
 def test_a_search_that_is_not_made_again_finds_the_same(steps: Sequence[tuple[str, Any]], loader: bool) -> None:
     """Layers and generators, with their paths, after each change of what holds them."""
     globals().update(drawn_from=random.Random(0), named=None)
@@ -152,11 +154,42 @@ def test_what_stays_the_same_is_searched_once(root: object) -> None:
     assert reached.layers_of(train=root) is not found
 
 
+class Watching(list[Any]):
+    """A list of batches that notes what it gives, and can reach what notes it."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        super().__init__(batches)
+        self.times: list[float] = []
+        self.pairs: list[tuple[float, float]] = []
+
+
+def test_a_list_without_layers_may_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers, and tuples of them, are added at each epoch: after a few there is no search, until a layer is added."""
+    made = []
+    searched = Search.__init__
+    monkeypatch.setattr(
+        Search, "__init__", lambda search, *args, **kwargs: (made.append(1), searched(search, *args, **kwargs))[1]
+    )
+    data, reached = Watching([(torch.zeros(1), torch.zeros(1))]), Reached()
+    for epoch in range(2 * LARGEST):
+        data.times.append(0.5)
+        data.pairs += [(0.5, 1.0)] * 3
+        assert _words(reached.layers_of(train=data)) == _words(layers_of(train=data))
+        if epoch == 4:
+            assert len(made) == 3
+
+    assert len(made) <= 4  # `times` was noted as a list that grows when it was short
+    for value in (random.Random(0), [], (1.0, [2.0])):
+        data.times[:] = [1.0, value]
+        assert _words(reached.layers_of(train=data)) == _words(layers_of(train=data))
+        assert len(layers_of(train=data)) > 3
+
+
 def test_what_changes_each_time_is_noted_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """From then on it is searched alone, and found as ever."""
     noted = []
-    monkeypatch.setattr(_Search, "_trace", lambda search, roots: noted.append(search))
-    monkeypatch.setattr(_Search, "holds", lambda search, roots: False)
+    monkeypatch.setattr(Search, "_trace", lambda search, roots, growing: noted.append(search))
+    monkeypatch.setattr(Search, "holds", lambda search, roots: False)
     data, reached = Dataset(), Reached()
     for _ in range(10):
         data.rows.append([])

@@ -16,6 +16,7 @@ from .folder import Folder
 from .peers import Peers
 
 _WAITED_FOR_AT = frozenset({Phase.VALID_END, Phase.EPOCH_END, Phase.TRAIN_END, Phase.SUSPEND, Phase.TEARDOWN})
+_HERE = Path()
 _NOTES = 20  # the most that are kept of one call of run: a disk may stay full for long
 
 
@@ -36,7 +37,7 @@ class Saves:
         self.in_run = self._open = False
         self._folders: dict[str, Folder] = {}  # by their real paths
         self._by_path: dict[str, str] = {}  # the real paths of these
-        self._begun_in = Path()  # the folder that relative paths begin in, wherever the program goes meanwhile
+        self._begun_in = _HERE  # the folder that relative paths begin in, wherever the program goes meanwhile
 
     @contextmanager
     def of(self, folders: Iterable[str]) -> Iterator[None]:
@@ -47,7 +48,7 @@ class Saves:
         """
         self._open = self.in_run = True
         with suppress(OSError):  # the present folder may have been removed
-            self._begun_in = Path().absolute()
+            self._begun_in = Path.cwd()
         try:
             for path in sorted(folders):
                 self._held(Path(path))

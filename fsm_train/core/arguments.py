@@ -115,13 +115,22 @@ def takes_by_name(function: Callable[P, R]) -> Callable[P, R]:
     TypeError: train takes 1 argument by position, and the others by name: write train(work, epochs=5)
     """
     signature = inspect.signature(function)
+    most = _most_by_position(signature)
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        check_by_position(function.__qualname__, signature, args, kwargs)
+        if len(args) > most:
+            check_by_position(function.__qualname__, signature, args, kwargs)
         return function(*args, **kwargs)
 
     return checked
+
+
+def _most_by_position(signature: inspect.Signature) -> float:
+    """How many arguments may stand by position."""
+    kinds = [each.kind for each in signature.parameters.values()]
+    any_number = inspect.Parameter.VAR_POSITIONAL in kinds
+    return float("inf") if any_number else kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def check_by_position(name: str, signature: inspect.Signature, args: tuple[object, ...], kwargs: Iterable[str]) -> None:
@@ -136,10 +145,10 @@ def check_by_position(name: str, signature: inspect.Signature, args: tuple[objec
     Raises:
         TypeError: with the call to write.
     """
+    if len(args) <= _most_by_position(signature):
+        return
     parameters = signature.parameters.values()
     positions = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    if len(args) <= len(positions) or any(each.kind is each.VAR_POSITIONAL for each in parameters):
-        return
     beyond = args[len(positions) :]
     free = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY and each.name not in kwargs]
     shown = ["work" if position == "workload" else position for position in positions if position != "self"]

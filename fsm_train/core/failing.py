@@ -1,14 +1,17 @@
 """A training that fails: where the machine goes, what it leaves whole, and what it says of it.
 
-Rule of this file: pure functions of the state in which it failed. None of them is on the path of a batch.
+Rule of this file: pure functions of the state in which it failed, and of the callbacks. None of them is on the path of
+a batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
+from .callback import Callback
 from .errors import WorkloadError
 from .phase import BATCH_PHASES, Flag, Operation, Phase, Place
 from .state import Hyper, State
@@ -108,6 +111,16 @@ def after_failure(place: Place, doing: Operation | None) -> tuple[Phase, bool]:
     if doing is Operation.FINISH:
         return Phase.FAILED, True
     return Phase.TEARDOWN, place is not Phase.TEARDOWN
+
+
+def may_be_saved(callbacks: Iterable[Callback[Any]]) -> bool:
+    """Whether one of these may save what is left where a training fails: it may give a command at TEARDOWN.
+
+    >>> from fsm_train.callbacks import checkpoint, early_stopping
+    >>> may_be_saved([early_stopping()]), may_be_saved([checkpoint("runs", on_failure=True)])
+    (False, True)
+    """
+    return any(Phase.TEARDOWN in callback.at and callback.commands != frozenset() for callback in callbacks)
 
 
 def resumes_at(failure: Failure) -> Place | None:

@@ -136,6 +136,8 @@ def schedule_notes(callbacks: Iterable[Callback[Any]], at: Draft, workload: obje
     is, the workload says that makes it.
     """
     callbacks = tuple(callbacks)
+    if not any("by" in callback.params for callback in callbacks):
+        return []
     plan = planned_length(at, callbacks)
     notes = []
     for callback in callbacks:

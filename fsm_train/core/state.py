@@ -343,6 +343,8 @@ def hyper_read(before: Mapping[str, Hyper], now: Mapping[str, Hyper]) -> Mapping
     >>> hyper_read({"lr": 0.1, "momentum": 0.9}, {"lr": 0.10000000149011612, "momentum": 0.5})
     {'lr': 0.1, 'momentum': 0.5}
     """
+    if before == now:
+        return before
     read = {name: _value_read(before[name], value) if name in before else value for name, value in now.items()}
     same = read.keys() == before.keys() and all(value is before[name] for name, value in read.items())
     return before if same else frozen_map(read)

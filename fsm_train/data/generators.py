@@ -18,20 +18,20 @@ from .layers import Layer, layers_of
 
 @attrs.frozen
 class Generators:
-    """The states of all generators at one moment.
+    """The states of all generators at one moment, or of those that matter.
 
     Attributes:
-        python: of `random`.
-        numpy: of `numpy.random`; None if NumPy is not imported.
-        cpu: of torch.
+        python: of `random`; None if it was not noted.
+        numpy: of `numpy.random`; None if NumPy is not imported, or it was not noted.
+        cpu: of torch; None if it was not noted.
         cuda: of each CUDA device; empty if CUDA is not in use.
         own: further generators, such as a loader's, each with its state. They are of torch, of `random`
             or of NumPy.
     """
 
-    python: tuple[Any, ...]
+    python: tuple[Any, ...] | None
     numpy: Any
-    cpu: torch.Tensor
+    cpu: torch.Tensor | None
     cuda: tuple[torch.Tensor, ...]
     own: tuple[tuple[Any, Any], ...]
 
@@ -47,19 +47,46 @@ class Generators:
             own=tuple((generator, state_of(generator)) for generator in own),
         )
 
+    @staticmethod
+    def of_torch(own: Iterable[Any] = ()) -> Generators:
+        """The present states without those of `random` and `numpy.random`, which take long to read."""
+        return Generators(
+            python=None,
+            numpy=None,
+            cpu=torch.get_rng_state(),
+            cuda=tuple(torch.cuda.get_rng_state_all()) if _cuda_in_use() else (),
+            own=tuple((generator, state_of(generator)) for generator in own),
+        )
+
+    @property
+    def are_all(self) -> bool:
+        """Whether all of them were noted."""
+        return self.python is not None
+
+    def completed(self, later: Generators) -> Generators:
+        """These states, with later ones of the generators that were not noted."""
+        noted = {id(generator) for generator, _ in self.own}
+        return Generators(
+            python=later.python if self.python is None else self.python,
+            numpy=later.numpy if self.numpy is None else self.numpy,
+            cpu=later.cpu if self.cpu is None else self.cpu,
+            cuda=self.cuda or later.cuda,
+            own=(*self.own, *(pair for pair in later.own if id(pair[0]) not in noted)),
+        )
+
     def again(self) -> Generators:
         """The states of the same generators now."""
         return Generators.now(generator for generator, _ in self.own)
 
     def changed(self, later: Generators) -> dict[object, str]:
-        """The generators whose states differ from those of the same ones later, each in words."""
+        """The generators whose states differ from those of the same ones later, or were not noted, each in words."""
         numpy, their_numpy = (g.numpy and (g.numpy[1].tobytes(), *g.numpy[2:]) for g in (self, later))
         found: dict[object, str] = {}
         if self.python != later.python:
             found["python"] = "Python's generator"
         if numpy != their_numpy:
             found["numpy"] = "NumPy's generator"
-        if not torch.equal(self.cpu, later.cpu):
+        if self.cpu is None or later.cpu is None or not torch.equal(self.cpu, later.cpu):
             found["torch"] = "torch's generator"
         for i, ((generator, state), (_, then)) in enumerate(zip(self.own, later.own, strict=True)):
             if not _same(state, then):
@@ -77,15 +104,21 @@ class Generators:
         return ", ".join(name for key, name in self.changed(now).items() if key in others)
 
     def put_back(self) -> None:
-        """Restore all generators."""
-        random.setstate(self.python)
+        """Restore all generators that were noted."""
+        if self.python is not None:
+            random.setstate(self.python)
         if self.numpy is not None:
             sys.modules["numpy"].random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
+        if self.cpu is not None:
+            torch.set_rng_state(self.cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(list(self.cuda))
         for generator, state in self.own:
             set_state(generator, state)
+
+
+NO_GENERATORS = Generators(python=None, numpy=None, cpu=None, cuda=(), own=())
+"""What a pass follows from that draws nothing."""
 
 
 def _cuda_in_use() -> bool:
@@ -268,15 +301,18 @@ def names_used(part: object) -> Iterator[tuple[str, dict[str, Any]]]:
     if isinstance(part, FunctionType):
         functions = [part]
     else:
-        kinds = own_kinds(type(part))
-        functions = [value for kind in kinds for value in vars(kind).values() if isinstance(value, FunctionType)]
+        kind: Any = type(part)
+        functions = [
+            value for kind in own_kinds(kind) for value in vars(kind).values() if isinstance(value, FunctionType)
+        ]
     for function in functions:
         yield from ((name, function.__globals__) for name in _names_in(function.__code__))
 
 
-def own_kinds(kind: type) -> list[type]:
+@functools.lru_cache(maxsize=1024)
+def own_kinds(kind: Any) -> tuple[type, ...]:
     """The class and its bases, without those of torch and of Python itself."""
-    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins")]
+    return tuple(base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
 
 
 @functools.lru_cache(maxsize=1024)

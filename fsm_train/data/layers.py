@@ -81,10 +81,14 @@ def layers_of(**roots: object) -> list[Layer]:
     >>> [layer.path for layer in layers_of(train=DataLoader([1.0, 2.0]))]
     ['train', 'train.sampler', 'train.batch_sampler', 'train.dataset', 'train.collate_fn']
 
-    Long lists, tensors and what belongs to the operating system are no layers.
+    Long lists, tuples of numbers or tensors, tensors and what belongs to the operating system are no layers.
     """
     found: list[Layer] = []
-    to_visit = deque(Layer(name, part) for name, part in roots.items() if _is_layer(part))
+    to_visit = deque[Layer]()
+    for name, part in roots.items():
+        kind: Any = type(part)
+        if _can_be_layer(kind):
+            to_visit.append(Layer(name, part))
     seen: set[int] = set()
     while to_visit and len(found) < MOST:
         layer = to_visit.popleft()
@@ -95,13 +99,23 @@ def layers_of(**roots: object) -> list[Layer]:
         to_visit.extend(
             Layer(f"{layer.path}{name}", part)
             for name, part in _children(layer.part)
-            if _is_layer(part) and id(part) not in seen
+            if is_layer(part) and id(part) not in seen
         )
     return found
 
 
-def _is_layer(part: object) -> bool:
-    return not isinstance(part, _ATOMS) and type(part).__module__.partition(".")[0] not in _FOREIGN
+def is_layer(part: object) -> bool:
+    """Whether an object that is held is a layer. A tuple of numbers or of tensors is none: often it is one of many."""
+    kind: Any = type(part)
+    if kind is tuple:
+        items: Any = part
+        return len(items) <= LARGEST and any(map(_can_be_layer, map(type, items)))
+    return _can_be_layer(kind)
+
+
+@functools.lru_cache(maxsize=1024)
+def _can_be_layer(kind: Any) -> bool:
+    return not issubclass(kind, _ATOMS) and kind.__module__.partition(".")[0] not in _FOREIGN
 
 
 def _children(part: Any) -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,8 @@ from .layers import Layer
 
 
 def plain(generators: Generators, paths: Mapping[int, str]) -> dict[str, Any]:
-    """The states of the generators as tensors and plain values; `paths` are those of its own ones, by id."""
+    """The states of all generators as tensors and plain values; `paths` are those of its own ones, by id."""
+    assert generators.python is not None
     version, internal, gauss = generators.python
     numpy = generators.numpy
     return {

@@ -22,6 +22,7 @@ from .augmentation import is_reproducible
 from .generators import Generators
 from .layers import Combined
 from .loaders import Running, ordered_by, persistent_workers_running, set_persistent_workers, start_pass, with_inner
+from .pass_start import is_sequence
 from .sources import Sources, own_state
 
 
@@ -59,8 +60,8 @@ def fast_forward(
     at_start.put_back()
     if type(loader) is DataLoader and not isinstance(loader.dataset, IterableDataset):
         return _skip_in_sampler(loader, batches, then, at_first)
-    if isinstance(loader, list):
-        return iter(loader[batches:])
+    if is_sequence(loader):
+        return islice(start_pass(loader), batches, None)
     warnings.warn(
         f"to continue in the middle of an epoch, {batches} batches of the {type(loader).__name__} are read and thrown "
         "away; a loader with state_dict, such as torchdata's StatefulDataLoader, can do without",
@@ -143,7 +144,7 @@ class EpochStart:
     """What a pass over the training data follows from.
 
     Attributes:
-        generators: as they were just before the pass began.
+        generators: as they were just before the pass began; at least those that it follows from.
         train, valid: whether the persistent workers of the two loaders ran; None without such workers.
         sources: of the training data, as they were just before the pass began; None if nobody looked.
     """

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, compress
-from operator import is_
+from operator import is_, itemgetter
 from types import CellType, FunctionType
 from typing import Any
 
 from torch import nn
 
 from .generators import generators_among, names_used, own_kinds, own_ones
-from .layers import LARGEST, MOST, Layer, holders_of, layers_of, slots_of
+from .layers import LARGEST, MOST, Layer, holders_of, is_layer, layers_of, slots_of
+from .sources import changing_layers
 
 _OFTEN = 4  # times that it is noted what objects hold
 
@@ -37,71 +38,108 @@ class Reached:
     """
 
     def __init__(self) -> None:
-        self._searches: dict[tuple[str, ...], _Search] = {}
+        self._searches: dict[tuple[str, ...], Search] = {}
         self._traced = Counter[tuple[str, ...]]()
 
     def layers_of(self, **roots: object) -> list[Layer]:
         """What `layers_of` finds."""
-        return self._latest(roots).layers
+        return self.search(**roots).layers
 
     def generators_of(self, **roots: object) -> list[Layer]:
         """What `generators_of` finds."""
-        return own_ones(self._latest(roots).generators)
+        return self.search(**roots).own_generators
 
     def forget(self) -> None:
         self._searches.clear()
         self._traced.clear()
 
-    def _latest(self, roots: Mapping[str, object]) -> _Search:
+    def search(self, **roots: object) -> Search:
+        """What a search from these objects finds now."""
         search = self._searches.get(names := tuple(roots))
         if search is None or not search.holds(roots):
             # The first one may be the only one, of a run of one epoch. To note what is held takes longer than a search,
             # and what has changed a few times, as a list that a dataset appends to, changes again.
             traced = search is not None and self._traced[names] < _OFTEN
             self._traced[names] += traced
-            search = self._searches[names] = _Search(roots, traced=traced)
+            search = self._searches[names] = Search(roots, search, traced=traced)
         return search
 
 
-class _Search:
+class Search:
     """What a search found, and what the objects on its way held.
 
-    Of what they held, layers are compared by identity, and all else by its type: whether an object is a layer or a
-    generator is a matter of its type.
+    Of what they held, layers and tuples are compared by identity, and all else by its type: whether an object is a
+    layer or a generator is a matter of its type. A list without layers that has grown before must have none still.
+
+    Args:
+        roots: where the search begins, by the beginnings of the paths.
+        before: the search before from roots of these names; None for the first one.
+        traced: whether to note what the objects hold.
 
     Attributes:
         layers: what was found.
-        generators: those among them.
+        of_train: those that can be reached from the root "train" alone.
+        generators: those among all layers, and in the global variables that they name.
+        own_generators: those of them that are not of the whole process.
+        changing: those of the loader "train" whose state may change, as `Sources.now` takes them.
     """
 
-    def __init__(self, roots: Mapping[str, object], *, traced: bool) -> None:
+    def __init__(self, roots: Mapping[str, object], before: Search | None = None, *, traced: bool) -> None:
         self.layers = layers_of(**roots)
+        self._roots = roots
+        self._lists: list[list[Any]] = []
+        self._loose: list[list[Any]] = []  # those without layers, which grow
+        self._lengths: list[object] = []
         self._traced = traced and len(self.layers) < MOST
         if self._traced:
-            self._trace(roots)
+            self._trace(roots, set() if before is None else before.growing())
+
+    @functools.cached_property
+    def of_train(self) -> list[Layer]:
+        return self.layers if len(self._roots) == 1 else layers_of(train=self._roots["train"])
 
     @functools.cached_property
     def generators(self) -> list[Layer]:
         return generators_among(self.layers)
 
-    def _trace(self, roots: Mapping[str, object]) -> None:
+    @functools.cached_property
+    def own_generators(self) -> list[Layer]:
+        return own_ones(self.generators)
+
+    @functools.cached_property
+    def changing(self) -> list[Layer]:
+        return changing_layers(self._roots["train"], self.of_train)
+
+    def growing(self) -> set[int]:
+        """The ids of the lists that have another length than when they were noted, now or before."""
+        grown = [each for each, length in zip(self._lists, self._lengths, strict=False) if list.__len__(each) != length]
+        return {*map(id, grown), *map(id, self._loose)}
+
+    def _trace(self, roots: Mapping[str, object], growing: set[int]) -> None:
         """Note what the objects hold that were found."""
         self._dicts: list[dict[Any, Any]] = []
-        self._lists: list[list[Any]] = []
+        self._picks: list[tuple[Callable[[Any], Iterable[object]], dict[str, Any]]] = []  # of modules: what is searched
         self._long: list[Any] = []  # lists and dicts that are too long to be searched
         self._cells: list[CellType] = []
         self._slots: list[tuple[object, str]] = []
         for layer in self.layers:
+            if isinstance(layer.part, nn.Module):
+                self._hold_modules(layer.part)
+                continue
             for holder in holders_of(layer.part):
-                self._hold(holder, limited=holder is layer.part)
-        kinds = dict.fromkeys(kind for layer in self.layers for kind in own_kinds(type(layer.part)))
+                if id(holder) in growing and not _has_layers(holder):
+                    self._loose.append(holder)
+                else:
+                    self._hold(holder, limited=holder is layer.part)
+        types: Iterable[Any] = (type(layer.part) for layer in self.layers)
+        kinds = dict.fromkeys(kind for each in types for kind in own_kinds(each))
         self._members = [vars(kind) for kind in kinds]
         named = ((there, name) for layer in self.layers for name, there in names_used(layer.part))
         self._globals = [*{(id(there), name): (there, name) for there, name in named}.values()]
 
         values = self._values(roots)
         compared = {*map(id, self._compared_ones())}
-        self._is_compared = [id(value) in compared for value in values]
+        self._is_compared = [id(value) in compared or type(value) is tuple for value in values]
         self._compared = [*compress(values, self._is_compared)]
         self._types = [*map(type, values)]
         self._keys, self._lengths = self._all_keys(), self._all_lengths()
@@ -116,6 +154,15 @@ class _Search:
         else:
             self._slots += [(holder, name) for name in slots_of(holder)]
 
+    def _hold_modules(self, root: nn.Module) -> None:
+        for module in root.modules():
+            self._hold(module._modules, limited=False)
+            variables = vars(module)
+            names = [name for name in variables if name == "_modules" or not name.startswith("_")]
+            if names:  # the others are torch's own, and no children
+                pick = itemgetter(*names, names[0])  # two names at least, so that it gives a tuple
+                self._picks.append((pick, variables))
+
     def _compared_ones(self) -> Iterable[object]:
         """The objects that must be the same ones: what is searched, and the methods that name generators."""
         yield from (layer.part for layer in (*self.layers, *self.generators))
@@ -129,17 +176,24 @@ class _Search:
         """Whether a search from these, which have the same names, would find the same."""
         if not self._traced or self._all_lengths() != self._lengths:
             return False
+        if self._keys and self._all_keys() != self._keys:
+            return False
         values = self._values(roots)  # as many as before
-        same_types = [*map(type, values)] == self._types and self._all_keys() == self._keys
-        return same_types and all(map(is_, compress(values, self._is_compared), self._compared))
+        if [*map(type, values)] != self._types or (self._loose and any(map(_has_layers, self._loose))):
+            return False
+        return all(map(is_, compress(values, self._is_compared), self._compared))
 
     def _values(self, roots: Mapping[str, object]) -> list[object]:
         """All that is held: a loop for each kind, since an epoch begins with it."""
-        values = [*roots.values(), *chain.from_iterable(map(dict.values, self._dicts))]
-        values += chain.from_iterable(map(list.__iter__, self._lists))
+        values = [*roots.values(), *chain.from_iterable(map(list.__iter__, self._lists))]
+        if self._dicts:
+            values += chain.from_iterable(map(dict.values, self._dicts))
+        for pick, variables in self._picks:
+            values += pick(variables)
         for members in self._members:
             values += members.values()
-        values += [there.get(name) for there, name in self._globals]
+        if self._globals:
+            values += [there.get(name) for there, name in self._globals]
         if self._slots:
             values += [getattr(part, name, None) for part, name in self._slots]
         if self._cells:
@@ -147,14 +201,21 @@ class _Search:
         return values
 
     def _all_keys(self) -> list[object]:
-        return [*chain.from_iterable(map(dict.__iter__, self._dicts))]
+        variables = (each for _, each in self._picks)
+        return [*chain.from_iterable(map(dict.__iter__, chain(self._dicts, variables)))]
 
     def _all_lengths(self) -> list[object]:
         """How much is held where; of what is long, whether it still is."""
-        lengths: list[object] = [*map(dict.__len__, self._dicts), *map(list.__len__, self._lists)]
+        lengths: list[object] = [*map(list.__len__, self._lists), *map(dict.__len__, self._dicts)]
         lengths += map(len, self._members)
-        lengths += [(list if isinstance(holder, list) else dict).__len__(holder) > LARGEST for holder in self._long]
+        if self._long:
+            lengths += [(list if isinstance(holder, list) else dict).__len__(holder) > LARGEST for holder in self._long]
         return lengths
+
+
+def _has_layers(held: list[Any]) -> bool:
+    """Whether a list holds layers, and is not too long to be searched."""
+    return list.__len__(held) <= LARGEST and any(map(is_layer, list.__iter__(held)))
 
 
 def _contents(cell: CellType) -> object:

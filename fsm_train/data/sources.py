@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -56,13 +56,17 @@ class Sources:
     noticed: Mapping[str, Mapping[str, Any]]
 
     @staticmethod
-    def now(loader: object, layers: Iterable[Layer] | None = None) -> Sources:
-        """The present states, copied. `layers` are those of the loader, if they are known already."""
+    def now(loader: object, layers: Sequence[Layer] | None = None) -> Sources:
+        """The present states, copied. `layers` are the `changing_layers` of the loader, if they are known already."""
+        if layers is None:
+            layers = changing_layers(loader, layers_of(train=loader))
+        if not layers:
+            return _NO_SOURCES
         own: dict[str, Any] = {}
         attributes: dict[str, dict[str, Any]] = {}
         noticed: dict[str, dict[str, Any]] = {}
         loaders = loaders_in(loader)
-        for layer in _changing(loader, layers):
+        for layer in layers:
             state = None if layer.path in loaders else own_state(layer.part)
             if state is not None:
                 own[layer.path] = state
@@ -92,7 +96,7 @@ class Sources:
     def put_back(self, loader: object) -> None:
         """Bring the layers of the loader to these states, where they are in others."""
         now = Sources.now(loader)
-        for layer in _changing(loader):
+        for layer in changing_layers(loader, layers_of(train=loader)):
             path = layer.path
             if path in self.own and path in now.own and not same(self.own[path], now.own[path]):
                 layer.part.load_state_dict(copy.deepcopy(self.own[path]))
@@ -114,14 +118,18 @@ class Sources:
         return Sources(parts["own"], parts["attributes"], {})
 
 
-def _changing(loader: object, layers: Iterable[Layer] | None = None) -> Iterator[Layer]:
-    """The layers whose state may change by other means than a generator and `set_epoch`.
+_NO_SOURCES = Sources({}, {}, {})
+
+
+def changing_layers(loader: object, layers: Iterable[Layer]) -> list[Layer]:
+    """Those of these layers whose state may change by other means than a generator and `set_epoch`.
 
     A loader of torchdata saves what is in it, and one inside of another loader that saves its place is saved there.
     """
     loaders = loaders_in(loader)
     complete = [path for path, part in loaders.items() if _saves_all(part)]
-    for layer in layers_of(train=loader) if layers is None else layers:
+    changing = []
+    for layer in layers:
         part = layer.part
         if any(layer.path == path or layer.path.startswith(f"{path}.") for path in complete):
             continue
@@ -133,7 +141,8 @@ def _changing(loader: object, layers: Iterable[Layer] | None = None) -> Iterator
             continue
         if isinstance(part, Sampler) and type(part).__module__.startswith("torch.utils.data"):
             continue  # these change nothing but generators
-        yield layer
+        changing.append(layer)
+    return changing
 
 
 def _saves_all(loader: object) -> bool:

@@ -15,7 +15,7 @@ class Buffers:
     The copies are made in memory that is allocated once. A buffer that is not initialized yet is not copied.
 
     Args:
-        modules: the model, say; their parts are included.
+        modules: the model, say; their parts are included. They are looked for when `keep` is called first.
 
     Attributes:
         kept: whether `keep` was called for the batch under way; a fetch sets it to False.
@@ -23,7 +23,7 @@ class Buffers:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.kept = False
-        self._modules = tuple(modules)
+        self._modules = modules
         self._parts: list[nn.Module] = []
         self._dicts: list[dict[str, torch.Tensor | None]] = []
         self._latest: list[torch.Tensor | None] = []  # the buffers of all parts, as `keep` found them

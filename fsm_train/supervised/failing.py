@@ -13,6 +13,7 @@ from ..core.failing import Failure
 from ..core.phase import Flag, Phase
 from ..core.state import Hyper, State
 from ..data.plain_generators import plain
+from ..data.position import EpochStart
 from ..data.sources import same
 from .saved_parts import parts_of
 from .validation import Validating
@@ -69,25 +70,31 @@ def _gradients(work: Validating, state: State, parts: Parts) -> Iterator[str]:
 
 def _place(work: Validating, state: State, parts: Parts) -> Iterator[str]:
     """Bring the place in the data, and all generators, to where they were before the batch that failed."""
-    paths = {id(layer.part): layer.path for layer in work.own_generators()}
     start, began = work.epoch_start, work.epoch_began == state.iteration
     if state.resume_at is Phase.EPOCH_END:
         if not began:
             return  # nothing was fetched
         assert start is not None
-        parts["generators"], parts["sources"] = plain(start.generators, paths), parts["beginning"]["sources"]
+        parts["generators"], parts["sources"] = (parts["beginning"][name] for name in ("generators", "sources"))
+        if not start.generators.are_all:
+            yield from _drawn(start)
     elif work.batch_start is not None and work.batch_start.batch != state.batch:
         pass  # its fetch had not begun
     elif work.batch_start is not None:
         sources = work.batch_start.sources.since(work.sources_when_made).plain()
+        paths = {id(layer.part): layer.path for layer in work.own_generators()}
         parts["generators"], parts["sources"] = plain(work.batch_start.generators, paths), sources
     elif start is not None:
-        if others := start.generators.changed(start.generators.again()):
-            yield (
-                f"{', '.join(others.values())}: what the batch that failed drew stays drawn; "
-                "checkpoint(…, on_failure=True) notes the generators before each batch"
-            )
+        yield from _drawn(start)
         if not same(parts["sources"], parts["beginning"]["sources"]):
             yield "what of the training data changes while it is read: it is as after the batch that failed"
     if parts["loader"] is not None:
         yield f"the place in the training data: the {type(work.train).__name__} keeps it, and may be a batch ahead"
+
+
+def _drawn(start: EpochStart) -> Iterator[str]:
+    if others := start.generators.changed(start.generators.again()):
+        yield (
+            f"{', '.join(others.values())}: what the batch that failed drew stays drawn; "
+            "checkpoint(…, on_failure=True) notes the generators before each batch"
+        )

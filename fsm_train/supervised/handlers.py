@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
@@ -281,6 +282,9 @@ def note_batch_starts(work: Training, command: c.NoteBatchStarts) -> None:
         work.notes_batch_starts, work.batch_start = False, None
 
     work.notes_batch_starts = True
+    if (start := work.epoch_start) is not None:  # of the batches to come in an epoch under way, all of them are noted
+        everything = start.generators.completed(Generators.now(work.loader_generators()))
+        work.epoch_start = attrs.evolve(start, generators=everything)
     work.undo_at_finish(undo)
 
 

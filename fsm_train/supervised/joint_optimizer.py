@@ -117,7 +117,7 @@ def named_optimizer(optimizer: AnyOptimizer, name: str) -> Optimizer:
     return there[name]
 
 
-def has_gradients(optimizer: Optimizer) -> bool:
+def has_gradients(optimizer: AnyOptimizer) -> bool:
     """Whether one of its parameters has a gradient."""
     return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
 

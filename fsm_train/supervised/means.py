@@ -44,10 +44,13 @@ class Mean:
 
     def result(self) -> float | None:
         """The mean in double precision, of a sum that is exact; None if nothing was added."""
-        if not self._weights:
+        weights, latest, blocks = self._weights, self._latest, self._blocks
+        if not weights:
             return None
+        if len(latest) == 1 and not blocks:  # as of a full batch: one scalar needs no tensor around it
+            return weighted_mean([latest[0].item()], weights, short=latest[0].dtype in _SHORT)
         values = self.values()
-        return weighted_mean(values, self._weights, short=all(block.dtype in _SHORT for block in self._blocks))
+        return weighted_mean(values, weights, short=all(block.dtype in _SHORT for block in blocks))
 
     def values(self) -> list[float]:
         """The numbers that were added, in their order."""
@@ -104,15 +107,23 @@ def weighted_mean(values: Sequence[float], weights: Sequence[float], *, short: b
         short: whether the values are numbers of single precision, whose products with counts are exact.
     """
     total = math.fsum(weights)
+    if short and all(map(_is_count, set(weights))):
+        try:
+            return math.fsum(map(operator.mul, values, weights)) / total
+        except ValueError:  # an infinite one of each sign
+            return math.nan
     if not all(map(math.isfinite, values)):
         return sum(value * weight for value, weight in zip(values, weights, strict=True)) / total
-    if short and all(weight < 2**29 and weight == int(weight) for weight in set(weights)):
-        return math.fsum(map(operator.mul, values, weights)) / total
     shift = 128 if max(map(abs, values)) > 2.0**800 else 0  # or products would not fit
     halves = {weight: _halves(math.ldexp(weight, -shift)) for weight in set(weights)}
     pairs = zip(values, weights, strict=True)
     products = (v * w for value, weight in pairs for v in _halves(value) for w in halves[weight])
     return math.ldexp(math.fsum(products) / total, shift)
+
+
+def _is_count(weight: float) -> bool:
+    """Whether its product with a number of single precision is exact."""
+    return weight < 2**29 and weight == int(weight)
 
 
 def ratio(sums: Sequence[float], counts: Sequence[float]) -> float | None:

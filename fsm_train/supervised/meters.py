@@ -81,8 +81,11 @@ class Meters:
         """The metrics by name, such as valid_loss, without those that got no value."""
         loss = self.loss.result()
         results = {} if loss is None else {f"{self.split}_loss": loss}
-        parts = {f"{self.split}_{name}": part.result() for name, part in self.parts.items()}
-        results |= {name: mean for name, mean in parts.items() if mean is not None}
+        if self.parts:
+            parts = {f"{self.split}_{name}": part.result() for name, part in self.parts.items()}
+            results |= {name: mean for name, mean in parts.items() if mean is not None}
+        if not self.metrics:
+            return results
         name = ""
         try:
             for name, metric in self.metrics.items():

@@ -36,6 +36,21 @@ def modules_of(model: nn.Module, loss_fn: object) -> dict[str, nn.Module]:
     return modules
 
 
+@attrs.frozen(eq=False)
+class ModulesIn:
+    """The modules that `modules_of` gives, looked for at each iteration.
+
+    Attributes:
+        model, loss_fn: its arguments.
+    """
+
+    model: nn.Module
+    loss_fn: object
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(modules_of(self.model, self.loss_fn).values())
+
+
 def _modules_in(value: object, seen: set[int]) -> Iterator[nn.Module]:
     if id(value) in seen:
         return

@@ -44,6 +44,16 @@ class Members:
         counts = [len(each.param_groups) for each in each_of(optimizer).values()]
         return Members([list(group["params"]) for group in optimizer.param_groups], counts)
 
+    def are_of(self, optimizer: AnyOptimizer) -> bool:
+        """Whether the optimizer still has these parameters, in the same places."""
+        groups = optimizer.param_groups
+        if len(groups) != len(self.groups):
+            return False
+        for group, known in zip(groups, self.groups, strict=True):
+            if len(parameters := group["params"]) != len(known) or not all(map(operator.is_, parameters, known)):
+                return False
+        return type(optimizer) is not JointOptimizer or self == Members.of(optimizer)
+
     def __eq__(self, other: object) -> bool:
         """Whether these are the same parameters, in the same places."""
         if not isinstance(other, Members) or self.counts != other.counts or len(self.groups) != len(other.groups):
@@ -80,15 +90,23 @@ def read_groups(optimizer: AnyOptimizer) -> dict[str, Hyper]:
 
 
 def _read(groups: Sequence[Mapping[str, Any]]) -> dict[str, Hyper]:
+    if len(groups) == 1:
+        return dict(_numbers(groups[0]))
     numbers = [_numbers(group) for group in groups]
     names = [name for name in numbers[0] if all(name in group for group in numbers)]
-    return {name: numbers[0][name] if len(numbers) == 1 else tuple(g[name] for g in numbers) for name in names}
+    return {name: tuple(group[name] for group in numbers) for name in names}
 
 
 def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for name, value in group.items():
-        if name == "betas" and isinstance(value, (tuple, list)):
+        kind = type(value)
+        if kind is float or kind is int:
+            if name != "initial_lr":
+                numbers[name] = float(value)
+        elif value is None or kind is bool:  # as are most settings
+            continue
+        elif name == "betas" and isinstance(value, (tuple, list)):
             betas = {f"beta{i}": _number(beta) for i, beta in enumerate(value, start=1)}
             numbers |= {beta: number for beta, number in betas.items() if number is not None}
         elif name != "initial_lr" and (number := _number(value)) is not None:
@@ -98,9 +116,7 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
 
 def _number(value: object) -> float | None:
     """The value as a float, if it is a number or a tensor of one number; None for anything else."""
-    if type(value) is float:
-        return value
-    if value is None or type(value) is bool:  # as are most settings
+    if isinstance(value, bool):
         return None
     if isinstance(value, torch.Tensor):
         if value.numel() != 1 or value.dtype is torch.bool or value.is_complex():
@@ -172,9 +188,11 @@ def check_parameters(model: nn.Module, optimizer: AnyOptimizer, loss_fn: object)
     known = {id(parameter) for parameter in model.parameters()}
     if not known:
         raise WorkloadError("the model has no parameters: there is nothing to train")
-    known |= {id(parameter) for module in modules_of(model, loss_fn).values() for parameter in module.parameters()}
     optimized = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strangers = [parameter for parameter in optimized if id(parameter) not in known]
+    if strangers:  # unless they are the loss's
+        known |= {id(parameter) for module in modules_of(model, loss_fn).values() for parameter in module.parameters()}
+        strangers = [parameter for parameter in strangers if id(parameter) not in known]
     if strangers:
         check_made_after(model, optimizer)
         raise WorkloadError(

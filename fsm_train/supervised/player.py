@@ -155,9 +155,8 @@ class PlayerState:
 
     def read_parameters(self) -> None:
         """Read which parameters the optimizer has."""
-        members = Members.of(self.optimizer)
-        if members != self._members:
-            self._members = members
+        if not self._members.are_of(self.optimizer):
+            self._members = Members.of(self.optimizer)
             self.parameters = self.gradients.parameters = stepped_parameters(self._models, self.optimizer)
             self.gradients.changed()
 

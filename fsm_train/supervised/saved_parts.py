@@ -75,6 +75,7 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
     carried = work.carried_over
     modules = {name: state_of_module(module) for name, module in work.modules.items()}
     modules["model"]["modes"] = work.training_modes()
+    now = Generators.now(layer.part for layer in generators)
     start = work.epoch_start.as_of(work.train, work.valid, state) if work.epoch_start else None
     parts: Parts = {
         "modules": modules,
@@ -90,8 +91,8 @@ def parts_of(work: Training, state: State) -> tuple[Parts, tuple[str, ...]]:
         "measured_by": carried.measured_by,
         "validations": list(carried.validations),
         "schedulers": {**carried.saved_schedulers, **{n: s.state_dict() for n, s in carried.schedulers.items()}},
-        "generators": plain(Generators.now(layer.part for layer in generators), paths),
-        "beginning": _plain_epoch_start(start, sources_at_start, paths) if start else None,
+        "generators": plain(now, paths),
+        "beginning": _plain_epoch_start(start, now, sources_at_start, paths) if start else None,
         "loader": place,
         "sources": sources.plain(),
         "loss": own_state(work.loss_fn) if loss_has_state(work) else None,
@@ -292,9 +293,9 @@ def _order_generators(work: Training) -> list[torch.Generator]:
     return list(dict.fromkeys(generator for loader in loaders for generator in order_generators(loader)))
 
 
-def _plain_epoch_start(start: EpochStart, sources: Sources, paths: Mapping[int, str]) -> Parts:
+def _plain_epoch_start(start: EpochStart, now: Generators, sources: Sources, paths: Mapping[int, str]) -> Parts:
     return {
-        "generators": plain(start.generators, paths),
+        "generators": plain(start.generators.completed(now), paths),  # from the others the pass does not follow
         "train": start.train,
         "valid": start.valid,
         "sources": sources.plain(),

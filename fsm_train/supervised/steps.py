@@ -20,12 +20,12 @@ from ..core.table import Outcome
 from ..data.generators import Generators
 from ..data.layers import set_epoch
 from ..data.loaders import persistent_workers_running, start_pass, with_inner
+from ..data.pass_start import at_pass_start, is_sequence
 from ..data.position import BatchStart, EpochStart
 from ..data.prefetch import prefetched
 from ..data.sources import Sources
 from ..worlds.registry import handler_of
 from .arguments import explain_loss
-from .buffers import Buffers
 from .closures import Closure
 from .evaluations import check_averages
 from .loss_parts import NO_PARTS
@@ -43,26 +43,31 @@ class Stepping(Validating):
     _minimized: torch.Tensor  # of the last backward, detached, with penalties
 
     def open(self, state: State) -> None:
+        train = self.train
+        # What is saved of a training that fails may be from before the first batch, to which all generators belong.
+        everything = self.failure_may_be_saved or self.notes_batch_starts
+        roots = self.searched() if everything or not is_sequence(train) else {"train": train}
         self.read_parameters()
-        layers = self.reached.layers_of(train=self.train)
-        if set_epoch(self.train, state.epoch, layers):
-            layers = self.reached.layers_of(train=self.train)
+        found = self.reached.search(**roots)
+        if set_epoch(train, state.epoch, found.of_train):
+            found = self.reached.search(**roots)
         self.train_meters.reset()
         self._batches_fetched = 0
         self.use_training_modes()
-        modules = self.modules
-        self.carried_over.check_kept(modules)
-        if Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
+        if self.carried_over.weights:
+            self.carried_over.check_kept(self.modules)
+        if self.evaluations and Flag.SKIP_VALID not in state.flags:  # in a learning-rate test nobody keeps an average
             check_averages(self.evaluations, self.carried_over.averages)
-        self._buffers = Buffers(modules.values())
+        self._buffers = self.new_buffers()
+        own = (layer.part for layer in found.own_generators)
         self.epoch_start = EpochStart(
-            Generators.now(self.loader_generators()),
-            train=persistent_workers_running(self.train),
-            valid=persistent_workers_running(with_inner(self.valid)),
-            sources=Sources.now(self.train, layers),
+            Generators.now(own) if everything else at_pass_start(train, own),
+            train=persistent_workers_running(train),
+            valid=persistent_workers_running(with_inner(self.valid)) if self.evaluations else None,
+            sources=Sources.now(train, found.changing),
         )
         self.epoch_began = state.iteration
-        self._batches = prefetched(self._copier, self.train, start_pass(self.train))
+        self._batches = prefetched(self._copier, train, start_pass(train))
 
     def fetch(self) -> float | None:
         self._loss = self.output = None  # what a sensor sees is of this batch, or nothing

@@ -21,7 +21,6 @@ from ..core.state import State
 from ..core.transition import Command
 from ..encoding import CannotDecodeError, decode, encode
 from ..worlds.registry import handler_of, registered
-from .buffers import Buffers
 from .joint_optimizer import each_of
 from .param_groups import Members, check_parameters
 from .training import Training
@@ -139,7 +138,7 @@ def read_anew(work: Training) -> None:
     work._members = Members()
     work.read_parameters()
     work.gradients.changed()
-    work._buffers = Buffers(work.modules.values())
+    work._buffers = work.new_buffers()
     work.frozen_parameters.take_in()
     work.call_through(work.wrapper)
     if work.whole_step is not None:

@@ -67,13 +67,17 @@ class Surroundings:
 
     def own_generators(self) -> list[Layer]:
         """The generators of this training alone: in loaders, samplers, datasets, functions and modules."""
-        ours = {"forward": self.custom_forward, "backward": self.custom_backward, "split": self._split}
-        parts = {**ours, "loss": self.loss_fn, "model": self.model, **dict(own_parts(self.evaluations))}
-        return self.reached.generators_of(**self._roots(), **parts)
+        return self.reached.generators_of(**self.searched())
 
     def loader_generators(self) -> list[Any]:
         """The generators of `own_generators`, without their paths."""
         return [layer.part for layer in self.own_generators()]
+
+    def searched(self) -> dict[str, object]:
+        """The data, and all else that may hold generators, by the beginnings of their paths."""
+        ours = {"forward": self.custom_forward, "backward": self.custom_backward, "split": self._split}
+        parts = {**ours, "loss": self.loss_fn, "model": self.model, **dict(own_parts(self.evaluations))}
+        return {**self._roots(), **parts}
 
     def _roots(self) -> dict[str, object]:
         """The data, by the beginnings of the paths of what they hold."""

@@ -31,7 +31,7 @@ from .loss_parts import NO_PARTS, LossFn, Parts
 from .meters import AnyMetric, Meters, check_metrics
 from .micro_batches import MicroBatches
 from .mixing import Mix
-from .modules import modules_of
+from .modules import ModulesIn, modules_of
 from .numbers import check_numbers, set_own
 from .own_backward import Backward
 from .parallel import Parallel, Ranks, join_ranks
@@ -105,12 +105,14 @@ class Training(Surroundings, TrainingModes):
         notes_batch_starts: whether `batch_start` is noted before each batch is fetched. Commands may set it.
         batch_start: what the batch under way follows from; None if that is not noted.
         interrupt: the name of a signal that asks to suspend, set by signal handlers; otherwise None.
+        failure_may_be_saved: whether a callback of this call of run may save what is left where the training fails.
         saves: the folders that this call of run writes checkpoints to, and what became of each save.
         said: what is to be noted of this call of run, in words. Commands may add to it.
         summary_logged: whether the summary of this training was logged.
     """
 
     doing: Operation | None = None
+    failure_may_be_saved = True
     evaluations: tuple[BoundEvaluation, ...] = ()
     _evaluation: BoundEvaluation | None = None  # the one under way
 
@@ -171,7 +173,7 @@ class Training(Surroundings, TrainingModes):
         self._samples = samples
         self._moves = self.device.type != "cpu"
         self._copier = copier_for(self.device, ahead, self.train, split)
-        self._buffers = Buffers(self.modules.values())  # as they were before the batch under way
+        self._buffers = self.new_buffers()  # as they were before the batch under way
 
         self.inputs: Any = None
         self.target: Any = None
@@ -229,7 +231,11 @@ class Training(Surroundings, TrainingModes):
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         """What is trained: "model", and "loss" for a loss that is a module or holds one."""
-        return modules_of(self.model, self.loss_fn)
+        return modules_of(*self.searched_for_modules())
+
+    def searched_for_modules(self) -> tuple[nn.Module, object]:
+        """The model, and where modules beside it are looked for."""
+        return self.model, self.loss_fn
 
     def hyper(self) -> Mapping[str, Hyper]:
         """The hyper-parameters of the optimizer: one value, or a tuple of one per parameter group; and `numbers`.
@@ -241,9 +247,8 @@ class Training(Surroundings, TrainingModes):
 
     def read_parameters(self) -> None:
         """Read which parameters the optimizer has, since groups may be added and parameters exchanged."""
-        members = Members.of(self.optimizer)
-        if members != self._members:
-            self._members = members
+        if not self._members.are_of(self.optimizer):
+            self._members = Members.of(self.optimizer)
             self.parameters = self.gradients.parameters = stepped_parameters(self.model, self.optimizer)
             self.gradients.changed()
             if self.whole_step is not None:
@@ -330,6 +335,10 @@ class Training(Surroundings, TrainingModes):
     def is_metered(self) -> bool:
         """Whether the training metrics may have the batch under way."""
         return self._loss is not None and self._for_backward is None
+
+    def new_buffers(self) -> Buffers:
+        """For the buffers of `modules`, which are looked for where they are kept first: a whole step keeps none."""
+        return Buffers(ModulesIn(*self.searched_for_modules()))
 
     def put_back_buffers(self) -> bool:
         """Put the buffers back to before the forward pass of the batch under way. False if they were not kept."""

@@ -12,10 +12,8 @@ from typing import Any
 from torch import nn
 
 from ..core.state import Hyper
-from ..data.layers import Layer
 from .evaluations import own_parts
 from .joint_optimizer import each_of
-from .modules import modules_of
 from .numbers import set_own
 from .player import PlayerState
 from .schedulers import Span, scheduler_length
@@ -36,15 +34,14 @@ class TurnTaking(Supervised):
     playing: PlayerState
     shared_batch: tuple[Any, Any, float] | None = None
 
-    @property
-    def modules(self) -> Mapping[str, nn.Module]:
-        """What is trained: "model", which has the model of each player, and the modules that the losses hold.
+    def searched_for_modules(self) -> tuple[nn.Module, object]:
+        """The model, which has that of each player, and the losses.
 
         A loss that is a method holds what its object has, such as the target network of an agent.
         """
         losses = [one.loss for one in self.by_player.values()]
         agents = [getattr(getattr(loss, "__self__", None), "__dict__", {}) for loss in losses]
-        return modules_of(self.model, [*losses, *agents])
+        return self.model, [*losses, *agents]
 
     def switch_to(self, one: PlayerState) -> PlayerState:
         """Let the operations be those of this player from now on."""
@@ -86,11 +83,11 @@ class TurnTaking(Supervised):
             lengths = (scheduler_length(make, one.optimizer) for one in self.by_player.values())
             return next(filter(None, lengths), None)
 
-    def own_generators(self) -> list[Layer]:
+    def searched(self) -> dict[str, object]:
         functions = {"forward": self.custom_forward, "split": self._split}
         losses = {f"loss of {name}": one.loss for name, one in self.by_player.items()}
         own = dict(own_parts(self.evaluations))
-        return self.reached.generators_of(**self._roots(), **functions, **losses, model=self.model, **own)
+        return {**self._roots(), **functions, **losses, "model": self.model, **own}
 
     def _shared(self) -> dict[int, object]:
         of_each = [(one.optimizer, *each_of(one.optimizer).values(), one.loss) for one in self.by_player.values()]

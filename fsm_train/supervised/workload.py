@@ -22,6 +22,7 @@ from ..checkpoints.writing import Parts
 from ..core.arguments import takes_by_name
 from ..core.callback import Callback
 from ..core.checks import check_bool
+from ..core.failing import may_be_saved
 from ..core.model_part import ModelPart
 from ..core.phase import Phase
 from ..core.reductions import Reduction, reductions_of
@@ -50,7 +51,7 @@ from .carried_over import CarriedOver, Stateful
 from .carrying_out import bound, carry_out
 from .evaluations import Valid
 from .failing import parts_after_failure
-from .joint_optimizer import OptimizerLike
+from .joint_optimizer import OptimizerLike, has_gradients
 from .late_optimizer import made_for
 from .loss_parts import LossFn
 from .measures import Taken, check_measures
@@ -234,6 +235,7 @@ class Supervised(Stepping, Checkpointable):
         return None if self.ranks is None else SavedTogether(self, self.ranks)
 
     def across_ranks(self, callbacks: Sequence[Callback[Any]] | None = None) -> Workload:
+        self.failure_may_be_saved = callbacks is None or may_be_saved(callbacks)
         return across_ranks(self, callbacks)
 
     @property
@@ -350,7 +352,8 @@ class Supervised(Stepping, Checkpointable):
         self.begin_modes()
         if not goes_on(state):
             self.carried_over, self.suspended_at = CarriedOver(), None
-            self.optimizer.zero_grad()  # a training that failed before may have left gradients
+            if has_gradients(self.optimizer):  # which a training that failed before may have left
+                self.optimizer.zero_grad()
             self.window.clear()
             self.look_at_valid()
             if state.plan.seed is not None:
@@ -379,7 +382,6 @@ class Supervised(Stepping, Checkpointable):
                 self.ranks.finish(self, state)
         finally:  # another rank may fail meanwhile
             self._undo.close()
-            self.reached.forget()
             if not state.error:  # a finished training can be extended: it goes on from these generators
                 self.suspended_at = SuspendPoint(state.iteration, Generators.now(self.loader_generators()))
             self.reached.forget()

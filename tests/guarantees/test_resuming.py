@@ -14,7 +14,18 @@ import pytest
 import torch
 import torchmetrics
 from torch import nn
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from fsm_train import (
     Command,
@@ -179,6 +190,41 @@ class Own:
             yield torch.full((4, 1), float(i + self.passes)), torch.zeros(4, 1)
 
 
+class Backwards(RandomSampler):
+    """Draws from Python's generator where torch's sampler draws from torch's."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(random.sample(range(ROWS), ROWS))
+
+
+class Batched(BatchSampler):
+    """Shuffles its batches by numpy's generator."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = [*super().__iter__()]
+        return iter([batches[i] for i in np.random.permutation(len(batches))])
+
+
+class Batches(list[Any]):
+    """A list of batches that is iterated as any list."""
+
+
+class ShuffledBatches(list[Any]):
+    """A list of batches that gives them in another order each time."""
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = list.__getitem__(self, slice(None))
+        return iter(random.sample(batches, len(batches)))
+
+
+class ShuffledTuple(tuple[Any, ...]):
+    """The same as a tuple, by numpy's generator."""
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = tuple.__getitem__(self, slice(None))
+        return (batches[i] for i in np.random.permutation(len(batches)))
+
+
 RNG = random.Random(8)
 
 
@@ -227,6 +273,26 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "a generator in a global variable": _global,
     "a loader of one's own": Own,
     "a shuffling DataLoader": lambda: DataLoader(rows(), 4, shuffle=True),
+    "a DataLoader with a generator": lambda: DataLoader(
+        rows(), 4, shuffle=True, generator=torch.Generator().manual_seed(3)
+    ),
+    "a weighted sampler": lambda: DataLoader(rows(), 4, sampler=WeightedRandomSampler([1.0, 2.0] * 8, ROWS)),
+    "a sampler of a subset": lambda: DataLoader(rows(), 4, sampler=SubsetRandomSampler(range(ROWS))),
+    "Python's generator in a sampler": lambda: DataLoader(
+        rows(), 4, sampler=Shuffled(random, lambda r: r.sample(range(ROWS), ROWS))
+    ),
+    "numpy's generator in a sampler": lambda: DataLoader(
+        rows(), 4, sampler=Shuffled(np.random, lambda r: r.permutation(ROWS).tolist())
+    ),
+    "a sampler of torch's of a class of one's own": lambda: DataLoader(rows(), 4, sampler=Backwards(rows())),
+    "a batch sampler of a class of one's own": lambda: DataLoader(
+        rows(), batch_sampler=Batched(torch.utils.data.SequentialSampler(rows()), 4, drop_last=False)
+    ),
+    "a list of batches": lambda: [*DataLoader(rows(), 4)],
+    "a tuple of batches": lambda: (*DataLoader(rows(), 4),),
+    "a list of a class of one's own": lambda: Batches(DataLoader(rows(), 4)),
+    "a list that shuffles itself": lambda: ShuffledBatches(DataLoader(rows(), 4)),
+    "a tuple that shuffles itself": lambda: ShuffledTuple(DataLoader(rows(), 4)),
 }
 
 
@@ -262,6 +328,25 @@ def test_resumed_is_undisturbed(name: str, iteration: int, tmp_path: Path) -> No
     after: list[Any] = []
     run(start(workload(SOURCES[name], whole), epochs=3, seed=0))
     run(start(workload(SOURCES[name], before), epochs=3, seed=0), [leave_at(iteration, tmp_path)])
+    torch.rand(3)
+
+    final = run(restore(tmp_path, workload(SOURCES[name], after)))
+
+    assert before + after == whole
+    assert final.notes == ()
+
+
+@pytest.mark.filterwarnings("ignore:to continue in the middle")
+@pytest.mark.parametrize("name", SOURCES)
+def test_epoch_that_begins_in_a_run_without_checkpoints_can_be_saved(name: str, tmp_path: Path) -> None:
+    """What the pass follows from is noted there too: a later run that goes on with it in this process saves it."""
+    whole: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
+    leave = attrs.evolve(leave_at(6, tmp_path), at=(Phase.BATCH_END,))
+    run(start(workload(SOURCES[name], whole), epochs=3, seed=0))
+    suspended = run(start(workload(SOURCES[name], before), epochs=3, seed=0), [leave])
+    run(suspended, [leave_at(7, tmp_path)])
     torch.rand(3)
 
     final = run(restore(tmp_path, workload(SOURCES[name], after)))

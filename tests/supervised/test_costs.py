@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
 
 from fsm_train import Callback, Flag, Phase, State, Supervised, Transition, on, run, start
 from fsm_train.core.state import Draft
+from fsm_train.data.generators import Generators
 from tests.diabetes_training import batches, net, sgd, trained, workload
 from tests.models import accuracy, digits, five_lines, network
 
@@ -65,6 +67,35 @@ def test_steps_launch_the_kernels_of_the_five_line_loop() -> None:
 
     assert launched.names[: len(bare.names)] == bare.names
     assert Counter(launched.names[len(bare.names) :]) == {"aten.stack.default": 1}
+
+
+def test_generators_that_a_pass_does_not_draw_from_are_noted_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's and Python's take longer to read than all else at an epoch's begin. A loader of one's own may draw."""
+    read = []
+    noted = Generators.now
+    monkeypatch.setattr(Generators, "now", staticmethod(lambda own=(): read.append(1) or noted(own)))  # type: ignore[func-returns-value]
+    counts = []
+    for data in (DATA, tuple(DATA), DataLoader(TensorDataset(*map(torch.cat, zip(*DATA, strict=True))), 8), _Own(DATA)):
+        run(start(workload(data), epochs=4))
+        counts.append(len(read))
+        read.clear()
+    run(start(workload(DATA), epochs=4), [keeps_what_fails])
+    counts.append(len(read))
+
+    assert counts == [1, 1, 1, 5, 5]
+
+
+class _Own:
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+@on(Phase.TEARDOWN)
+def keeps_what_fails(state: State) -> None:
+    """It may give a command, for all that it declares."""
 
 
 def test_losses_are_read_once_an_epoch(reads: list[str]) -> None:
