@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from .entries import Entry
+from .entry import Entry
 from .errors import LogError
 
 LINES_AHEAD = 32

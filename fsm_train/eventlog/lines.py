@@ -57,6 +57,9 @@ EVENT: Mapping[Phase, str] = {phase: phase.value for phase in Phase}
 PLACES: Mapping[str, Place] = {place.value: place for place in (*Phase, *Junction)}
 
 
+DIGEST_BYTES = 6
+
+
 def digest(before: str, body: bytes) -> str:
     """The digest of a line: 12 hexadecimal digits of BLAKE2b.
 
@@ -64,7 +67,7 @@ def digest(before: str, body: bytes) -> str:
         before: the digest of the line before; "" for the first line.
         body: the line as JSON, without its digest.
     """
-    return hashlib.blake2b(before.encode() + body, digest_size=6).hexdigest()
+    return hashlib.blake2b(before.encode() + body, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def with_digest(body: bytes, digits: str, event: str) -> bytes:

@@ -12,7 +12,8 @@ import attrs
 from ..core.phase import Flag, Phase
 from ..core.state import Counters, Hyper, Plan
 from ..encoding import Json, decode, flags
-from .entries import Entry, entries
+from .entries import entries
+from .entry import Entry
 from .lines import HEADER, decode_counters, decode_hyper, decode_numbers, decode_plan
 
 

@@ -23,7 +23,8 @@ from ..core.values import FrozenMap
 from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
 from .ahead import read_ahead
-from .entries import Entry, entries
+from .entries import entries
+from .entry import Entry
 from .errors import EndOfLogError, LogError, OutOfStepError
 from .history import ADDS_EPOCHS, LoggedHistory
 from .lines import (

@@ -22,7 +22,7 @@ from ..core.state import COUNTERS, State
 from ..core.transition import Transition
 from ..encoding import Json, decode
 from .added_fields import as_far_as, without_added_fields
-from .entries import Entry
+from .entry import Entry
 from .errors import EndOfLogError, OutOfStepError
 from .failure import decide_at_teardown
 from .from_header import as_recorded, callbacks_from_header, declaration_of
