@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import orjson
-import structlog
 
 from ..core.callback import Callback
 from ..core.phase import FINAL, Phase
@@ -30,6 +28,7 @@ from ..locks import HeldError, Lock, take
 from ..sinks.base import Recorder
 from .append import Continuation, find_continuation
 from .course import CourseRecorder
+from .encoder import LineEncoder, line_of_file
 from .errors import LogError
 from .history import header_lines
 from .lines import (
@@ -63,6 +62,9 @@ Waiting = tuple[State, Json, Sequence[Json]]
 
 EncodedAnswers = tuple[Json, int, bool]
 """The answers in a line, as many bytes, and whether one of them asks for a checkpoint."""
+
+_LAST_PART: Mapping[Phase, int] = {phase: len(f',"event":"{phase.value}"}}') for phase in Phase}
+"""By phase, the length of what comes after the digest in a line of a file."""
 
 NO_ANSWERS: EncodedAnswers = ({}, 0, False)
 
@@ -133,6 +135,7 @@ class EventLog(Recorder):
         self.draws = self.path is None  # a processor of the program's own may draw
         self._key = f"logger {id(self)}" if self.path is None else os.path.realpath(self.path)
         self._logger: Any = None if self.path else to
+        self._emit: Any = None  # takes a line that is not written as it is encoded
         self._bound = bound
         self._file: BinaryIO | None = None
         self._lock: Lock | None = None
@@ -141,6 +144,7 @@ class EventLog(Recorder):
         self._waiting: list[Waiting] = []  # lines that are not encoded yet
         self._lines_at_once = 1
         self._waiting_bytes = 0  # of the answers in them
+        self._encoder = LineEncoder()
         self._kept: dict[int, tuple[object, EncodedAnswers]] = {}  # of the decisions of this run, by identity
         self._flushed = 0  # the number of lines that the operating system has
 
@@ -182,7 +186,10 @@ class EventLog(Recorder):
             held=before.held,
         )
         try:
-            self._emit = (self._open_file(before) if self._logger is None else self._logger).info
+            if self._logger is None:
+                self._open_file(before)
+            else:
+                self._emit = self._logger.info
             for event, line in header_lines({**header, **before.header_fields()}):
                 self._write(event, line)
             self._flush()
@@ -197,7 +204,7 @@ class EventLog(Recorder):
         try:
             if self._by_structlog:
                 flushed = flushed or _asks_for_a_checkpoint(answers)
-                self._write(*self._event_and_line(state, answers_of(answers), course))
+                self._write(EVENT[state.phase], self._line_of(state, answers_of(answers), course))
             else:
                 # What a program could still change, the answers, is encoded now; a state stays what it is.
                 encoded, size, asks = self._encoded_answers(answers) if answers else NO_ANSWERS
@@ -261,17 +268,25 @@ class EventLog(Recorder):
         except HeldError as error:
             raise LogError(f"{error} is writing this log, {_ONE_RUN}", path=str(self.path)) from None
 
-    def _event_and_line(self, state: State, answers: Json, course: Sequence[Json]) -> tuple[str, dict[str, Json]]:
-        """The event of a line, and the line without what makes it one of a file."""
+    def _facts_of(self, state: State) -> Json:
+        """The facts of a line as JSON.
+
+        Facts for other sinks, such as a progress bar, are not among them: these differ from run to run.
+        """
         facts: Mapping[str, float] = state.facts
         logged = self._facts_at[state.phase]
-        if not facts.keys() <= logged:  # facts for other sinks, such as a progress bar, differ from run to run
-            facts = {name: value for name, value in facts.items() if name in logged}
+        for name in facts:
+            if name not in logged:
+                return numbers({name: value for name, value in facts.items() if name in logged})
+        return numbers(facts)
+
+    def _line_of(self, state: State, answers: Json, course: Sequence[Json]) -> dict[str, Json]:
+        """The line without what makes it one of a file."""
         line = line_of(state, answers)
-        line["facts"] = numbers(facts)
+        line["facts"] = self._facts_of(state)
         if course:
             line["course"] = course
-        return EVENT[state.phase], line
+        return line
 
     def _write(self, event: str, line: dict[str, Json]) -> None:
         body = self._serialize({"seq": self._seq, **line, "event": event})
@@ -297,25 +312,26 @@ class EventLog(Recorder):
 
     def _write_waiting(self) -> None:
         """Encode the lines that wait, and write them. After an interrupt, those that are not encoded still wait."""
-        encoded: list[tuple[str, bytes]] = []
-        digits = self._digest
+        encode, facts_of, seq = self._encoder.encode, self._facts_of, self._seq
+        digits = self._digest.encode()
+        encoded: list[tuple[bytes, bytes]] = []
         try:
-            for seq, waiting in enumerate(self._waiting, self._seq):
-                event, line = self._event_and_line(*waiting)
-                body = orjson.dumps({"seq": seq, **line, "event": event})
-                digits = digest(digits, body)
-                encoded.append((digits, with_digest(body, digits, event)))
+            for state, answers, course in self._waiting:
+                body = encode(seq, state, answers, facts_of(state), course)
+                digits, line = line_of_file(digits, body, _LAST_PART[state.phase])
+                encoded.append((digits, line))
+                seq += 1
         finally:
             self._waiting = self._waiting[len(encoded) :]
             self._waiting_bytes = 0
             if encoded:
-                self._digest = encoded[-1][0]
+                self._digest = encoded[-1][0].decode()
                 self._seq += len(encoded)
                 lines = [line for _, line in encoded]
                 self._lines_at_once = max(1, min(LINES_AT_ONCE, BYTES_AT_ONCE // max(map(len, lines))))
                 cast("BinaryIO", self._file).write(b"".join(lines))
 
-    def _open_file(self, before: Continuation) -> Any:
+    def _open_file(self, before: Continuation) -> None:
         assert self.path is not None
         self._file = self.path.open("ab", buffering=BYTES_AT_ONCE)
         self._has_name = os.fstat(self._file.fileno()).st_nlink > 0  # what a shell gives as /dev/stdout may have none
@@ -323,14 +339,10 @@ class EventLog(Recorder):
             self._file.truncate(before.size)
         if before.missing_newline:
             self._file.write(b"\n")
-        bare = structlog.wrap_logger(
-            structlog.BytesLogger(cast("BinaryIO", _WithoutFlush(self._file))),
-            processors=[_render],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-            context_class=dict,
-            cache_logger_on_first_use=True,
-        )
-        return bare.bind(**self._bound)
+        if self._bound:
+            from .bound_keys import file_logger  # which imports structlog: a log without further keys does without
+
+            self._emit = file_logger(self._file, self._bound).info
 
     def _flush(self, *, sync: bool = False) -> None:
         if self._file is not None:
@@ -372,17 +384,3 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows forks nothing
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-class _WithoutFlush:
-    """Wraps a file so that `flush`, which structlog calls after each line, does nothing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
-
-    def flush(self) -> None:
-        """Nothing to do: `EventLog` flushes the file once an epoch."""
-
-
-def _render(_: object, __: str, event: Any) -> bytes:
-    return orjson.dumps(event)
