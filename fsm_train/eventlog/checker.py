@@ -13,9 +13,9 @@ from typing import Any
 
 import orjson
 
-from ..core.phase import Phase
-from .entry import Entry, entry_of
-from .errors import LogError
+from ..core.phase import BATCH_PHASES, Phase
+from .entry import Entry, LazyEntry, entry_of
+from .errors import LogError, NotLazyError
 from .forms import (
     MAX_DEPTH,
     MAX_EVENTS,
@@ -23,6 +23,7 @@ from .forms import (
     fault_in_history,
     fault_in_line,
     is_plain,
+    is_plain_course,
     is_plain_inside,
     is_too_deep,
 )
@@ -44,7 +45,13 @@ FOLLOWING: Mapping[str, Set[str]] = {
 
 WHICH_LOG = ": give the file that run(…, log=…) wrote"
 
+_IN_BATCHES = frozenset(phase.value for phase in BATCH_PHASES)
+
 _PLAIN_AFTER = {event: following - {HEADER, HISTORY} for event, following in FOLLOWING.items()}
+
+
+MOST_TAILS = 256
+"""So many endings of lines are kept, with what they say."""
 
 
 def parse_line(raw: bytes) -> dict[str, Any] | None:
@@ -59,18 +66,26 @@ def parse_line(raw: bytes) -> dict[str, Any] | None:
 class LineChecker:
     """Checks the lines of a log one after the other: form, digest, sequence number, and the move from the line before.
 
+    Args:
+        path: the path of the log.
+        lazy: whether what it can of a line is checked only when somebody asks for it, see `LazyEntry`.
+
     Attributes:
         path: the path of the log, for errors.
+        lazy: as given. It can be changed.
         last: the last line that was checked; None at the beginning.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str, *, lazy: bool = False) -> None:
         self.path = str(path)
+        self.lazy = lazy
         self.last: Entry | None = None
         self._seq, self._digest = 0, b""  # of the next line, and of the last one
         self._plain_events: Set[str] = frozenset()  # the events that the next line can have, if it is a plain one
         self._resume_at = ""  # where this call of `run` continues
-        self._counts = 0, 0  # iteration and valid_batch of the line before, or of the start of this call
+        # Iteration and valid_batch of the line before, or of the start of this call, or the line that has them.
+        self._tails: dict[bytes, tuple[list[list[Any]], str]] = {}  # course and event, by the JSON of both
+        self._counts: tuple[int, int] | LazyEntry = 0, 0
         self._further = 0  # the epochs of the history of this call that are in lines to come
 
     def check(self, number: int, raw: bytes) -> Entry | None:
@@ -79,6 +94,8 @@ class LineChecker:
         Raises:
             LogError: the line is damaged, or it cannot follow the line before.
         """
+        if self.lazy and (lazy := self._lazy_entry(number, raw)) is not None:
+            return lazy
         line = parse_line(raw)
         if line is None:
             if not raw.endswith(b"\n") and self.last is not None:
@@ -113,6 +130,73 @@ class LineChecker:
         self.last = entry
         self._seq, self._digest, self._plain_events = seq + 1, digits.encode(), _PLAIN_AFTER[event]
         return entry
+
+    def _lazy_entry(self, number: int, raw: bytes) -> LazyEntry | None:
+        """The entry of a line that looks as this library writes it within a batch; None of any other."""
+        cut = raw.rfind(_DIGEST)
+        after = cut + _DIGEST_LENGTH + 2 * DIGEST_BYTES
+        begin = raw.rfind(_FACTS, 0, cut)
+        end = raw.find(b"}", begin) + 1  # of the facts
+        if begin < 0 or not raw.startswith(b'{"seq":%d,"epoch":' % self._seq):
+            return None
+        ending = raw[end:cut] + raw[after:]
+        tail = self._tails.get(ending)
+        if tail is None:
+            tail = self._tail(ending)
+        facts = parse_line(raw[begin + len(_FACTS) - 1 : end])
+        if tail is None or facts is None or tail[1] not in self._plain_events:
+            return None
+        for value in facts.values():
+            kind = type(value)
+            if kind is not float and kind is not int:
+                return None
+        if len(raw) > 2 * MAX_DEPTH and raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+            return None
+        before, last = self._digest, self.last
+        written = raw[:cut] + raw[after:-1]
+        digits = blake2b(before + written, digest_size=DIGEST_BYTES).hexdigest()
+        self._digest = digits.encode()
+        if raw[cut + len(_DIGEST) : after] != self._digest + b'"':
+            self._digest = before
+            return None
+        assert last is not None
+        course, event = tail
+        entry = LazyEntry(
+            number, self._seq, event, digits, facts, course, raw, written, last.event, before, self._opened
+        )
+        self.last = self._counts = entry
+        self._seq += 1
+        self._plain_events = _PLAIN_AFTER[event]
+        return entry
+
+    def _tail(self, ending: bytes) -> tuple[list[list[Any]], str] | None:
+        """Course and event of a line that ends so after its facts, without its digest; None if they are not plain."""
+        tail = parse_line(b'{"facts":0' + ending)
+        if tail is None or not ending.endswith(b"\n") or (*tail,) not in (_TAIL, _TAIL_WITH_COURSE):
+            return None
+        course, event = tail.get("course", []), tail["event"]
+        if type(event) is not str or event not in _IN_BATCHES or not is_plain_course(course):
+            return None
+        if len(self._tails) == MOST_TAILS:
+            self._tails.clear()
+        self._tails[ending] = course, event
+        return course, event
+
+    def _opened(self, entry: LazyEntry) -> Entry:
+        """The whole of a line, checked as if it was read now.
+
+        Raises:
+            LogError: it is damaged.
+        """
+        then = LineChecker(self.path)
+        digits = entry.digest_before
+        then.last = Entry(entry.number - 1, entry.seq - 1, entry.event_before, digits.decode(), {}, {}, [])
+        then._seq, then._digest, then._plain_events = entry.seq, digits, _PLAIN_AFTER[entry.event_before]
+        whole = then.check(entry.number, entry.raw)
+        assert whole is not None
+        if whole.course != entry.course:
+            raise NotLazyError("its course is not where it is written", path=self.path, line=entry.number)
+        return whole
 
     def _check_any(self, number: int, raw: bytes, line: dict[str, Any]) -> Entry | None:
         """As `check`, of a header, of a line that is unusual, and of one that is damaged or another program's."""
@@ -192,7 +276,7 @@ class LineChecker:
 
     def _check_length(self, entry: Entry) -> None:
         """Refuse a course of more events than the counters can tell of, or than a replay can take in its time."""
-        (iteration, valid_batch), body = self._counts, entry.body
+        counts, body = self._counts, entry.body
         if entry.event == HEADER:
             body = body["start"]
         self._counts = now = body["iteration"], body["valid_batch"]
@@ -200,12 +284,15 @@ class LineChecker:
             return
         if len(entry.course) == 1 and entry.course[0][1] == 1:
             return
-        counts = [count for _, count in entry.course]
+        if isinstance(counts, LazyEntry):
+            counts = counts.body["iteration"], counts.body["valid_batch"]
+        iteration, valid_batch = counts
+        times = [count for _, count in entry.course]
         # One batch may be fetched and not finished, one be before the epoch's end, one a validation's.
         most = max(0, now[0] - iteration) + max(valid_batch, now[1]) + 3
-        if max(counts) > most:
+        if max(times) > most:
             raise self._error(entry.number, f"its course has more events than the {most} that its counters allow")
-        if sum(counts) > MAX_EVENTS:
+        if sum(times) > MAX_EVENTS:
             raise self._error(entry.number, f"its course has more than {MAX_EVENTS} events, and a replay takes each")
 
     def _error(self, number: int, what: str) -> LogError:
@@ -213,6 +300,8 @@ class LineChecker:
 
 
 _DIGEST = b',"digest":"'
+_FACTS = b',"facts":{'
+_TAIL, _TAIL_WITH_COURSE = ("facts", "event"), ("facts", "course", "event")
 _DIGEST_LENGTH = len(b',"digest":""')
 
 

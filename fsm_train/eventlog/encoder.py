@@ -81,6 +81,16 @@ class LineEncoder:
         self._metrics, self._metrics_json = metrics, orjson.Fragment(orjson.dumps(numbers(metrics)))
 
 
+_PLACE = b'{"seq":%d,"epoch":%d,"batch":%d,"iteration":%d,"step":%d,"samples":%d,"pending":%d,"valid_batch":%d,'
+
+
+def begins_as(line: bytes, seq: int, state: State) -> bool:
+    """Whether the line begins with the counters of this state up to `valid_batch`, all of them whole numbers."""
+    at = state.__dict__
+    counters = at["epoch"], at["batch"], at["iteration"], at["step"], at["samples"], at["pending"], at["valid_batch"]
+    return line.startswith(_PLACE % (seq, *counters))
+
+
 def line_of_file(before: bytes, body: bytes, end: int) -> tuple[bytes, bytes]:
     """The digest of a line, and the line as it is in a file.
 

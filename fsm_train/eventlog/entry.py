@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.values import EMPTY
@@ -47,6 +47,62 @@ class Entry:
         self.course = course
         self.bound = bound
         self.counts = True
+
+
+class LazyEntry(Entry):
+    """A line whose inside is parsed, and checked, where its body is asked for.
+
+    Its number, event, digest, facts and course are checked. A replay writes the line again; where that gives the same
+    bytes, the rest of it was never of another form.
+
+    Attributes:
+        raw: the line, as it is in the file.
+        written: the line without its digest, as JSON.
+        event_before, digest_before: of the line before.
+    """
+
+    __slots__ = ("_body", "_open", "digest_before", "event_before", "raw", "written")
+
+    def __init__(
+        self,
+        number: int,
+        seq: int,
+        event: str,
+        digest: str,
+        facts: Mapping[str, Json],
+        course: list[list[Any]],
+        raw: bytes,
+        written: bytes,
+        event_before: str,
+        digest_before: bytes,
+        opened: Callable[[LazyEntry], Entry],
+    ) -> None:
+        self.number = number
+        self.seq = seq
+        self.event = event
+        self.digest = digest
+        self.facts = facts
+        self.course = course
+        self.bound = EMPTY
+        self.counts = True
+        self.raw = raw
+        self.written = written
+        self.event_before = event_before
+        self.digest_before = digest_before
+        self._open = opened
+        self._body: dict[str, Any] | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:  # type: ignore[override]
+        """The other keys of the line.
+
+        Raises:
+            LogError: the line is damaged.
+        """
+        if self._body is None:
+            whole = self._open(self)
+            self._body, self.bound = whole.body, whole.bound
+        return self._body
 
 
 def entry_of(number: int, line: dict[str, Any]) -> Entry:

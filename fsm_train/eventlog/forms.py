@@ -244,6 +244,11 @@ def is_plain_inside(line: Mapping[str, Json]) -> bool:
     )
 
 
+def is_plain_course(course: Json) -> bool:
+    """Whether it is a course of one event that happened once, as of almost every line within a batch, or of none."""
+    return course == [] or (_is_course(course) and len(course) == 1 and course[0][1] == 1)
+
+
 def fault_in_line(body: Mapping[str, Json], facts: Json, course: Json) -> str:
     """What does not have the form of a log in a line; "" if nothing."""
     if key := malformed_key(body, _LINE, _LINE_REQUIRED):

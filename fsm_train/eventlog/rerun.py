@@ -53,6 +53,15 @@ class Rerun(Recorder):
         Raises:
             LogError: the log cannot be read, or the callbacks do not fit its training.
         """
+        try:
+            ended_by = self._rerun(callbacks)
+        except LogError:
+            self.recorded.open_lines()  # a damaged line that was read before is the error
+            raise
+        self.recorded.open_lines()
+        return ended_by
+
+    def _rerun(self, callbacks: Iterable[Callback[Any]]) -> Exception | None:
         ended_by: Exception | None = None
         try:
             for now in iterate(self._start, callbacks, sinks=[self], at=self.at):

@@ -4,38 +4,28 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fsm_train import LogError, Scripted, extend, run, start
-from fsm_train.callbacks import record, reduce_on_plateau
+from fsm_train import LogError
 from fsm_train.eventlog import checker, forms
 from fsm_train.eventlog.checker import LineChecker
 from fsm_train.eventlog.entries import entries
 from tests.how_long import of_all
 
-from .log_files import library, logged, smoothed, workload
+from .log_files import various_logs
 from .mutations import mutated
 
 FEW = 300
-MUTATIONS = of_all(10_000, few=FEW)
+MUTATIONS = of_all(5_000, few=FEW)
 
 
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
-    """With answers and facts, one that was continued, and one with values that JSON has no form for."""
-    folder = tmp_path_factory.mktemp("logs")
-    whole, extended, odd = (folder / f"{name}.jsonl" for name in ("whole", "extended", "odd"))
-    logged(whole, [*library(), smoothed, record("loss"), reduce_on_plateau(patience=1)], epochs=3)
-    state = run(start(workload(), epochs=2, seed=0), library(), log=extended)
-    run(extend(state, epochs=1), library(), log=extended)
-    values = [0.5, nan, inf, -inf, -0.0, 1e16, 1e-7, 2**62, 3]
-    rates = Scripted(batches=3, loss=values, valid_loss=[nan, -0.0, inf], hyper={"lr": (0.1, 0.2)})
-    run(start(rates, epochs=3), [record("loss")], log=odd)
-    return whole, extended, odd
+    """With what can be in one."""
+    return various_logs(tmp_path_factory.mktemp("logs"))
 
 
 def read(path: Path) -> tuple[list[list[Any]], str]:
@@ -62,6 +52,7 @@ def first_difference(path: Path, logs: Sequence[Path], monkeypatch: pytest.Monke
     return None
 
 
+@pytest.mark.long
 def test_the_short_way_reads_what_the_long_one_reads(
     logs: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

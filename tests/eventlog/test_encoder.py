@@ -111,6 +111,7 @@ def _first_difference(encoder_of: type[LineEncoder], sequences: int) -> int | No
     return None
 
 
+@pytest.mark.long
 def test_a_line_is_encoded_as_in_general() -> None:
     """Whatever is in it, and whatever line was before it."""
     assert _first_difference(LineEncoder, SEQUENCES) is None
