@@ -113,12 +113,12 @@ class LineChecker:
         seq, event, digits = line["seq"], line["event"], line["digest"]
         if seq != self._seq or event not in self._plain_events or not is_plain_inside(line):
             return None
+        if len(raw) > 2 * MAX_DEPTH and is_too_deep(raw, line):
+            return None
         cut = raw.rfind(_DIGEST)
         after = cut + _DIGEST_LENGTH + 2 * DIGEST_BYTES
         body = raw[:cut] + raw[after:-1]
         if blake2b(self._digest + body, digest_size=DIGEST_BYTES).hexdigest() != digits or raw[-1:] != b"\n":
-            return None
-        if len(raw) > 2 * MAX_DEPTH and is_too_deep(raw, line):
             return None
         del line["seq"], line["event"], line["digest"]
         course = line.pop("course", None)
