@@ -161,9 +161,7 @@ class LineChecker:
             return None
         assert last is not None
         course, event = tail
-        entry = LazyEntry(
-            number, self._seq, event, digits, facts, course, raw, written, last.event, before, self._opened
-        )
+        entry = LazyEntry(number, self._seq, event, digits, facts, course, raw, begin, last.event, before, self._opened)
         self.last = self._counts = entry
         self._seq += 1
         self._plain_events = _PLAIN_AFTER[event]

@@ -57,11 +57,11 @@ class LazyEntry(Entry):
 
     Attributes:
         raw: the line, as it is in the file.
-        written: the line without its digest, as JSON.
+        head: the length of what comes before the facts.
         event_before, digest_before: of the line before.
     """
 
-    __slots__ = ("_body", "_open", "digest_before", "event_before", "raw", "written")
+    __slots__ = ("_body", "_open", "digest_before", "event_before", "head", "raw")
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class LazyEntry(Entry):
         facts: Mapping[str, Json],
         course: list[list[Any]],
         raw: bytes,
-        written: bytes,
+        head: int,
         event_before: str,
         digest_before: bytes,
         opened: Callable[[LazyEntry], Entry],
@@ -86,7 +86,7 @@ class LazyEntry(Entry):
         self.bound = EMPTY
         self.counts = True
         self.raw = raw
-        self.written = written
+        self.head = head
         self.event_before = event_before
         self.digest_before = digest_before
         self._open = opened

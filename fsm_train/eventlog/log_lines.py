@@ -13,15 +13,15 @@ from typing import Any
 
 from ..core.phase import Phase
 from ..core.state import State
-from ..encoding import Json
+from ..core.transition import Transition
 from .ahead import read_ahead
 from .checker import LineChecker
-from .encoder import LineEncoder, begins_as
+from .encoder import AnswerEncoder, LineEncoder, begins_as
 from .entries import entries
 from .entry import Entry, LazyEntry
 from .errors import EndOfLogError, LogError, OutOfStepError
 from .history import ADDS_EPOCHS, LoggedHistory
-from .lines import EVENT, HEADER, HELD_BACK, MEASURED
+from .lines import EVENT, HEADER, HELD_BACK, MEASURED, AnswerCache
 
 END = object()
 """What comes after the last item of the course."""
@@ -53,7 +53,7 @@ class LogLines:
     def __init__(self, log: str | PathLike[str] | Iterator[Entry], *, lazy: bool = False) -> None:
         self.path = ""
         self._checker: LineChecker | None = None
-        self._encoder = LineEncoder()
+        self._encoder, self._answers = LineEncoder(), AnswerEncoder(AnswerCache().answers_of)
         self._written_otherwise = 0  # lazy lines that say what was to be written, in other bytes
         if isinstance(log, (str, PathLike)):
             self.path = str(log)
@@ -182,7 +182,7 @@ class LogLines:
                 self._checker.lazy = False
         return True
 
-    def pass_if_written(self, state: State, answers: Json) -> bool:
+    def pass_if_written(self, state: State, answers: Mapping[str, Transition]) -> bool:
         """As `pass_if`, of a lazy line that is written so of this state and these answers; it is not parsed for that.
 
         False also where the same is written in another way.
@@ -192,7 +192,8 @@ class LogLines:
         needed, entry = self._lines[0]
         if type(entry) is not LazyEntry or needed > self._items_over or entry.event != EVENT[state.phase]:
             return False
-        if entry.written != self._encoder.encode(entry.seq, state, answers, entry.facts, entry.course):
+        head = self._encoder.head(entry.seq, state, self._answers.encode(answers)[0])
+        if len(head) != entry.head or not entry.raw.startswith(head):
             return False
         self._lines.popleft()
         return True
@@ -253,7 +254,7 @@ def open_line(entry: Entry) -> None:
 
 def is_line_of(entry: Entry, state: State) -> bool:
     """Whether the line has the counters of this state."""
-    if type(entry) is LazyEntry and not state.players and begins_as(entry.written, entry.seq, state):
+    if type(entry) is LazyEntry and not state.players and begins_as(entry.raw, entry.seq, state):
         return True
     body = entry.body
     return (

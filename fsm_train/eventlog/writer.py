@@ -21,14 +21,13 @@ from ..core.callback import Callback
 from ..core.phase import FINAL, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from ..core.values import FrozenMap
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..locks import HeldError, Lock, take
 from ..sinks.base import Recorder
 from .append import Continuation, find_continuation
 from .course import CourseRecorder
-from .encoder import LineEncoder, line_of_file
+from .encoder import AnswerEncoder, LineEncoder, asks_for_a_checkpoint, line_of_file
 from .errors import LogError
 from .history import header_lines
 from .lines import (
@@ -37,7 +36,6 @@ from .lines import (
     HEADER_KEYS,
     HISTORY_KEYS,
     KEYS,
-    AnswerCache,
     answers_of,
     canonical,
     digest,
@@ -57,16 +55,8 @@ BYTES_AT_ONCE = 1 << 15
 """As many bytes can wait to be encoded, and as many encoded for the file: a kill takes no more than both."""
 
 
-Waiting = tuple[State, Json, Sequence[Json]]
-"""What a line is made of: the state, the answers to it, and the course since the line before."""
-
-EncodedAnswers = tuple[Json, int, bool]
-"""The answers in a line, as many bytes, and whether one of them asks for a checkpoint."""
-
-_LAST_PART: Mapping[Phase, int] = {phase: len(f',"event":"{phase.value}"}}') for phase in Phase}
-"""By phase, the length of what comes after the digest in a line of a file."""
-
-NO_ANSWERS: EncodedAnswers = ({}, 0, False)
+Waiting = tuple[State, bytes, Sequence[Json]]
+"""What a line is made of: the state, the answers to it as JSON, and the course since the line before."""
 
 _ONE_RUN = "and a log holds one run at a time: give another path, or let that run end first"
 
@@ -145,7 +135,7 @@ class EventLog(Recorder):
         self._lines_at_once = 1
         self._waiting_bytes = 0  # of the answers in them
         self._encoder = LineEncoder()
-        self._kept: dict[int, tuple[object, EncodedAnswers]] = {}  # of the decisions of this run, by identity
+        self._answers = AnswerEncoder()
         self._flushed = 0  # the number of lines that the operating system has
 
     @property
@@ -203,14 +193,14 @@ class EventLog(Recorder):
         flushed = state.phase in FLUSHED_AT
         try:
             if self._by_structlog:
-                flushed = flushed or _asks_for_a_checkpoint(answers)
+                flushed = flushed or asks_for_a_checkpoint(answers)
                 self._write(EVENT[state.phase], self._line_of(state, answers_of(answers), course))
             else:
                 # What a program could still change, the answers, is encoded now; a state stays what it is.
-                encoded, size, asks = self._encoded_answers(answers) if answers else NO_ANSWERS
+                encoded, asks = self._answers.encode(answers)
                 flushed = flushed or asks
                 self._waiting.append((state, encoded, course))
-                self._waiting_bytes += size
+                self._waiting_bytes += len(encoded)
                 if flushed or len(self._waiting) >= self._lines_at_once or self._waiting_bytes >= BYTES_AT_ONCE:
                     self._write_waiting()
             if flushed:
@@ -228,7 +218,7 @@ class EventLog(Recorder):
         finally:
             self._file = None
             self._waiting.clear()
-            self._kept.clear()
+            self._answers = AnswerEncoder()
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
@@ -297,19 +287,6 @@ class EventLog(Recorder):
             self._file.write(with_digest(body, self._digest, event))
         self._seq += 1
 
-    def _encoded_answers(self, answers: Mapping[str, Transition]) -> EncodedAnswers:
-        """The answers to one state; those of a decision that is kept, the same mapping each time, are encoded once."""
-        kept = self._kept.get(id(answers))
-        if kept is not None:
-            return kept[1]
-        as_bytes = orjson.dumps(answers_of(answers))
-        encoded = orjson.Fragment(as_bytes), len(as_bytes), _asks_for_a_checkpoint(answers)
-        if type(answers) is FrozenMap:
-            if len(self._kept) >= AnswerCache.SIZE:
-                self._kept.clear()
-            self._kept[id(answers)] = answers, encoded  # with the mapping, so that no other can get its id
-        return encoded
-
     def _write_waiting(self) -> None:
         """Encode the lines that wait, and write them. After an interrupt, those that are not encoded still wait."""
         encode, facts_of, seq = self._encoder.encode, self._facts_of, self._seq
@@ -318,7 +295,7 @@ class EventLog(Recorder):
         try:
             for state, answers, course in self._waiting:
                 body = encode(seq, state, answers, facts_of(state), course)
-                digits, line = line_of_file(digits, body, _LAST_PART[state.phase])
+                digits, line = line_of_file(digits, body, state.phase)
                 encoded.append((digits, line))
                 seq += 1
         finally:
@@ -363,11 +340,6 @@ class EventLog(Recorder):
     def _incomplete_log(self, error: OSError) -> LogError:
         written = f"its first {self._flushed} lines are written" if self._flushed else "nothing is written"
         return LogError(f"the log is incomplete, {written} ({error.strerror or error})", path=str(self.path))
-
-
-def _asks_for_a_checkpoint(answers: Mapping[str, Transition]) -> bool:
-    """Whether one is written after this line, which is no use without the log up to it."""
-    return any(command.last for answer in answers.values() for command in answer.commands)
 
 
 def _is_folder(path: Path) -> bool:

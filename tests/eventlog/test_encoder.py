@@ -87,15 +87,16 @@ def _next(draw: random.Random, state: State) -> State:
     return attrs.evolve(state, **changes)
 
 
-def _parts(draw: random.Random, state: State) -> tuple[State, Any, Mapping[str, Any], list[list[Any]]]:
-    answers = {"c": {"memory": draw.choice((1, [1.0, "é"]))}} if draw.random() < 0.5 else {}
+def _parts(draw: random.Random, state: State) -> tuple[State, bytes, Mapping[str, Any], list[list[Any]]]:
+    answers = orjson.dumps({"c": {"memory": draw.choice((1, [1.0, "é"]))}}) if draw.random() < 0.5 else b""
     course = [[draw.choice((32, 0.5, None, "held back")), 1]] if draw.random() < 0.5 else []
     return state, answers, numbers(state.facts), course
 
 
-def _in_general(seq: int, state: State, answers: Any, facts: Any, course: Any) -> bytes:
+def _in_general(seq: int, state: State, answers: bytes, facts: Any, course: Any) -> bytes:
+    line = line_of(state, orjson.loads(answers or b"{}"))
     over = {"course": course} if course else {}
-    return orjson.dumps({"seq": seq, **line_of(state, answers), "facts": facts, **over, "event": EVENT[state.phase]})
+    return orjson.dumps({"seq": seq, **line, "facts": facts, **over, "event": EVENT[state.phase]})
 
 
 def _first_difference(encoder_of: type[LineEncoder], sequences: int) -> int | None:
@@ -146,13 +147,13 @@ def test_a_metric_that_is_no_number_is_refused_each_time() -> None:
 
     for _ in range(2):
         with pytest.raises(TypeError, match="loss is 'text', which is no real number"):
-            encoder.encode(0, state, {}, {}, [])
+            encoder.encode(0, state, b"", {}, [])
 
 
 def test_a_line_of_a_file_has_its_digest_before_its_event() -> None:
     """As where each line is written by itself."""
-    body, end = b'{"seq":0,"event":"setup"}', len(b',"event":"setup"}')
+    body = b'{"seq":0,"event":"setup"}'
 
     for before in ("", "0123456789ab"):
         digits = digest(before, body)
-        assert line_of_file(before.encode(), body, end) == (digits.encode(), with_digest(body, digits, "setup"))
+        assert line_of_file(before.encode(), body, Phase.SETUP) == (digits.encode(), with_digest(body, digits, "setup"))

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from fsm_train import Callback, LogError, Phase, Recorded, Scripted, State, Transition, on, replay, run, start
 from fsm_train.callbacks import accumulate, early_stopping, record, reduce_on_plateau
 from fsm_train.eventlog import checker, log_lines
 from fsm_train.eventlog.checker import LineChecker
-from fsm_train.eventlog.encoder import line_of_file
 from fsm_train.eventlog.entries import entries
 from fsm_train.eventlog.entry import LazyEntry
-from fsm_train.eventlog.lines import line_of
+from fsm_train.eventlog.lines import digest, line_of, with_digest
 from fsm_train.eventlog.log_lines import OTHERWISE_WRITTEN, LogLines
 from fsm_train.eventlog.replayer import _Replay
 from tests.how_long import of_all, step_through
@@ -112,11 +112,11 @@ def is_lazy(path: Path) -> list[str]:
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
     """Change the JSON of each line, and make its digest fit."""
-    before, lines = b"", []
+    before, lines = "", []
     for raw in path.read_bytes().splitlines(keepends=True):
         body = change(raw[: raw.rindex(b',"digest"')] + raw[raw.rindex(b',"event"') : -1])
-        before, line = line_of_file(before, body, len(body) - body.rindex(b',"event"'))
-        lines.append(line)
+        before = digest(before, body)
+        lines.append(with_digest(body, before, orjson.loads(body)["event"]))
     path.write_bytes(b"".join(lines))
 
 
