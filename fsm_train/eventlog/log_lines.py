@@ -111,7 +111,7 @@ class LogLines:
     def _next_entry(self) -> Entry | None:
         """The next entry, seen by the history; None at the end of the log."""
         entry = next(self._entries, None)
-        if entry is not None and entry.event in ADDS_EPOCHS:
+        if type(entry) is Entry and entry.event in ADDS_EPOCHS:
             self._history.see(entry)
         return entry
 
@@ -123,6 +123,19 @@ class LogLines:
         self._lookahead = self._next_entry()
         self._last_number = entry.number
         self._eventless += 1
+        if type(entry) is LazyEntry:
+            if entry.course:
+                self._course.append(entry.course[0])  # it happened once, so it is taken off, and not written to
+                self._items_read += 1
+                self._eventless = 0
+        else:
+            self._read_course(entry)
+        if self._eventless > MOST_LINES:
+            raise self._error("the lines go on without a batch, and no training does", entry.number)
+        self._lines.append((self._items_read, entry))
+        return True
+
+    def _read_course(self, entry: Entry) -> None:
         if entry.course:
             self._course.extend(map(list, entry.course))
             self._items_read += len(entry.course)
@@ -131,10 +144,6 @@ class LogLines:
             self._course.append([entry, 1])
             self._items_read += 1
             self._eventless = 0
-        if self._eventless > MOST_LINES:
-            raise self._error("the lines go on without a batch, and no training does", entry.number)
-        self._lines.append((self._items_read, entry))
-        return True
 
     def peek(self) -> Any:
         """The next item of the course, which stays there; `END` if there is none."""
@@ -145,11 +154,14 @@ class LogLines:
 
     def advance(self) -> None:
         """Go past one occurrence of the next item, and past a signal right after it."""
-        item = self._course[0]
-        item[1] -= 1
-        if item[1] == 0:
-            self._course.popleft()
-            self._items_over += 1
+        course = self._course
+        if course[0][1] > 1:
+            course[0][1] -= 1
+            return
+        course.popleft()
+        self._items_over += 1
+        following = course[0][0] if course else self.peek()
+        if type(following) is str and following != HELD_BACK:
             self.take_signal()
 
     def take_signal(self) -> None:

@@ -20,7 +20,7 @@ from ..core.turns import Players
 from ..core.values import FrozenMap
 from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
-from .entry import Entry
+from .entry import Entry, LazyEntry
 from .errors import LogError
 from .lines import EVENT, HELD_BACK, decode_hyper, decode_numbers, decode_plan, decode_state
 from .log_lines import END, LogLines, is_line_of
@@ -151,13 +151,15 @@ class Recorded(LogLines, Workload):
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         """All facts in the line of this state, also those that are not in `names`."""
         entry = None if state.phase in FINAL else self.line_at(state)  # nothing is measured at the end
-        return {} if entry is None else decode_numbers(entry.facts)
+        if entry is None:
+            return {}
+        return entry.facts if type(entry) is LazyEntry else decode_numbers(entry.facts)
 
     def prepare(self, state: State) -> None:
         self.take_signal()
 
     def fetch(self) -> float | None:
-        size = self.peek()
+        size = self._course[0][0] if self._course else self.peek()
         if size is not None and type(size) is not int and type(size) is not float:
             raise self.unexpected("a batch", size)
         self.advance()
@@ -166,7 +168,7 @@ class Recorded(LogLines, Workload):
     fetch_valid = fetch
 
     def step(self) -> bool:
-        if self.peek() == HELD_BACK:
+        if (self._course[0][0] if self._course else self.peek()) == HELD_BACK:
             self.advance()
             return False
         return True
