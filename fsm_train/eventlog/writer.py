@@ -26,7 +26,7 @@ from ..encoding import Json, numbers
 from ..locks import HeldError, Lock, take
 from ..sinks.base import Recorder
 from .append import Continuation, find_continuation
-from .course import CourseRecorder
+from .course import Course, CourseRecorder, course_of
 from .encoder import AnswerEncoder, LineEncoder, asks_for_a_checkpoint, line_of_file
 from .errors import LogError
 from .history import header_lines
@@ -55,7 +55,7 @@ BYTES_AT_ONCE = 1 << 15
 """As many bytes can wait to be encoded, and as many encoded for the file: a kill takes no more than both."""
 
 
-Waiting = tuple[State, bytes, Sequence[Json]]
+Waiting = tuple[State, bytes, Course]
 """What a line is made of: the state, the answers to it as JSON, and the course since the line before."""
 
 _ONE_RUN = "and a log holds one run at a time: give another path, or let that run end first"
@@ -194,7 +194,7 @@ class EventLog(Recorder):
         try:
             if self._by_structlog:
                 flushed = flushed or asks_for_a_checkpoint(answers)
-                self._write(EVENT[state.phase], self._line_of(state, answers_of(answers), course))
+                self._write(EVENT[state.phase], self._line_of(state, answers_of(answers), course_of(course)))
             else:
                 # What a program could still change, the answers, is encoded now; a state stays what it is.
                 encoded, asks = self._answers.encode(answers)
@@ -294,7 +294,7 @@ class EventLog(Recorder):
         encoded: list[tuple[bytes, bytes]] = []
         try:
             for state, answers, course in self._waiting:
-                body = encode(seq, state, answers, facts_of(state), course)
+                body = encode(seq, state, answers, facts_of(state), course_of(course))
                 digits, line = line_of_file(digits, body, state.phase)
                 encoded.append((digits, line))
                 seq += 1
