@@ -50,18 +50,15 @@ class LineEncoder:
         Raises:
             TypeError: a metric is no real number.
         """
-        line = self._line(seq, state, answers)
+        line = self.head(seq, state, answers)
         line["facts"] = facts
         if course:
             line["course"] = course
         line["event"] = EVENT[state.phase]
         return orjson.dumps(line)
 
-    def head(self, seq: int, state: State, answers: bytes) -> bytes:
-        """What comes before the facts in the line."""
-        return orjson.dumps(self._line(seq, state, answers))[:-1]
-
-    def _line(self, seq: int, state: State, answers: bytes) -> dict[str, Json]:
+    def head(self, seq: int, state: State, answers: bytes) -> dict[str, Json]:
+        """What comes before the facts in the line, to be encoded."""
         at = state.__dict__
         if _seldom(at) != _NONE_OF_THEM:
             return {"seq": seq, **line_of(state, orjson.Fragment(answers) if answers else {})}

@@ -105,6 +105,15 @@ class LazyEntry(Entry):
         return self._body
 
 
+def open_line(entry: Entry) -> None:
+    """Check all of a line, also if it is lazy.
+
+    Raises:
+        LogError: it is damaged.
+    """
+    _ = entry.body
+
+
 def entry_of(number: int, line: dict[str, Any]) -> Entry:
     """Split line `number` of a file into its parts. What is left of `line` is the body."""
     seq, event, digest = line.pop("seq"), line.pop("event"), line.pop("digest")

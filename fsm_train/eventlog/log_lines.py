@@ -11,6 +11,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from ..core.phase import Phase
 from ..core.state import State
 from ..core.transition import Transition
@@ -18,7 +20,7 @@ from .ahead import read_ahead
 from .checker import LineChecker
 from .encoder import AnswerEncoder, LineEncoder, begins_as
 from .entries import entries
-from .entry import Entry, LazyEntry
+from .entry import Entry, LazyEntry, open_line
 from .errors import EndOfLogError, LogError, OutOfStepError
 from .history import ADDS_EPOCHS, LoggedHistory
 from .lines import EVENT, HEADER, HELD_BACK, MEASURED, AnswerCache
@@ -58,7 +60,7 @@ class LogLines:
         if isinstance(log, (str, PathLike)):
             self.path = str(log)
             self._checker = LineChecker(self.path, lazy=lazy)
-            log = _counting(read_ahead(entries(Path(log), self._checker)))
+            log = read_ahead(entries(Path(log), self._checker))
         self.interrupt: str | None = None
         self._entries = log
         self._history = LoggedHistory(self.path)
@@ -204,7 +206,8 @@ class LogLines:
         needed, entry = self._lines[0]
         if type(entry) is not LazyEntry or needed > self._items_over or entry.event != EVENT[state.phase]:
             return False
-        head = self._encoder.head(entry.seq, state, self._answers.encode(answers)[0])
+        encoded = self._answers.encode(answers)[0] if answers else b""
+        head = orjson.dumps(self._encoder.head(entry.seq, state, encoded))[:-1]
         if len(head) != entry.head or not entry.raw.startswith(head):
             return False
         self._lines.popleft()
@@ -244,24 +247,6 @@ class LogLines:
 
     def _error(self, what: str, line: int) -> LogError:
         return LogError(what, path=self.path, line=line)
-
-
-def _counting(lines: Iterator[Entry]) -> Iterator[Entry]:
-    """The lines that count; the others are only checked."""
-    for entry in lines:
-        if entry.counts:
-            yield entry
-        else:
-            open_line(entry)
-
-
-def open_line(entry: Entry) -> None:
-    """Check all of a line, also if it is lazy.
-
-    Raises:
-        LogError: it is damaged.
-    """
-    _ = entry.body
 
 
 def is_line_of(entry: Entry, state: State) -> bool:
