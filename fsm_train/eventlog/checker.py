@@ -84,6 +84,7 @@ class LineChecker:
         self._plain_events: Set[str] = frozenset()  # the events that the next line can have, if it is a plain one
         self._resume_at = ""  # where this call of `run` continues
         # Iteration and valid_batch of the line before, or of the start of this call, or the line that has them.
+        self._open = self._opened  # bound once
         self._tails: dict[bytes, tuple[list[list[Any]], str]] = {}  # course and event, by the JSON of both
         self._counts: tuple[int, int] | LazyEntry = 0, 0
         self._further = 0  # the epochs of the history of this call that are in lines to come
@@ -132,19 +133,23 @@ class LineChecker:
         return entry
 
     def _lazy_entry(self, number: int, raw: bytes) -> LazyEntry | None:
-        """The entry of a line that looks as this library writes it within a batch; None of any other."""
+        """The entry of a line that looks as this library writes it within a batch; None of any other.
+
+        Its number in the log is compared with the rest of it, or checked when it is opened.
+        """
         cut = raw.rfind(_DIGEST)
-        after = cut + _DIGEST_LENGTH + 2 * DIGEST_BYTES
+        after = cut + _LENGTH_WITH_DIGITS
         begin = raw.rfind(_FACTS, 0, cut)
-        end = raw.find(b"}", begin) + 1  # of the facts
-        if begin < 0 or not raw.startswith(b'{"seq":%d,"epoch":' % self._seq):
+        if begin < 0 or not raw.startswith(_BEGIN):
             return None
+        end = raw.find(b"}", begin) + 1  # of the facts
         ending = raw[end:cut] + raw[after:]
-        tail = self._tails.get(ending)
-        if tail is None:
-            tail = self._tail(ending)
-        facts = parse_line(raw[begin + len(_FACTS) - 1 : end])
-        if tail is None or facts is None or tail[1] not in self._plain_events:
+        tail = self._tails.get(ending) or self._tail(ending)
+        try:
+            facts = orjson.loads(raw[begin + _BEFORE_FACTS : end])
+        except orjson.JSONDecodeError:
+            return None
+        if tail is None or tail[1] not in self._plain_events:
             return None
         for value in facts.values():
             kind = type(value)
@@ -158,16 +163,15 @@ class LineChecker:
         hashed.update(raw[:cut])
         hashed.update(raw[after:-1])
         digits = hashed.hexdigest()
-        self._digest = digits.encode()
-        if raw[cut + len(_DIGEST) : after] != self._digest + b'"':
-            self._digest = before
+        as_bytes = digits.encode()
+        if raw[after - 2 * DIGEST_BYTES - 1 : after] != as_bytes + b'"':
             return None
         assert last is not None
         course, event = tail
-        entry = LazyEntry(number, self._seq, event, digits, facts, course, raw, begin, last.event, before, self._opened)
+        entry = LazyEntry(number, self._seq, event, digits, facts, course, raw, begin, last.event, before, self._open)
         self.last = self._counts = entry
         self._seq += 1
-        self._plain_events = _PLAIN_AFTER[event]
+        self._digest, self._plain_events = as_bytes, _PLAIN_AFTER[event]
         return entry
 
     def _tail(self, ending: bytes) -> tuple[list[list[Any]], str] | None:
@@ -301,10 +305,13 @@ class LineChecker:
 
 
 _DIGEST = b',"digest":"'
+_DIGEST_LENGTH = len(b',"digest":""')
+_LENGTH_WITH_DIGITS = _DIGEST_LENGTH + 2 * DIGEST_BYTES
+_BEGIN = b'{"seq":'
 _FACTS = b',"facts":{'
+_BEFORE_FACTS = len(b',"facts":')
 _NOTHING_HASHED = blake2b(digest_size=DIGEST_BYTES)
 _TAIL, _TAIL_WITH_COURSE = ("facts", "event"), ("facts", "course", "event")
-_DIGEST_LENGTH = len(b',"digest":""')
 
 
 def _not_json(raw: bytes, number: int) -> str:

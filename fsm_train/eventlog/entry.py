@@ -52,7 +52,7 @@ class Entry:
 class LazyEntry(Entry):
     """A line whose inside is parsed, and checked, where its body is asked for.
 
-    Its number, event, digest, facts and course are checked. A replay writes the line again; where that gives the same
+    Its event, digest, facts and course are checked. A replay writes the line again; where that gives the same
     bytes, the rest of it was never of another form.
 
     Attributes:
