@@ -127,7 +127,11 @@ class AnswerEncoder:
 
 def asks_for_a_checkpoint(answers: Mapping[str, Transition]) -> bool:
     """Whether one is written after this line, which is no use without the log up to it."""
-    return any(command.last for answer in answers.values() for command in answer.commands)
+    for answer in answers.values():  # no generator: this is done for each line
+        for command in answer.commands:
+            if command.last:
+                return True
+    return False
 
 
 def line_of_file(before: bytes, body: bytes, phase: Phase) -> tuple[bytes, bytes]:
