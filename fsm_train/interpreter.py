@@ -145,6 +145,17 @@ def run_to_its_end(state: State, callbacks: Iterable[Callback[Any]]) -> State:
     return last
 
 
+def run_without_signals(state: State, callbacks: Iterable[Callback[Any]], sinks: Iterable[Sink]) -> State:
+    """As `run`, of a world that no signal is for. A sink can raise GeneratorExit, as leaving `iterate` does."""
+    work = workload_of(state, "run")
+    refuse_if_in_use(work)
+    try:
+        (last,) = _train(state, work, callbacks, None, sinks, (), stepwise=False)
+    finally:
+        work.interrupt = None
+    return last
+
+
 def _train(
     state: State,
     work: Workload,

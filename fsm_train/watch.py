@@ -235,7 +235,7 @@ def event_log(log: EventLog | str | PathLike[str] | None) -> tuple[Sink, ...]:
     """The sink that writes the log; none without one."""
     if log is None:
         return ()
-    from .eventlog.writer import EventLog  # which imports structlog: a run without a log does without
+    from .eventlog.writer import EventLog  # which imports orjson: a run without a log does without
 
     if isinstance(log, EventLog):
         return (log,)

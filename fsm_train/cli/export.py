@@ -20,7 +20,8 @@ from ..core.state import State, replaced
 from ..core.turns import Players
 from ..core.values import Facts
 from ..encoding import Json
-from ..eventlog.entries import Entry, entries
+from ..eventlog.entries import entries
+from ..eventlog.entry import Entry
 from ..eventlog.errors import LogError
 from ..eventlog.lines import HEADER, decode_numbers, decode_plan, decode_state
 from ..sinks.base import Guarded

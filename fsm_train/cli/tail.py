@@ -14,7 +14,8 @@ import attrs
 
 from ..core.phase import FINAL, Phase
 from ..encoding import Json, encode
-from ..eventlog.entries import MAX_LINE_BYTES, LineChecker
+from ..eventlog.checker import LineChecker
+from ..eventlog.entries import MAX_LINE_BYTES
 from ..eventlog.errors import LogError
 from ..eventlog.lines import HISTORY
 from ..eventlog.reader import Line, record_of

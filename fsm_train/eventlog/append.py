@@ -10,7 +10,8 @@ import attrs
 from ..core.phase import Phase
 from ..core.runs import is_new_training
 from ..core.state import COUNTERS, State
-from .entries import LineChecker, entries, tail_of
+from .checker import LineChecker
+from .entries import entries, tail_of
 from .errors import LogError
 from .history import LoggedHistories, shared_epochs
 from .lines import HEADER

@@ -17,7 +17,8 @@ import attrs
 from ..core.phase import FINAL
 from ..core.state import COUNTERS
 from ..encoding import Json
-from .entries import Entry, entries
+from .entries import entries
+from .entry import Entry
 from .line_difference import Change, Part, first_change, format_json, format_place, place_of
 from .lines import HEADER, MEASURED, logged_phases
 

@@ -26,7 +26,7 @@ from ..encoding import Json, decode, encode, flag_names, flags
 from ..wording import PLAN_FULFILLED
 from .added_fields import without_added_fields
 from .best import BestEpoch, best_in, closes_epoch, finished_epochs
-from .entries import Entry
+from .entry import Entry
 from .errors import LogError
 from .from_header import as_recorded
 from .line_difference import Part, first_change, format_json

@@ -5,7 +5,8 @@ Rule of this file: it changes nothing. What it adds to a batch is a few calls, b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from ..core.phase import Operation
@@ -20,30 +21,29 @@ class CourseRecorder(WorkloadProxy):
     """Wraps a workload and records its course: batches, steps held back, signals. All else is the workload's.
 
     Attributes:
-        course: pairs [event, count] since the last `take_course`.
+        last, times: the last event since a line was written, and how often it came in a row; 0 times if there is none.
+        before: the events before it, as pairs [event, count].
     """
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._fetch, self._fetch_valid, self._step = workload.fetch, workload.fetch_valid, workload.step
-        self.course: list[list[Any]] = []
+        self.last: float | str | None = None
+        self.times = 0
+        self.before: list[list[Any]] = []
 
-    @property
-    def interrupt(self) -> str | None:
-        return self.wrapped.interrupt
-
-    @interrupt.setter
-    def interrupt(self, name: str | None) -> None:
+    def _set_interrupt(self, name: str | None) -> None:
         self._record(self.wrapped.interrupt)  # the machine has acted on it
         self.wrapped.interrupt = name
 
+    interrupt = property(attrgetter("wrapped.interrupt"), _set_interrupt)  # read in no frame of Python
+
     def fetch(self, *state: State) -> float | None:
         size = self._fetch(*state)
-        course = self.course  # what `_record` does, without a further call for each batch
-        if course and course[-1][0] == size:
-            course[-1][1] += 1
-        else:
-            course.append([size, 1])
+        if self.times:
+            self._record(size)
+        else:  # what `_record` does, without a further call for each batch
+            self.last, self.times = size, 1
         return size
 
     def fetch_valid(self, *state: State) -> float | None:
@@ -72,14 +72,31 @@ class CourseRecorder(WorkloadProxy):
 
         return step
 
-    def take_course(self) -> list[list[Any]]:
+    def take_course(self) -> Course:
         """The course since the last call of this method."""
-        course, self.course = self.course, []
-        return course
+        last, times, self.times = self.last, self.times, 0
+        if not self.before:
+            return NO_COURSE, last, times
+        before, self.before = self.before, []
+        return before, last, times
 
     def _record(self, event: float | str | None) -> None:
-        course = self.course
-        if course and course[-1][0] == event:
-            course[-1][1] += 1
+        if not self.times:
+            self.last, self.times = event, 1
+        elif self.last == event:
+            self.times += 1
         else:
-            course.append([event, 1])
+            self.before.append([self.last, self.times])
+            self.last, self.times = event, 1
+
+
+Course = tuple[Sequence[list[Any]], float | str | None, int]
+"""The events before the last one, as pairs [event, count]; the last one; and how often it came, 0 if there is none."""
+
+NO_COURSE: Sequence[list[Any]] = ()
+
+
+def course_of(taken: Course) -> Sequence[list[Any]]:
+    """The pairs [event, count] of a line."""
+    before, last, times = taken
+    return [*before, [last, times]] if times else NO_COURSE

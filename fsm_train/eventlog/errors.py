@@ -45,3 +45,7 @@ class OutOfStepError(LogError):
 
 class EndOfLogError(OutOfStepError):
     """The log ends before what is requested."""
+
+
+class NotLazyError(LogError):
+    """A line has to be read as a whole from the beginning: what was taken from it without that is not all there is."""

@@ -17,7 +17,7 @@ from ..core.phase import Flag, Phase
 from ..core.state import State
 from ..core.values import Facts
 from ..encoding import Json
-from .entries import Entry
+from .entry import Entry
 from .errors import LogError
 from .lines import answers_of, decode_numbers, decode_state, line_of
 

@@ -23,7 +23,7 @@ from ..core.phase import Flag, Phase
 from ..core.state import State, replaced
 from ..core.transition import Transition
 from ..encoding import CannotDecodeError, Json, decode
-from .entries import Entry
+from .entry import Entry
 from .errors import LogError
 
 FACTORIES: Mapping[str, Any] = {

@@ -14,7 +14,7 @@ import orjson
 from ..core.history import History
 from ..core.phase import Phase
 from ..encoding import Json, numbers
-from .entries import Entry
+from .entry import Entry
 from .errors import LogError
 from .lines import HEADER, HISTORY, decode_numbers
 

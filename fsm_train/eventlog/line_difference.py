@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from ..encoding import Json
-from .entries import Entry
+from .entry import Entry
 
 
 class Part(NamedTuple):

@@ -57,6 +57,9 @@ EVENT: Mapping[Phase, str] = {phase: phase.value for phase in Phase}
 PLACES: Mapping[str, Place] = {place.value: place for place in (*Phase, *Junction)}
 
 
+DIGEST_BYTES = 6
+
+
 def digest(before: str, body: bytes) -> str:
     """The digest of a line: 12 hexadecimal digits of BLAKE2b.
 
@@ -64,7 +67,7 @@ def digest(before: str, body: bytes) -> str:
         before: the digest of the line before; "" for the first line.
         body: the line as JSON, without its digest.
     """
-    return hashlib.blake2b(before.encode() + body, digest_size=6).hexdigest()
+    return hashlib.blake2b(before.encode() + body, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def with_digest(body: bytes, digits: str, event: str) -> bytes:
@@ -255,15 +258,23 @@ def decode_plan(start: Mapping[str, Json]) -> Plan:
 
 def decode_hyper(value: Mapping[str, Json]) -> FrozenMap[str, Any]:
     """Hyper-parameters that `hyper_of` encoded."""
+    if _are_plain(value):
+        return FrozenMap(value)
     return FrozenMap({name: tuple(map(number, v)) if isinstance(v, list) else number(v) for name, v in value.items()})
 
 
 def decode_numbers(value: Mapping[str, Json]) -> FrozenMap[str, float]:
     """Facts or metrics."""
-    for v in value.values():
-        if type(v) is not float and type(v) is not int:
-            return FrozenMap({name: number(v) for name, v in value.items()})
-    return FrozenMap(value)
+    return FrozenMap(value if _are_plain(value) else {name: number(v) for name, v in value.items()})
+
+
+def _are_plain(values: Mapping[str, Json]) -> bool:
+    """Whether all values are numbers that JSON has a form for."""
+    for value in values.values():  # no generator: this is done for each line
+        kind = type(value)
+        if kind is not float and kind is not int:
+            return False
+    return True
 
 
 def decode_counters(body: Mapping[str, Json]) -> dict[str, Json]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ import attrs
 from ..core.phase import Flag, Phase
 from ..core.state import Counters, Hyper, Plan
 from ..encoding import Json, decode, flags
-from .entries import Entry, entries
+from .entries import entries
+from .entry import Entry
 from .lines import HEADER, decode_counters, decode_hyper, decode_numbers, decode_plan
 
 
@@ -162,26 +163,32 @@ def _header(entry: Entry) -> Header:
 
 def _line(entry: Entry) -> Line:
     body: dict[str, Any] = entry.body
+    answers, reason, error = body.get("answers"), body.get("reason"), body.get("error")
     return Line(
+        **decode_counters(body),
         number=entry.number,
         seq=entry.seq,
-        phase=Phase(entry.event),
-        **decode_counters(body),
+        phase=_PHASES[entry.event],
         flags=flags(body["flags"]),
         facts=decode_numbers(entry.facts),
         metrics=decode_numbers(body["metrics"]),
         hyper=decode_hyper(body["hyper"]),
-        answers={name: _answer(answer) for name, answer in body.get("answers", {}).items()},
-        course=tuple((what, times) for what, times in entry.course),
+        answers={name: _answer(answer) for name, answer in answers.items()} if answers else {},
+        course=tuple((what, times) for what, times in entry.course) if entry.course else (),
         player=body.get("player", ""),
-        reason=decode(body.get("reason", "")),
-        error=decode(body.get("error", "")),
+        reason=decode(reason) if reason else "",
+        error=decode(error) if error else "",
         bound=entry.bound,
         superseded=not entry.counts,
         digest=entry.digest,
     )
 
 
+_PHASES = {phase.value: phase for phase in Phase}
+
+
 def _answer(answer: dict[str, Any]) -> Mapping[str, Json]:
-    decoders = {"flags": flags, "hyper": decode_hyper, "reason": decode}
-    return {key: decoders[key](value) if key in decoders else value for key, value in answer.items()}
+    return {key: _DECODERS[key](value) if key in _DECODERS else value for key, value in answer.items()}
+
+
+_DECODERS: Mapping[str, Callable[[Any], Any]] = {"flags": flags, "hyper": decode_hyper, "reason": decode}

@@ -6,10 +6,8 @@ one, or beyond the end of the log, is an error.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Set
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -17,34 +15,26 @@ import attrs
 from ..core.phase import FINAL, Operation, Phase
 from ..core.runs import is_new_training
 from ..core.state import Hyper, State
+from ..core.table import Outcome
 from ..core.transition import Command
 from ..core.turns import Players
 from ..core.values import FrozenMap
 from ..core.workload import BRACKETS, Workload
 from ..encoding import CannotDecodeError, decode
-from .ahead import read_ahead
-from .entries import Entry, entries
-from .errors import EndOfLogError, LogError, OutOfStepError
-from .history import ADDS_EPOCHS, LoggedHistory
-from .lines import (
-    EVENT,
-    HEADER,
-    HELD_BACK,
-    MEASURED,
-    decode_hyper,
-    decode_numbers,
-    decode_plan,
-    decode_state,
-)
+from .entry import Entry, LazyEntry
+from .errors import LogError
+from .lines import EVENT, HELD_BACK, decode_hyper, decode_numbers, decode_plan, decode_state
+from .log_lines import END, LogLines, is_line_of
 
-_END = object()
-_MOST_LINES = len(Phase)
-"""The most lines in a row without an item of the course: the machine passes no phase twice without one."""
+_OF_A_STEP = frozenset(
+    {Operation.FORWARD, Operation.LOSS, Operation.BACKWARD, Operation.UNSCALE, Operation.STEP, Operation.ZERO}
+)
+"""Operations of which only whether a step was taken is in the log."""
 
 _FINAL_EVENTS = frozenset(EVENT[phase] for phase in FINAL)
 
 
-class Recorded(Workload):
+class Recorded(LogLines, Workload):
     """A workload that gives what a logged training measured.
 
     >>> from fsm_train import Recorded, run
@@ -55,6 +45,8 @@ class Recorded(Workload):
 
     Args:
         log: the path of a log, or the `Entry`s of one.
+        lazy: whether the lines of a path are checked only as far as somebody asks for them, or compares them; see
+            `open_lines`.
 
     Attributes:
         path: the path of the log; "" if entries were given.
@@ -64,26 +56,9 @@ class Recorded(Workload):
 
     hands_on_signals = False  # a recorded signal is none for this process
 
-    def __init__(self, log: str | PathLike[str] | Iterator[Entry]) -> None:
-        if isinstance(log, (str, PathLike)):
-            self.path = str(log)
-            log = (entry for entry in read_ahead(entries(Path(log))) if entry.counts)
-        else:
-            self.path = ""
-        self.interrupt: str | None = None
-        self._entries = log
-        self._history = LoggedHistory(self.path)
-        self._lookahead: Entry | None = self._next_entry()  # the entry after those in `_lines`
-        if self._lookahead is None or self._lookahead.event != HEADER:
-            raise LogError("a recorded training begins with a header, and there is none", path=self.path)
-        self.header: Entry = self._lookahead
-        self.out_of_step = False
-        self._lines: deque[tuple[int, Entry]] = deque()  # read and not passed; with the number of items before each
-        self._course: deque[list[Any]] = deque()  # the items that are read and not over: [what, count]
-        self._items_read = self._items_over = 0  # the number of items of the course
-        self._eventless = 0  # the number of lines since the last one that had an item
+    def __init__(self, log: str | PathLike[str] | Iterator[Entry], *, lazy: bool = False) -> None:
+        super().__init__(log, lazy=lazy)
         self._hyper: Mapping[str, Hyper] = decode_hyper(self.header.body["start"]["hyper"])
-        self._last_number = self.header.number  # of the last line that was read
 
     # ------------------------------------------------------------------------ the calls of run
 
@@ -101,17 +76,12 @@ class Recorded(Workload):
         header = self.next_header
         if header is None:
             raise LogError("there is no further call of run in this log", path=self.path)
-        self.header = header
-        self.out_of_step = False
-        self._lines.clear()
-        self._course.clear()
-        self._items_read = self._items_over = self._eventless = 0
-        self._last_number = header.number
+        self.begin_call(header)
         try:
             state = self._state(header.body["start"], last, memories or {})
         except CannotDecodeError as error:
             raise self._error(f"its start cannot be made again: {error}", header.number) from error
-        self._lookahead = self._next_entry()
+        self.read_first_line()
         return state
 
     def _state(self, start: Mapping[str, Any], last: State | None, memories: Mapping[str, Mapping[str, type]]) -> State:
@@ -142,109 +112,6 @@ class Recorded(Workload):
             memory=FrozenMap(memory),
             workload=self,
         )
-
-    @property
-    def next_header(self) -> Entry | None:
-        """The header of the next call of `run`; None if there is none. Skips the rest of the current call."""
-        while self._lookahead is not None and self._lookahead.event != HEADER:
-            self._lookahead = self._next_entry()
-        return self._lookahead
-
-    def _next_entry(self) -> Entry | None:
-        """The next entry, seen by the history; None at the end of the log."""
-        entry = next(self._entries, None)
-        if entry is not None and entry.event in ADDS_EPOCHS:
-            self._history.see(entry)
-        return entry
-
-    # ------------------------------------------------------------------------ where in the log
-
-    def _read_line(self) -> bool:
-        """Read the next line of this call of `run`; False at its end."""
-        entry = self._lookahead
-        if entry is None or entry.event == HEADER:
-            return False
-        self._lookahead = self._next_entry()
-        self._last_number = entry.number
-        self._eventless += 1
-        if entry.course:
-            self._course.extend(map(list, entry.course))
-            self._items_read += len(entry.course)
-            self._eventless = 0
-        if entry.event in MEASURED and not entry.body.get("error"):
-            self._course.append([entry, 1])
-            self._items_read += 1
-            self._eventless = 0
-        if self._eventless > _MOST_LINES:
-            raise self._error("the lines go on without a batch, and no training does", entry.number)
-        self._lines.append((self._items_read, entry))
-        return True
-
-    def _peek(self) -> Any:
-        """The next item of the course, which stays there."""
-        while not self._course:
-            if not self._read_line():
-                return _END
-        return self._course[0][0]
-
-    def _advance(self) -> None:
-        """Go past one occurrence of the next item, and past a signal right after it."""
-        item = self._course[0]
-        item[1] -= 1
-        if item[1] == 0:
-            self._course.popleft()
-            self._items_over += 1
-            self._take_signal()
-
-    def _take_signal(self) -> None:
-        """Set `interrupt` if the next item is a signal."""
-        item = self._peek()
-        if type(item) is str and item != HELD_BACK:
-            self.interrupt = item
-            self._course.popleft()
-            self._items_over += 1
-
-    def next_line(self) -> Entry | None:
-        """The next line that was not passed; None at the end of this call of `run`."""
-        return self._lines[0][1] if self._lines or self._read_line() else None
-
-    def pass_line(self) -> None:
-        """Go past the next line."""
-        self._lines.popleft()
-
-    def pass_if(self, event: str, body: Mapping[str, Any]) -> bool:
-        """Go past the next line if it is this one, and the course up to it is over; whether that was so."""
-        if not self._lines and not self._read_line():
-            return False
-        needed, entry = self._lines[0]
-        if needed > self._items_over or entry.event != event or entry.body != body:
-            return False
-        self._lines.popleft()
-        return True
-
-    def line_at(self, state: State) -> Entry | None:
-        """The line of this state; None if it has none. Lines before it are passed."""
-        event = EVENT[state.phase]
-        if self._lines:  # it is almost always the first
-            needed, entry = self._lines[0]
-            if needed <= self._items_over and entry.event == event and _is_line_of(entry.body, state):
-                return entry
-        for before, entry in self._lines_here():
-            if entry.event == event and _is_line_of(entry.body, state):
-                for _ in range(before):
-                    self._lines.popleft()
-                return entry
-        return None
-
-    def _lines_here(self) -> Iterator[tuple[int, Entry]]:
-        """The lines that were not passed, up to the next item of the course, with the number of lines before each."""
-        before = 0
-        while before < len(self._lines) or self._read_line():
-            needed, entry = self._lines[before]
-            if needed > self._items_over:
-                return
-            yield before, entry
-            before += 1
 
     # ------------------------------------------------------------------ what the interpreter asks
 
@@ -290,23 +157,30 @@ class Recorded(Workload):
     def read(self, names: Set[str], state: State) -> Mapping[str, float]:
         """All facts in the line of this state, also those that are not in `names`."""
         entry = None if state.phase in FINAL else self.line_at(state)  # nothing is measured at the end
-        return {} if entry is None else decode_numbers(entry.facts)
+        if entry is None:
+            return {}
+        return entry.facts if type(entry) is LazyEntry else decode_numbers(entry.facts)
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        if not operations or not _OF_A_STEP.issuperset(operations):
+            return None
+        return self.step if Operation.STEP in operations else _nothing
 
     def prepare(self, state: State) -> None:
-        self._take_signal()
+        self.take_signal()
 
     def fetch(self) -> float | None:
-        size = self._peek()
+        size = self._course[0][0] if self._course else self.peek()
         if size is not None and type(size) is not int and type(size) is not float:
-            raise self._unexpected("a batch", size)
-        self._advance()
+            raise self.unexpected("a batch", size)
+        self.advance()
         return size
 
     fetch_valid = fetch
 
     def step(self) -> bool:
-        if self._peek() == HELD_BACK:
-            self._advance()
+        if (self._course[0][0] if self._course else self.peek()) == HELD_BACK:
+            self.advance()
             return False
         return True
 
@@ -322,20 +196,20 @@ class Recorded(Workload):
         If a command failed that was given there, it has no line: `before` says whether the line of the failure is from
         after the measurement, and it repeats the metrics.
         """
-        entry = self._peek()
-        if type(entry) is Entry:
-            self._advance()
+        entry = self.peek()
+        if isinstance(entry, Entry):
+            self.advance()
         else:
             failed = self.next_line()
-            if entry is not _END or failed is None or not failed.body.get("error") or not before(failed.body):
-                raise self._unexpected("the metrics", entry)
+            if entry is not END or failed is None or not failed.body.get("error") or not before(failed.body):
+                raise self.unexpected("the metrics", entry)
             entry = failed
         return decode_numbers(entry.body["metrics"])
 
     def finish(self, state: State) -> None:
         self.interrupt = None  # a recorded signal is none for this process
-        for _, entry in self._lines_here():
-            if entry.event in _FINAL_EVENTS and _is_line_of(entry.body, state):
+        for _, entry in self.lines_here():
+            if entry.event in _FINAL_EVENTS and is_line_of(entry, state):
                 self._hyper = decode_hyper(entry.body["hyper"])
 
     def snapshot(self) -> object:
@@ -360,35 +234,6 @@ class Recorded(Workload):
     def evaluate(self) -> None: ...
     def abandon(self, state: State) -> None: ...
 
-    # ------------------------------------------------------------------------------- errors
-
-    def _unexpected(self, requested: str, item: Any) -> LogError:
-        self.out_of_step = True
-        if item is _END:
-            return EndOfLogError(requested, "the end of the log", path=self.path, line=self._last_number)
-        recorded = f"the metrics of {item.event}" if type(item) is Entry else _describe(item)
-        return OutOfStepError(requested, recorded, path=self.path, line=self._last_number)
-
-    def _error(self, what: str, line: int) -> LogError:
-        return LogError(what, path=self.path, line=line)
-
-
-def _is_line_of(body: Mapping[str, Any], state: State) -> bool:
-    """Whether the line has the counters of this state."""
-    return (
-        body["iteration"] == state.iteration
-        and body["epoch"] == state.epoch
-        and body["valid_batch"] == state.valid_batch
-        and body["step"] == state.step
-        and ("turns" not in body or body["turns"]["turn"] == state.players.turn)
-    )
-
 
 def _nothing() -> None:
     """What a command does that changes no hyper-parameter."""
-
-
-def _describe(item: object) -> str:
-    if item is None:
-        return "the end of the data"
-    return f"a batch of {item}" if isinstance(item, (int, float)) else f"{item!r:.60}"

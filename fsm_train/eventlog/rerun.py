@@ -14,13 +14,17 @@ import attrs
 
 from ..core.callback import Callback
 from ..core.errors import CallbackError, ConflictError
-from ..core.phase import Phase
+from ..core.phase import FINAL, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from ..interpreter import iterate
+from ..interpreter import run_without_signals
 from ..sinks.base import Recorder
 from .errors import LogError, OutOfStepError
 from .recorded import Recorded
+
+
+class _Finished(GeneratorExit):
+    """Nothing more is compared."""
 
 
 class Rerun(Recorder):
@@ -53,13 +57,22 @@ class Rerun(Recorder):
         Raises:
             LogError: the log cannot be read, or the callbacks do not fit its training.
         """
+        try:
+            ended_by = self._rerun(callbacks)
+        except LogError:
+            self.recorded.open_lines()  # a damaged line that was read before is the error
+            raise
+        self.recorded.open_lines()
+        return ended_by
+
+    def _rerun(self, callbacks: Iterable[Callback[Any]]) -> Exception | None:
         ended_by: Exception | None = None
         try:
-            for now in iterate(self._start, callbacks, sinks=[self], at=self.at):
-                if self.finished:
-                    break
-                if now.workload is not None:  # the last one
-                    self.last = attrs.evolve(now, workload=None)
+            last = run_without_signals(self._start, callbacks, [self])
+            if not self.finished:
+                self.last = attrs.evolve(last, workload=None)
+        except _Finished:
+            pass
         except (OutOfStepError, CallbackError, ConflictError) as error:
             ended_by = error
         except LogError as unreadable:
@@ -79,6 +92,8 @@ class Rerun(Recorder):
             self.compare(state, answers)
         except LogError as error:  # the interpreter switches off a sink that raises, so `rerun` raises it
             self._unreadable, self.finished = error, True
+        if self.finished and not (state.error or state.phase in FINAL):  # or else it ends by itself
+            raise _Finished
 
     @abstractmethod
     def compare(self, state: State, answers: Mapping[str, Transition]) -> None:

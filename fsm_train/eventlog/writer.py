@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import gc
-import logging
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -17,19 +16,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import orjson
-import structlog
 
 from ..core.callback import Callback
 from ..core.phase import FINAL, Phase
 from ..core.state import State
 from ..core.transition import Transition
-from ..core.values import FrozenMap
 from ..core.workload import Workload
 from ..encoding import Json, numbers
 from ..locks import HeldError, Lock, take
 from ..sinks.base import Recorder
 from .append import Continuation, find_continuation
-from .course import CourseRecorder
+from .course import Course, CourseRecorder, course_of
+from .encoder import AnswerEncoder, LineEncoder, asks_for_a_checkpoint, line_of_file
 from .errors import LogError
 from .history import header_lines
 from .lines import (
@@ -38,7 +36,6 @@ from .lines import (
     HEADER_KEYS,
     HISTORY_KEYS,
     KEYS,
-    AnswerCache,
     answers_of,
     canonical,
     digest,
@@ -58,13 +55,8 @@ BYTES_AT_ONCE = 1 << 15
 """As many bytes can wait to be encoded, and as many encoded for the file: a kill takes no more than both."""
 
 
-Waiting = tuple[State, Json, Sequence[Json]]
-"""What a line is made of: the state, the answers to it, and the course since the line before."""
-
-EncodedAnswers = tuple[Json, int, bool]
-"""The answers in a line, as many bytes, and whether one of them asks for a checkpoint."""
-
-NO_ANSWERS: EncodedAnswers = ({}, 0, False)
+Waiting = tuple[State, bytes, Course]
+"""What a line is made of: the state, the answers to it as JSON, and the course since the line before."""
 
 _ONE_RUN = "and a log holds one run at a time: give another path, or let that run end first"
 
@@ -133,6 +125,7 @@ class EventLog(Recorder):
         self.draws = self.path is None  # a processor of the program's own may draw
         self._key = f"logger {id(self)}" if self.path is None else os.path.realpath(self.path)
         self._logger: Any = None if self.path else to
+        self._emit: Any = None  # takes a line that is not written as it is encoded
         self._bound = bound
         self._file: BinaryIO | None = None
         self._lock: Lock | None = None
@@ -141,7 +134,8 @@ class EventLog(Recorder):
         self._waiting: list[Waiting] = []  # lines that are not encoded yet
         self._lines_at_once = 1
         self._waiting_bytes = 0  # of the answers in them
-        self._kept: dict[int, tuple[object, EncodedAnswers]] = {}  # of the decisions of this run, by identity
+        self._encoder = LineEncoder()
+        self._answers = AnswerEncoder()
         self._flushed = 0  # the number of lines that the operating system has
 
     @property
@@ -182,7 +176,10 @@ class EventLog(Recorder):
             held=before.held,
         )
         try:
-            self._emit = (self._open_file(before) if self._logger is None else self._logger).info
+            if self._logger is None:
+                self._open_file(before)
+            else:
+                self._emit = self._logger.info
             for event, line in header_lines({**header, **before.header_fields()}):
                 self._write(event, line)
             self._flush()
@@ -196,14 +193,14 @@ class EventLog(Recorder):
         flushed = state.phase in FLUSHED_AT
         try:
             if self._by_structlog:
-                flushed = flushed or _asks_for_a_checkpoint(answers)
-                self._write(*self._event_and_line(state, answers_of(answers), course))
+                flushed = flushed or asks_for_a_checkpoint(answers)
+                self._write(EVENT[state.phase], self._line_of(state, answers_of(answers), course_of(course)))
             else:
                 # What a program could still change, the answers, is encoded now; a state stays what it is.
-                encoded, size, asks = self._encoded_answers(answers) if answers else NO_ANSWERS
+                encoded, asks = self._answers.encode(answers)
                 flushed = flushed or asks
                 self._waiting.append((state, encoded, course))
-                self._waiting_bytes += size
+                self._waiting_bytes += len(encoded)
                 if flushed or len(self._waiting) >= self._lines_at_once or self._waiting_bytes >= BYTES_AT_ONCE:
                     self._write_waiting()
             if flushed:
@@ -221,7 +218,7 @@ class EventLog(Recorder):
         finally:
             self._file = None
             self._waiting.clear()
-            self._kept.clear()
+            self._answers = AnswerEncoder()
             if self._lock is not None:
                 self._lock.release()
                 self._lock = None
@@ -261,17 +258,25 @@ class EventLog(Recorder):
         except HeldError as error:
             raise LogError(f"{error} is writing this log, {_ONE_RUN}", path=str(self.path)) from None
 
-    def _event_and_line(self, state: State, answers: Json, course: Sequence[Json]) -> tuple[str, dict[str, Json]]:
-        """The event of a line, and the line without what makes it one of a file."""
+    def _facts_of(self, state: State) -> Json:
+        """The facts of a line as JSON.
+
+        Facts for other sinks, such as a progress bar, are not among them: these differ from run to run.
+        """
         facts: Mapping[str, float] = state.facts
         logged = self._facts_at[state.phase]
-        if not facts.keys() <= logged:  # facts for other sinks, such as a progress bar, differ from run to run
-            facts = {name: value for name, value in facts.items() if name in logged}
+        for name in facts:
+            if name not in logged:
+                return numbers({name: value for name, value in facts.items() if name in logged})
+        return numbers(facts)
+
+    def _line_of(self, state: State, answers: Json, course: Sequence[Json]) -> dict[str, Json]:
+        """The line without what makes it one of a file."""
         line = line_of(state, answers)
-        line["facts"] = numbers(facts)
+        line["facts"] = self._facts_of(state)
         if course:
             line["course"] = course
-        return EVENT[state.phase], line
+        return line
 
     def _write(self, event: str, line: dict[str, Json]) -> None:
         body = self._serialize({"seq": self._seq, **line, "event": event})
@@ -282,40 +287,28 @@ class EventLog(Recorder):
             self._file.write(with_digest(body, self._digest, event))
         self._seq += 1
 
-    def _encoded_answers(self, answers: Mapping[str, Transition]) -> EncodedAnswers:
-        """The answers to one state; those of a decision that is kept, the same mapping each time, are encoded once."""
-        kept = self._kept.get(id(answers))
-        if kept is not None:
-            return kept[1]
-        as_bytes = orjson.dumps(answers_of(answers))
-        encoded = orjson.Fragment(as_bytes), len(as_bytes), _asks_for_a_checkpoint(answers)
-        if type(answers) is FrozenMap:
-            if len(self._kept) >= AnswerCache.SIZE:
-                self._kept.clear()
-            self._kept[id(answers)] = answers, encoded  # with the mapping, so that no other can get its id
-        return encoded
-
     def _write_waiting(self) -> None:
         """Encode the lines that wait, and write them. After an interrupt, those that are not encoded still wait."""
-        encoded: list[tuple[str, bytes]] = []
-        digits = self._digest
+        encode, facts_of, seq = self._encoder.encode, self._facts_of, self._seq
+        digits = self._digest.encode()
+        encoded: list[tuple[bytes, bytes]] = []
         try:
-            for seq, waiting in enumerate(self._waiting, self._seq):
-                event, line = self._event_and_line(*waiting)
-                body = orjson.dumps({"seq": seq, **line, "event": event})
-                digits = digest(digits, body)
-                encoded.append((digits, with_digest(body, digits, event)))
+            for state, answers, course in self._waiting:
+                body = encode(seq, state, answers, facts_of(state), course_of(course))
+                digits, line = line_of_file(digits, body, state.phase)
+                encoded.append((digits, line))
+                seq += 1
         finally:
             self._waiting = self._waiting[len(encoded) :]
             self._waiting_bytes = 0
             if encoded:
-                self._digest = encoded[-1][0]
+                self._digest = encoded[-1][0].decode()
                 self._seq += len(encoded)
                 lines = [line for _, line in encoded]
                 self._lines_at_once = max(1, min(LINES_AT_ONCE, BYTES_AT_ONCE // max(map(len, lines))))
                 cast("BinaryIO", self._file).write(b"".join(lines))
 
-    def _open_file(self, before: Continuation) -> Any:
+    def _open_file(self, before: Continuation) -> None:
         assert self.path is not None
         self._file = self.path.open("ab", buffering=BYTES_AT_ONCE)
         self._has_name = os.fstat(self._file.fileno()).st_nlink > 0  # what a shell gives as /dev/stdout may have none
@@ -323,14 +316,10 @@ class EventLog(Recorder):
             self._file.truncate(before.size)
         if before.missing_newline:
             self._file.write(b"\n")
-        bare = structlog.wrap_logger(
-            structlog.BytesLogger(cast("BinaryIO", _WithoutFlush(self._file))),
-            processors=[_render],
-            wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-            context_class=dict,
-            cache_logger_on_first_use=True,
-        )
-        return bare.bind(**self._bound)
+        if self._bound:
+            from .bound_keys import file_logger  # which imports structlog: a log without further keys does without
+
+            self._emit = file_logger(self._file, self._bound).info
 
     def _flush(self, *, sync: bool = False) -> None:
         if self._file is not None:
@@ -353,11 +342,6 @@ class EventLog(Recorder):
         return LogError(f"the log is incomplete, {written} ({error.strerror or error})", path=str(self.path))
 
 
-def _asks_for_a_checkpoint(answers: Mapping[str, Transition]) -> bool:
-    """Whether one is written after this line, which is no use without the log up to it."""
-    return any(command.last for answer in answers.values() for command in answer.commands)
-
-
 def _is_folder(path: Path) -> bool:
     try:
         return path.is_dir()
@@ -372,17 +356,3 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch - Windows forks nothing
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-class _WithoutFlush:
-    """Wraps a file so that `flush`, which structlog calls after each line, does nothing."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.write = file.write
-
-    def flush(self) -> None:
-        """Nothing to do: `EventLog` flushes the file once an epoch."""
-
-
-def _render(_: object, __: str, event: Any) -> bytes:
-    return orjson.dumps(event)

@@ -182,24 +182,33 @@ class Guarded:
         """
         if self.trouble or (self.interrupted and method != "close"):
             return
-        if self.undisturbed is None:
-            self._tell(method, *args)
+        if self.undisturbed is not None:
+            with self.undisturbed():
+                self._tell(method, *args)
             return
-        with self.undisturbed():
-            self._tell(method, *args)
+        try:  # as `_tell` does, without a further call for each line of a log
+            getattr(self.sink, method)(*args)
+        except Exception as error:
+            self._switch_off(method, error)
+        except BaseException:
+            self.interrupted = True
+            raise
 
     def _tell(self, method: str, *args: object) -> None:
         try:
             getattr(self.sink, method)(*args)
         except Exception as error:
-            self.trouble = (
-                f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
-                "it is switched off, and the training continues"
-            )
-            if method != "close":
-                with contextlib.suppress(Exception):
-                    self.sink.close()  # so that a display, say, gives the terminal back
-            warnings.warn(self.trouble, RuntimeWarning, stacklevel=3)
+            self._switch_off(method, error)
         except BaseException:
             self.interrupted = True
             raise
+
+    def _switch_off(self, method: str, error: Exception) -> None:
+        self.trouble = (
+            f"the sink {type(self.sink).__name__} raised {type(error).__name__}: {error}; "
+            "it is switched off, and the training continues"
+        )
+        if method != "close":
+            with contextlib.suppress(Exception):
+                self.sink.close()  # so that a display, say, gives the terminal back
+        warnings.warn(self.trouble, RuntimeWarning, stacklevel=4)

@@ -15,7 +15,8 @@ from typing import Any
 from ..core.phase import FINAL, Phase
 from ..core.state import COUNTERS
 from ..encoding import Json
-from ..eventlog.entries import Entry, entries
+from ..eventlog.entries import entries
+from ..eventlog.entry import Entry
 from ..eventlog.errors import LogError
 from ..eventlog.lines import HEADER, MEASURED
 from ..eventlog.reader import Header, Line, record_of

@@ -69,8 +69,14 @@ class Group:
         if self._present and not self._present <= values.keys():
             for name in self._present - values.keys():
                 self.tracks[name].see(row, ABSENT)
-        for name, value in values.items():
-            self.track(name).see(row, value)
+        tracks = self.tracks
+        for name, value in values.items():  # no call where nothing changed: this is done for each name of each line
+            track = tracks.get(name)
+            if track is None:
+                tracks[name] = track = Track()
+            elif value is track.values[-1]:
+                continue
+            track.see(row, value)
         if self._present != values.keys():
             self._present = frozenset(values)
 

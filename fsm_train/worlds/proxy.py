@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Set
+from operator import attrgetter
 from typing import Any, cast
 
 from ..core.callback import Callback
@@ -51,13 +52,10 @@ class WorkloadProxy:
         hears = type(self).interrupt is not WorkloadProxy.interrupt
         return None if own or hears else self.wrapped.laps(operations)
 
-    @property
-    def interrupt(self) -> str | None:
-        return self.wrapped.interrupt
-
-    @interrupt.setter
-    def interrupt(self, name: str | None) -> None:
+    def _set_interrupt(self, name: str | None) -> None:
         self.wrapped.interrupt = name
+
+    interrupt = property(attrgetter("wrapped.interrupt"), _set_interrupt)  # read in no frame of Python
 
     def as_workload(self) -> Workload:
         """This proxy, for a type checker: it has all methods of a workload, some by `__getattr__`."""

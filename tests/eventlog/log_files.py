@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from fsm_train import Callback, Phase, Scripted, State, Transition, on, run, start
-from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
+from fsm_train import Callback, Phase, Scripted, State, Transition, extend, on, run, start
+from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, record, reduce_on_plateau, schedule
 from fsm_train.eventlog.lines import digest
 from fsm_train.schedules import cosine, warmup
 
@@ -45,6 +46,18 @@ def workload(losses: list[float] = LOSSES) -> Scripted:
 def logged(path: Path, callbacks: list[Callback[Any]] | None = None, epochs: int = 8) -> State:
     """Train, and log it."""
     return run(start(workload(), epochs=epochs, seed=0), library() if callbacks is None else callbacks, log=path)
+
+
+def various_logs(folder: Path) -> Sequence[Path]:
+    """One with answers and facts, one that was continued, and one with values that JSON has no form for."""
+    whole, extended, odd = (folder / f"{name}.jsonl" for name in ("whole", "extended", "odd"))
+    logged(whole, [*library(), smoothed, record("loss"), reduce_on_plateau(patience=1)], epochs=3)
+    state = run(start(workload(), epochs=2, seed=0), library(), log=extended)
+    run(extend(state, epochs=1), library(), log=extended)
+    values = [0.5, nan, inf, -inf, -0.0, 1e16, 1e-7, 2**62, 3]
+    rates = Scripted(batches=3, loss=values, valid_loss=[nan, -0.0, inf], hyper={"lr": (0.1, 0.2)})
+    run(start(rates, epochs=3), [record("loss")], log=odd)
+    return whole, extended, odd
 
 
 def lines_of(path: Path) -> Lines:

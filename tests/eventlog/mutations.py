@@ -161,11 +161,11 @@ def _fitting(lines: Lines, *, count_again: bool) -> bytes:
         body = {key: value for key, value in line.items() if key not in ("digest", "event")}
         if count_again:
             body["seq"] = seq
-        text = json.dumps(
-            {**body, "event": line.get("event")}, separators=(",", ":")
-        ).encode()  # orjson refuses deep ones
+        # orjson refuses what is deep
+        text = json.dumps({**body, "event": line.get("event")}, separators=(",", ":")).encode()
         before = digest(before, text)
-        written.append(b'%b,"digest":"%b"}\n' % (text[:-1], before.encode()))
+        cut = text.rindex(b'"event":')  # where the library writes the digest
+        written.append(b'%b"digest":"%b",%b\n' % (text[:cut], before.encode(), text[cut:]))
     return b"".join(written)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from fsm_train import LogError, replay
 from fsm_train.callbacks import early_stopping
 from fsm_train.eventlog.ahead import LINES_AHEAD, read_ahead
 from fsm_train.eventlog.entries import entries
+from fsm_train.eventlog.entry import Entry, entry_of
 
 from .log_files import library, logged
 
@@ -31,12 +31,13 @@ def test_lines_come_as_they_are(tmp_path: Path) -> None:
 def test_an_error_comes_after_the_lines_before_it(good: int) -> None:
     """As if each line was read when it is asked for."""
 
-    def lines() -> Iterator[Any]:
-        yield from range(good)
+    def lines() -> Iterator[Entry]:
+        for number in range(good):
+            yield entry_of(number, {"seq": number, "event": "setup", "digest": ""})
         raise LogError("damaged", path="run.jsonl", line=good + 1)
 
     given = read_ahead(lines())
-    assert list(islice(given, good)) == list(range(good))
+    assert [entry.number for entry in islice(given, good)] == list(range(good))
     with pytest.raises(LogError, match="damaged"):
         next(given)
 

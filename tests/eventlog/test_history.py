@@ -31,7 +31,7 @@ from fsm_train import (
 )
 from fsm_train.cli import main
 from fsm_train.eventlog import Header, history
-from fsm_train.eventlog.entries import Entry
+from fsm_train.eventlog.entry import Entry, entry_of
 from fsm_train.eventlog.history import LoggedHistories, LoggedHistory, ended_epoch, shared_epochs
 from fsm_train.testing.differences import same
 from fsm_train.worlds.scripted import Scripted
@@ -382,7 +382,7 @@ def test_histories_that_differ_are_found(other: Any, a: object, b: object, tmp_p
 
 
 def entry(event: str, seq: int = 0, **body: Any) -> Entry:
-    return Entry(seq + 1, {"seq": seq, "event": event, "digest": "", **body})
+    return entry_of(seq + 1, {"seq": seq, "event": event, "digest": "", **body})
 
 
 def test_an_epoch_is_in_the_history_by_its_line() -> None:

@@ -49,11 +49,11 @@ class _Interrupted(EventLog):
 
     came = False
 
-    def _event_and_line(self, state: State, *rest: Any) -> Any:
+    def _facts_of(self, state: State) -> Any:
         if state.iteration == 11 and not self.came:
             self.came = True
             raise KeyboardInterrupt
-        return super()._event_and_line(state, *rest)
+        return super()._facts_of(state)
 
 
 def test_an_interrupt_while_lines_are_encoded_loses_none_of_them(tmp_path: Path) -> None:
