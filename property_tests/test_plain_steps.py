@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,7 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from fsm_train import Callback, Operation, Phase, State, Supervised, WorkloadError, iterate, on, run, start
+from fsm_train import (
+    Callback,
+    Flag,
+    Operation,
+    Phase,
+    State,
+    Supervised,
+    Transition,
+    WorkloadError,
+    iterate,
+    on,
+    run,
+    start,
+)
 from fsm_train.callbacks import accumulate, clip_grad_norm, freeze, micro_batches, mixed_precision, schedule
 from fsm_train.data.batches import pair
 from fsm_train.data.counting import count
@@ -91,6 +105,9 @@ def test_mean_keeps_the_type_of_each_number(given_numbers: list[Any], saved_afte
 # ----------------------------------------------------------------------------------------- whole steps
 
 
+LOSS_TOO = whole_step.WHOLE_STEP[:2]
+
+
 class WholeSteps(Supervised):
     """Takes whole steps, but not several in a row."""
 
@@ -101,8 +118,10 @@ class WholeSteps(Supervised):
 class OneByOne(WholeSteps):
     """Does the operations of a step one by one."""
 
-    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], bool] | None:
-        return self.step_in_general if operations == whole_step.WHOLE_STEP else None
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], object] | None:
+        if operations == whole_step.WHOLE_STEP:
+            return self.step_in_general
+        return functools.partial(whole_step.train_piece, self, operations) if operations == LOSS_TOO else None
 
 
 class Flexible(nn.Module):
@@ -139,6 +158,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "own forward": {"forward": lambda model, inputs: 2 * model(inputs)},
     "own counts": {"samples": lambda inputs, target: 0.5 * len(target)},
     "own split": {"split": lambda batch: (batch[0], batch[1] + 1)},
+    "own backward of parts": {"backward": lambda parts, parameters: (parts["loss"] + parts["far"]).backward()},
     "own backward": {"backward": lambda loss, parameters: (2 * loss).backward()},
     "a closure": {"closure": True},
     "numbers": {"numbers": {"weight": 1.0}},
@@ -150,7 +170,15 @@ CALLBACKS: dict[str, Callable[[], Callback[Any]]] = {
     "rate": lambda: schedule(lr=linear(1.0, 0.5, 3), by="epoch"),
     "accumulated": lambda: accumulate(2),
     "clipped": lambda: clip_grad_norm(0.5),
+    "left out": lambda: every_third_left_out,
 }
+
+
+@on(Phase.LOSS_END, name="left out")
+def every_third_left_out(state: State) -> Transition:
+    return Transition(flags=Flag.SKIP_BATCH if state.batch % 3 == 2 else Flag.NONE)
+
+
 BREAKS = ("data", "model", "loss", "backward", "step", "zero_grad", "metric", "interrupt")
 
 
@@ -291,7 +319,7 @@ def test_what_a_subclass_overrides_is_called_once_a_batch(name: str, watched: bo
 
 
 SOUND = World(("a tuple",), ("plain",), "none", (), ("data", 0), None)
-STEP = whole_step.whole_steps
+NAMES = {"whole_steps": "_whole_step", "forward_and_loss": "_forward_and_loss"}
 BROKEN_STEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "no guard of a precision": ("work.precision is not None", "False", {"callbacks": ("bf16",)}),
     "no guard of pieces": ("work.micro_batches is not None", "False", {"callbacks": ("pieces",)}),
@@ -310,19 +338,38 @@ BROKEN_STEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "the wrong operation at the end": ("work.doing, work.output = ZERO, output", "pass", {"breaks": ("zero_grad", 4)}),
     "zeroed first": ("work.optimizer.step()", "work.optimizer.zero_grad()", {}),
 }
+WATCHED = ("accumulated",)
+BROKEN_LOSSES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "no guard of a precision": ("work.precision is not None", "False", {"callbacks": ("bf16", "left out")}),
+    "no guard of pieces": ("work.micro_batches is not None", "False", {"callbacks": ("pieces", "left out")}),
+    "no guard of a backward": (
+        *("work.custom_backward is not None", "False"),
+        {"settings": "own backward of parts", "losses": ("in parts",), "callbacks": ("left out",)},
+    ),
+    "no own forward": ("and work.custom_forward is None", "", {"settings": "own forward", "callbacks": WATCHED}),
+    "no buffers kept": ("work._buffers.keep()", "pass", {"callbacks": ("left out",)}),
+    "the first loss unchecked": (
+        *("if not work.loss_checked:", "if False:"),
+        {"losses": ("of no parameter",), "callbacks": WATCHED},
+    ),
+    "the wrong operation": ("doing, loss_fn = LOSS,", "loss_fn =", {"breaks": ("loss", 3), "callbacks": WATCHED}),
+    "the wrong operation before": ("work.doing = doing", "pass", {"breaks": ("loss", 3), "callbacks": WATCHED}),
+}
+BROKEN = [("whole_steps", each) for each in BROKEN_STEPS.items()]
+BROKEN += [("forward_and_loss", each) for each in BROKEN_LOSSES.items()]
 
 
-@pytest.mark.parametrize("broken", BROKEN_STEPS)
-def test_broken_steps_are_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "broken"), BROKEN, ids=[f"{name}: {each[0]}" for name, each in BROKEN])
+def test_broken_steps_are_caught(name: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that the law holds for shows what is wrong with them."""
-    old, new, asked_for = BROKEN_STEPS[broken]
+    _, (old, new, asked_for) = broken
     world = attrs.evolve(SOUND, **asked_for)
     check(world)
-    source = inspect.getsource(STEP)
+    source = inspect.getsource(getattr(whole_step, name))
     assert source.count(old) == 1
     names = dict(vars(whole_step))
     exec(f"from __future__ import annotations\n{source.replace(old, new)}", names)
-    monkeypatch.setattr(whole_step, "whole_steps", names["whole_steps"])
-    monkeypatch.setattr(steps.Stepping, "_whole_step", names["whole_steps"])
+    monkeypatch.setattr(whole_step, name, names[name])
+    monkeypatch.setattr(steps.Stepping, NAMES[name], names[name])
     with pytest.raises(AssertionError):
         check(world)

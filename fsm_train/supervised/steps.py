@@ -32,7 +32,7 @@ from .loss_parts import NO_PARTS
 from .own_backward import Backward, check_made, run_backward
 from .rank_weight import check_can_weigh, weigh_rank
 from .validation import Validating
-from .whole_step import CALLED, WHOLE_STEP, hold_loss, train_piece, whole_laps, whole_steps
+from .whole_step import CALLED, WHOLE_STEP, forward_and_loss, hold_loss, train_piece, whole_laps, whole_steps
 
 _END = object()
 
@@ -251,12 +251,12 @@ class Stepping(Validating):
         overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
         if overridden:
             return None
+        own = any(getattr(type(self), name) is not getattr(Stepping, name) for name in CALLED)
         if operations == WHOLE_STEP:
-            own = any(getattr(type(self), name) is not getattr(Stepping, name) for name in CALLED)
             return self.step_in_general if own else self._whole_step
         if self.whole_step is not None:
             return partial(train_piece, self, operations)
-        return None
+        return self._forward_and_loss if operations == WHOLE_STEP[:2] and not own else None
 
     def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
         """Whole steps in a row; none for a subclass that overrides an operation."""
@@ -267,7 +267,7 @@ class Stepping(Validating):
             return partial(whole_laps, self)
         return partial(take_laps, fetch=self.fetch, step=step, leaves=lambda: self.interrupt is not None)
 
-    _whole_step = whole_steps  # as a method: a call of one makes no frame of C
+    _whole_step, _forward_and_loss = whole_steps, forward_and_loss  # as methods: a call of one makes no frame of C
 
     def step_in_general(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""
