@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -31,6 +32,13 @@ class Modes(TrainingModes):
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.frozen_parameters = FrozenParameters(model, torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def freeze_norms(self) -> None:
+        """As a command does it between two epochs."""
+        for part in self.model.modules():
+            if isinstance(part, nn.BatchNorm1d):
+                self.frozen_parameters.batch_norms[part] = part.training
+                part.training = False
 
 
 class Each(Modes):
@@ -71,13 +79,21 @@ CHANGES: dict[str, Callable[[Any], object]] = {
 }
 
 
-@given(st.lists(st.sampled_from([*CHANGES]), max_size=10))
+FREEZES = "frozen norms, and then all in train mode"
+
+
+@given(st.lists(st.sampled_from([*CHANGES, FREEZES]), max_size=10))
+@example([FREEZES])
 def test_modes_are_as_if_they_were_set_at_each_epoch(changes: Sequence[str]) -> None:
     """Also what is called of modules that have a `train` of their own, and what is saved of the modes."""
     ours, theirs = Modes(_model()), Each(_model())
     for name in ("nothing", *itertools.chain.from_iterable((change, "nothing") for change in changes)):
         for modes in (ours, theirs):
-            CHANGES[name](modes.model)
+            if name in CHANGES:
+                CHANGES[name](modes.model)
+            else:
+                modes.freeze_norms()
+                modes.model.train()
             modes.use_training_modes()
         assert _seen(ours) == _seen(theirs), name
 
@@ -99,3 +115,13 @@ def test_parts_that_are_all_in_train_mode_are_not_visited() -> None:
 
     modes.model.modules = modules  # type: ignore[assignment]
     modes.use_training_modes()
+
+
+def test_a_copy_is_looked_at_by_itself() -> None:
+    """What is known of the modes of a model does not hold for a copy of it."""
+    modes = Modes(_model())
+    modes.use_training_modes()
+    copied = copy.deepcopy(modes)
+    copied.model.eval()
+    copied.use_training_modes()
+    assert all(part.training for part in copied.model.modules())

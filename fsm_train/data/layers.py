@@ -154,7 +154,8 @@ def holders_of(part: Any) -> Iterator[Any]:
     if isinstance(part, (list, tuple)):
         if isinstance(part, list):
             yield part
-        yield getattr(part, "__dict__", {})
+        if hasattr(part, "__dict__"):
+            yield part.__dict__
     elif isinstance(part, Mapping):
         if isinstance(part, dict):
             yield part
@@ -164,7 +165,8 @@ def holders_of(part: Any) -> Iterator[Any]:
         for module in part.modules():
             yield from (vars(module), module._modules)
     elif not isinstance(part, (torch.Generator, torch.optim.Optimizer, MethodType, functools.partial)):
-        yield getattr(part, "__dict__", {})
+        if hasattr(part, "__dict__"):
+            yield part.__dict__
         if slots_of(part):
             yield part
 

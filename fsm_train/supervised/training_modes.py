@@ -23,10 +23,9 @@ class Learning:
     """
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
-        self._variables = [vars(part) for part in parts]
+        self._parts = parts
         self._kinds = {type(part) for part in parts}
-        self._model = parts[0]
-        self._inside = [inner for variables in self._variables for inner in variables["_modules"].values()]
+        self._inside = [inner for part in parts for inner in vars(part)["_modules"].values()]
 
     @staticmethod
     def of(model: nn.Module) -> Learning | None:
@@ -38,13 +37,14 @@ class Learning:
 
     def are_of(self, model: nn.Module) -> bool:
         """Whether these are the parts of this model, and all of them in train mode."""
-        if model is not self._model:
+        if model is not self._parts[0]:
             return False
         for kind in self._kinds:
             if kind.train is not nn.Module.train:
                 return False
         inside: list[nn.Module | None] = []
-        for variables in self._variables:
+        for part in self._parts:
+            variables = part.__dict__
             if not variables["training"] or "train" in variables:
                 return False
             inside += variables["_modules"].values()
@@ -62,14 +62,14 @@ class TrainingModes:
 
     def use_training_modes(self) -> None:
         """Put the model in train mode, and leave those parts in eval mode that were so before."""
-        if self._learning is not None and self._learning.are_of(self.model):
+        frozen = self.frozen_parameters.batch_norms
+        if self._learning is not None and not frozen and self._learning.are_of(self.model):
             self._eval_parts = ()
             return
         if self.model.training:
-            frozen = self.frozen_parameters.batch_norms
             self._eval_parts = tuple(m for m in self.model.modules() if not m.training and m not in frozen)
         self.model.train()
-        for part in (*self._eval_parts, *self.frozen_parameters.batch_norms):
+        for part in (*self._eval_parts, *frozen):
             part.training = False
         self._learning = Learning.of(self.model)
 

@@ -355,6 +355,33 @@ def test_epoch_that_begins_in_a_run_without_checkpoints_can_be_saved(name: str, 
     assert final.notes == ()
 
 
+@pytest.mark.parametrize("make", [random.Random, np.random.default_rng, np.random.RandomState])
+def test_generators_that_a_step_draws_from_are_as_they_were(make: Callable[[int], Any], tmp_path: Path) -> None:
+    """A pass over a list draws nothing, and what is trained with it may: each step has noise of its own."""
+
+    def work(seen: list[Any]) -> Supervised:
+        noise = make(5)
+
+        def split(batch: Any) -> Any:
+            drawn = [float(noise.random()), random.random(), float(np.random.random()), float(torch.rand(()))]
+            seen.append(drawn)
+            return batch[0] + sum(drawn), batch[1]
+
+        return workload(lambda: [*DataLoader(rows(), 4)], [], split=split)
+
+    whole: list[Any] = []
+    before: list[Any] = []
+    after: list[Any] = []
+    run(start(work(whole), epochs=3, seed=0))
+    run(start(work(before), epochs=3, seed=0), [leave_at(6, tmp_path)])
+    torch.rand(3)
+
+    final = run(restore(tmp_path, work(after)))
+
+    assert before + after == whole
+    assert final.notes == ()
+
+
 class ShuffledWithState(Shuffled):
     """The same, with a state_dict, so that it can be given as extra=."""
 
