@@ -58,13 +58,18 @@ def _valid_measured(at: Draft, outcome: Outcome) -> None:
 
 def _epoch_measured(at: Draft, outcome: Outcome) -> None:
     """The metrics of a validation count only if it was in this epoch: last epoch's valid_loss is no new one."""
-    if isinstance(outcome, Mapping):
-        in_this_epoch = at.validated_at > at.iteration - at.batch or (
-            at.validated_at == at.iteration and not same_numbers(at.metrics, (at.history or ({},))[-1])
-        )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
+    if isinstance(outcome, (dict, Mapping)):
         of_validation = {name: value for name, value in at.metrics.items() if name.startswith("valid_")}
-        at.metrics = Metrics({**outcome, **(of_validation if in_this_epoch else {})})
+        if of_validation and not _validated_in_this_epoch(at):
+            of_validation = {}
+        at.metrics = Metrics({**outcome, **of_validation})
         at.history += (at.metrics,)
+
+
+def _validated_in_this_epoch(at: Draft) -> bool:
+    return at.validated_at > at.iteration - at.batch or (
+        at.validated_at == at.iteration and not same_numbers(at.metrics, (at.history or ({},))[-1])
+    )  # in an epoch without a batch, the metrics of the last one are still there if nothing was validated
 
 
 def _finished(at: Draft, outcome: Outcome) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import is_
 from typing import Any, SupportsIndex, TypeVar, overload
 
 from .values import FrozenMap, as_metrics
@@ -79,8 +80,9 @@ class History(Sequence[T_co]):
         if len(items) == self._length > 0:  # an empty one is the default of each training, and keeps no items alive
             items.extend(more)
             # Another thread may have appended between these two lines: what it put there is not overwritten.
-            if all(items[at] is item for at, item in enumerate(more, self._length)):
-                return _prefix(items, self._length + len(more))
+            length = self._length + len(more)
+            if all(map(is_, items[self._length : length], more)):
+                return _prefix(items, length)
         return History((*self, *more))
 
     def __radd__(self, other: tuple[Any, ...]) -> History[Any]:
