@@ -122,7 +122,9 @@ class LogLines:
         entry = self._lookahead
         if entry is None or entry.event == HEADER:
             return False
-        self._lookahead = self._next_entry()
+        self._lookahead = following = next(self._entries, None)  # as `_next_entry` does, in the same frame
+        if type(following) is Entry and following.event in ADDS_EPOCHS:
+            self._history.see(following)
         self._last_number = entry.number
         self._eventless += 1
         if type(entry) is LazyEntry:

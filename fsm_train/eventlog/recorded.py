@@ -15,7 +15,6 @@ import attrs
 from ..core.phase import FINAL, Operation, Phase
 from ..core.runs import is_new_training
 from ..core.state import Hyper, State
-from ..core.table import Outcome
 from ..core.transition import Command
 from ..core.turns import Players
 from ..core.values import FrozenMap
@@ -25,11 +24,6 @@ from .entry import Entry, LazyEntry
 from .errors import LogError
 from .lines import EVENT, HELD_BACK, decode_hyper, decode_numbers, decode_plan, decode_state
 from .log_lines import END, LogLines, is_line_of
-
-_OF_A_STEP = frozenset(
-    {Operation.FORWARD, Operation.LOSS, Operation.BACKWARD, Operation.UNSCALE, Operation.STEP, Operation.ZERO}
-)
-"""Operations of which only whether a step was taken is in the log."""
 
 _FINAL_EVENTS = frozenset(EVENT[phase] for phase in FINAL)
 
@@ -160,11 +154,6 @@ class Recorded(LogLines, Workload):
         if entry is None:
             return {}
         return entry.facts if type(entry) is LazyEntry else decode_numbers(entry.facts)
-
-    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
-        if not operations or not _OF_A_STEP.issuperset(operations):
-            return None
-        return self.step if Operation.STEP in operations else _nothing
 
     def prepare(self, state: State) -> None:
         self.take_signal()

@@ -237,8 +237,9 @@ class _Replay(Rerun):
         return bool(failed) and not str(failed).startswith(_DECIDED)
 
     def compare(self, state: State, answers: Mapping[str, Transition]) -> None:
-        if self.recorded.pass_if_written(state, answers):
-            self._agrees(state)
+        if self.recorded.pass_if_written(state, answers):  # almost always
+            self.last = state
+            self.lines += 1
             return
         line = line_of(state, self._cache.answers_of(answers))
         if self.recorded.pass_if(EVENT[state.phase], line):
