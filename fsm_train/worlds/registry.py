@@ -43,8 +43,8 @@ def carries_out(
 
     Args:
         kind: the type of command.
-        needs_state: whether the function reads `work.state`. With False no state is made where a decision comes again
-            for which the callbacks need not be asked (`reads` of `on`).
+        needs_state: whether the function reads `work.state`. With False no state is made for it within a batch, also
+            where a decision comes again for which the callbacks need not be asked (`reads` of `on`).
     """
     return _register(_REGISTERED, kind, needs_state)
 
