@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
+import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -28,11 +29,11 @@ from fsm_train import (
     run,
     start,
 )
-from fsm_train.callbacks import accumulate, clip_grad_norm, freeze, micro_batches, mixed_precision, schedule
+from fsm_train.callbacks import accumulate, clip_grad_norm, freeze, micro_batches, mixed_precision, mixup, schedule
 from fsm_train.data.batches import pair
 from fsm_train.data.counting import count
 from fsm_train.schedules import linear
-from fsm_train.supervised import steps, whole_step
+from fsm_train.supervised import steps, validation, whole_step
 from fsm_train.supervised.means import Mean
 from property_tests.test_runs import last
 from tests.diabetes_training import batches, net, sgd
@@ -105,9 +106,6 @@ def test_mean_keeps_the_type_of_each_number(given_numbers: list[Any], saved_afte
 # ----------------------------------------------------------------------------------------- whole steps
 
 
-LOSS_TOO = whole_step.WHOLE_STEP[:2]
-
-
 class WholeSteps(Supervised):
     """Takes whole steps, but not several in a row."""
 
@@ -115,13 +113,11 @@ class WholeSteps(Supervised):
         return None
 
 
-class OneByOne(WholeSteps):
-    """Does the operations of a step one by one."""
+class InGeneral(WholeSteps):
+    """Does the operations of a step one by one, each as if something special was asked for."""
 
-    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], object] | None:
-        if operations == whole_step.WHOLE_STEP:
-            return self.step_in_general
-        return functools.partial(whole_step.train_piece, self, operations) if operations == LOSS_TOO else None
+    def _calls_as_given(self) -> bool:
+        return False
 
 
 class Flexible(nn.Module):
@@ -170,6 +166,7 @@ CALLBACKS: dict[str, Callable[[], Callback[Any]]] = {
     "rate": lambda: schedule(lr=linear(1.0, 0.5, 3), by="epoch"),
     "accumulated": lambda: accumulate(2),
     "clipped": lambda: clip_grad_norm(0.5),
+    "mixed": lambda: mixup(0.4),
     "left out": lambda: every_third_left_out,
 }
 
@@ -293,7 +290,7 @@ def check(world: World) -> None:
     in_a_row = world.trained(Supervised)
     assert same(in_a_row, world.trained(WholeSteps))
     if world.breaks[0] != "metric":  # which a whole step measures at its end
-        assert same(in_a_row, world.trained(OneByOne))
+        assert same(in_a_row, world.trained(InGeneral))
 
 
 @given(worlds)
@@ -319,8 +316,7 @@ def test_what_a_subclass_overrides_is_called_once_a_batch(name: str, watched: bo
 
 
 SOUND = World(("a tuple",), ("plain",), "none", (), ("data", 0), None)
-NAMES = {"whole_steps": "_whole_step", "forward_and_loss": "_forward_and_loss"}
-BROKEN_STEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
+BROKEN_WHOLE_STEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "no guard of a precision": ("work.precision is not None", "False", {"callbacks": ("bf16",)}),
     "no guard of pieces": ("work.micro_batches is not None", "False", {"callbacks": ("pieces",)}),
     "no guard of a closure": ("or work.gives_closure", "", {"settings": "a closure"}),
@@ -339,37 +335,54 @@ BROKEN_STEPS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "zeroed first": ("work.optimizer.step()", "work.optimizer.zero_grad()", {}),
 }
 WATCHED = ("accumulated",)
-BROKEN_LOSSES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "no guard of a precision": ("work.precision is not None", "False", {"callbacks": ("bf16", "left out")}),
-    "no guard of pieces": ("work.micro_batches is not None", "False", {"callbacks": ("pieces", "left out")}),
+BROKEN_FORWARD: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "no guard of a precision": ("and self.precision is None", "", {"callbacks": ("bf16", "left out")}),
+    "no guard of pieces": ("and self.micro_batches is None", "", {"callbacks": ("pieces", "left out")}),
+    "no own forward": ("and self.custom_forward is None", "", {"settings": "own forward", "callbacks": WATCHED}),
+    "inputs by position": (
+        *("and type(inputs) is torch.Tensor", ""),
+        {"forms": ("two inputs",), "callbacks": WATCHED},
+    ),
+}
+BROKEN_LOSS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "no guard of mixed batches": ("self.mix is None", "True", {"callbacks": ("mixed", "left out")}),
     "no guard of a backward": (
-        *("work.custom_backward is not None", "False"),
+        *("self.custom_backward is None", "True"),
         {"settings": "own backward of parts", "losses": ("in parts",), "callbacks": ("left out",)},
     ),
-    "no own forward": ("and work.custom_forward is None", "", {"settings": "own forward", "callbacks": WATCHED}),
-    "no buffers kept": ("work._buffers.keep()", "pass", {"callbacks": ("left out",)}),
     "the first loss unchecked": (
-        *("if not work.loss_checked:", "if False:"),
+        *("and self.loss_checked", ""),
         {"losses": ("of no parameter",), "callbacks": WATCHED},
     ),
-    "the wrong operation": ("doing, loss_fn = LOSS,", "loss_fn =", {"breaks": ("loss", 3), "callbacks": WATCHED}),
-    "the wrong operation before": ("work.doing = doing", "pass", {"breaks": ("loss", 3), "callbacks": WATCHED}),
 }
-BROKEN = [("whole_steps", each) for each in BROKEN_STEPS.items()]
-BROKEN += [("forward_and_loss", each) for each in BROKEN_LOSSES.items()]
+BROKEN_BACKWARD: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "no metrics": ("not meters.metrics", "True", {"settings": "a metric", "callbacks": WATCHED}),
+    "no parts": ("not self.loss_parts", "True", {"losses": ("plain", "in parts"), "callbacks": WATCHED}),
+}
+BROKEN: dict[str, tuple[Any, str, tuple[str, str, dict[str, Any]]]] = {
+    f"{function}: {what}": (owner, function, each)
+    for owner, function, table in (
+        (whole_step, "whole_steps", BROKEN_WHOLE_STEPS),
+        (validation.Validating, "forward", BROKEN_FORWARD),
+        (steps.Stepping, "loss", BROKEN_LOSS),
+        (steps.Stepping, "backward", BROKEN_BACKWARD),
+    )
+    for what, each in table.items()
+}
 
 
-@pytest.mark.parametrize(("name", "broken"), BROKEN, ids=[f"{name}: {each[0]}" for name, each in BROKEN])
-def test_broken_steps_are_caught(name: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("broken", BROKEN)
+def test_broken_steps_are_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A training that the law holds for shows what is wrong with them."""
-    _, (old, new, asked_for) = broken
+    owner, function, (old, new, asked_for) = BROKEN[broken]
     world = attrs.evolve(SOUND, **asked_for)
     check(world)
-    source = inspect.getsource(getattr(whole_step, name))
+    source = textwrap.dedent(inspect.getsource(getattr(owner, function)))
     assert source.count(old) == 1
-    names = dict(vars(whole_step))
+    names = dict(vars(sys.modules[getattr(owner, function).__module__]))
     exec(f"from __future__ import annotations\n{source.replace(old, new)}", names)
-    monkeypatch.setattr(whole_step, name, names[name])
-    monkeypatch.setattr(steps.Stepping, NAMES[name], names[name])
+    monkeypatch.setattr(owner, function, names[function])
+    if owner is whole_step:
+        monkeypatch.setattr(steps.Stepping, "_whole_step", names[function])
     with pytest.raises(AssertionError):
         check(world)

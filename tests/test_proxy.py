@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from fsm_train import Command, Operation, Phase, Scripted, run, start
+from fsm_train import Command, Operation, Phase, Scripted, on, run, start
+from fsm_train.core.phase import BATCH_PHASES
 from fsm_train.core.workload import Workload
 from fsm_train.testing import simulate
 from fsm_train.worlds.proxy import WorkloadProxy
+from tests.diabetes_training import workload
 
 
 class InOneGo(Scripted):
@@ -73,6 +76,31 @@ def test_subclass_sees_what_it_defines() -> None:
     final = run(start(proxy.as_workload(), epochs=2))
 
     assert (proxy.steps, final.step, final.phase) == (6, 6, Phase.DONE)
+
+
+@pytest.mark.parametrize("watched", [(), (Phase.LOSS_END,), (Phase.BATCH_BEGIN, Phase.BATCH_END), BATCH_PHASES])
+@pytest.mark.parametrize("name", ["fetch", "forward", "loss", "backward", "step"])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_operation_of_a_proxy_is_done_whoever_looks(name: str, watched: tuple[Phase, ...], by_name: bool) -> None:
+    """Also where the workload would do several at once, and whether it is defined or found by its name."""
+    done = []
+
+    class Noting(WorkloadProxy):
+        if by_name:
+
+            def __getattr__(self, asked: str) -> Any:
+                found = super().__getattr__(asked)
+                return (lambda: (done.append(name), found())[1]) if asked == name else found
+
+    def noted(self: Any) -> object:
+        done.append(name)
+        return getattr(self.wrapped, name)()
+
+    kind = Noting if by_name else type("Defining", (WorkloadProxy,), {name: noted})
+    callbacks = [on(*watched, name="look")(lambda state: None)] if watched else []
+    run(start(kind(workload()).as_workload(), epochs=2), callbacks)
+
+    assert len(done) == 2 * (4 + (name == "fetch"))
 
 
 def test_proxies_nest() -> None:

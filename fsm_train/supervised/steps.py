@@ -28,11 +28,11 @@ from ..worlds.registry import handler_of
 from .arguments import explain_loss
 from .closures import Closure
 from .evaluations import check_averages
-from .loss_parts import NO_PARTS
+from .loss_parts import NO_PARTS, separate
 from .own_backward import Backward, check_made, run_backward
 from .rank_weight import check_can_weigh, weigh_rank
 from .validation import Validating
-from .whole_step import CALLED, WHOLE_STEP, forward_and_loss, hold_loss, train_piece, whole_laps, whole_steps
+from .whole_step import CALLED, WHOLE_STEP, hold_loss, train_piece, whole_laps, whole_steps
 
 _END = object()
 
@@ -110,6 +110,15 @@ class Stepping(Validating):
         return size
 
     def loss(self) -> None:
+        if self.calls_as_given and self.precision is None and self.mix is None and self.custom_backward is None:
+            loss_fn = self.loss_fn
+            loss, self.loss_parts = loss_fn(self.output, self.target), NO_PARTS
+            if type(loss) is torch.Tensor and self.loss_checked:
+                self._for_backward, self._loss = loss, loss.detach()
+                return
+            loss, self.loss_parts = separate(loss)
+            hold_loss(self, loss)
+            return
         hold_loss(self, self.compute_loss())
 
     def set_rank_weight(self, weight: float) -> None:
@@ -148,7 +157,11 @@ class Stepping(Validating):
         self._for_backward = None
         assert self._loss is not None
         if self.batch_size:
-            self.meter(self.train_meters, self._loss)
+            meters = self.train_meters
+            if self.calls_as_given and not meters.metrics and not self.loss_parts:
+                meters.loss.add(self._loss, self.batch_size)
+            else:
+                self.meter(meters, self._loss)
         else:  # which other ranks have a batch for that counts
             self.put_back_buffers()
         if self.ranks is not None:
@@ -251,12 +264,11 @@ class Stepping(Validating):
         overridden = any(getattr(type(self), op.value) is not getattr(Stepping, op.value) for op in WHOLE_STEP)
         if overridden:
             return None
-        own = any(getattr(type(self), name) is not getattr(Stepping, name) for name in CALLED)
         if operations == WHOLE_STEP:
-            return self.step_in_general if own else self._whole_step
+            return self._whole_step if self._calls_as_given() else self.step_in_general
         if self.whole_step is not None:
             return partial(train_piece, self, operations)
-        return self._forward_and_loss if operations == WHOLE_STEP[:2] and not own else None
+        return None
 
     def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
         """Whole steps in a row; none for a subclass that overrides an operation."""
@@ -267,7 +279,10 @@ class Stepping(Validating):
             return partial(whole_laps, self)
         return partial(take_laps, fetch=self.fetch, step=step, leaves=lambda: self.interrupt is not None)
 
-    _whole_step, _forward_and_loss = whole_steps, forward_and_loss  # as methods: a call of one makes no frame of C
+    _whole_step = whole_steps  # as a method: a call of one makes no frame of C
+
+    def _calls_as_given(self) -> bool:
+        return all(getattr(type(self), name) is getattr(Stepping, name) for name in CALLED)
 
     def step_in_general(self) -> bool:
         """Do the operations of a step in one call where possible, otherwise one by one. Whether it took the step."""

@@ -98,45 +98,6 @@ def hold_loss(work: Training, loss: torch.Tensor) -> None:
         raise
 
 
-def forward_and_loss(work: Any) -> None:
-    """Do FORWARD and LOSS, after which somebody looks: in one call where nobody asks for more than model and loss.
-
-    Args:
-        work: as for `whole_steps`.
-    """
-    if (
-        work.mix is not None
-        or work.precision is not None
-        or work.whole_step is not None
-        or work.custom_backward is not None
-        or work.micro_batches is not None
-        or work.ranks is not None
-        or not torch.is_grad_enabled()
-    ):
-        train_piece(work, WHOLE_STEP[:2])
-        return
-    doing, inputs = FORWARD, work.inputs
-    try:
-        work._buffers.keep()  # a callback may leave the batch out after its loss
-        if type(inputs) is torch.Tensor and work.custom_forward is None:
-            model = work.wrapped_model
-            work.output = output = model(inputs)
-        else:
-            work.output = output = work.call(inputs, work.target)
-        doing, loss_fn = LOSS, work.loss_fn
-        loss = loss_fn(output, work.target)
-        if type(loss) is not torch.Tensor:
-            loss, work.loss_parts = separate(loss)
-            hold_loss(work, loss)
-            return
-        if not work.loss_checked:
-            work.check_first_loss(loss)
-        work._for_backward, work._loss = loss, loss.detach()
-    except BaseException:
-        work.doing = doing
-        raise
-
-
 def note_gradients(work: Training, loss: torch.Tensor) -> None:
     """Note the results of forward, loss and backward in one: the detached loss, a scalar; `output` is set."""
     work._loss, work.doing = loss, BACKWARD

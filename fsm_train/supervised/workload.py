@@ -342,7 +342,7 @@ class Supervised(Stepping, Checkpointable):
     def prepare(self, state: State) -> None:
         self._elapsed_before, self._since = state.elapsed, time.perf_counter()
         self.loss_checked, self.doing, self.rank_weight = False, None, 1.0  # a run before leaves them set
-        self.said = []
+        self.said, self.calls_as_given = [], self._calls_as_given()
         self.find_shards()
         log_summary_once(self)
         if self.ranks is not None:

@@ -13,6 +13,7 @@ import attrs
 from ..core.checks import is_whole
 from ..core.phase import Operation
 from ..core.state import State
+from ..core.table import Outcome
 from ..core.workload import Workload
 from ..worlds.agreed import Agree, Agreed
 from ..worlds.disagreement import PeerError
@@ -256,6 +257,10 @@ class SimulatedRank(WorkloadProxy):
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
         return self.at_moments(name, found) if name in MOMENTS else found
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """That of the workload, in which there are no moments."""
+        return self.wrapped.fused(operations)
 
     def at_moments(self, name: str, do: Callable[..., Any]) -> Callable[..., Any]:
         """The function, with a moment before and after it."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 from ..core.callback import Callback
 from ..core.laps import Lap
 from ..core.phase import Operation, Phase
+from ..core.table import Outcome
 from ..core.transition import Command
 from ..core.workload import Workload
 
@@ -46,9 +47,18 @@ class WorkloadProxy:
         """That of the wrapped workload; none if this proxy carries out commands in its own way."""
         return None if hasattr(type(self), "carry_out") else self.wrapped.bound(command, phase)
 
+    def _does_one_of(self, operations: tuple[Operation, ...]) -> bool:
+        """Whether this proxy defines one of these operations, or looks at what is asked for by name."""
+        kind = type(self)
+        return kind.__getattr__ is not WorkloadProxy.__getattr__ or any(hasattr(kind, op.value) for op in operations)
+
+    def fused(self, operations: tuple[Operation, ...]) -> Callable[[], Outcome] | None:
+        """That of the wrapped workload; none if this proxy does one of these operations in its own way."""
+        return None if self._does_one_of(operations) else self.wrapped.fused(operations)
+
     def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
         """Those of the wrapped workload; none if this proxy does an operation of them in its own way."""
-        own = any(hasattr(type(self), name) for name in ("fused", "fetch", *(each.value for each in operations)))
+        own = type(self).fused is not WorkloadProxy.fused or self._does_one_of((Operation.FETCH, *operations))
         hears = type(self).interrupt is not WorkloadProxy.interrupt
         return None if own or hears else self.wrapped.laps(operations)
 
