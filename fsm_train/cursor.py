@@ -333,7 +333,7 @@ class Cursor:
             self.flags = self.draft.flags
         if hyper:
             self.work.set_hyper(hyper)
-        now: State | None = None  # which most commands of a batch do without
+        now: State | None = None  # of its own, since who carries out a command may keep it; most of a batch need none
         for command in commands:
             self.commands.append(command)
             do = None if command.changes_hyper is not False else self.work.bound(command, state.phase)
@@ -341,7 +341,7 @@ class Cursor:
                 do()
                 continue
             if now is None:
-                now = replaced(state, changes) if changes else state
+                now = replaced(state, changes)
             self.work.carry_out(command, now)
             if command.changes_hyper is not False:
                 self.draft.hyper = hyper_read(now.hyper, self.work.hyper())

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsm_train import Scripted, Sink, State, on, rounds, run, start
+from fsm_train import Command, Scripted, Sink, State, on, rounds, run, start
 from fsm_train.core import rounds as written
 from fsm_train.core.callback import Callback
 from fsm_train.core.errors import CallbackError, ConflictError
@@ -30,7 +30,15 @@ INSIDE = tuple(phase for phase in CONSULTED if phase in TURN_PHASES)
 SETTLED = frozenset({**WITHOUT_TURNS}.items())
 
 
-class Whole(our.Recording):
+class Keeping(our.Recording):
+    """Keeps the states that it is given with commands."""
+
+    def carry_out(self, command: Command, state: State) -> None:
+        super().carry_out(command, state)
+        self.told.append(state)
+
+
+class Whole(Keeping):
     """Does what it is told to fuse in one call."""
 
     def fused(self, operations: tuple[Operation, ...]) -> Callable[[], object] | None:
@@ -61,8 +69,8 @@ class World:
     informed: bool = False
     whole: bool = False
 
-    def workload(self) -> our.Recording:
-        kind = Whole if self.whole else our.Recording
+    def workload(self) -> Keeping:
+        kind = Whole if self.whole else Keeping
         validation = {} if self.valid_batches is None else {"valid_batches": self.valid_batches, "valid_loss": 0.5}
         work = kind(
             batches=5,
@@ -161,6 +169,9 @@ def test_rounds_do_what_the_walk_does(world: World, data: st.DataObject) -> None
         )
         for name in named
     ]
+    if data.draw(st.booleans()):  # the others remember something with each answer
+        telling = Transition(commands=(our.Do(9),))
+        callbacks.append(on(data.draw(st.sampled_from(INSIDE)), name="telling")(lambda state: telling))
     sink_at = data.draw(st.just([]) | st.lists(st.sampled_from(INSIDE), unique=True))
     phases = data.draw(st.lists(st.sampled_from(INSIDE), min_size=1, unique=True))
     what, every = data.draw(st.sampled_from(["state", "values", "method"])), data.draw(st.integers(1, 4))

@@ -297,17 +297,18 @@ class _Writer:
             self.now_doing(depth + 1, Doing(place=place))
             self.write(depth + 1, f"answers.append(accepted(callback_{name}_{i}, answer, state))")
         self.now_doing(depth, Doing(place=place))
-        self.write(depth, "if answers:")
-        self.write(depth + 1, "before, (state, values) = state, at.show()")
-        self.write(depth + 1, "merged = cursor.act_on(before, answers)")
-        if look.keeps:
-            self.write(depth + 1, f"cursor.keep(watched_{name}, before, answers, merged)")
-        self.write(depth + 1, "answers, before, acted = [], None, True")
-        if look.keeps:
-            self.write(depth, "else:")
-            self.write(depth + 1, f"cursor.keep(watched_{name}, state, answers, NOTHING_MERGED)")
         self.write(depth, "if getrefcount(state) != alone or getrefcount(values) != shared:")
         self.write(depth + 1, "state, values = at.show()")
+        self.write(depth, "if answers:")
+        if look.keeps:
+            self.write(depth + 1, "before, (state, values) = state, at.show()")
+            self.write(depth + 1, f"cursor.keep(watched_{name}, before, answers, cursor.act_on(before, answers))")
+            self.write(depth + 1, "answers, before, acted = [], None, True")
+            self.write(depth, "else:")
+            self.write(depth + 1, f"cursor.keep(watched_{name}, state, answers, NOTHING_MERGED)")
+        else:
+            self.write(depth + 1, "cursor.act_on(state, answers)")
+            self.write(depth + 1, "answers, acted = [], True")
 
 
 def _onward(paths: Sequence[Path]) -> list[object]:
