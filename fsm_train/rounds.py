@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .core.guards import taking_turns
 from .core.merge import NOTHING_MERGED, accepted, raised_by
 from .core.phase import TURN_PHASES, Flag, Junction, Operation, Phase, Place
-from .core.rounds import MOST_TAILS, NEEDED, Doing, Look, Round, Tail, round_of, ways
 from .core.state import Draft, State
 from .core.table import Outcome, Term
 from .core.transition import NOTHING
 from .core.values import batch_size_alone
 from .core.workload import Workload
 from .watch import Watch, Watched
+
+if TYPE_CHECKING:
+    from .core.rounds import Look, Round, Tail
+
+NEEDED = 100
+"""The batches of a call of `run` after which its rounds are written down, which takes a millisecond or two."""
+
+MOST_TAILS = 8
+"""The places and flags there that a round foresees, beside no flags."""
 
 GoAround = Callable[[Any, Draft, float], Place]
 """A round: of the cursor, its draft and the iteration to stop at; the place where the machine stands afterwards."""
@@ -79,6 +87,8 @@ class Rounds:
         del self._work, self._method
 
     def _written(self) -> GoAround:
+        from .core.rounds import round_of, ways  # which a short run does without
+
         tails = frozenset(self._tails)
         known = ways(self._places, self._settled, tails)
         sequences = {paths[-1].operations for way in known.values() for paths in way}
@@ -108,7 +118,7 @@ class Rounds:
     def _failed(self, found: Round) -> Callable[[Any, int, State, BaseException], None]:
         def failed(cursor: Any, doing: int, state: State, error: BaseException) -> None:
             """Let the cursor know what was under way; raise the error of a callback as such."""
-            now: Doing = found.doing[doing]
+            now = found.doing[doing]
             cursor.deciding = now.place is not None
             if now.path is not None:
                 cursor.doing = cursor.work.doing or now.operation
@@ -121,5 +131,7 @@ class Rounds:
 
 
 def _look(here: Watched) -> Look:
+    from .core.rounds import Look
+
     remember = tuple(of_state is None for _, of_state in here.asked)
     return Look(remember, here.compared is not None, here.only_asks)

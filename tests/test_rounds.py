@@ -26,14 +26,15 @@ from fsm_train import (
     start,
 )
 from fsm_train.callbacks import accumulate, clip_grad_norm
-from fsm_train.core import rounds as core_rounds
 from fsm_train.core.callback import Callback
 from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, TURN_PHASES, Operation
-from fsm_train.core.rounds import MOST_TAILS, Look, round_of
+from fsm_train.core.rounds import Look, round_of
 from fsm_train.core.table import READABLE, WITHOUT_TURNS
 from fsm_train.core.under_way import state_under_way
 from tests.diabetes_training import batches, net, sgd
 from tests.models import same_weights
+
+IN_USE = rounds.NEEDED
 
 INSIDE = tuple(phase for phase in CONSULTED if phase in TURN_PHASES)
 
@@ -86,7 +87,7 @@ def test_what_was_foreseen_does_not_end_a_round() -> None:
 
 def test_a_round_is_foreseen_to_be_left_at_most_so_often() -> None:
     """Who raises other flags each time makes no endless text."""
-    flags = [Flag(value) for value in range(1, 1 + 3 * MOST_TAILS)]
+    flags = [Flag(value) for value in range(1, 1 + 3 * rounds.MOST_TAILS)]
 
     @on(Phase.LOSS_BEGIN)
     def raising(state: State) -> Transition:
@@ -110,7 +111,7 @@ def test_a_fact_and_a_sink_are_part_of_a_round() -> None:
 
 def test_short_runs_write_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes a millisecond or two, which is more than a hundred batches gain."""
-    monkeypatch.setattr(rounds, "NEEDED", core_rounds.NEEDED)
+    monkeypatch.setattr(rounds, "NEEDED", IN_USE)
     with mock.patch.object(rounds.Rounds, "_written", side_effect=AssertionError):
         run(start(Scripted(batches=rounds.NEEDED), epochs=1), [silent(*INSIDE)])
         with pytest.raises(AssertionError):

@@ -22,12 +22,6 @@ from .guards import batches_over, exhausted, steps_reached, weighs_nothing
 from .phase import Flag, Junction, Operation, Phase, Place
 from .table import Predicate, Term
 
-NEEDED = 100
-"""The batches of a call of `run` after which its rounds are written down, which takes a millisecond or two."""
-
-MOST_TAILS = 8
-"""The places and flags there that a round foresees, beside no flags."""
-
 Tail = tuple[Phase, Flag]
 """A place, and the flags that callbacks have raised there."""
 
