@@ -1,7 +1,8 @@
 """Where a training is, and the one loop that takes it from place to place: pure and impure lines alternate.
 
 measure → decide → do → record. Rule of this file: it decides nothing itself. Where to go is in the table, what to do
-in the answers of the callbacks. `walk` does what `look` says in general, in fewer calls, where nobody needs more.
+in the answers of the callbacks. From one batch to the next a round of `rounds.py` does what `walk` and `look` do, and
+laps where nobody looks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The rounds of a call of `run`: when they are written down, and what the names in them stand for there.
 
-Rule of this file: it looks up; what a round does is in `core/rounds.py`.
+Rule of this file: it says when, and what a name stands for. What a round does is written in `core/rounds.py`.
 """
 
 from __future__ import annotations

@@ -182,17 +182,11 @@ class Guarded:
         """
         if self.trouble or (self.interrupted and method != "close"):
             return
-        if self.undisturbed is not None:
-            with self.undisturbed():
-                self._tell(method, *args)
+        if self.undisturbed is None:
+            self._tell(method, *args)
             return
-        try:  # as `_tell` does, without a further call for each line of a log
-            getattr(self.sink, method)(*args)
-        except Exception as error:
-            self._switch_off(method, error)
-        except BaseException:
-            self.interrupted = True
-            raise
+        with self.undisturbed():
+            self._tell(method, *args)
 
     def _tell(self, method: str, *args: object) -> None:
         try:
