@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import orjson
 
+from fsm_train.eventlog.checker import LineChecker
 from fsm_train.eventlog.lines import digest
 
 Draw = random.Random
@@ -200,3 +203,26 @@ def mutated(whole: bytes, draw: Draw) -> bytes:
         draw.choice(IN_LINES)(lines, draw)
         lines = [line for line in lines if line] or [{"event": "header"}]
     return _fitting(lines, count_again=draw.random() < 0.9)
+
+
+def first_difference(
+    path: Path, logs: Sequence[Path], short_way: str, question: Callable[[Draw], Callable[[], object]], mutations: int
+) -> int | None:
+    """The first mutation of which the answer is another without this method of `LineChecker`; None if there is none.
+
+    Args:
+        path: where each mutated log is written.
+        logs: those that are mutated.
+        short_way: the name of the method, which gives None of what it leaves to the long way.
+        question: gives what is asked of the log at `path`, and asked twice.
+        mutations: how many are tried.
+    """
+    for number in range(mutations):
+        draw = Draw(f"mutation {number}")
+        path.write_bytes(mutated(draw.choice(logs).read_bytes(), draw))
+        ask = question(draw)
+        answer = ask()
+        with mock.patch.object(LineChecker, short_way, return_value=None):
+            if ask() != answer:
+                return number
+    return None
