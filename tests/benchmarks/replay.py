@@ -11,8 +11,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from fsm_train import Phase, Scripted, State, on, read_log, replay, run, start, what_if
+from fsm_train import Callback, Phase, Scripted, State, on, read_log, replay, run, start, what_if
 from fsm_train.callbacks import accumulate, clip_grad_norm, early_stopping, schedule
 from fsm_train.eventlog.entries import entries
 from fsm_train.schedules import cosine, warmup
@@ -24,12 +25,13 @@ def watches_the_loss(state: State) -> None:
     """Looks at each batch."""
 
 
-CALLBACKS = [
-    accumulate(4),
-    clip_grad_norm(1.0),
-    schedule(lr=warmup(100).then(cosine(10_000))),
-    early_stopping(patience=100),
-]
+def usual(steps: int) -> list[Callback[Any]]:
+    """The usual set, for a training of so many steps."""
+    rate = warmup(100).then(cosine(steps - 100))
+    return [accumulate(4), clip_grad_norm(1.0), schedule(lr=rate), early_stopping(patience=100)]
+
+
+CALLBACKS = [*usual(steps=2_500), watches_the_loss]  # of ten epochs of a thousand batches
 
 
 def seconds_of(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -57,7 +59,7 @@ def from_the_shell(*command: str, rounds: int) -> tuple[float, float]:
 
 def trained(batches: int, epochs: int) -> None:
     """The same training without a log: what the interpreter and the callbacks take for themselves."""
-    run(start(Scripted(batches=batches, loss=1.0, valid_loss=_falling), epochs=epochs), [*CALLBACKS, watches_the_loss])
+    run(start(Scripted(batches=batches, loss=1.0, valid_loss=_falling), epochs=epochs), CALLBACKS)
 
 
 def _falling(state: State) -> float:
@@ -70,20 +72,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, small = Path(folder) / "run.jsonl", Path(folder) / "small.jsonl"
         workload = Scripted(batches=1000, loss=1.0, valid_loss=_falling)
-        run(start(workload, epochs=10), [*CALLBACKS, watches_the_loss], log=path)
+        run(start(workload, epochs=10), CALLBACKS, log=path)
         lines = sum(1 for _ in entries(path))
         works = {
             "trained again, without a log": lambda: trained(1000, 10),
             "checked": lambda: deque(entries(path), maxlen=0),
             "read as records": lambda: deque(read_log(path), maxlen=0),
-            "replayed with five callbacks": lambda: replay(path, [*CALLBACKS, watches_the_loss]),
+            "replayed with five callbacks": lambda: replay(path, CALLBACKS),
             "asked what if": lambda: what_if(path, [early_stopping(patience=50)]),
         }
         us = {name: seconds / lines * 1e6 for name, seconds in seconds_of(works, rounds).items()}
         rows = {
             name: f"| {name} | {1e6 / each:,.0f} lines a second | {each:.1f} us a line |" for name, each in us.items()
         }
-        run(start(Scripted(batches=1000, valid_loss=1.0), epochs=8), CALLBACKS, log=small)
+        run(start(Scripted(batches=1000, valid_loss=1.0), epochs=8), usual(steps=2_000), log=small)
         lines = sum(1 for _ in entries(small))
         shell = {command: from_the_shell(command, str(small), rounds=rounds) for command in ("replay", "show")}
     for command, (used, passed) in shell.items():
