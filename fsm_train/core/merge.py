@@ -153,9 +153,10 @@ def _refused_commands(
 def _refused_hyper(
     wanted: Mapping[str, Hyper], declared: frozenset[str] | None, now: Mapping[str, Hyper]
 ) -> str | None:
-    if declared is not None and (keys := sorted(wanted.keys() - declared)):
-        return f"it set {', '.join(keys)}, which is not in its sets={sorted(declared)}"
     for name, value in wanted.items():
+        if declared is not None and name not in declared:
+            keys = ", ".join(sorted(wanted.keys() - declared))
+            return f"it set {keys}, which is not in its sets={sorted(declared)}"
         if name not in now:
             there_are = ", ".join(now) or "none"
             meant = ". Did you mean 'lr'?" if name == "learning_rate" else ""
@@ -190,32 +191,26 @@ def merged(at: Draft, answers: Sequence[Answer], positions: Mapping[str, int] = 
     Raises:
         ConflictError: two of them want a hyper-parameter to be different things.
     """
-    flags = at.flags
+    flags, before = at.flags, at.memory
     reasons: list[str] = []
     hyper: dict[str, Hyper] = {}
     memory: dict[str, object] = {}
-    commands: list[tuple[tuple[int, int, int], Command]] = []
-    givers = 0
-    for i, (callback, answer) in enumerate(answers):
-        name = callback.name
+    commands: tuple[Command, ...] = ()
+    for callback, answer in answers:
         if answer.flags is not Flag.NONE:
             flags = union(flags, answer.flags)
-            if _stops(answer.flags) and not _gave_reason(at, name, answer.flags):
-                reasons.append(f"{name}: {answer.reason}" if answer.reason else name)
-        if answer.memory is not UNCHANGED and answer.memory is not at.memory.get(name, UNCHANGED):
-            memory[name] = answer.memory
+            if _stops(answer.flags) and not _gave_reason(at, callback.name, answer.flags):
+                reasons.append(f"{callback.name}: {answer.reason}" if answer.reason else callback.name)
+        if answer.memory is not UNCHANGED and answer.memory is not before.get(callback.name, UNCHANGED):
+            memory[callback.name] = answer.memory
         if answer.hyper:
             for key, value in split(at.hyper, answer.hyper).items():
                 if hyper.setdefault(key, value) != value:
                     raise _conflict(at, answers)
         if answer.commands:
-            givers += 1
-            position = positions.get(name, i)
-            commands += [((command.last, callback.order, position), command) for command in answer.commands]
+            commands += answer.commands
     if len(commands) > 1:
-        if givers > 1 and any(command.alone or command.changes_hyper for _, command in commands):
-            _check_together(at, answers)
-        commands.sort(key=_place)
+        commands = _in_order(at, answers, positions)
 
     changes: dict[str, object] = {}
     to_set: Mapping[str, Hyper] = EMPTY
@@ -225,12 +220,30 @@ def merged(at: Draft, answers: Sequence[Answer], positions: Mapping[str, int] = 
         to_set = joined(at.hyper, hyper)
         changes["hyper"] = FrozenMap({**at.hyper, **to_set})
     if memory:
-        changes["memory"] = FrozenMap({**at.memory, **memory})
+        changes["memory"] = FrozenMap({**before, **memory})
     if reasons:
         earlier = f"; {at.reason};"
         new = sorted(reason for reason in reasons if f"; {reason};" not in earlier)
         changes["reason"] = "; ".join([at.reason] * bool(at.reason) + new)
-    return changes, to_set, tuple([command for _, command in commands])
+    return changes, to_set, commands
+
+
+def _in_order(at: Draft, answers: Sequence[Answer], positions: Mapping[str, int]) -> tuple[Command, ...]:
+    """The commands of these answers in the order in which they are carried out.
+
+    Raises:
+        ConflictError: two callbacks give commands whose result would depend on the list.
+    """
+    placed: list[tuple[tuple[int, int, int], Command]] = []
+    givers = 0
+    for i, (callback, answer) in enumerate(answers):
+        givers += bool(answer.commands)
+        position = positions.get(callback.name, i)
+        placed += [((command.last, callback.order, position), command) for command in answer.commands]
+    if givers > 1 and any(command.alone or command.changes_hyper for _, command in placed):
+        _check_together(at, answers)
+    placed.sort(key=_place)
+    return tuple([command for _, command in placed])
 
 
 def _conflict(state: Draft, answers: Sequence[Answer]) -> ConflictError:

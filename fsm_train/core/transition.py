@@ -6,7 +6,7 @@ carried out by the interpreter, on the workload, after all callbacks of the phas
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Final
 
 import attrs
@@ -96,9 +96,9 @@ def _commands(value: object) -> tuple[Command, ...]:
     return tuple(value)
 
 
-@attrs.frozen
+@attrs.frozen(slots=False)
 class Transition:
-    """What a callback asks for.
+    """What a callback asks for. It has no slots, since an instance is made before each step, and is quicker so.
 
     >>> answer = Transition(flags=Flag.SKIP_STEP, hyper={"lr": 0.01}, reason="the loss rose")
     >>> answer.flags.name, answer.hyper["lr"], answer.commands
@@ -127,16 +127,13 @@ def setting(hyper: Mapping[str, Hyper], memory: object) -> Transition:
     >>> setting({"lr": 0.5}, 3) == Transition(hyper={"lr": 0.5}, memory=3)
     True
     """
-    answer = object.__new__(Transition)
-    _store(answer, "flags", Flag.NONE)
-    _store(answer, "hyper", FrozenMap(hyper))
-    _store(answer, "memory", memory)
-    _store(answer, "commands", ())
-    _store(answer, "reason", "")
+    answer = _new(Transition)
+    _set_values(answer, {"flags": Flag.NONE, "hyper": FrozenMap(hyper), "memory": memory, "commands": (), "reason": ""})
     return answer
 
 
-_store = object.__setattr__
+_new = object.__new__
+_set_values: Callable[[Transition, dict[str, object]], None] = Transition.__dict__["__dict__"].__set__
 
 
 def is_useful(kind: type[Command], phase: Phase) -> bool:
