@@ -12,17 +12,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import cast
 
+from .bound_path import BoundPath
 from .core.errors import CallbackError
 from .core.failing import Boundary, Failure, advice_on, after_failure, where
-from .core.fuse import Path, known_paths, settled_in_run
-from .core.laps import Lap, count_laps, step_of_lap
+from .core.fuse import known_paths, settled_in_run
+from .core.laps import Lap, count_laps
 from .core.merge import NOTHING_MERGED, Answer, Merged, consult, merged
-from .core.phase import FINAL, Flag, Junction, Operation, Phase, Place
+from .core.phase import FINAL, Flag, Operation, Phase, Place
 from .core.reads import MOST, KeptDecision, kept_decision
-from .core.rhythm import COUNTED_AT
+from .core.rhythm import Rhythm
 from .core.runs import failed, interrupted
 from .core.state import Draft, Hyper, State, hyper_read, replaced
-from .core.table import LEAVES, RESUMES_AT, ROWS, Outcome, Predicate
+from .core.table import LEAVES, ROWS, Outcome
 from .core.transition import Command, Transition
 from .core.turns import Players
 from .core.under_way import hand_on
@@ -30,49 +31,6 @@ from .core.values import NO_FACTS, Facts, FrozenMap, batch_size_alone
 from .core.workload import Workload
 from .rounds import Rounds
 from .watch import Watch, Watched
-
-
-class BoundPath:
-    """A path through the table, with the methods of the workload that carry it out.
-
-    They are bound when the path is walked for the first time: of those from a place, most never are. `prepares` says
-    whether there is something to do before its moves: to bind it, or to note that a boundary is left.
-    """
-
-    __slots__ = (
-        *("begins_round", "bound", "counts", "ends", "flags", "heeds_signals", "laps", "last_phase", "leaves_boundary"),
-        *("moves", "next_paths", "path", "predicate", "prepares", "resumes", "step", "target", "watched"),
-    )
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.predicate: Predicate | None
-        (self.predicate,) = path.predicates or (None,)  # no row has more than one
-        self.bound, self.prepares = False, True
-
-    def bind(self, cursor: Cursor) -> None:
-        path = self.path
-        self.moves = [(op, cursor.method(op) if op else None, effect) for op, effect in path.moves]
-        fused = cursor.work.fused(path.operations)
-        if fused is not None:
-            self.moves = [(path.moves[0][0], fused, path.effect)]
-        self.flags = path.flags
-        self.target = path.target
-        self.last_phase = path.last_phase
-        self.resumes = path.target is Junction.RESUMED
-        self.ends = path.target in FINAL
-        self.counts = path.target in COUNTED_AT
-        self.heeds_signals = path.target in LEAVES
-        self.leaves_boundary = path.edges[0].source in RESUMES_AT
-        self.next_paths = cursor.paths_by_place[path.target]
-        self.watched = cursor.watch.at.get(path.target)
-        self.step = step_of_lap(path, cursor.flags, cursor.places, cursor.settled)
-        self.laps: Callable[[Lap], None] | None = None
-        if self.step is not None and not cursor.work.informed & {*path.operations, *self.step.operations}:
-            self.laps = cursor.work.laps(self.step.operations)
-        fetches = path.edges[0].source is Phase.BATCH_END and path.operations == (Operation.FETCH,)
-        self.begins_round = fetches and cursor.flags is Flag.NONE and self.laps is None
-        self.bound, self.prepares = True, self.leaves_boundary
 
 
 class Cursor:
@@ -155,7 +113,6 @@ class Cursor:
         Returns whether it came to such a place. It is one method, since calls and attributes are what a step costs.
         """
         work, draft, flags, paths_here = self.work, self.draft, self.flags, self.paths_here
-        rhythm = self.rhythm
         heeds_signals = self.place in LEAVES
         ends = self.place in FINAL
         while not ends:
@@ -174,37 +131,38 @@ class Cursor:
                     path.bind(self)
                 if path.leaves_boundary:
                     self.note_boundary()
-                if path.begins_round and not stepwise and self.go_around():
-                    flags, paths_here, heeds_signals = self.flags, self.paths_here, self.place in LEAVES
-                    continue
-            if path.laps is not None and self.take_laps(path, path.laps):
-                paths_here, heeds_signals = self.paths_here, self.place in LEAVES
-                continue
-            try:
-                for doing, do, effect in path.moves:  # noqa: B007  read where it raises
-                    outcome = None if do is None else do()
-                    if effect is not None:
-                        effect(draft, outcome)
-            except BaseException:
-                self.doing = work.doing or doing
-                self.passed = path.path.phase_before(self.doing) or draft.phase
-                raise
-            if path.last_phase is not None:
-                draft.phase = path.last_phase
-            # In the cursor too: what a command or a metric calls may ask where the training is.
-            self.place, self.flags, self.paths_here = path.target, path.flags, path.next_paths
-            flags, paths_here, watched = path.flags, path.next_paths, path.watched
-            ends, heeds_signals = path.ends, path.heeds_signals
-            if path.resumes:
-                assert resume_at is not None
-                self.stand_at(resume_at)
-                paths_here, watched = self.paths_here, None  # as if never left: no callback is consulted
-                heeds_signals = resume_at in LEAVES
-            if rhythm is not None and path.counts:
-                self.use_layer(rhythm.places(draft))
-                self.paths_here = paths_here = self.paths_by_place[self.place]
-                if self.place not in self.places:
-                    watched = None
+            if path.fetches_next and self.pass_batches(path, stepwise):
+                flags, paths_here, watched, heeds_signals = (
+                    self.flags,
+                    self.paths_here,
+                    self.watched,
+                    self.place in LEAVES,
+                )
+            else:
+                try:
+                    for doing, do, effect in path.moves:  # noqa: B007  read where it raises
+                        outcome = None if do is None else do()
+                        if effect is not None:
+                            effect(draft, outcome)
+                except BaseException:
+                    self.doing = work.doing or doing
+                    self.passed = path.path.phase_before(self.doing) or draft.phase
+                    raise
+                if path.last_phase is not None:
+                    draft.phase = path.last_phase
+                # In the cursor too: what a command or a metric calls may ask where the training is.
+                self.place, self.flags, self.paths_here = path.target, path.flags, path.next_paths
+                flags, paths_here, watched = path.flags, path.next_paths, path.watched
+                ends, heeds_signals = path.ends, path.heeds_signals
+                if path.resumes:
+                    assert resume_at is not None
+                    self.stand_at(resume_at)
+                    paths_here, watched = self.paths_here, None  # as if never left: no callback is consulted
+                    heeds_signals = resume_at in LEAVES
+                if path.counts and self.rhythm is not None:
+                    if self.is_due_where_counted(self.rhythm) is False:
+                        watched = None
+                    paths_here = self.paths_here
             if watched is None:
                 continue
             try:
@@ -218,15 +176,35 @@ class Cursor:
                 return True
         return False
 
+    def is_due_where_counted(self, rhythm: Rhythm) -> bool | None:
+        """At a place where a batch or an epoch was counted: `Rhythm.is_due`. The paths are those until the next one."""
+        self.use_layer(rhythm.places(self.draft))
+        self.paths_here = self.paths_by_place[self.place]
+        return rhythm.is_due(self.place, self.draft)
+
+    def pass_batches(self, path: BoundPath, stepwise: bool) -> bool:
+        """From the end of a batch take those that follow in laps or rounds. False, and nothing is done, without them.
+
+        At the end of the last of them, `watched` are those who are due there now and then.
+        """
+        before, rhythm = self.draft.iteration, self.rhythm
+        if path.laps is not None:
+            self.take_laps(path, path.laps)
+        elif stepwise or not self.go_around():
+            return False
+        ended = self.place is Phase.BATCH_END and self.draft.iteration > before
+        due = rhythm is not None and ended and self.is_due_where_counted(rhythm)
+        self.watched = self.watch.at[Phase.BATCH_END] if due else None
+        return True
+
     def go_around(self) -> bool:
         """Go from the end of a batch to the next as a round does, until it returns. False if there is none."""
-        draft, rounds = self.draft, self.rounds
-        until = math.inf if self.rhythm is None else self.rhythm.undisturbed_until(draft)
-        go_around = rounds.next() if until > draft.iteration else None
+        go_around = self.rounds.next()
         if go_around is None:
             return False
-        self.stand_at(go_around(self, draft, until))
-        rounds.left(self.place, self.flags)
+        until = math.inf if self.rhythm is None else self.rhythm.same_until(self.draft)
+        self.stand_at(go_around(self, self.draft, until))
+        self.rounds.left(self.place, self.flags)
         return True
 
     def note_boundary(self) -> None:
@@ -237,15 +215,10 @@ class Cursor:
         if self.commands:
             self.commands.clear()
 
-    def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> bool:
-        """Take whole steps from the end of a batch, as long as the table leads from one to the next.
-
-        False, and nothing is done, if somebody looks at the next batch already.
-        """
+    def take_laps(self, path: BoundPath, laps: Callable[[Lap], None]) -> None:
+        """Take whole steps in a row, as long as the table leads from one to the next, until somebody is due."""
         draft = self.draft
-        batches = None if self.rhythm is None else self.rhythm.batches_left(draft.iteration)
-        if batches == 0:
-            return False
+        batches = None if self.rhythm is None else self.rhythm.batches_to_due(draft.iteration)
         steps = None if draft.plan.max_steps is None else draft.plan.max_steps - draft.step
         lap = Lap(draft.samples, steps=steps, batches=batches)
         try:
@@ -264,7 +237,6 @@ class Cursor:
             assert effect is not None
             effect(draft, lap.ended_by)
             self.stand_at(path.target)
-        return True
 
     def suspend(self, signal: str) -> None:
         """Act on a signal that asks to leave, here where the table lets a training leave."""

@@ -98,9 +98,22 @@ def test_so_much_is_foreseen_and_no_more(monkeypatch: pytest.MonkeyPatch) -> Non
     assert gone_around([raising], batches=30) >= 10
 
 
-def test_who_is_due_now_and_then_is_left_out_of_rounds() -> None:
-    """Beside somebody who looks at each batch: a round ends before the tenth batch, which is walked."""
-    assert gone_around([silent(Phase.BATCH_END), on(Phase.LOSS_END, name="b", every=10)(lambda state: None)]) == 4
+def test_a_round_ends_where_somebody_else_is_due() -> None:
+    """Beside somebody who looks at each batch: the tenth batch, with both, is a round of its own."""
+    b = on(Phase.LOSS_END, name="b", every=10)(lambda state: None)
+    an_epoch = ["to the tenth batch", "with b", "to the twentieth", "to the end of the data"]
+    assert gone_around([silent(Phase.BATCH_END), b]) == 2 * len(an_epoch)
+
+
+def test_who_is_due_where_a_round_ends_is_asked_there() -> None:
+    """Beside somebody who looks at each batch: the end of each third, and the end of each fifth."""
+    ends: list[tuple[str, int]] = []
+    noting = [
+        on(Phase.BATCH_END, name=name, every=every)(lambda state, name=name: ends.append((name, state.iteration)))
+        for name, every in (("third", 3), ("fifth", 5))
+    ]
+    assert gone_around([silent(Phase.LOSS_END), *noting]) > 2
+    assert ends == [(name, i) for i in range(1, 41) for name, every in (("third", 3), ("fifth", 5)) if i % every == 0]
 
 
 def test_a_fact_and_a_sink_are_part_of_a_round() -> None:

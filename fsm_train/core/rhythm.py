@@ -19,8 +19,8 @@ class Rhythm:
     """The places that are watched at each moment of a training without turns.
 
     >>> rhythm = Rhythm([Phase.EPOCH_END], {Phase.BATCH_END: [50]})
-    >>> rhythm.batches_left(60)
-    39
+    >>> rhythm.batches_to_due(60)
+    40
 
     Args:
         always: the places that are watched each time.
@@ -29,37 +29,47 @@ class Rhythm:
 
     def __init__(self, always: Iterable[Place], now_and_then: Mapping[Phase, Iterable[int]]) -> None:
         self._always = frozenset(always)
-        self._now_and_then = {phase: frozenset(every) for phase, every in now_and_then.items()}
-        batches = {n for phase, every in self._now_and_then.items() if phase in BATCH_PHASES for n in every}
-        epochs = {n for phase, every in self._now_and_then.items() if phase not in BATCH_PHASES for n in every}
-        self._batches, self._epochs = tuple(sorted(batches)), tuple(sorted(epochs))
+        self._now_and_then: dict[Place, tuple[int, ...]] = {
+            phase: tuple({*each}) for phase, each in now_and_then.items()
+        }
+        between = {phase: every for phase, every in self._now_and_then.items() if phase not in COUNTED_AT}
+        self._in_batches = {phase: every for phase, every in between.items() if phase in BATCH_PHASES}
+        self._in_epochs = {phase: every for phase, every in between.items() if phase not in BATCH_PHASES}
+        in_batches = {n for every in self._in_batches.values() for n in every}
+        self._inside = tuple(sorted(in_batches))
+        self._batches = tuple(sorted(in_batches.union(self._now_and_then.get(Phase.BATCH_END, ()))))
+        self._epochs = tuple(sorted({n for every in self._in_epochs.values() for n in every}))
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], frozenset[Place]] = {}
 
     def places(self, at: Draft) -> frozenset[Place]:
-        """Those that are watched until the next batch or epoch is counted."""
+        """Those that are watched before the next batch or epoch is counted."""
         iteration, epoch = at.iteration, at.epoch
         due = (
-            tuple([n for n in self._batches if iteration % n == 0]),
+            tuple([n for n in self._inside if iteration % n == 0]),
             tuple([n for n in self._epochs if epoch % n == 0]),
         )
         known = self._known.get(due)
         return self._found(*due) if known is None else known
 
     def _found(self, batches: tuple[int, ...], epochs: tuple[int, ...]) -> frozenset[Place]:
-        places = self._always | {
-            phase
-            for phase, every in self._now_and_then.items()
-            if not every.isdisjoint(batches if phase in BATCH_PHASES else epochs)
-        }
-        self._known[batches, epochs] = places
+        in_batches = (phase for phase, every in self._in_batches.items() if not set(every).isdisjoint(batches))
+        in_epochs = (phase for phase, every in self._in_epochs.items() if not set(every).isdisjoint(epochs))
+        self._known[batches, epochs] = places = self._always.union(in_batches, in_epochs)
         return places
 
-    def batches_left(self, iteration: int) -> int | None:
-        """Batches that can be finished after so many without one of them being due; None if none ever is."""
-        return min((n - iteration % n - 1 for n in self._batches), default=None)
+    def is_due(self, place: Place, at: Draft) -> bool | None:
+        """Whether somebody is due at a place where a batch or an epoch was counted; None if it is watched otherwise."""
+        every = self._now_and_then.get(place)
+        count = at.iteration if place is Phase.BATCH_END else at.epoch
+        return None if every is None else any(count % n == 0 for n in every)
 
-    def undisturbed_until(self, at: Draft) -> float:
-        """The number of finished batches before which none is finished that is due; that of now if this one is."""
-        due_now = any(at.iteration % n == 0 for n in self._batches)
-        left = 0 if due_now else self.batches_left(at.iteration)
-        return math.inf if left is None else at.iteration + left
+    def batches_to_due(self, iteration: int) -> int | None:
+        """Batches until one is finished at whose end, or right after, somebody is due; None if nobody ever is."""
+        return min((n - iteration % n for n in self._batches), default=None)
+
+    def same_until(self, at: Draft) -> float:
+        """The number of finished batches until which the places are those of now."""
+        if any(at.iteration % n == 0 for n in self._inside):
+            return at.iteration + 1
+        batches = self.batches_to_due(at.iteration)
+        return math.inf if batches is None else at.iteration + batches
