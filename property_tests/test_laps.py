@@ -188,6 +188,32 @@ def test_laps_end_where_somebody_is_due(every: int, phases: Sequence[Phase]) -> 
     assert ends == [n for n in range(1, 13) if n % every == 0]
 
 
+def test_who_is_due_is_not_asked_again_where_no_batch_is_taken() -> None:
+    """A signal comes right before a batch in a row is fetched, at the end of one where somebody was asked already."""
+    asked: list[int] = []
+
+    class Interrupted(InARow):
+        def fetch(self, state: State | None = None) -> float | None:
+            assert len(asked) < 1
+            return super().fetch(state)
+
+        def laps(self, operations: tuple[Operation, ...]) -> Callable[[Lap], None] | None:
+            take = super().laps(operations)
+
+            def interrupted(lap: Lap) -> None:
+                if asked:
+                    self.interrupt = "SIGTERM"
+                assert take is not None
+                take(lap)
+
+            return take and interrupted
+
+    noting = on(Phase.BATCH_END, name="noting", every=2)(lambda state: asked.append(state.iteration))
+    state = start(Interrupted((1,), (True,), in_a_row=True), epochs=1)
+    assert last(iterate(state, [noting])).phase is Phase.SUSPENDED
+    assert asked == [2]
+
+
 def test_workload_whose_step_is_given_the_state_takes_no_laps() -> None:
     """There is no state inside of laps."""
 
