@@ -44,8 +44,8 @@ def over_all(function: Callable[[Any, Any], Any]) -> OverAll:
     >>> from fsm_train import Supervised, run, start
     >>> def spread(output, target):
     ...     return (output - target).max() - (output - target).min()
-    >>> model = torch.nn.Linear(1, 1)
-    >>> batches = [(torch.ones(2, 1), torch.zeros(2, 1)), (torch.ones(2, 1), torch.ones(2, 1))]
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> batches = [(torch.zeros(2, 1), torch.zeros(2, 1)), (torch.zeros(2, 1), torch.ones(2, 1))]
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> work = Supervised(
     ...     model, optimizer, torch.nn.MSELoss(), batches, batches, metrics={"spread": over_all(spread)}

@@ -75,12 +75,13 @@ class GlooExchange:
         self._group: dist.ProcessGroup | None = None
         with self._blaming(Topic.JOIN):
             self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
-            dist.barrier(self._group)  # one that fails from here on has left nobody in the middle of connecting
             # A store outlives its groups: what a training left word of, after which a script went on, is of that one.
             name = [uuid.uuid4().hex]
             dist.broadcast_object_list(name, group=self._group)
             self._failed = f"{_FAILED} {name[0]}"
             self._store_beside = c10d.PrefixStore(name[0], self._store)
+            # One that fails from here on has left nobody in the middle of connecting, or without that name.
+            dist.barrier(self._group)
 
     def __call__(self, row: Sequence[float]) -> Sequence[Sequence[float]]:
         """The rows of all ranks, in their order.

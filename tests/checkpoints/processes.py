@@ -138,10 +138,10 @@ def signalled(spec: Spec, number: signal.Signals, after: float, *, group: bool =
         while process.is_alive() and not answer.with_suffix(".begun").exists():
             time.sleep(0.001)
         process.join(after)
-        sent = time.monotonic()
         if process.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if group else os.kill)(process.pid, number)
+        sent = time.monotonic()  # and not before: this process may have to wait for its turn
         process.join(180)
         assert process.exitcode is not None, "it does not end"
         end, report = json.loads(answer.read_text()) if answer.exists() else ({}, {})

@@ -157,6 +157,16 @@ def test_a_disagreement_is_named_on_all_ranks(tmp_path: Path, what: str) -> None
 # ------------------------------------------------------------------------------------ signals
 
 
+def at_its_begin(do: Callable[[], object]) -> Callback[Any]:
+    """Do this when a run begins, and not before: a signal that comes before it is the program's own."""
+
+    @on(Phase.SETUP, name="begins")
+    def begins(state: State) -> None:
+        do()
+
+    return begins
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("who", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
@@ -171,9 +181,7 @@ def test_processes_leave_together_whenever_a_signal_comes(tmp_path: Path, who: t
         signal.signal(signal.SIGTERM, lambda *_: None)  # one that comes after the other rank's has suspended both
         for _ in range(trials):
             timer = threading.Timer(delays.uniform(0.0, 0.2), os.kill, (os.getpid(), signal.SIGTERM))
-            if rank in who:
-                timer.start()
-            state = run(state)
+            state = run(state, [at_its_begin(timer.start if rank in who else lambda: None)])
             if rank in who:
                 timer.join()
             found.append((attrs.evolve(state, workload=None), weights_of(model.model).clone()))
