@@ -160,6 +160,21 @@ def test_hyper_parameters_of_groups_are_lists(tmp_path: Path) -> None:
     assert {line.hyper["lr"] for line in read_log(path) if isinstance(line, Line)} == {(0.2, 0.4), (0.1, 0.2)}
 
 
+@pytest.mark.parametrize("value", [1 << 64, 1 << 70, (1, 1 << 64)])
+def test_a_hyper_parameter_beyond_64_bits_is_written(value: Any, tmp_path: Path) -> None:
+    """JSON has no form for it that each reader takes, so it is text; the log is no shorter for that."""
+
+    @on(Phase.EPOCH_BEGIN)
+    def far(state: State) -> Transition:
+        return Transition(hyper={"lr": value})
+
+    path = tmp_path / "run.jsonl"
+    final = run(start(Scripted(hyper={"lr": (0, 0) if isinstance(value, tuple) else 0}), epochs=1), [far], log=path)
+
+    assert final.notes == ()
+    assert replay(path, [far]).state.hyper == {"lr": value}
+
+
 def test_one_log_can_be_used_for_several_calls(tmp_path: Path) -> None:
     """The same `EventLog` goes on where it was."""
     log, work = EventLog(tmp_path / "run.jsonl"), workload()
