@@ -234,6 +234,43 @@ def global_rng(batch: Any) -> Any:
     return rows + RNG.random(), targets
 
 
+def of_class() -> Any:
+    """A dataset whose generator is an attribute of its class."""
+
+    class Shared(Jittered):
+        shared = random.Random(9)
+
+    return Shared(None, lambda _: Shared.shared.random())
+
+
+def of_default() -> Any:
+    """A dataset whose generator is what an argument of a method is by default."""
+
+    class ByDefault(Jittered):
+        def __getitem__(self, index: int, chance: Any = random.Random(9)) -> Any:  # noqa: B008
+            return torch.tensor([index + chance.random()]), torch.zeros(1)
+
+    return ByDefault(None, float)
+
+
+def of_method() -> Any:
+    """A dataset whose generator is a variable around a method, behind a function that is called."""
+    chance = np.random.default_rng(9)
+
+    def noise() -> float:
+        return float(chance.random())
+
+    class Around(Jittered):
+        @property
+        def noise(self) -> float:
+            return noise()
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.tensor([index + self.noise]), torch.zeros(1)
+
+    return Around(None, float)
+
+
 def rows() -> TensorDataset:
     return TensorDataset(torch.arange(float(ROWS))[:, None], torch.zeros(ROWS, 1))
 
@@ -271,6 +308,10 @@ SOURCES: dict[str, Callable[[], Any]] = {
         ConcatDataset([Subset(Jittered(np.random.default_rng(0), lambda r: float(r.random())), range(ROWS))]), 4
     ),
     "a generator in a global variable": _global,
+    "a generator in a class": lambda: DataLoader(of_class(), 4, shuffle=True),
+    "a generator that is a default argument": lambda: DataLoader(of_default(), 4, shuffle=True),
+    "a generator around a method": lambda: DataLoader(of_method(), 4, shuffle=True),
+    "a method of a generator": lambda: DataLoader(Jittered(random.Random(9).random, lambda draw: draw()), 4),
     "a loader of one's own": Own,
     "a shuffling DataLoader": lambda: DataLoader(rows(), 4, shuffle=True),
     "a DataLoader with a generator": lambda: DataLoader(
