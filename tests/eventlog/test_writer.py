@@ -237,6 +237,8 @@ def test_keys_can_be_bound_to_the_lines_of_a_file(tmp_path: Path) -> None:
         ("run.jsonl", {"seq": 1, "run_id": 2}, ValueError, "seq: a log has keys of its own"),
         ("run.jsonl.gz", {}, ValueError, "a compressed log can be read, but not written"),
         (3, {}, TypeError, "log=3: give a path, or a logger of structlog"),
+        ("run.jsonl", {"run_id": 1 << 64}, TypeError, "run_id=18446744073709551616 cannot be written as JSON"),
+        ("run.jsonl", {"folder": Path("runs")}, TypeError, "folder=.* cannot be written as JSON"),
     ],
 )
 def test_what_cannot_be_written_to_is_refused_at_once(
