@@ -147,9 +147,20 @@ def children_of(part: Any) -> Iterator[tuple[str, Any]]:
             if is_compiled(module):
                 continue  # what torch.compile holds is no part of the model
             inner = f".{name}" if name else ""
-            yield from ((f"{inner}.{key}", value) for key, value in vars(module).items() if not key.startswith("_"))
+            yield from ((f"{inner}.{key}", vars(module)[key]) for key in names_in_module(module))
     else:
         yield from ((f".{name}", value) for name, value in attributes_of(part).items())
+
+
+def names_in_module(module: nn.Module) -> list[str]:
+    """The names of the attributes of a module that are searched: not those of torch's own machinery."""
+    of_torch = type(module).__module__.partition(".")[0] == "torch"
+    return [name for name in vars(module) if not name.startswith("_") or not (of_torch or name in _of_a_module())]
+
+
+@functools.cache
+def _of_a_module() -> frozenset[str]:
+    return frozenset(vars(nn.Module()))
 
 
 def holders_of(part: Any) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from torch import nn
 
 from .generators import generators_among, is_generator, own_ones
 from .in_code import functions_of, in_code, kinds_of, names_used
-from .layers import LARGEST, MOST, Layer, holders_of, is_layer, layers_of, slots_of
+from .layers import LARGEST, MOST, Layer, holders_of, is_layer, layers_of, names_in_module, slots_of
 from .sources import changing_layers
 
 _ALWAYS_COMPARED = (tuple, type, ModuleType)
@@ -172,10 +172,9 @@ class Search:
         for module in root.modules():
             self._hold(module._modules, limited=False)
             variables = vars(module)
-            names = [name for name in variables if name == "_modules" or not name.startswith("_")]
-            if names:  # the others are torch's own, and no children
-                pick = itemgetter(*names, names[0])  # two names at least, so that it gives a tuple
-                self._picks.append((pick, variables))
+            names = ["_modules", *names_in_module(module)]  # the others are torch's own, and no children
+            pick = itemgetter(*names, "_modules")  # two names at least, so that it gives a tuple
+            self._picks.append((pick, variables))
 
     def _compared_ones(self) -> Iterable[object]:
         """The objects that must be the same ones: what is searched, and what classes have."""

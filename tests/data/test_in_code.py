@@ -94,6 +94,15 @@ def _part_of_a_model() -> nn.Module:
     return nn.Sequential(nn.Linear(1, 1), Noise())
 
 
+def _hidden_in_a_model() -> nn.Module:
+    class Noise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self._rng = RNG
+
+    return nn.Sequential(Noise())
+
+
 PLACES: dict[str, Callable[[], Any]] = {
     "a class": lambda: _class(rng=RNG)(),
     "a list of a class": lambda: _class(rngs=[RNG])(),
@@ -115,6 +124,7 @@ PLACES: dict[str, Callable[[], Any]] = {
     "a function that is called": lambda: calls_a_function,
     "a function inside": lambda: has_an_inner_one,
     "a part of a model": _part_of_a_model,
+    "a private attribute of a part of a model": _hidden_in_a_model,
 }
 
 

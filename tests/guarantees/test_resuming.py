@@ -177,6 +177,22 @@ class Jittered(Dataset[Any]):
         return torch.tensor([index + self.draw(self.chance)]), torch.zeros(1)
 
 
+class InPlace(Sampler[Any]):
+    """Shuffles what it has in place when a pass begins, by the number of the pass, which a dict holds."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        self.seen = {"passes": 0, "last": [None]}
+
+    def __iter__(self) -> Iterator[Any]:
+        self.seen["passes"] += 1  # type: ignore[operator]
+        np.random.RandomState(self.seen["passes"]).shuffle(self.held)
+        return iter([each if isinstance(each, list) else int(each) for each in self.held])
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
 class Own:
     """A loader of one's own: a generator function, with a generator and a number of its own."""
 
@@ -301,6 +317,10 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "a batch sampler with a state_dict": lambda: DataLoader(rows(), batch_sampler=TurningWithState(4)),
     "a sampler inside of a batch sampler": lambda: DataLoader(
         rows(), batch_sampler=torch.utils.data.BatchSampler(Turning(), 4, drop_last=False)
+    ),
+    "a sampler that shuffles an array": lambda: DataLoader(rows(), 4, sampler=InPlace(np.arange(ROWS))),
+    "a sampler that shuffles its batches": lambda: DataLoader(
+        rows(), batch_sampler=InPlace([[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]])
     ),
     "a dataset with a state_dict that changes in a pass": lambda: DataLoader(Worn(), 4, shuffle=True),
     "random.Random in a dataset": lambda: DataLoader(Jittered(random.Random(0), lambda r: r.random()), 4, shuffle=True),
