@@ -35,7 +35,7 @@ from .core.phase import Flag, Junction, Operation, Phase
 Json = Any
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_INT64 = 1 << 63
+INT64 = 1 << 63
 DEPTH = 64
 """The deepest nesting that is decoded; the memories of callbacks are far less deep."""
 
@@ -57,7 +57,7 @@ def encode(value: object) -> Json:
     if kind is str:
         return _text(value)  # type: ignore[arg-type]
     if kind is int:
-        return value if -_INT64 <= value < _INT64 else {"$int": str(value)}  # type: ignore[operator]
+        return value if -INT64 <= value < INT64 else {"$int": str(value)}  # type: ignore[operator]
     if value is None or kind is bool:
         return value
     if kind is tuple:
@@ -78,7 +78,7 @@ def numbers(mapping: Mapping[str, float]) -> Mapping[str, Json]:
         if type(value) is float:
             if value - value != 0.0:
                 break
-        elif type(value) is not int or not -_INT64 <= value < _INT64:
+        elif type(value) is not int or not -INT64 <= value < INT64:
             break
     else:
         return mapping

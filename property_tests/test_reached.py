@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from fsm_train.data.reached import Reached, Search
 
 drawn_from: object = random.Random(0)
 named: object = None
+deeper: object = None
+elsewhere: Any = None
 
 
 class Slotted:
@@ -52,6 +56,11 @@ class Dataset:
             nonlocal hidden
             del hidden
 
+        def with_defaults(first: object = 1, *, second: object = 2) -> None: ...
+
+        self.with_defaults: Any = with_defaults
+        self.queue = deque[Any]([1])
+        self.counter = Counter[str]()
         self.function, self._fill, self._empty = function, fill, empty
         self.method = self.__len__
 
@@ -59,7 +68,7 @@ class Dataset:
         return 2
 
     def __getitem__(self, i: int) -> Any:
-        return drawn_from
+        return drawn_from, called()
 
 
 def _of_globals(name: str) -> Callable[[Dataset, Any], object]:
@@ -71,6 +80,21 @@ _method = Dataset.__getitem__
 
 def _other_method(data: Dataset, value: Any) -> None:
     setattr(Dataset, "__getitem__", lambda self, i: named)  # noqa: B010  mypy refuses to have it assigned
+
+
+def called() -> object:
+    return deeper, elsewhere.deepest
+
+
+def _set_noise(value: Any) -> None:
+    """Give the class a method around this value."""
+    setattr(Dataset, "noise", lambda self: value)  # noqa: B010
+
+
+def _set_module(value: Any) -> None:
+    module: Any = ModuleType("property_tests.elsewhere")
+    module.deepest = value
+    globals().update(elsewhere=module)
 
 
 def _holding(value: Any) -> nn.Module:
@@ -106,6 +130,21 @@ CHANGES: dict[str, Callable[[Dataset, Any], object]] = {
     "an attribute of a module": lambda data, value: _set_extra(data.module[0], value),
     "a module": lambda data, value: data.module.append(nn.Dropout()),
     "other modules": lambda data, value: setattr(data.module[1], "_modules", {"0": _holding(value)}),
+    "an attribute of the class": lambda data, value: setattr(Dataset, "shared", value),
+    "the variable of a method": lambda data, value: _set_noise(value),
+    "a property": lambda data, value: setattr(Dataset, "seen", property(lambda self: value)),
+    "a default": lambda data, value: setattr(data.with_defaults, "__defaults__", (value,)),
+    "a default by name": lambda data, value: data.with_defaults.__kwdefaults__.update(second=value),
+    "other defaults by name": lambda data, value: setattr(data.with_defaults, "__kwdefaults__", {"second": value}),
+    "an attribute of a function": lambda data, value: setattr(data.with_defaults, "noted", value),
+    "an item of a deque": lambda data, value: data.queue.append(value),
+    "another item of a deque": lambda data, value: data.queue.__setitem__(0, value),
+    "a long deque": lambda data, value: data.queue.extend([0.0] * LARGEST),
+    "an attribute of a dict": lambda data, value: setattr(data.counter, "noted", value),
+    "a global of a function that is called": _of_globals("deeper"),
+    "a variable of a module": lambda data, value: setattr(elsewhere, "deepest", value),
+    "another module": lambda data, value: _set_module(value),
+    "a class": lambda data, value: setattr(data, "first", type("Kind", (), {"__module__": __name__, "inside": value})),
     "nothing": lambda data, value: None,
 }
 VALUES: Sequence[Callable[[], Any]] = (
@@ -120,8 +159,11 @@ changes = st.lists(st.tuples(st.sampled_from([*CHANGES]), st.sampled_from(VALUES
 @example([("an attribute", lambda: (1.0, 2.0)), ("an attribute", lambda: (1.0, random.Random(2)))], False)
 def test_a_search_that_is_not_made_again_finds_the_same(steps: Sequence[tuple[str, Any]], loader: bool) -> None:
     """Layers and generators, with their paths, after each change of what holds them."""
-    globals().update(drawn_from=random.Random(0), named=None)
+    globals().update(drawn_from=random.Random(0), named=None, deeper=None)
+    _set_module(None)
     setattr(Dataset, "__getitem__", _method)  # noqa: B010
+    for name in ("shared", "noise", "seen"):
+        setattr(Dataset, name, None)
     data, reached = Dataset(), Reached()
     train: object = DataLoader(data) if loader else data  # type: ignore[arg-type]
     roots = {"train": train, "valid": [data], "forward": None}

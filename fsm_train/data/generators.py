@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from types import CodeType, FunctionType
 from typing import Any
 
 import attrs
 import torch
 
+from .in_code import in_code
 from .layers import Layer, layers_of
 
 
@@ -254,22 +253,22 @@ def _from_plain(value: Any) -> Any:
 def generators_of(**roots: object) -> list[Layer]:
     """The generators that can be reached from these loaders, functions and modules, each once, with their paths.
 
-    Those of the whole process are not among them. Functions and methods are searched for the global
-    variables that they name, as in `rng = random.Random(0)` at the top of a script.
+    Those of the whole process are not among them. The code of classes and functions is searched too, as for
+    `rng = random.Random(0)` at the top of a script, in a class, or as a default argument.
     """
-    return own_ones(generators_among(layers_of(**roots)))
+    layers = layers_of(**roots)
+    return own_ones(generators_among([*layers, *in_code(layers, is_generator)]))
 
 
 def generators_among(layers: Iterable[Layer]) -> list[Layer]:
-    """The generators among these layers, and in the global variables that they name, each once."""
-    found: dict[int, Layer] = {}
+    """The generators among these layers, each by a path that no other has."""
+    found: dict[str, Layer] = {}
     for layer in layers:
         if is_generator(layer.part):
-            found.setdefault(id(layer.part), layer)
-            continue
-        for name, variables in names_used(layer.part):
-            if is_generator(value := variables.get(name)):
-                found.setdefault(id(value), Layer(f"{layer.path}.{name}", value))
+            path, others = layer.path, 1
+            while path in found:
+                path, others = f"{layer.path}#{others}", others + 1
+            found[path] = Layer(path, layer.part)
     return [*found.values()]
 
 
@@ -294,28 +293,3 @@ def _of_the_process() -> Iterator[object]:
     yield torch.default_generator
     if _of_numpy():
         yield sys.modules["numpy"].random.mtrand._rand
-
-
-def names_used(part: object) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The global names in a function, or in the methods of an object, each with the variables of its module."""
-    if isinstance(part, FunctionType):
-        functions = [part]
-    else:
-        kind: Any = type(part)
-        functions = [
-            value for kind in own_kinds(kind) for value in vars(kind).values() if isinstance(value, FunctionType)
-        ]
-    for function in functions:
-        yield from ((name, function.__globals__) for name in _names_in(function.__code__))
-
-
-@functools.lru_cache(maxsize=1024)
-def own_kinds(kind: Any) -> tuple[type, ...]:
-    """The class and its bases, without those of torch and of Python itself."""
-    return tuple(base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-
-
-@functools.lru_cache(maxsize=1024)
-def _names_in(code: CodeType) -> tuple[str, ...]:
-    inner = [_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType)]
-    return (*code.co_names, *(name for names in inner for name in names))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import PurePath
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import attrs
@@ -36,6 +37,7 @@ _FOREIGN = {
     "concurrent",
     "pyarrow",
 }
+_BOUND = (MethodType, BuiltinMethodType)
 _BY_NAME = ("generator", "sampler", "batch_sampler", "dataset", "collate_fn", "worker_init_fn")
 
 
@@ -98,7 +100,7 @@ def layers_of(**roots: object) -> list[Layer]:
         found.append(layer)
         to_visit.extend(
             Layer(f"{layer.path}{name}", part)
-            for name, part in _children(layer.part)
+            for name, part in children_of(layer.part)
             if is_layer(part) and id(part) not in seen
         )
     return found
@@ -118,36 +120,51 @@ def _can_be_layer(kind: Any) -> bool:
     return not issubclass(kind, _ATOMS) and kind.__module__.partition(".")[0] not in _FOREIGN
 
 
-def _children(part: Any) -> Iterator[tuple[str, Any]]:
+def children_of(part: Any) -> Iterator[tuple[str, Any]]:
     """What this object holds, with the text that follows its path."""
     if isinstance(part, (list, tuple)):
         kind: Any = list if isinstance(part, list) else tuple  # an __iter__ of a subclass begins a pass over data
         if kind.__len__(part) <= LARGEST:
             yield from ((f"[{i}]", value) for i, value in enumerate(kind.__iter__(part)))
         yield from ((f".{name}", value) for name, value in getattr(part, "__dict__", {}).items())
-    elif isinstance(part, Mapping):
-        if isinstance(part, dict) and len(part) <= LARGEST:
-            yield from ((f"[{key!r:.40}]", value) for key, value in part.items())
+    elif isinstance(part, dict):
+        if dict.__len__(part) <= LARGEST:  # a subclass may have methods of its own
+            yield from ((f"[{key!r:.40}]", value) for key, value in dict.items(part))
+        yield from ((f".{name}", value) for name, value in getattr(part, "__dict__", {}).items())
+    elif isinstance(part, deque):
+        if deque.__len__(part) <= LARGEST:
+            yield from ((f"[{i}]", value) for i, value in enumerate(deque.__iter__(part)))
     elif isinstance(part, (torch.Generator, torch.optim.Optimizer)) or Workload in type(part).__mro__:
         return
-    elif isinstance(part, MethodType):
+    elif isinstance(part, _BOUND):
         yield "", part.__self__
     elif isinstance(part, functools.partial):
         yield from ((".func", part.func), (".args", part.args), (".keywords", part.keywords))
     elif isinstance(part, FunctionType):
-        yield from _closure(part)
+        yield from _held_by_function(part)
     elif isinstance(part, nn.Module):
         for name, module in named_modules(part):
             if is_compiled(module):
                 continue  # what torch.compile holds is no part of the model
             inner = f".{name}" if name else ""
-            yield from ((f"{inner}.{key}", value) for key, value in vars(module).items() if not key.startswith("_"))
+            yield from ((f"{inner}.{key}", vars(module)[key]) for key in names_in_module(module))
     else:
         yield from ((f".{name}", value) for name, value in attributes_of(part).items())
 
 
+def names_in_module(module: nn.Module) -> list[str]:
+    """The names of the attributes of a module that are searched: not those of torch's own machinery."""
+    of_torch = type(module).__module__.partition(".")[0] == "torch"
+    return [name for name in vars(module) if not name.startswith("_") or not (of_torch or name in _of_a_module())]
+
+
+@functools.cache
+def _of_a_module() -> frozenset[str]:
+    return frozenset(vars(nn.Module()))
+
+
 def holders_of(part: Any) -> Iterator[Any]:
-    """The dicts, lists and cells that the children of this object are read from, or itself if it has slots.
+    """The dicts, lists, deques and cells that the children of this object are read from, or itself if it has slots.
 
     While these hold the same, the object has the same children. A tuple always does.
     """
@@ -156,15 +173,19 @@ def holders_of(part: Any) -> Iterator[Any]:
             yield part
         if hasattr(part, "__dict__"):
             yield part.__dict__
-    elif isinstance(part, Mapping):
-        if isinstance(part, dict):
-            yield part
+    elif isinstance(part, dict):
+        yield part
+        if hasattr(part, "__dict__"):
+            yield part.__dict__
+    elif isinstance(part, deque):
+        yield part
     elif isinstance(part, FunctionType):
         yield from part.__closure__ or ()
+        yield from (part.__kwdefaults__ or {}, part.__dict__)
     elif isinstance(part, nn.Module):
         for module in part.modules():
             yield from (vars(module), module._modules)
-    elif not isinstance(part, (torch.Generator, torch.optim.Optimizer, MethodType, functools.partial)):
+    elif not isinstance(part, (torch.Generator, torch.optim.Optimizer, *_BOUND, functools.partial)):
         if hasattr(part, "__dict__"):
             yield part.__dict__
         if slots_of(part):
@@ -179,17 +200,25 @@ def slots_of(part: object) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=1024)
 def _slots_of(kind: Any) -> tuple[str, ...]:
-    own = [base.__dict__.get("__slots__", ()) for base in kind.__mro__]
-    names = (name for slots in own for name in ((slots,) if isinstance(slots, str) else slots))
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    own = [(base.__name__.lstrip("_"), base.__dict__.get("__slots__", ())) for base in kind.__mro__]
+    names = ((of, name) for of, slots in own for name in ((slots,) if isinstance(slots, str) else slots))
+    # What begins with two underscores is named by its class.
+    names = ((of, name) for of, name in names if name not in ("__dict__", "__weakref__"))
+    return tuple(f"_{of}{name}" if name.startswith("__") and not name.endswith("__") else name for of, name in names)
 
 
-def _closure(function: FunctionType) -> Iterator[tuple[str, Any]]:
+def _held_by_function(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """What a function closes over, what its arguments are by default, and its attributes."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield f".{name}", cell.cell_contents
         except ValueError:  # the variable has no value yet
             continue
+    code, defaults = function.__code__, function.__defaults__ or ()
+    positional = code.co_varnames[: code.co_argcount]
+    named = zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
+    by_name = (function.__kwdefaults__ or {}).items()
+    yield from ((f".{name}", value) for name, value in chain(named, by_name, function.__dict__.items()))
 
 
 def attributes_of(part: object) -> dict[str, Any]:

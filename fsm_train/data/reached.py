@@ -6,19 +6,21 @@ Rule of this file: what it gives is what `layers_of` and `generators_of` would f
 from __future__ import annotations
 
 import functools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain, compress
 from operator import is_, itemgetter
-from types import CellType, FunctionType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
 
-from .generators import generators_among, names_used, own_kinds, own_ones
-from .layers import LARGEST, MOST, Layer, holders_of, is_layer, layers_of, slots_of
+from .generators import generators_among, is_generator, own_ones
+from .in_code import functions_of, in_code, kinds_of, names_used
+from .layers import LARGEST, MOST, Layer, holders_of, is_layer, layers_of, names_in_module, slots_of
 from .sources import changing_layers
 
+_ALWAYS_COMPARED = (tuple, type, ModuleType)
 _OFTEN = 4  # times that it is noted what objects hold
 
 
@@ -68,8 +70,9 @@ class Reached:
 class Search:
     """What a search found, and what the objects on its way held.
 
-    Of what they held, layers and tuples are compared by identity, and all else by its type: whether an object is a
-    layer or a generator is a matter of its type. A list without layers that has grown before must have none still.
+    Of what they held, layers, tuples, classes and modules are compared by identity, and all else by its type: whether
+    an object is a layer or a generator is a matter of its type. A list without layers that has grown before must have
+    none still.
 
     Args:
         roots: where the search begins, by the beginnings of the paths.
@@ -79,7 +82,8 @@ class Search:
     Attributes:
         layers: what was found.
         of_train: those that can be reached from the root "train" alone.
-        generators: those among all layers, and in the global variables that they name.
+        in_code: what their code leads to beside.
+        generators: those among both.
         own_generators: those of them that are not of the whole process.
         changing: those of the loader "train" whose state may change, as `Sources.now` takes them.
     """
@@ -90,7 +94,7 @@ class Search:
         self._lists: list[list[Any]] = []
         self._loose: list[list[Any]] = []  # those without layers, which grow
         self._lengths: list[object] = []
-        self._traced = traced and len(self.layers) < MOST
+        self._traced = traced and len(self.layers) < MOST and len(self.in_code) < MOST
         if self._traced:
             self._trace(roots, set() if before is None else before.growing())
 
@@ -99,8 +103,12 @@ class Search:
         return self.layers if len(self._roots) == 1 else layers_of(train=self._roots["train"])
 
     @functools.cached_property
+    def in_code(self) -> list[Layer]:
+        return in_code(self.layers, is_generator)
+
+    @functools.cached_property
     def generators(self) -> list[Layer]:
-        return generators_among(self.layers)
+        return generators_among([*self.layers, *self.in_code])
 
     @functools.cached_property
     def own_generators(self) -> list[Layer]:
@@ -119,27 +127,31 @@ class Search:
         """Note what the objects hold that were found."""
         self._dicts: list[dict[Any, Any]] = []
         self._picks: list[tuple[Callable[[Any], Iterable[object]], dict[str, Any]]] = []  # of modules: what is searched
-        self._long: list[Any] = []  # lists and dicts that are too long to be searched
+        self._long: list[Any] = []  # lists, dicts and deques that are too long to be searched
         self._cells: list[CellType] = []
         self._slots: list[tuple[object, str]] = []
-        for layer in self.layers:
+        self._queues: list[deque[Any]] = []
+        everything = [*self.layers, *self.in_code]
+        for layer in everything:
             if isinstance(layer.part, nn.Module):
                 self._hold_modules(layer.part)
                 continue
+            if isinstance(layer.part, FunctionType):
+                self._slots += [(layer.part, "__defaults__"), (layer.part, "__kwdefaults__")]
             for holder in holders_of(layer.part):
                 if id(holder) in growing and not _has_layers(holder):
                     self._loose.append(holder)
                 else:
                     self._hold(holder, limited=holder is layer.part)
-        types: Iterable[Any] = (type(layer.part) for layer in self.layers)
-        kinds = dict.fromkeys(kind for each in types for kind in own_kinds(each))
+        kinds = dict.fromkeys(kind for layer in everything for kind in kinds_of(layer.part))
         self._members = [vars(kind) for kind in kinds]
-        named = ((there, name) for layer in self.layers for name, there in names_used(layer.part))
+        functions = dict.fromkeys(function for layer in everything for function in functions_of(layer.part))
+        named = ((there, name) for function in functions for name, there in names_used(function))
         self._globals = [*{(id(there), name): (there, name) for there, name in named}.values()]
 
         values = self._values(roots)
         compared = {*map(id, self._compared_ones())}
-        self._is_compared = [id(value) in compared or type(value) is tuple for value in values]
+        self._is_compared = [id(value) in compared or isinstance(value, _ALWAYS_COMPARED) for value in values]
         self._compared = [*compress(values, self._is_compared)]
         self._types = [*map(type, values)]
         self._keys, self._lengths = self._all_keys(), self._all_lengths()
@@ -148,9 +160,11 @@ class Search:
         if isinstance(holder, CellType):
             self._cells.append(holder)
         elif isinstance(holder, dict):
-            (self._long if limited and dict.__len__(holder) > LARGEST else self._dicts).append(holder)
+            (self._long if limited and _is_long(holder) else self._dicts).append(holder)
         elif isinstance(holder, list):
-            (self._long if list.__len__(holder) > LARGEST else self._lists).append(holder)
+            (self._long if _is_long(holder) else self._lists).append(holder)
+        elif isinstance(holder, deque):
+            (self._long if _is_long(holder) else self._queues).append(holder)
         else:
             self._slots += [(holder, name) for name in slots_of(holder)]
 
@@ -158,19 +172,19 @@ class Search:
         for module in root.modules():
             self._hold(module._modules, limited=False)
             variables = vars(module)
-            names = [name for name in variables if name == "_modules" or not name.startswith("_")]
-            if names:  # the others are torch's own, and no children
-                pick = itemgetter(*names, names[0])  # two names at least, so that it gives a tuple
-                self._picks.append((pick, variables))
+            names = ["_modules", *names_in_module(module)]  # the others are torch's own, and no children
+            pick = itemgetter(*names, "_modules")  # two names at least, so that it gives a tuple
+            self._picks.append((pick, variables))
 
     def _compared_ones(self) -> Iterable[object]:
-        """The objects that must be the same ones: what is searched, and the methods that name generators."""
-        yield from (layer.part for layer in (*self.layers, *self.generators))
-        for layer in self.layers:
+        """The objects that must be the same ones: what is searched, and what classes have."""
+        everything = [*self.layers, *self.in_code]
+        yield from (layer.part for layer in everything)
+        for layer in everything:
             if isinstance(layer.part, nn.Module):
                 for module in layer.part.modules():
                     yield from (module, module._modules)
-        yield from (value for members in self._members for value in members.values() if type(value) is FunctionType)
+        yield from (value for members in self._members for value in members.values() if is_layer(value))
 
     def holds(self, roots: Mapping[str, object]) -> bool:
         """Whether a search from these, which have the same names, would find the same."""
@@ -196,6 +210,8 @@ class Search:
             values += [there.get(name) for there, name in self._globals]
         if self._slots:
             values += [getattr(part, name, None) for part, name in self._slots]
+        for queue in self._queues:
+            values += deque.__iter__(queue)
         if self._cells:
             values += map(_contents, self._cells)
         return values
@@ -207,10 +223,16 @@ class Search:
     def _all_lengths(self) -> list[object]:
         """How much is held where; of what is long, whether it still is."""
         lengths: list[object] = [*map(list.__len__, self._lists), *map(dict.__len__, self._dicts)]
-        lengths += map(len, self._members)
+        lengths += chain(map(len, self._members), map(deque.__len__, self._queues))
         if self._long:
-            lengths += [(list if isinstance(holder, list) else dict).__len__(holder) > LARGEST for holder in self._long]
+            lengths += map(_is_long, self._long)
         return lengths
+
+
+def _is_long(holder: Any) -> bool:
+    """Whether it has too many items to be searched."""
+    kind: Any = next(kind for kind in (list, dict, deque) if isinstance(holder, kind))
+    return bool(kind.__len__(holder) > LARGEST)  # and not that of a subclass
 
 
 def _has_layers(held: list[Any]) -> bool:

@@ -24,6 +24,8 @@ from .layers import Layer, attributes_of, layers_of, loaders_in
 _logger = logging.getLogger("fsm_train")
 
 _SCALARS = (bool, int, float, str, type(None))
+_DEPTH = 4
+"""So deep are lists in lists of a sampler saved."""
 _TOLD = ("epoch", "_epoch")  # what set_epoch sets
 
 
@@ -102,7 +104,10 @@ class Sources:
                 layer.part.load_state_dict(copy.deepcopy(self.own[path]))
             for name, value in self.attributes.get(path, {}).items():
                 if not same(value, now.attributes.get(path, {}).get(name)):
-                    object.__setattr__(layer.part, name, copy.deepcopy(value))
+                    own = copy.deepcopy(value)
+                    if isinstance(own, torch.Tensor) and _is_array(attributes_of(layer.part).get(name)):
+                        own = own.numpy()
+                    object.__setattr__(layer.part, name, own)
 
     def changed_outside(self) -> tuple[str, ...]:
         """What changed and cannot be saved, since it may be a handle or a cache: each as a path and a name."""
@@ -157,7 +162,8 @@ def _is_order(layer: Layer) -> bool:
 
 
 def _plain(part: object, *, everything: bool = False) -> Iterator[tuple[str, Any]]:
-    """The attributes that are numbers and texts; or also lists and tensors of them."""
+    """The attributes that are numbers and texts; or also lists and tensors of them, and what else a sampler has."""
+    is_sampler = isinstance(part, Sampler)
     for name, value in attributes_of(part).items():
         kind = type(value)
         if kind in _SCALARS:
@@ -166,6 +172,36 @@ def _plain(part: object, *, everything: bool = False) -> Iterator[tuple[str, Any
             yield name, value.detach().clone()
         elif everything and kind in (list, tuple, set) and set(map(type, value)) <= set(_SCALARS):
             yield name, copy.copy(value)
+        elif everything and is_sampler and _is_array(value):
+            yield name, torch.from_numpy(value.copy())
+        elif everything and is_sampler and (own := _nested(value)) is not None:
+            yield name, own
+
+
+def _is_array(value: object) -> bool:
+    """Whether it is an array of numbers, as an order is one, which is a tensor where it is saved."""
+    array: Any = value
+    kind: Any = type(value)
+    if (kind.__module__, kind.__name__) != ("numpy", "ndarray"):
+        return False
+    return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8 and array.dtype.isnative
+
+
+def _nested(value: Any, depth: int = _DEPTH) -> Any:
+    """A copy of lists, tuples and dicts of numbers and texts, as of the batches of a sampler; None of all else."""
+    kind = type(value)
+    if kind in (list, tuple):
+        if set(map(type, value)) <= set(_SCALARS):
+            return copy.copy(value)
+        parts = [None if depth == 0 else _nested(part, depth - 1) for part in value if type(part) not in _SCALARS]
+        if any(part is None for part in parts):
+            return None
+        copies = iter(parts)
+        return kind(part if type(part) in _SCALARS else next(copies) for part in value)
+    if kind is dict and set(map(type, value)) <= {str, int}:
+        parts = _nested([*value.values()], depth)
+        return None if parts is None else dict(zip(value, parts, strict=True))
+    return None
 
 
 def _changed(

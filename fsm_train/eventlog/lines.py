@@ -20,7 +20,7 @@ from ..core.table import ROWS
 from ..core.transition import UNCHANGED, Transition
 from ..core.turns import Players
 from ..core.values import FrozenMap, SavedMemory
-from ..encoding import Json, decode, encode, flag_names, flags, number, numbers
+from ..encoding import INT64, Json, decode, encode, flag_names, flags, number, numbers
 
 T = TypeVar("T")
 
@@ -131,11 +131,16 @@ def decode_turns(body: Mapping[str, Json], players: Players) -> Players:
 
 
 def hyper_of(hyper: Mapping[str, Hyper]) -> Mapping[str, Json]:
-    """The hyper-parameters as JSON; the mapping itself unless a value is a tuple or no finite number."""
+    """The hyper-parameters as JSON; the mapping itself unless a value is a tuple, or has no form in JSON."""
     for value in hyper.values():
-        if isinstance(value, tuple) or value - value != 0.0:
-            return {name: encode(value) for name, value in hyper.items()}
-    return hyper
+        if type(value) is float:
+            if value - value != 0.0:
+                break
+        elif type(value) is not int or not -INT64 <= value < INT64:
+            break
+    else:
+        return hyper
+    return {name: encode(value) for name, value in hyper.items()}
 
 
 def answers_of(answers: Mapping[str, Transition]) -> dict[str, Json]:

@@ -15,7 +15,7 @@ import attrs
 from ..callbacks.time_limit import with_time_limit
 from ..core.arguments import check_path
 from ..core.callback import Callback, check_names, memory_classes
-from ..core.errors import CallbackError, FactError
+from ..core.errors import CallbackError, ConflictError, FactError
 from ..core.phase import Phase
 from ..core.runs import reasons_agree
 from ..core.state import COUNTERS, State
@@ -226,11 +226,13 @@ class _Replay(Rerun):
         return self._difference_at_failure(self._failure)
 
     def _failed_before(self, error: Exception | None) -> bool:
-        """Whether the training failed before a callback was consulted that lacks a fact now: of an optimizer's step.
+        """Whether the training failed before the callbacks were consulted that fail now.
 
-        A log does not say which operation failed, so a replay goes on to the next line.
+        A log does not say which operation failed, so a replay goes on to the next line. One of them may lack the fact
+        then that could not be measured; with the recorded declarations each place where they decide has a line.
         """
-        if not isinstance(error, CallbackError) or not isinstance(error.__cause__, FactError):
+        lacks_fact = isinstance(error, CallbackError) and isinstance(error.__cause__, FactError)
+        if not lacks_fact and not (self._exact and isinstance(error, (CallbackError, ConflictError))):
             return False
         entry = self.recorded.next_line()
         failed = None if entry is None else entry.body.get("error")

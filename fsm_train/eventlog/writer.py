@@ -90,7 +90,7 @@ class EventLog(Recorder):
         **bound: further keys for each line of a file, such as run_id or rank.
 
     Raises:
-        TypeError: `to` is neither a path nor a logger.
+        TypeError: `to` is neither a path nor a logger, or a bound key has a value that JSON has no form for.
         LogError: the file cannot be looked at; when a run begins: it cannot be written, or another run is writing it.
         ValueError: a bound key is a key of the log, or the path is a folder or ends in .gz.
 
@@ -119,6 +119,13 @@ class EventLog(Recorder):
             raise ValueError(f"{self.path}: a compressed log can be read, but not written; compress it afterwards")
         if taken := sorted(bound.keys() & (KEYS | HEADER_KEYS | HISTORY_KEYS)):
             raise ValueError(f"{', '.join(taken)}: a log has keys of its own with these names, bind others")
+        for name, value in bound.items():
+            try:
+                orjson.dumps(value)
+            except TypeError as error:
+                raise TypeError(
+                    f"{name}={value!r:.80} cannot be written as JSON ({error}): give text or numbers"
+                ) from None
         self.phases = tuple(phases)
         self.at: Sequence[Phase] = tuple(dict.fromkeys((*ALWAYS, *self.phases)))
         self.needs: Set[str] = frozenset(facts)

@@ -67,7 +67,7 @@ def _odd(draw: random.Random) -> State:
         draw.choice([*Phase]),
         Plan(1),
         flags=draw.choice([Flag.NONE, Flag.SKIP_STEP, Flag.SKIP_STEP | Flag.SKIP_ZERO]),
-        hyper=_named(draw, (0.1, 1e-7, -0.0, 0.0, 1, (0.1, 1e16))),
+        hyper=_named(draw, (0.1, 1e-7, -0.0, 0.0, 1, 1 << 64, (0.1, 1e16))),
         metrics=_named(draw, NUMBERS),
         facts=_named(draw, NUMBERS),
         **values,

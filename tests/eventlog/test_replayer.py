@@ -24,6 +24,7 @@ from fsm_train import (
     Scripted,
     State,
     Transition,
+    WorkloadError,
     extend,
     iterate,
     on,
@@ -470,6 +471,28 @@ def test_a_training_that_failed_at_either_end_is_replayed(where: str, tmp_path: 
 
     assert again.ok
     assert (again.state.phase is Phase.TEARDOWN) == (where == "finish")
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+def test_a_callback_that_was_not_consulted_before_the_failure_is_no_difference(conflict: bool, tmp_path: Path) -> None:
+    """A fact could not be measured there; that the callback would have failed too, the training never learnt."""
+
+    @on(Phase.BATCH_END, needs={"loss"})
+    def picky(state: State) -> Transition | None:
+        if state.iteration == 2 and not conflict:
+            raise ValueError("not this one")
+        return Transition(hyper={"lr": 0.25}) if state.iteration == 2 else None
+
+    @on(Phase.BATCH_END)
+    def other(state: State) -> Transition | None:
+        return Transition(hyper={"lr": 0.5}) if state.iteration == 2 else None
+
+    path = tmp_path / "run.jsonl"
+    with pytest.raises(WorkloadError, match="the script of loss"):
+        run(start(Scripted(batches=2, loss=[1.0]), epochs=1), [picky, other], log=path)
+
+    assert [line["batch"] for line in lines_of(path) if line["event"] == "batch_end"] == [1]
+    assert replay(path, [picky, other]).ok
 
 
 def test_the_last_line_of_a_failed_training_is_checked_in_form(tmp_path: Path) -> None:

@@ -160,6 +160,21 @@ def test_hyper_parameters_of_groups_are_lists(tmp_path: Path) -> None:
     assert {line.hyper["lr"] for line in read_log(path) if isinstance(line, Line)} == {(0.2, 0.4), (0.1, 0.2)}
 
 
+@pytest.mark.parametrize("value", [1 << 64, 1 << 70, (1, 1 << 64)])
+def test_a_hyper_parameter_beyond_64_bits_is_written(value: Any, tmp_path: Path) -> None:
+    """JSON has no form for it that each reader takes, so it is text; the log is no shorter for that."""
+
+    @on(Phase.EPOCH_BEGIN)
+    def far(state: State) -> Transition:
+        return Transition(hyper={"lr": value})
+
+    path = tmp_path / "run.jsonl"
+    final = run(start(Scripted(hyper={"lr": (0, 0) if isinstance(value, tuple) else 0}), epochs=1), [far], log=path)
+
+    assert final.notes == ()
+    assert replay(path, [far]).state.hyper == {"lr": value}
+
+
 def test_one_log_can_be_used_for_several_calls(tmp_path: Path) -> None:
     """The same `EventLog` goes on where it was."""
     log, work = EventLog(tmp_path / "run.jsonl"), workload()
@@ -222,6 +237,8 @@ def test_keys_can_be_bound_to_the_lines_of_a_file(tmp_path: Path) -> None:
         ("run.jsonl", {"seq": 1, "run_id": 2}, ValueError, "seq: a log has keys of its own"),
         ("run.jsonl.gz", {}, ValueError, "a compressed log can be read, but not written"),
         (3, {}, TypeError, "log=3: give a path, or a logger of structlog"),
+        ("run.jsonl", {"run_id": 1 << 64}, TypeError, "run_id=18446744073709551616 cannot be written as JSON"),
+        ("run.jsonl", {"folder": Path("runs")}, TypeError, "folder=.* cannot be written as JSON"),
     ],
 )
 def test_what_cannot_be_written_to_is_refused_at_once(

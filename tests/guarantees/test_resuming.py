@@ -177,6 +177,22 @@ class Jittered(Dataset[Any]):
         return torch.tensor([index + self.draw(self.chance)]), torch.zeros(1)
 
 
+class InPlace(Sampler[Any]):
+    """Shuffles what it has in place when a pass begins, by the number of the pass, which a dict holds."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        self.seen = {"passes": 0, "last": [None]}
+
+    def __iter__(self) -> Iterator[Any]:
+        self.seen["passes"] += 1  # type: ignore[operator]
+        np.random.RandomState(self.seen["passes"]).shuffle(self.held)
+        return iter([each if isinstance(each, list) else int(each) for each in self.held])
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
 class Own:
     """A loader of one's own: a generator function, with a generator and a number of its own."""
 
@@ -234,6 +250,43 @@ def global_rng(batch: Any) -> Any:
     return rows + RNG.random(), targets
 
 
+def of_class() -> Any:
+    """A dataset whose generator is an attribute of its class."""
+
+    class Shared(Jittered):
+        shared = random.Random(9)
+
+    return Shared(None, lambda _: Shared.shared.random())
+
+
+def of_default() -> Any:
+    """A dataset whose generator is what an argument of a method is by default."""
+
+    class ByDefault(Jittered):
+        def __getitem__(self, index: int, chance: Any = random.Random(9)) -> Any:  # noqa: B008
+            return torch.tensor([index + chance.random()]), torch.zeros(1)
+
+    return ByDefault(None, float)
+
+
+def of_method() -> Any:
+    """A dataset whose generator is a variable around a method, behind a function that is called."""
+    chance = np.random.default_rng(9)
+
+    def noise() -> float:
+        return float(chance.random())
+
+    class Around(Jittered):
+        @property
+        def noise(self) -> float:
+            return noise()
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.tensor([index + self.noise]), torch.zeros(1)
+
+    return Around(None, float)
+
+
 def rows() -> TensorDataset:
     return TensorDataset(torch.arange(float(ROWS))[:, None], torch.zeros(ROWS, 1))
 
@@ -265,12 +318,20 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "a sampler inside of a batch sampler": lambda: DataLoader(
         rows(), batch_sampler=torch.utils.data.BatchSampler(Turning(), 4, drop_last=False)
     ),
+    "a sampler that shuffles an array": lambda: DataLoader(rows(), 4, sampler=InPlace(np.arange(ROWS))),
+    "a sampler that shuffles its batches": lambda: DataLoader(
+        rows(), batch_sampler=InPlace([[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]])
+    ),
     "a dataset with a state_dict that changes in a pass": lambda: DataLoader(Worn(), 4, shuffle=True),
     "random.Random in a dataset": lambda: DataLoader(Jittered(random.Random(0), lambda r: r.random()), 4, shuffle=True),
     "numpy's Generator below wrappers": lambda: DataLoader(
         ConcatDataset([Subset(Jittered(np.random.default_rng(0), lambda r: float(r.random())), range(ROWS))]), 4
     ),
     "a generator in a global variable": _global,
+    "a generator in a class": lambda: DataLoader(of_class(), 4, shuffle=True),
+    "a generator that is a default argument": lambda: DataLoader(of_default(), 4, shuffle=True),
+    "a generator around a method": lambda: DataLoader(of_method(), 4, shuffle=True),
+    "a method of a generator": lambda: DataLoader(Jittered(random.Random(9).random, lambda draw: draw()), 4),
     "a loader of one's own": Own,
     "a shuffling DataLoader": lambda: DataLoader(rows(), 4, shuffle=True),
     "a DataLoader with a generator": lambda: DataLoader(
