@@ -214,6 +214,25 @@ def test_real_training_in_rounds_has_the_same_bits(every: int) -> None:
     assert same_weights(found[0][1], found[1][1])
 
 
+@pytest.mark.parametrize("needed", [0, 5, 10**6])
+def test_replaced_method_is_that_of_the_next_run(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever rounds are written down: each method is looked up once in a run."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    steps: list[int] = []
+    work = Scripted(batches=20)
+
+    @on(Phase.LOSS_BEGIN)
+    def replacing(state: State) -> Transition | None:
+        if state.iteration == 2:
+            monkeypatch.setattr(work, "step", lambda: not steps.append(state.iteration))
+        return Transition(flags=Flag.SKIP_STEP) if state.iteration == 9 else None
+
+    run(start(work, epochs=1), [replacing])
+    assert not steps
+    run(start(work, epochs=1), [replacing])
+    assert len(steps) == 19
+
+
 # ------------------------------------------------------------------------------------------ what fails in one
 
 
