@@ -53,6 +53,7 @@ class Cursor:
         self.unwrapped = unwrapped
         self.watch = watch
         self.rhythm = None if state.players else watch.rhythm()  # with turns a batch is counted elsewhere too
+        self.methods: dict[Operation, Callable[[], Outcome]] = {}
         self.layers: dict[frozenset[Place], tuple[dict[Place, dict[Flag, list[BoundPath]]], Rounds]] = {}
         self.settled = settled_in_run(state)
         self.use_layer(frozenset(watch.at) if self.rhythm is None else self.rhythm.places(state))
@@ -90,11 +91,14 @@ class Cursor:
         self.state, self.flags, self.draft = state, state.flags, state.draft()
 
     def method(self, operation: Operation) -> Callable[[], Outcome]:
-        """The workload's method for this operation, given the state if it wants it."""
+        """The workload's method for this operation, given the state if it wants it; looked up once in a run."""
         if operation is Operation.FINISH:
             return self.finish
-        method: Callable[..., Outcome] = getattr(self.work, operation.value)
-        return (lambda: method(self.now())) if operation in self.work.informed else method
+        if operation not in self.methods:
+            method: Callable[..., Outcome] = getattr(self.work, operation.value)
+            informed = operation in self.work.informed
+            self.methods[operation] = (lambda: method(self.now())) if informed else method
+        return self.methods[operation]
 
     def finish(self) -> Outcome:
         """Finish; the hyper-parameters are the outcome, since the optimizer may have changed them itself."""
@@ -360,6 +364,7 @@ class Cursor:
 
     def drop_cached_paths(self) -> None:
         """Forget the paths: they reference the workload, and would keep the model alive."""
+        self.methods.clear()
         for paths_by_place, rounds in self.layers.values():
             rounds.forget()
             for paths in paths_by_place.values():

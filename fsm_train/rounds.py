@@ -6,6 +6,7 @@ Rule of this file: it says when, and what a name stands for. What a round does i
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ _SAME_IN_ALL = {
     **{place.name: place for kind in (Phase, Junction) for place in kind},
     **{f.__name__: f for f in (accepted, batch_size_alone)},
     "getrefcount": _count,
+    "getweakrefcount": weakref.getweakrefcount,
     "NOTHING": NOTHING,
     "NOTHING_MERGED": NOTHING_MERGED,
 }

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 from unittest import mock
 
@@ -18,6 +20,7 @@ from fsm_train import Command, Scripted, Sink, State, on, rounds, run, start
 from fsm_train.core import rounds as written
 from fsm_train.core.callback import Callback
 from fsm_train.core.errors import CallbackError, ConflictError
+from fsm_train.core.failing import whole_state
 from fsm_train.core.phase import CONSULTED, TURN_PHASES, Flag, Operation, Phase
 from fsm_train.core.rounds import SOURCE
 from fsm_train.core.state import Draft
@@ -263,3 +266,57 @@ def test_planted_bugs_are_noticed(found: str, by: str, world: Mapping[str, Any],
     except Exception as error:  # as which a bug may show too
         wrong = error
     assert wrong != right
+
+
+# --------------------------------------------------------------------------------------- a signal at any moment
+
+
+def ticking(self: written.Round) -> CodeType:
+    """`code` of rounds that call `tick` of the workload where a signal can come: at each call, and where they go on."""
+    lines = self.text.split("\n")
+    begin, end = lines.index("        while True:") + 1, lines.index("    except BaseException as error:")
+    for i in reversed(range(begin, end)):
+        line = lines[i].lstrip()
+        if "(" in line or line == "continue":
+            lines.insert(i, " " * (len(lines[i]) - len(line)) + "work.tick()")
+    return compile("\n".join(lines), "ticking", "exec")
+
+
+class Ticking(our.Recording):
+    """Is interrupted at one of these moments."""
+
+    def __init__(self, interrupted_at: int) -> None:
+        super().__init__(batches=4, batch_size=2)
+        self.ticks, self.interrupted_at = 0, interrupted_at
+
+    def tick(self) -> None:
+        self.ticks += 1
+        if self.ticks == self.interrupted_at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("reads", [None, ()])
+@pytest.mark.parametrize("phases", [[Phase.LOSS_END], [Phase.STEP_BEGIN, Phase.BATCH_END]])
+def test_a_signal_counts_no_batch_twice(phases: list[Phase], reads: Any, monkeypatch: Any) -> None:
+    """Where the training resumes after it, there are no more batches than steps, and at most one is trained again."""
+    monkeypatch.setattr(written.Round, "code", property(ticking))
+    monkeypatch.setattr(rounds, "NEEDED", 0)
+    whole: list[State] = []
+
+    @on(Phase.TEARDOWN)
+    def torn_down(state: State) -> None:
+        if state.failure is not None:
+            whole.append(whole_state(state)[0])
+
+    looking = on(*phases, name="looking", reads=reads)(lambda state: None)
+    for tick in itertools.count(1):
+        work = Ticking(tick)
+        try:
+            run(start(work, epochs=1), [looking, torn_down])
+        except KeyboardInterrupt:
+            steps = work.done.count(Operation.STEP)
+            assert whole[-1].iteration in (steps - 1, steps)
+            assert whole[-1].samples in (2 * steps - 2, 2 * steps)
+        else:
+            break
+    assert len(whole) > 30

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -27,6 +30,7 @@ from fsm_train import (
 )
 from fsm_train.callbacks import accumulate, clip_grad_norm
 from fsm_train.core.callback import Callback
+from fsm_train.core.failing import whole_state
 from fsm_train.core.phase import BATCH_FLAGS, CONSULTED, TURN_PHASES, Operation
 from fsm_train.core.rounds import Look, round_of
 from fsm_train.core.table import READABLE, WITHOUT_TURNS
@@ -160,6 +164,43 @@ def test_who_asks_where_the_training_is_changes_nothing() -> None:
     run(start(work, epochs=2), [asking])
 
 
+def test_a_state_that_is_referred_to_weakly_is_not_shown_again() -> None:
+    """Nobody keeps it, but who looks at it later sees its own moment, or nothing."""
+    seen: list[bool] = []
+    before: list[weakref.ref[State]] = []
+
+    @on(*INSIDE)
+    def looking(state: State) -> None:
+        seen.extend(each() is state for each in before)
+        before[:] = [weakref.ref(state)]
+
+    run(start(Scripted(batches=5), epochs=1), [looking])
+    assert seen == [False] * (7 * 5 - 1)
+
+
+def test_a_debugger_that_leaves_changes_no_state_that_is_kept() -> None:
+    """While it looks at a round it refers to all that is in there, and afterwards to none of what is new."""
+    kept: list[tuple[State, object]] = []
+
+    def tracing(frame: FrameType, event: str, arg: object) -> Any:
+        assert frame.f_locals is not None
+        return tracing
+
+    @on(Phase.LOSS_END, Phase.BATCH_END)
+    def keeping(state: State) -> None:
+        if state.iteration in (0, 8):
+            sys.settrace(before if state.iteration else tracing)
+        if state.iteration > 8:
+            kept.append((state, vars(state)))
+
+    before = sys.gettrace()
+    try:
+        run(start(Scripted(batches=20), epochs=1), [keeping])
+    finally:
+        sys.settrace(before)
+    assert [state.iteration for state, _ in kept if state.phase is Phase.LOSS_END] == [*range(9, 20)]
+
+
 def test_each_set_of_places_has_its_round() -> None:
     """All that stands between two batches is known as text, whoever looks where, and whatever is raised there."""
     for watched in itertools.chain.from_iterable(itertools.combinations(INSIDE, n) for n in range(len(INSIDE) + 1)):
@@ -184,6 +225,25 @@ def test_real_training_in_rounds_has_the_same_bits(every: int) -> None:
         found.append((final, model))
     assert found[0][0] == found[1][0]
     assert same_weights(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("needed", [0, 5, 10**6])
+def test_replaced_method_is_that_of_the_next_run(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whenever rounds are written down: each method is looked up once in a run."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    steps: list[int] = []
+    work = Scripted(batches=20)
+
+    @on(Phase.LOSS_BEGIN)
+    def replacing(state: State) -> Transition | None:
+        if state.iteration == 2:
+            monkeypatch.setattr(work, "step", lambda: not steps.append(state.iteration))
+        return Transition(flags=Flag.SKIP_STEP) if state.iteration == 9 else None
+
+    run(start(work, epochs=1), [replacing])
+    assert not steps
+    run(start(work, epochs=1), [replacing])
+    assert len(steps) == 19
 
 
 # ------------------------------------------------------------------------------------------ what fails in one
@@ -231,3 +291,47 @@ def test_a_callback_that_fails_is_named(needed: int, monkeypatch: pytest.MonkeyP
         message, _, under_way = last_words([failing])
         assert ("'failing'" in message) == isinstance(error, Exception)
         assert under_way == (Phase.LOSS_END, None, True)
+
+
+@pytest.mark.parametrize("needed", [0, 10**6])
+def test_flags_that_fell_are_not_at_the_last_boundary(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a batch fall on leaving its end, also where nobody answers afterwards."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    flags: list[Flag] = []
+
+    @on(Phase.LOSS_BEGIN)
+    def skipping(state: State) -> Transition | None:
+        return Transition(flags=Flag.SKIP_STEP) if state.iteration in (2, 5, 8) else None
+
+    @on(Phase.TEARDOWN)
+    def looking_back(state: State) -> None:
+        flags.append(state.failure.boundary.flags)
+
+    last_words([skipping, looking_back], loss=breaks(OSError("broken")))
+    assert flags == [Flag.NONE]
+
+
+@pytest.mark.parametrize("needed", [0, 10**6])
+def test_a_signal_between_two_batches_is_none_of_an_operation(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is over, whatever was done last in it, and is not counted again where the training resumes."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    resumed: list[State] = []
+    note_boundary = cursor.Cursor.note_boundary
+
+    def interrupted(self: cursor.Cursor) -> None:
+        note_boundary(self)
+        if self.draft.iteration == 11:
+            raise KeyboardInterrupt
+
+    @on(Phase.STEP_BEGIN, memory=0)
+    def remembering(state: State, memory: int) -> Transition:
+        return Transition(memory=memory + 1)
+
+    @on(Phase.TEARDOWN)
+    def looking_back(state: State) -> None:
+        resumed.append(whole_state(state)[0])
+
+    monkeypatch.setattr(cursor.Cursor, "note_boundary", interrupted)
+    _, _, under_way = last_words([remembering, looking_back])
+    assert under_way == (Phase.BATCH_END, None, False)
+    assert (resumed[0].iteration, resumed[0].samples) == (11, 11 * 32)

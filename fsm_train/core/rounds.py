@@ -52,7 +52,7 @@ class Doing:
 
     Attributes:
         path: the path that is walked.
-        operation: the operation of it.
+        operation: the operation of it; None where it arrives.
         place: where callbacks are asked, or what they asked for is done.
         asked: the index of the callback that is asked.
     """
@@ -169,8 +169,7 @@ class _Writer:
     def round(self) -> Round:
         self.write(0, "def go_around(cursor, at, until):")
         self.write(1, "work, doing, answers, acted, noted = cursor.work, 0, [], True, None")
-        self.write(1, "state, values = at.show()")
-        self.write(1, "alone, shared = getrefcount(state), getrefcount(values)")
+        self.show(1)
         self.write(1, "try:")
         self.write(2, "while True:")
         self.write(3, "if at.iteration >= until or work.interrupt is not None:")
@@ -185,6 +184,11 @@ class _Writer:
 
     def write(self, depth: int, line: str) -> None:
         self.lines.append("    " * depth + line)
+
+    def show(self, depth: int) -> None:
+        """Show a state, and count who refers to it. A debugger may refer to each, so they are counted each time."""
+        self.write(depth, "state, values = at.show()")
+        self.write(depth, "alone, shared = getrefcount(state), getrefcount(values)")
 
     def now_doing(self, depth: int, doing: Doing) -> None:
         self.write(depth, f"doing = {len(self.doing)}")
@@ -202,8 +206,9 @@ class _Writer:
             if place is Phase.BATCH_END:
                 self.write(depth, "if acted or at.pending != noted:")
                 self.write(depth + 1, "cursor.note_boundary()")
-                self.write(depth + 1, "acted, noted = False, at.pending")
+                self.write(depth + 1, f"acted, noted = cursor.flags is not {self.raised(Flag.NONE)}, at.pending")
             self.walk(path, depth)
+            self.write(depth, "doing = 0")
             if path.last_phase is not None:
                 self.write(depth, f"at.phase = {path.last_phase.name}")
             if path.flags is not flags or place is Phase.BATCH_END:
@@ -228,7 +233,9 @@ class _Writer:
                 self.effect(effect, depth)
             return
         for operation, effect in path.moves:
-            if operation is not None:
+            if operation is None:
+                self.now_doing(depth, Doing(path))
+            else:
                 self.operate((operation,), path, depth)
             self.effect(effect, depth)
 
@@ -259,11 +266,11 @@ class _Writer:
             if look.remember:
                 self.write(depth, "acted = True")
         elif look.keeps:
+            self.now_doing(depth, Doing(place=place))
             self.write(depth, "at.facts = facts")
             self.write(depth, f"kept = kept_{place.name}_{flags.value}.get(compared_{place.name}(at))")
             self.write(depth, "if kept is not None and (kept.all_memories is at.memory or kept.holds(at.memory)):")
             self.write(depth + 1, "if kept.acts:")
-            self.now_doing(depth + 2, Doing(place=place))
             self.write(depth + 2, f"cursor.act_again(kept, watched_{place.name})")
             self.write(depth + 2, "acted = True")
             self.write(depth, "else:")
@@ -291,11 +298,12 @@ class _Writer:
             self.now_doing(depth + 1, Doing(place=place))
             self.write(depth + 1, f"answers.append(accepted(callback_{name}_{i}, answer, state))")
         self.now_doing(depth, Doing(place=place))
-        self.write(depth, "if getrefcount(state) != alone or getrefcount(values) != shared:")
-        self.write(depth + 1, "state, values = at.show()")
+        self.write(depth, "if getrefcount(state) != alone or getrefcount(values) != shared or getweakrefcount(state):")
+        self.show(depth + 1)
         self.write(depth, "if answers:")
         if look.keeps:
-            self.write(depth + 1, "before, (state, values) = state, at.show()")
+            self.write(depth + 1, "before = state")
+            self.show(depth + 1)
             self.write(depth + 1, f"cursor.keep(watched_{name}, before, answers, cursor.act_on(before, answers))")
             self.write(depth + 1, "answers, before, acted = [], None, True")
             self.write(depth, "else:")
