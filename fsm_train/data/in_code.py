@@ -17,7 +17,10 @@ from typing import Any
 
 from torch import nn
 
-from .layers import MOST, Layer, children_of, is_layer
+from .layers import Layer, children_of, is_layer
+
+MOST_IN_CODE = 1000
+"""The objects that are looked at in code, the nearer ones: a search of more takes longer than a short epoch."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
 
@@ -32,7 +35,7 @@ def in_code(layers: Sequence[Layer], is_wanted: Callable[[object], bool]) -> lis
     seen = {id(layer.part) for layer in layers}
     found: list[Layer] = []
     to_visit = deque(layers)
-    while to_visit and len(found) < MOST:
+    while to_visit and len(found) < MOST_IN_CODE:
         layer = to_visit.popleft()
         children = () if isinstance(layer.part, type) else children_of(layer.part)  # of layers: classes
         for name, part in chain(_held_by_code(layer.part, is_wanted), children):

@@ -94,7 +94,7 @@ class Search:
         self._lists: list[list[Any]] = []
         self._loose: list[list[Any]] = []  # those without layers, which grow
         self._lengths: list[object] = []
-        self._traced = traced and len(self.layers) < MOST and len(self.in_code) < MOST
+        self._traced = traced and len(self.layers) < MOST
         if self._traced:
             self._trace(roots, set() if before is None else before.growing())
 

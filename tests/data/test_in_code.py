@@ -17,8 +17,9 @@ from torch.utils.data import RandomSampler
 
 from fsm_train import Supervised
 from fsm_train.data.generators import generators_of
-from fsm_train.data.in_code import in_code
+from fsm_train.data.in_code import MOST_IN_CODE, in_code
 from fsm_train.data.layers import Layer
+from fsm_train.data.reached import Reached
 
 RNG = random.Random(0)
 HOLDERS = {"rng": [RNG]}
@@ -185,3 +186,20 @@ def test_each_generator_has_a_path_of_its_own() -> None:
 
     assert [layer.path for layer in found] == ["valid[0]", "train.rng", "train.rng#1"]
     assert len({id(layer.part) for layer in found}) == 3
+
+
+def test_in_a_large_program_the_nearest_are_looked_at_and_once() -> None:
+    """So that an epoch takes no longer than in a small one; what is near is still noticed where it changes."""
+    names: dict[str, Any] = {"__name__": __name__}
+    last = MOST_IN_CODE + 500
+    lines = "\n".join(f"def f{i}(): return f{i + 1}()" for i in range(last))
+    exec(f"def f{last}(): return 1\n{lines}\ndef begin(): return f0(), rng.random()", names)
+    reached = Reached()
+
+    for _ in range(2):
+        search = reached.search(train=names["begin"])
+        assert len(search.in_code) == MOST_IN_CODE
+        assert search.own_generators == []
+    assert reached.search(train=names["begin"]) is search
+    names["rng"] = RNG
+    assert [layer.part for layer in reached.generators_of(train=names["begin"])] == [RNG]
