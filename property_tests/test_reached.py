@@ -156,6 +156,7 @@ changes = st.lists(st.tuples(st.sampled_from([*CHANGES]), st.sampled_from(VALUES
 
 
 @given(changes, st.booleans())
+@example([("other defaults by name", lambda: [random.Random(1)])], False)
 @example([("an attribute", lambda: (1.0, 2.0)), ("an attribute", lambda: (1.0, random.Random(2)))], False)
 def test_a_search_that_is_not_made_again_finds_the_same(steps: Sequence[tuple[str, Any]], loader: bool) -> None:
     """Layers and generators, with their paths, after each change of what holds them."""

@@ -181,6 +181,8 @@ class Search:
         everything = [*self.layers, *self.in_code]
         yield from (layer.part for layer in everything)
         for layer in everything:
+            if isinstance(layer.part, FunctionType):
+                yield layer.part.__kwdefaults__
             if isinstance(layer.part, nn.Module):
                 for module in layer.part.modules():
                     yield from (module, module._modules)

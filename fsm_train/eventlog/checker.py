@@ -176,8 +176,8 @@ class LineChecker:
 
     def _tail(self, ending: bytes) -> tuple[list[list[Any]], str] | None:
         """Course and event of a line that ends so after its facts, without its digest; None if they are not plain."""
-        tail = parse_line(b'{"facts":0' + ending)
-        if tail is None or not ending.endswith(b"\n") or (*tail,) not in (_TAIL, _TAIL_WITH_COURSE):
+        tail = parse_line(b"{" + ending[1:]) if ending.startswith(b",") and ending.endswith(b"\n") else None
+        if tail is None or (*tail,) not in (_TAIL, _TAIL_WITH_COURSE):  # facts there would be those of the line
             return None
         course, event = tail.get("course", []), tail["event"]
         if type(event) is not str or event not in _IN_BATCHES or not is_plain_course(course):
@@ -311,7 +311,7 @@ _BEGIN = b'{"seq":'
 _FACTS = b',"facts":{'
 _BEFORE_FACTS = len(b',"facts":')
 _NOTHING_HASHED = blake2b(digest_size=DIGEST_BYTES)
-_TAIL, _TAIL_WITH_COURSE = ("facts", "event"), ("facts", "course", "event")
+_TAIL, _TAIL_WITH_COURSE = ("event",), ("course", "event")
 
 
 def _not_json(raw: bytes, number: int) -> str:

@@ -132,15 +132,12 @@ def decode_turns(body: Mapping[str, Json], players: Players) -> Players:
 
 def hyper_of(hyper: Mapping[str, Hyper]) -> Mapping[str, Json]:
     """The hyper-parameters as JSON; the mapping itself unless a value is a tuple, or has no form in JSON."""
+    value: Any
     for value in hyper.values():
-        if type(value) is float:
-            if value - value != 0.0:
-                break
-        elif type(value) is not int or not -INT64 <= value < INT64:
-            break
-    else:
-        return hyper
-    return {name: encode(value) for name, value in hyper.items()}
+        kind = type(value)
+        if not (value - value == 0.0 if kind is float else kind is int and -INT64 <= value < INT64):
+            return {name: encode(value) for name, value in hyper.items()}
+    return hyper
 
 
 def answers_of(answers: Mapping[str, Transition]) -> dict[str, Json]:
