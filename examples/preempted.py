@@ -56,7 +56,7 @@ def main() -> None:
 
     status, kills = -1, 0
     while status != 0:
-        command = [sys.executable, __file__, "--folder", str(killed), "--seconds", "0.01"]
+        command = [sys.executable, __file__, "--folder", str(killed), "--seconds", "0.02"]
         job = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert job.stdout is not None
         print(job.stdout.readline(), end="", flush=True)

@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
 
 from fsm_train.supervised import leaving
+from fsm_train.supervised.ranks import GlooExchange
 
 LIMIT = 180
 """Seconds after which a rank that hangs is ended."""
@@ -60,6 +62,14 @@ def forked(
             process.kill()
             process.join()
     return found
+
+
+def wait_at_most(seconds: float, *exchanges: GlooExchange) -> None:
+    """For each other, from now on: in these exchanges, or in the process group. A busy machine needs longer before."""
+    for exchange in exchanges:
+        exchange._seconds = seconds
+    for group in [exchange._group for exchange in exchanges] or [None]:
+        c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
 
 def _rank(rank: int, ranks: int, path: Path, work: Callable[[int], Any], sends: Any, seconds: float) -> None:

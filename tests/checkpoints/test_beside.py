@@ -43,7 +43,7 @@ class Gate:
 
     def __call__(self, *given: Any) -> None:
         self.threads.append(threading.current_thread().name)
-        assert self.open.wait(20)
+        assert self.open.wait(180)
         if self._error is not None:
             raise self._error
         self._write(*given)

@@ -254,10 +254,10 @@ def test_mutated_shards_are_loaded_or_refused(kind: str, folder: Path, capsys: C
         shutil.rmtree(folder / LAST)
         shutil.copytree(good, folder / LAST)
         KINDS[kind](folder / LAST, random.Random(where))
-        begin = time.monotonic()
+        begin = time.process_time()  # a machine may be busy
         with warnings.catch_warnings(action="ignore"):
             refusal = refusal_of(_call(number, folder, work, model))
-        assert time.monotonic() - begin < SECONDS, where
+        assert time.process_time() - begin < SECONDS, where
         assert refusal is None or isinstance(refusal, (CheckpointError, WorkloadError)), (where, refusal)
         refusals += refusal is not None or "fsm-train: " in capsys.readouterr().err
         if refusal is not None:

@@ -210,12 +210,12 @@ def test_what_pickles_can_do_besides_is_refused(gadget: str) -> None:
     """Soon, without memory for what is not there, and no class of torch is another one afterwards."""
     content, why = GADGETS[gadget]
     before = dict(vars(torchs.Metadata))
-    begin, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     with pytest.raises(ValueError, match=why):
         read_metadata(b"\x80\x04" + content + b".", SIZES)
 
-    assert time.monotonic() - begin < SECONDS
+    assert time.process_time() - begin < SECONDS
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) * 1024 < BYTES
     assert dict(vars(torchs.Metadata)) == before
 
@@ -288,14 +288,14 @@ def test_a_mutated_one_is_read_or_refused(written: Path) -> None:
         for _ in range(draw.randint(1, 3)):
             draw.choice(IN_BYTES)(changed, draw)
             changed = changed or bytearray(content)
-        begin = time.monotonic()
+        begin = time.process_time()  # a machine may be busy
         try:
             tensors = read_metadata(bytes(changed), files)
         except ValueError:
             refusals += 1
             continue
         finally:
-            assert time.monotonic() - begin < SECONDS, (seed, number)
+            assert time.process_time() - begin < SECONDS, (seed, number)
         pieces = [piece for tensor in tensors.values() for piece in tensor.pieces]
         assert all(piece.begin + piece.length <= files[piece.file] for piece in pieces), (seed, number)
     assert refusals

@@ -7,7 +7,6 @@ import os
 import pty
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -63,17 +62,23 @@ def test_bash_offers_what_fits(words: list[str], offered: list[str], script: Pat
 def test_a_person_types_less(script: Path) -> None:
     """In an interactive bash, with the tab key: a command, an option, its value, and the path of a log."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "dumb", "PS1": "> ", "INPUTRC": os.devnull, "HISTFILE": os.devnull}
+    environment = {**os.environ, "TERM": "dumb", "PS1": "ready> ", "INPUTRC": os.devnull, "HISTFILE": os.devnull}
+    typed = [
+        b'fsm-train() { echo "called with $@"; }; source completion.bash\n',
+        b"fsm-train sho\tru\t\n",
+        b"fsm-train gra\t--fo\tmerm\t\n",
+        b"exit\n",
+    ]
     command = ["bash", "--norc", "--noprofile", "-i"]
     with subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=script.parent, start_new_session=True
     ) as bash:
         os.close(theirs)
-        os.write(ours, b'fsm-train() { echo "called with $@"; }; source completion.bash\n')
-        for typed in (b"fsm-train sho\tru\t\n", b"fsm-train gra\t--fo\tmerm\t\n", b"exit\n"):
-            time.sleep(0.3)
-            os.write(ours, typed)
         written = b""
+        for number, line in enumerate(typed):
+            while written.count(b"ready> ") <= number:  # however long it takes
+                written += os.read(ours, 1 << 16)
+            os.write(ours, line)
         try:
             while piece := os.read(ours, 1 << 16):
                 written += piece

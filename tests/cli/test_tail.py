@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 import tracemalloc
 from collections import deque
@@ -20,24 +19,26 @@ from ..eventlog.log_files import forged, logged
 Captured = pytest.CaptureFixture[str]
 
 
-def test_tail_follows_a_training_that_is_under_way(log: str, tmp_path: Path, capsys: Captured) -> None:
+def test_tail_follows_a_training_that_is_under_way(
+    log: str, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lines come as they are written, torn ones when they are whole, to the end of the training."""
     whole = Path(log).read_bytes()
     live = tmp_path / "live.jsonl"
     live.write_bytes(whole[:5000])
+    rest, shown = iter([whole[5000:9000], whole[9000:]]), []
 
-    def write_on() -> None:
-        for begin, end in ((5000, 9000), (9000, len(whole))):
-            time.sleep(0.3)
-            with live.open("ab") as file:  # as a log is written: a file that is emptied first is another log
-                file.write(whole[begin:end])
+    def write_on(_: float) -> None:
+        shown.append(capsys.readouterr().out)
+        with live.open("ab") as file:  # as a log is written: a file that is emptied first is another log
+            file.write(next(rest))
 
-    writer = threading.Thread(target=write_on)
-    writer.start()
+    monkeypatch.setattr(time, "sleep", write_on)
     assert main(["tail", str(live)]) == 0
-    writer.join()
 
-    lines = capsys.readouterr().out.splitlines()
+    there = [whole[:end].rpartition(b"\n")[0].count(b'"event":"epoch_end"') for end in (5000, 9000)]
+    assert [shown[0].count("\n"), "".join(shown).count("\n")] == there
+    lines = "".join([*shown, capsys.readouterr().out]).splitlines()
     assert [line.split()[:3] for line in lines[:2]] == [["epoch_end", "epoch", "1"], ["epoch_end", "epoch", "2"]]
     assert lines[-1].startswith("done          epoch 8  batch 4  step 16  early_stopping: valid_loss has not improved")
     assert len(lines) == 9

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from fsm_train import (
@@ -43,7 +41,7 @@ from fsm_train.eventlog.reader import read_log
 from fsm_train.supervised import ranks
 from fsm_train.supervised.presence import Presence
 from fsm_train.worlds.disagreement import PeerError
-from tests.forked import forked
+from tests.forked import forked, wait_at_most
 from tests.supervised.test_parallel import shares
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
@@ -362,14 +360,6 @@ def test_a_rank_that_is_killed_is_missed(tmp_path: Path, where: str, gone: int) 
     assert isinstance(of_each[gone], EOFError)
 
 
-def wait_at_most(seconds: float, *, exchange: bool) -> None:
-    """So long from now on, in the exchange or for gradients. On a busy machine ranks take longer until they train."""
-    (shared,) = ranks._shared.values()
-    if exchange:
-        shared._seconds = seconds
-    c10d._set_pg_timeout(timedelta(seconds=seconds), shared._group if exchange else None)
-
-
 @pytest.mark.parametrize("first", ["exchange", "gradient"])
 def test_ranks_that_wait_in_different_groups_are_named(tmp_path: Path, first: str) -> None:
     """One skips a batch for a reason of its own. Then it waits for the next one, and the other for a gradient."""
@@ -378,7 +368,7 @@ def test_ranks_that_wait_in_different_groups_are_named(tmp_path: Path, first: st
         @on(Phase.LOSS_END)
         def own_reason(state: State) -> Transition | None:
             if state.iteration == 1:
-                wait_at_most(1.0, exchange=first == "exchange")
+                wait_at_most(1.0, *ranks._shared.values() if first == "exchange" else ())
             return Transition(flags=Flag.SKIP_BACKWARD) if rank and state.iteration == 1 else None
 
         return own_reason

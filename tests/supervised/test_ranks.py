@@ -54,7 +54,7 @@ from fsm_train.worlds.agreed import Agreed
 from fsm_train.worlds.disagreement import DisagreementError, PeerError
 from fsm_train.worlds.rows import WIDTH, Topic
 from tests.diabetes_training import batches, weights_of, workload
-from tests.forked import LIMIT, forked
+from tests.forked import LIMIT, forked, wait_at_most
 from tests.models import diabetes
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="this torch has no torch.distributed")
@@ -70,8 +70,8 @@ UNEVEN: dict[str, tuple[Any, Any]] = {
 }
 
 
-def agreed(work: Scripted, **settings: Any) -> Any:
-    return Agreed(work, GlooExchange(**settings), interrupts_every=1).as_workload()
+def agreed(work: Scripted, exchange: GlooExchange | None = None) -> Any:
+    return Agreed(work, exchange or GlooExchange(), interrupts_every=1).as_workload()
 
 
 def library() -> list[Any]:
@@ -240,21 +240,30 @@ def test_wait_that_is_too_long_says_where(tmp_path: Path) -> None:
     """Of each rank, also of one that came to no exchange."""
     over = tmp_path / "over"
 
-    class Slow(Scripted):
+    class Waits(Scripted):
+        exchange: GlooExchange
+
         def forward(self, state: State | None = None) -> None:
+            wait_at_most(1.0, self.exchange)
+
+    class Slow(Waits):
+        def forward(self, state: State | None = None) -> None:
+            super().forward(state)
             until = time.monotonic() + LIMIT / 2
             while not over.exists() and time.monotonic() < until:
                 time.sleep(0.01)
 
     def work(rank: int) -> Any:
+        scripted = (Slow if rank else Waits)(batches=3)
+        scripted.exchange = GlooExchange(seconds=90)
         try:
-            return run(start(agreed((Slow if rank else Scripted)(batches=3), seconds=1.5), epochs=1))
+            return run(start(agreed(scripted, scripted.exchange), epochs=1))
         finally:
             over.touch()
 
     one, _ = forked(2, tmp_path, work)
     assert str(one).startswith(
-        "the ranks waited 1.5 seconds for each other: rank 0 waited at a look for signals between two batches; rank 1 "
+        "the ranks waited 1 seconds for each other: rank 0 waited at a look for signals between two batches; rank 1 "
         "came to no exchange. One that came to no exchange"
     )
 
