@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 from unittest import mock
 
+import attrs
 import pytest
 import torch
 
 from fsm_train import (
     CallbackError,
+    Command,
     Flag,
     Phase,
     Scripted,
@@ -71,6 +73,13 @@ class Told(Sink):
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         assert "loss" in state.facts
+
+
+@attrs.frozen
+class Heavy(Command):
+    """A command that holds something."""
+
+    what: int
 
 
 def silent(*phases: Phase, every: int = 1) -> Callback[None]:
@@ -163,6 +172,24 @@ def test_a_state_that_is_referred_to_weakly_is_not_shown_again() -> None:
 
     run(start(Scripted(batches=5), epochs=1), [looking])
     assert seen == [False] * (7 * 5 - 1)
+
+
+@pytest.mark.parametrize("needed", [0, 10**6])
+def test_what_a_command_holds_is_not_held_after_its_batch(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs an answer any more once it is carried out."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    monkeypatch.setattr(Scripted, "carry_out", lambda self, command, state: None)
+    given: weakref.WeakSet[Heavy] = weakref.WeakSet()
+    left: list[int] = []
+
+    @on(Phase.LOSS_END)
+    def giving(state: State) -> Transition:
+        left.append(len(given))
+        given.add(command := Heavy(state.iteration))
+        return Transition(commands=(command,))
+
+    run(start(Scripted(batches=20), epochs=1), [giving])
+    assert left == [0] * 20
 
 
 def test_a_debugger_that_leaves_changes_no_state_that_is_kept() -> None:

@@ -297,6 +297,7 @@ class _Writer:
             self.write(depth, "if answer is not None and answer is not NOTHING:")
             self.now_doing(depth + 1, Doing(place=place))
             self.write(depth + 1, f"answers.append(accepted(callback_{name}_{i}, answer, state))")
+            self.write(depth + 1, "answer = None")  # its commands may hold much, and are carried out soon
         self.now_doing(depth, Doing(place=place))
         self.write(depth, "if getrefcount(state) != alone or getrefcount(values) != shared or getweakrefcount(state):")
         self.show(depth + 1)
