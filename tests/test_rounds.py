@@ -224,6 +224,21 @@ def test_each_set_of_places_has_its_round() -> None:
         assert round_of(frozenset(watched), settled, looks, frozenset(), tails).code
 
 
+def test_what_is_foreseen_at_each_place_is_no_long_text() -> None:
+    """Where a flag is up already, it is not foreseen that it is raised again, or that it falls."""
+
+    def lines(*tails: tuple[Phase, Flag]) -> int:
+        looks = frozenset((phase, Look((False,))) for phase in INSIDE)
+        return round_of(
+            frozenset(INSIDE), frozenset(WITHOUT_TURNS.items()), looks, frozenset(), frozenset(tails)
+        ).text.count("\n")
+
+    before_the_end = [phase for phase in INSIDE if phase is not Phase.BATCH_END]
+    each = [(phase, Flag.SKIP_ZERO) for phase in before_the_end]
+    assert lines(*each) < (len(each) + 1) * lines()
+    assert lines((Phase.BATCH_BEGIN, Flag.SKIP_STEP), (Phase.LOSS_BEGIN, Flag.SKIP_ZERO)) < 3 * lines()
+
+
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_real_training_in_rounds_has_the_same_bits(every: int) -> None:
     """With gradients over several batches, clipped before the step, and a look at each of them."""

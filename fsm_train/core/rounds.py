@@ -282,7 +282,7 @@ class _Writer:
         self.write(depth, f"if cursor.flags is not {self.raised(flags)}:")
         self.write(depth + 1, "at.flags = cursor.flags")
         for tail in self.ways:
-            if tail[0] is place and tail is not START:
+            if tail[0] is place and tail[1] is not flags and flags in tail[1]:  # none falls where callbacks are asked
                 self.write(depth + 1, f"if at.flags is {self.raised(tail[1])}:")
                 self.way(tail, depth + 2)
         self.write(depth + 1, f"return {place.name}")
