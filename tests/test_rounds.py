@@ -10,11 +10,13 @@ from types import FrameType
 from typing import Any
 from unittest import mock
 
+import attrs
 import pytest
 import torch
 
 from fsm_train import (
     CallbackError,
+    Command,
     Flag,
     Phase,
     Scripted,
@@ -71,6 +73,13 @@ class Told(Sink):
 
     def see(self, state: State, answers: Mapping[str, Transition]) -> None:
         assert "loss" in state.facts
+
+
+@attrs.frozen
+class Heavy(Command):
+    """A command that holds something."""
+
+    what: int
 
 
 def silent(*phases: Phase, every: int = 1) -> Callback[None]:
@@ -178,6 +187,24 @@ def test_a_state_that_is_referred_to_weakly_is_not_shown_again() -> None:
     assert seen == [False] * (7 * 5 - 1)
 
 
+@pytest.mark.parametrize("needed", [0, 10**6])
+def test_what_a_command_holds_is_not_held_after_its_batch(needed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody needs an answer any more once it is carried out."""
+    monkeypatch.setattr(rounds, "NEEDED", needed)
+    monkeypatch.setattr(Scripted, "carry_out", lambda self, command, state: None)
+    given: weakref.WeakSet[Heavy] = weakref.WeakSet()
+    left: list[int] = []
+
+    @on(Phase.LOSS_END)
+    def giving(state: State) -> Transition:
+        left.append(len(given))
+        given.add(command := Heavy(state.iteration))
+        return Transition(commands=(command,))
+
+    run(start(Scripted(batches=20), epochs=1), [giving])
+    assert left == [0] * 20
+
+
 def test_a_debugger_that_leaves_changes_no_state_that_is_kept() -> None:
     """While it looks at a round it refers to all that is in there, and afterwards to none of what is new."""
     kept: list[tuple[State, object]] = []
@@ -208,6 +235,21 @@ def test_each_set_of_places_has_its_round() -> None:
         tails = frozenset((phase, flag) for phase in watched for flag in BATCH_FLAGS if phase in READABLE[flag])
         settled = frozenset(WITHOUT_TURNS.items())
         assert round_of(frozenset(watched), settled, looks, frozenset(), tails).code
+
+
+def test_what_is_foreseen_at_each_place_is_no_long_text() -> None:
+    """Where a flag is up already, it is not foreseen that it is raised again, or that it falls."""
+
+    def lines(*tails: tuple[Phase, Flag]) -> int:
+        looks = frozenset((phase, Look((False,))) for phase in INSIDE)
+        return round_of(
+            frozenset(INSIDE), frozenset(WITHOUT_TURNS.items()), looks, frozenset(), frozenset(tails)
+        ).text.count("\n")
+
+    before_the_end = [phase for phase in INSIDE if phase is not Phase.BATCH_END]
+    each = [(phase, Flag.SKIP_ZERO) for phase in before_the_end]
+    assert lines(*each) < (len(each) + 1) * lines()
+    assert lines((Phase.BATCH_BEGIN, Flag.SKIP_STEP), (Phase.LOSS_BEGIN, Flag.SKIP_ZERO)) < 3 * lines()
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])

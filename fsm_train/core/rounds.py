@@ -282,7 +282,7 @@ class _Writer:
         self.write(depth, f"if cursor.flags is not {self.raised(flags)}:")
         self.write(depth + 1, "at.flags = cursor.flags")
         for tail in self.ways:
-            if tail[0] is place and tail is not START:
+            if tail[0] is place and tail[1] is not flags and flags in tail[1]:  # none falls where callbacks are asked
                 self.write(depth + 1, f"if at.flags is {self.raised(tail[1])}:")
                 self.way(tail, depth + 2)
         self.write(depth + 1, f"return {place.name}")
@@ -297,6 +297,7 @@ class _Writer:
             self.write(depth, "if answer is not None and answer is not NOTHING:")
             self.now_doing(depth + 1, Doing(place=place))
             self.write(depth + 1, f"answers.append(accepted(callback_{name}_{i}, answer, state))")
+            self.write(depth + 1, "answer = None")  # its commands may hold much, and are carried out soon
         self.now_doing(depth, Doing(place=place))
         self.write(depth, "if getrefcount(state) != alone or getrefcount(values) != shared or getweakrefcount(state):")
         self.show(depth + 1)

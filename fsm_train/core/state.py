@@ -100,7 +100,7 @@ class Draft(Counters):
         """A state that shares its values with this draft, and the values. One that was shown before keeps its own.
 
         Until somebody keeps the state, or its values, it can be shown again, as another moment: that costs next to
-        nothing. Once somebody does, as their counts of references say, show a new one.
+        nothing. Once somebody does, as their counts of references say, or refers to it weakly, show a new one.
         """
         values = self.__dict__ = self.__dict__.copy()
         return _with_values(values), values
