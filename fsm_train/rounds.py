@@ -5,6 +5,7 @@ Rule of this file: it says when, and what a name stands for. What a round does i
 
 from __future__ import annotations
 
+import linecache
 import sys
 import weakref
 from collections.abc import Callable
@@ -114,6 +115,7 @@ class Rounds:
                 names[f"name_{place.name}_{i}"], names[f"memory_{place.name}_{i}"] = callback.name, callback.memory
                 names[f"callback_{place.name}_{i}"] = callback
         names["failed"] = self._failed(found)
+        linecache.cache[found.name] = len(found.text), None, found.text.splitlines(keepends=True), found.name
         exec(found.code, names)
         return names.pop("go_around")  # type: ignore[no-any-return]  # which references the names, but not they it
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import traceback
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
@@ -135,6 +136,19 @@ def test_a_fact_and_a_sink_are_part_of_a_round() -> None:
     assert gone_around([needing]) == 2
     assert gone_around([needing], sinks=[Told()]) == 2
     assert gone_around([silent(Phase.LOSS_END)], players={"a": 1, "b": 1}) == 0
+
+
+def test_a_traceback_through_a_round_shows_its_lines() -> None:
+    """As one of a file does."""
+
+    @on(Phase.LOSS_END)
+    def failing(state: State) -> None:
+        if state.iteration == 5:
+            raise ValueError("five")
+
+    with pytest.raises(CallbackError) as caught:
+        run(start(Scripted(batches=10), epochs=1), [failing])
+    assert "answer = ask_LOSS_END_0(state)" in "".join(traceback.format_exception(caught.value))
 
 
 def test_short_runs_write_nothing_down(monkeypatch: pytest.MonkeyPatch) -> None:

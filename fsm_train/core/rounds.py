@@ -11,6 +11,7 @@ elsewhere, or somebody asks for something that is not foreseen, it returns the p
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from types import CodeType
 
@@ -38,17 +39,17 @@ class Look:
     Attributes:
         remember: for each callback, in order, whether it has a memory.
         keeps: whether what they decide is kept.
-        asks_alone: whether there is nothing to do but to ask them: no sink to tell, no fact to measure.
+        only_asks: whether there is nothing to do but to ask them: no sink to tell, no fact to measure.
     """
 
     remember: tuple[bool, ...]
     keeps: bool = False
-    asks_alone: bool = True
+    only_asks: bool = True
 
 
 @attrs.frozen
 class Doing:
-    """What is under way at some point of a round: neither an operation nor a decision, or one of them.
+    """What is under way at some point of a round: an operation, a decision, or neither.
 
     Attributes:
         path: the path that is walked.
@@ -82,8 +83,13 @@ class Round:
     looks: Set[Tail]
 
     @functools.cached_property
+    def name(self) -> str:
+        """What a traceback calls the text: another name for each."""
+        return f"<round {zlib.crc32(self.text.encode()):08x} of fsm_train>"
+
+    @functools.cached_property
     def code(self) -> CodeType:
-        return compile(self.text, "<a round of fsm_train>", "exec")
+        return compile(self.text, self.name, "exec")
 
 
 def ways(watched: frozenset[Place], settled: frozenset[tuple[Term, bool]], tails: Set[Tail]) -> Ways:
@@ -259,7 +265,7 @@ class _Writer:
         """Ask the callbacks of a place, do what they ask for, and go on as they ask if that is foreseen."""
         self.looked.add((place, flags))
         look = self.looks[place]
-        if not look.asks_alone:
+        if not look.only_asks:
             self.now_doing(depth, Doing(place=place))
             self.write(depth, f"cursor.watched = watched_{place.name}")
             self.write(depth, "cursor.look()")
