@@ -96,7 +96,7 @@ def offline(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 
 def _written_in(folder: Path) -> list[Saved]:
     """The runs in a folder. The process of wandb writes the end of a file a moment after the run was finished."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 180
     while True:
         paths = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=_made)
         saved = [_saved_in(path) for path in paths]

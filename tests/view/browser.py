@@ -73,7 +73,7 @@ class Page:
         """What the code returns."""
         return self.driver.execute_script(code, *arguments)
 
-    def wait(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+    def wait(self, holds: Callable[[], bool], seconds: float = 180) -> None:
         """Wait until it holds."""
         end = time.monotonic() + seconds
         while not holds():
