@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .core.rounds import Look, Round, Tail
 
 NEEDED = 100
-"""The batches of a call of `run` after which its rounds are written down, which takes a millisecond or two."""
+"""The batches of a call of `run`, with the same places looked at, after which their round is written down.
+
+That takes a millisecond or two."""
 
 MOST_TAILS = 8
 """The places and flags there that a round foresees, beside no flags."""
