@@ -117,13 +117,13 @@ class Rounds:
                 names[f"name_{place.name}_{i}"], names[f"memory_{place.name}_{i}"] = callback.name, callback.memory
                 names[f"callback_{place.name}_{i}"] = callback
         names["failed"] = self._failed(found)
-        linecache.cache[found.name] = len(found.text), None, found.text.splitlines(keepends=True), found.name
         exec(found.code, names)
         return names.pop("go_around")  # type: ignore[no-any-return]  # which references the names, but not they it
 
     def _failed(self, found: Round) -> Callable[[Any, int, State, BaseException], None]:
         def failed(cursor: Any, doing: int, state: State, error: BaseException) -> None:
-            """Let the cursor know what was under way; raise the error of a callback as such."""
+            """Let the cursor know what was under way, and a traceback its lines; raise a callback's error as such."""
+            linecache.cache[found.name] = len(found.text), None, found.text.splitlines(keepends=True), found.name
             now = found.doing[doing]
             cursor.deciding = now.place is not None
             if now.path is not None:
