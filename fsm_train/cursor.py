@@ -136,12 +136,8 @@ class Cursor:
                 if path.leaves_boundary:
                     self.note_boundary()
             if path.fetches_next and self.pass_batches(path, stepwise):
-                flags, paths_here, watched, heeds_signals = (
-                    self.flags,
-                    self.paths_here,
-                    self.watched,
-                    self.place in LEAVES,
-                )
+                flags, paths_here, watched = self.flags, self.paths_here, self.watched
+                heeds_signals = self.place in LEAVES
             else:
                 try:
                     for doing, do, effect in path.moves:  # noqa: B007  read where it raises
